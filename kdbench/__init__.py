@@ -1,0 +1,1 @@
+"""kdbench: head-to-head benchmarks of knowledge-distillation methods."""

@@ -1,0 +1,128 @@
+"""The seam between the harness and a distillation method."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.net import Net, Outputs, Part
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ViewPlan:
+    """Which augmented versions of an image a method sees.
+
+    Every image is flipped once (or not), then each view turns it by its number of quarter turns and crops it on
+    its own. View 0 is the plain view, which all methods share for one seed, epoch and image.
+    """
+
+    quarter_turns: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        if self.quarter_turns[:1] != (0,) or not set(self.quarter_turns) <= {0, 1, 2, 3}:
+            raise ValueError(f"quarter_turns must start with 0 and hold 0..3, not {self.quarter_turns}")
+
+    @property
+    def num_views(self) -> int:
+        """Number of views an image has, ``V``."""
+        return len(self.quarter_turns)
+
+
+PLAIN = ViewPlan()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One training batch. Legend: ``B`` images, ``V`` views; view-major rows, the plain view first."""
+
+    images: Tensor
+    """``(V*B, 3, H, W)``, in [0, 1]."""
+    targets: Tensor
+    """``(B,)``, class numbers."""
+    index: Tensor
+    """``(B,)``, positions in the training set; no position twice."""
+    epoch: int
+    """From 1."""
+    epochs: int
+    """In all."""
+    generator: torch.Generator
+    """For the method's own randomness, on the images' device."""
+
+    @property
+    def size(self) -> int:
+        """Number of images, ``B``."""
+        return self.targets.shape[0]
+
+    @property
+    def progress(self) -> float:
+        """Epochs begun over all epochs, in (0, 1]."""
+        return self.epoch / self.epochs
+
+
+@final
+class Setup:
+    """What a method is built from: the two networks, the training labels and the length of training."""
+
+    def __init__(
+        self, *, student: Net, teacher: Net | None, labels: Tensor, epochs: int, steps_per_epoch: int
+    ) -> None:
+        self.student = student
+        self._teacher = teacher
+        self.labels = labels
+        """``(N,)``, class numbers of the training images."""
+        self.epochs = epochs
+        self.steps_per_epoch = steps_per_epoch
+
+    @property
+    def teacher(self) -> Net:
+        """The frozen teacher; a method whose ``teacher_reads`` is empty has none."""
+        if self._teacher is None:
+            raise ValueError("there is no teacher: the method's teacher_reads is empty")
+        return self._teacher
+
+
+class Method(nn.Module, abc.ABC):
+    """One published way to distil. It owns only what it adds to the student: heads and buffers.
+
+    A method is built on the CPU with its own random stream and then moved to the device of the run.
+    """
+
+    VERSION: ClassVar[int] = 1
+    """Raised when results change."""
+    FAMILY: ClassVar[str]
+    """Logits, features, relations, contrast, or none."""
+    student_reads: ClassVar[frozenset[Part]] = frozenset({"logits"})
+    teacher_reads: ClassVar[frozenset[Part]]
+    OURS: ClassVar[dict[str, str]] = {}
+    """Settings whose default no source states, with the reason for our choice."""
+    DEVIATIONS: ClassVar[tuple[str, ...]] = ()
+    """Where paper and code differ, and which one the defaults follow."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config:
+        """Hyper-parameters; the defaults are the paper's main setting."""
+
+    def __init__(self, config: Any, setup: Setup) -> None:  # noqa: ARG002
+        super().__init__()
+        self.config = config
+
+    @classmethod
+    def views(cls, config: Any) -> ViewPlan:  # noqa: ARG003
+        """Return the views of each image that the method trains on."""
+        return PLAIN
+
+    @abc.abstractmethod
+    def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Return named, weighted scalar terms; their sum is minimised."""
+
+
+def field_docs(config: type) -> dict[str, str]:
+    """Return the description of each field of a ``Config``, from ``field(metadata={"doc": ...})``."""
+    return {f.name: f.metadata.get("doc", "") for f in dataclasses.fields(config)}

@@ -1,0 +1,1 @@
+"""Networks for small images, and the adapter for timm's."""
