@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import abc
-import dataclasses
+import ast
+import inspect
+import itertools
+import textwrap
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
@@ -124,5 +127,12 @@ class Method(nn.Module, abc.ABC):
 
 
 def field_docs(config: type) -> dict[str, str]:
-    """Return the description of each field of a ``Config``, from ``field(metadata={"doc": ...})``."""
-    return {f.name: f.metadata.get("doc", "") for f in dataclasses.fields(config)}
+    """Return the docstring below each field of a ``Config`` class."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(config))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    docs: dict[str, str] = {}
+    for line, following in itertools.pairwise([*body.body, ast.Pass()]):
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
+            is_text = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+            docs[line.target.id] = inspect.cleandoc(str(following.value.value)) if is_text else ""  # type: ignore[attr-defined]
+    return docs

@@ -126,7 +126,13 @@ class Net(nn.Module):
     std: Tensor
 
     def __init__(
-        self, name: str, backbone: Backbone, *, mean: Sequence[float], std: Sequence[float], image_size: tuple[int, int]
+        self,
+        name: str,
+        backbone: Backbone,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        image_size: tuple[int, int],
     ) -> None:
         super().__init__()
         self.name = name
@@ -153,7 +159,9 @@ class Net(nn.Module):
         """Number of classes, ``K``."""
         return self.backbone.head().out_features
 
-    def forward(self, images: Tensor, reads: Collection[Part] = ("logits",), owner: str = "student") -> Outputs:
+    def forward(
+        self, images: Tensor, reads: Collection[Part] = ("logits",), owner: str = "student"
+    ) -> Outputs:
         """Outputs for images ``(V*B, 3, H, W)`` in [0, 1], holding the parts named in ``reads``."""
         maps = "stages" in reads or "preact" in reads
         features = self.backbone.features((images - self.mean) / self.std, maps=maps)

@@ -38,12 +38,16 @@ class Case:
 
     def group(self, prefix: str, *, grad: bool = False) -> dict[str, torch.Tensor]:
         """All tensors below a prefix, named without it."""
-        return {k.removeprefix(prefix): self.tensor(k, grad=grad) for k in self.arrays if k.startswith(prefix)}
+        return {
+            k.removeprefix(prefix): self.tensor(k, grad=grad) for k in self.arrays if k.startswith(prefix)
+        }
 
     def check(self, key: str, actual: torch.Tensor | float | None) -> None:
         """Assert max|a - ref| <= rtol * max|ref|, with the floors of parity/README.md."""
         assert actual is not None, f"{self.name}: {key} was not computed"
-        assert key not in self.meta.get("nonfinite_arrays", []), f"{self.name}: {key} is not finite in the reference"
+        assert key not in self.meta.get("nonfinite_arrays", []), (
+            f"{self.name}: {key} is not finite in the reference"
+        )
         reference = np.asarray(self.arrays[key], dtype=np.float64)
         value = torch.as_tensor(actual).detach().to(torch.float64).cpu().numpy()
         assert value.shape == reference.shape or value.size == reference.size == 1, (
@@ -51,7 +55,9 @@ class Case:
         )
         floor = 1e-6 if self.dtype == torch.float32 else 1e-12
         if key.startswith("grad"):
-            floor *= max([np.abs(v).max() for k, v in self.arrays.items() if k.startswith("grad") and v.size] + [1.0])
+            floor *= max(
+                [np.abs(v).max() for k, v in self.arrays.items() if k.startswith("grad") and v.size] + [1.0]
+            )
         limit = max(self.meta["rtol"] * np.abs(reference).max(initial=0.0), floor)
         error = np.abs(value.reshape(reference.shape) - reference).max(initial=0.0)
         assert error <= limit, f"{self.name}: {key} is off by {error:.3e}, allowed {limit:.3e}"
@@ -89,7 +95,9 @@ def formula_images(shape: tuple[int, ...], k: int) -> torch.Tensor:
     return torch.from_numpy(values.astype(np.float32).reshape(shape))
 
 
-def fill_by_formula(state: dict[str, torch.Tensor], k0: int, bn_scale: float = 1.0) -> dict[str, torch.Tensor]:
+def fill_by_formula(
+    state: dict[str, torch.Tensor], k0: int, bn_scale: float = 1.0
+) -> dict[str, torch.Tensor]:
     """State dict of the same keys and shapes with formula-defined entries, rounded to float32."""
     filled = {}
     for j, (key, old) in enumerate(state.items()):
