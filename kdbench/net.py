@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 Part = Literal["logits", "penultimate", "stages", "preact"]
 PARTS: frozenset[Part] = frozenset({"logits", "penultimate", "stages", "preact"})
+LOGITS: frozenset[Part] = frozenset({"logits"})
 
 
 @final
@@ -159,9 +160,7 @@ class Net(nn.Module):
         """Number of classes, ``K``."""
         return self.backbone.head().out_features
 
-    def forward(
-        self, images: Tensor, reads: Collection[Part] = ("logits",), owner: str = "student"
-    ) -> Outputs:
+    def forward(self, images: Tensor, reads: Collection[Part] = LOGITS, owner: str = "student") -> Outputs:
         """Outputs for images ``(V*B, 3, H, W)`` in [0, 1], holding the parts named in ``reads``."""
         maps = "stages" in reads or "preact" in reads
         features = self.backbone.features((images - self.mean) / self.std, maps=maps)

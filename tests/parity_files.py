@@ -38,9 +38,7 @@ class Case:
 
     def group(self, prefix: str, *, grad: bool = False) -> dict[str, torch.Tensor]:
         """All tensors below a prefix, named without it."""
-        return {
-            k.removeprefix(prefix): self.tensor(k, grad=grad) for k in self.arrays if k.startswith(prefix)
-        }
+        return {k.removeprefix(prefix): self.tensor(k, grad=grad) for k in self.arrays if k.startswith(prefix)}
 
     def check(self, key: str, actual: torch.Tensor | float | None) -> None:
         """Assert max|a - ref| <= rtol * max|ref|, with the floors of parity/README.md."""
@@ -95,9 +93,7 @@ def formula_images(shape: tuple[int, ...], k: int) -> torch.Tensor:
     return torch.from_numpy(values.astype(np.float32).reshape(shape))
 
 
-def fill_by_formula(
-    state: dict[str, torch.Tensor], k0: int, bn_scale: float = 1.0
-) -> dict[str, torch.Tensor]:
+def fill_by_formula(state: dict[str, torch.Tensor], k0: int, bn_scale: float = 1.0) -> dict[str, torch.Tensor]:
     """State dict of the same keys and shapes with formula-defined entries, rounded to float32."""
     filled = {}
     for j, (key, old) in enumerate(state.items()):
