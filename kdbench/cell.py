@@ -1,0 +1,67 @@
+"""A cell: the unit of work, of identity and of results."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdbench.protocol import Protocol
+from kdbench.registry import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherRef:
+    """Which teacher: an architecture and either the cell that trained it or the hash of the imported file."""
+
+    network: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One (protocol, teacher, student, method, settings, seed)."""
+
+    protocol: Protocol
+    teacher: TeacherRef | None
+    """None where the method reads nothing of a teacher."""
+    student: str
+    method: str
+    method_version: int
+    settings: Settings
+    seed: int
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the results, without paths, devices or worker counts."""
+        teacher = {"network": self.teacher.network, "id": self.teacher.id} if self.teacher else {}
+        return {
+            "protocol": self.protocol.identity(),
+            "teacher": teacher,
+            "student": self.student,
+            "method": {"name": self.method, "version": self.method_version, **self.settings.values()},
+            "seed": self.seed,
+        }
+
+    @property
+    def id(self) -> str:
+        """Hash of the identity, 64 hexadecimal digits."""
+        text = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def folder(self, runs: Path) -> Path:
+        """The cell's folder below ``runs``."""
+        teacher = self.teacher.network if self.teacher else "none"
+        pair = f"{safe_name(teacher)}-{safe_name(self.student)}"
+        return runs / self.protocol.name / pair / self.method / f"seed{self.seed}-{self.id[:8]}"
+
+    def __str__(self) -> str:
+        pair = f"{self.teacher.network}>{self.student}" if self.teacher else self.student
+        return f"{self.method} {pair} seed {self.seed}"
+
+
+def safe_name(name: str) -> str:
+    """A network's name as one path component."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")

@@ -1,0 +1,115 @@
+"""Files that are whole or absent: atomic writes, and checksummed states that never run code when read."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdbench.errors import UserError
+
+_MAGIC = b"kdbench-state-1 "
+
+
+@contextlib.contextmanager
+def explain_os_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusal to write into a message that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        reason = {
+            errno.ENOSPC: "no space is left on the disk: free some, then type the same command to go on",
+            errno.EDQUOT: "the disk quota is used up: free some space, then type the same command to go on",
+            errno.EFBIG: "the file would exceed the size limit: raise it, then type the same command to go on",
+            errno.EROFS: "the file system is read-only: choose another folder with --runs DIR",
+            errno.EACCES: "permission denied: choose another folder with --runs DIR",
+            errno.EPERM: "permission denied: choose another folder with --runs DIR",
+        }.get(error.errno or 0, f"{error.strerror or error}: choose another folder with --runs DIR")
+        raise UserError(f"cannot write {path}: {reason}") from error
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write a file so that after any interruption the old or the new content is there, whole.
+
+    Raises
+    ------
+    UserError
+        The disk is full, read-only or closed to us; the old content is untouched.
+    """
+    content = data.encode() if isinstance(data, str) else data
+    with explain_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as readable JSON, atomically; a NaN is refused."""
+    write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Save tensors and plain values with a checksum; the state before it stays beside it as ``.previous``."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    payload = buffer.getvalue()
+    with explain_os_errors(path):
+        fresh = path.with_name(path.name + ".new")
+        write_atomic(fresh, _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
+        if path.exists():
+            path.replace(path.with_name(path.name + ".previous"))
+        fresh.replace(path)
+
+
+def load_state(path: Path) -> dict[str, Any] | None:
+    """Read the newest whole state, or None where there is none yet.
+
+    Raises
+    ------
+    UserError
+        The newest state is damaged; the text says how to go on from the one before it.
+    """
+    previous = path.with_name(path.name + ".previous")
+    for candidate in (path, previous):
+        if candidate.exists():
+            state = _read(candidate)
+            if state is not None:
+                return state
+            remedy = "go on from the state before it" if candidate == path and previous.exists() else "start again"
+            raise UserError(f"{candidate} is damaged (its checksum differs): delete that file to {remedy}")
+    return None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    content = path.read_bytes()
+    header, _, payload = content.partition(b"\n")
+    if header != _MAGIC + hashlib.sha256(payload).hexdigest().encode():
+        return None
+    state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    assert isinstance(state, dict)
+    return state
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

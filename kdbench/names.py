@@ -1,0 +1,30 @@
+"""Names that users type: found in any case, with the nearest known names when they are wrong."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+from kdbench.errors import UserError
+
+
+def squeeze(name: str) -> str:
+    """The letters and digits of a name, in lower case."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def find_name(kind: str, name: str, known: Iterable[str], remedy: str) -> str:
+    """Return the known name that ``name`` spells, ignoring case and punctuation.
+
+    Raises
+    ------
+    UserError
+        No known name matches; the text holds the closest ones and ``remedy``.
+    """
+    spellings = {squeeze(k): k for k in known}
+    if (key := squeeze(name)) in spellings:
+        return spellings[key]
+    close = [spellings[k] for k in difflib.get_close_matches(key, spellings, n=3, cutoff=0.5)]
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    raise UserError(f"unknown {kind} {name!r}: {hint}{remedy}")

@@ -1,0 +1,131 @@
+"""Finds methods and their recipes by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+import tomllib
+import typing
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from kdbench.errors import UserError
+from kdbench.method import Method
+from kdbench.names import find_name
+
+_PACKAGE = "kdbench.methods"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A method's published settings for pairs of one data set, and where they were published."""
+
+    dataset: str
+    pairs: tuple[str, ...]
+    settings: dict[str, Any]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A method's resolved hyper-parameters for one pair."""
+
+    config: Any
+    recipe: dict[str, Any]
+    """What the pair's recipe changed."""
+    chosen: dict[str, Any]
+    """What the user changed."""
+    source: str
+
+    def values(self) -> dict[str, Any]:
+        """All hyper-parameters as plain values."""
+        return dataclasses.asdict(self.config)
+
+
+def method_names() -> list[str]:
+    """Names of all methods."""
+    package = importlib.import_module(_PACKAGE)
+    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+
+
+def method_name(name: str) -> str:
+    """The registered spelling of a method's name."""
+    return find_name("method", name, method_names(), "'kdbench list methods' names all")
+
+
+def load_method(name: str) -> type[Method]:
+    """Import a method by its registered name."""
+    method = importlib.import_module(f"{_PACKAGE}.{name}").METHOD
+    assert issubclass(method, Method), f"METHOD of {_PACKAGE}.{name} is not a Method"
+    return typing.cast("type[Method]", method)
+
+
+def load_recipes(name: str) -> list[Recipe]:
+    """Read a method's recipe file."""
+    file = resources.files(_PACKAGE) / f"{name}.toml"
+    entries = tomllib.loads(file.read_text(encoding="utf-8")).get("recipe", [])
+    return [Recipe(e["dataset"], tuple(e["pairs"]), e.get("settings", {}), e["source"]) for e in entries]
+
+
+def resolve_settings(
+    name: str, *, dataset: str, teacher: str | None, student: str, chosen: dict[str, Any] | None = None
+) -> Settings:
+    """Return a method's hyper-parameters for a pair: defaults, then its recipe, then what the user chose.
+
+    Raises
+    ------
+    UserError
+        A key is not a setting, or a value is of the wrong kind or out of range.
+    """
+    config = load_method(name).Config
+    chosen = _typed(name, config, chosen or {})
+    pair = f"{teacher}>{student}"
+    found = [r for r in load_recipes(name) if r.dataset == dataset and pair in r.pairs]
+    assert len(found) <= 1, f"{name}.toml has {len(found)} recipes for {dataset} {pair}"
+    recipe = found[0].settings if found else {}
+    source = found[0].source if found else f"defaults of {name}; no published settings for {pair} on {dataset}"
+    try:
+        return Settings(config(**{**recipe, **chosen}), recipe, chosen, source)
+    except ValueError as error:
+        raise UserError(f"method {name}: {error}") from None
+
+
+def parse_settings(words: list[str]) -> dict[str, Any]:
+    """Read ``key=value`` words, values in TOML's notation or as bare text."""
+    settings: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not (key and equals and text):
+            raise UserError(f"--set takes key=value, not {word!r}")
+        if key in settings:
+            raise UserError(f"--set names {key!r} twice")
+        try:
+            settings[key] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            settings[key] = text
+    return settings
+
+
+def _typed(name: str, config: type, chosen: dict[str, Any]) -> dict[str, Any]:
+    hints = typing.get_type_hints(config)
+    typed = {}
+    for key, value in chosen.items():
+        if key not in hints:
+            known = ", ".join(sorted(hints)) or "none"
+            raise UserError(f"method {name} has no setting {key!r}: its settings are {known}")
+        typed[key] = _convert(name, key, value, hints[key])
+    return typed
+
+
+def _convert(name: str, key: str, value: Any, kind: Any) -> Any:
+    if kind is float and type(value) is int:
+        return float(value)
+    options = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else None
+    if options and value in options and type(value) in {type(o) for o in options}:
+        return value
+    if not options and type(value) is kind:
+        return value
+    wanted = " or ".join(map(repr, options)) if options else kind.__name__
+    raise UserError(f"setting {key} of method {name} must be {wanted}, not {value!r}")

@@ -1,0 +1,104 @@
+"""What kdbench knows about its methods, networks, data sets, protocols and pairs, as tables and text."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Any
+
+from kdbench.data.datasets import DATASETS
+from kdbench.method import field_docs
+from kdbench.models import NETWORKS
+from kdbench.protocol import load_protocol, named_pairs, protocol_names
+from kdbench.registry import load_method, load_recipes, method_name, method_names
+
+Rows = list[dict[str, Any]]
+
+
+def methods() -> Rows:
+    """One row a method."""
+    rows = []
+    for name in method_names():
+        kind = load_method(name)
+        views = kind.views(kind.Config()).num_views
+        rows.append(
+            {
+                "method": name,
+                "family": kind.FAMILY,
+                "the teacher gives": ", ".join(sorted(kind.teacher_reads)) or "nothing",
+                "views": views,
+                "what": _card(name)[0],
+            }
+        )
+    return rows
+
+
+def networks() -> Rows:
+    """One row a network."""
+    return [{"network": name} for name in NETWORKS] + [{"network": "timm:NAME (any timm model with a linear classifier)"}]
+
+
+def datasets() -> Rows:
+    """One row a data set."""
+    return [{"dataset": name} for name in DATASETS] + [{"dataset": "npz:FILE (--data npz:FILE in place of a folder)"}]
+
+
+def protocols() -> Rows:
+    """One row a protocol."""
+    found = [load_protocol(name) for name in protocol_names()]
+    return [{"protocol": p.name, "data": p.dataset, "epochs": p.epochs, "what": p.title} for p in found]
+
+
+def pairs() -> Rows:
+    """One row a named pair, with the published accuracies of both networks trained alone on CIFAR-100."""
+    rows = []
+    protocol = load_protocol("cifar100-crd-v1")
+    for group, members in named_pairs().items():
+        for pair in members:
+            teacher, student = pair.split(">")
+            rows.append(
+                {
+                    "set": group,
+                    "pair": pair,
+                    "teacher %": f"{protocol.accuracy[teacher]:.2f}",
+                    "student %": f"{protocol.accuracy[student]:.2f}",
+                }
+            )
+    return rows
+
+
+LISTS = {"methods": methods, "networks": networks, "datasets": datasets, "protocols": protocols, "pairs": pairs}
+
+
+def method_page(name: str) -> str:
+    """A method's paper, idea, settings with their sources, and where paper and code differ."""
+    name = method_name(name)
+    kind = load_method(name)
+    docs = field_docs(kind.Config)
+    lines = [*_card(name), "", f"Reads of the teacher: {', '.join(sorted(kind.teacher_reads)) or 'nothing'}"]
+    lines += [f"Views of each image: {kind.views(kind.Config()).num_views}", f"Version: {kind.VERSION}", "", "Settings"]
+    for field in dataclasses.fields(kind.Config):
+        lines.append(f"  {field.name} = {field.default!r}   {' '.join(docs[field.name].split())}")
+        if field.name in kind.OURS:
+            lines.append(f"      our choice: {kind.OURS[field.name]}")
+    if not dataclasses.fields(kind.Config):
+        lines.append("  none")
+    lines += ["", "Published settings by pair"]
+    recipes = load_recipes(name)
+    for recipe in recipes:
+        values = ", ".join(f"{k} = {v!r}" for k, v in recipe.settings.items()) or "the defaults"
+        lines += [f"  {recipe.dataset}: {values}", f"      for {', '.join(recipe.pairs)}", f"      {recipe.source}"]
+    known = {pair for recipe in recipes for pair in recipe.pairs}
+    rest = [pair for members in named_pairs().values() for pair in members if pair not in known]
+    if rest and kind.teacher_reads:
+        lines.append(f"  no published settings; using the defaults is our choice: {', '.join(rest)}")
+    if kind.DEVIATIONS:
+        lines += ["", "Where paper and code differ, and what is done here"]
+        lines += [f"  - {text}" for text in kind.DEVIATIONS]
+    return "\n".join(lines)
+
+
+def _card(name: str) -> list[str]:
+    """The lines of a method's module docstring."""
+    module = inspect.getmodule(load_method(name))
+    return (inspect.getdoc(module) or name).splitlines()
