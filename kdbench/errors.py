@@ -1,0 +1,13 @@
+"""The one exception that the command line turns into a message."""
+
+from __future__ import annotations
+
+from typing import final
+
+
+@final
+class UserError(ValueError):
+    """A mistake of the user; the command line prints its text as one line and exits with 2.
+
+    The text says what is wrong, where, and what to type instead.
+    """
