@@ -1,0 +1,180 @@
+"""Views: which augmented version of which image is seen when, and the images themselves.
+
+A view is an integer id for (flip, quarter turns, dy, dx): the image is mirrored left-right or not, THEN turned
+counter-clockwise by quarter turns, THEN padded with ``pad`` zeros on each side and cropped back to its size with
+the upper left corner at (dy, dx). `order` and `views` are pure functions of the seed and the epoch, so every
+method sees the same batches, and what will be seen is known before training.
+
+Legend: ``N`` training images, ``B`` images of a batch, ``V`` views of an image, ``H`` x ``W`` pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from kdbench.method import PLAIN, ViewPlan
+from kdbench.streams import generator
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """The random flip and crop of a protocol, and the numbering of the views that it and the turns can make."""
+
+    pad: int
+    """Zeros added on each side before the crop, in pixels; 0 for no crop."""
+    flip: bool
+    """Whether half of the images are mirrored left-right."""
+
+    def __post_init__(self) -> None:
+        if self.pad < 0:
+            raise ValueError(f"pad must be 0 or more pixels, not {self.pad}")
+
+    @property
+    def num_offsets(self) -> int:
+        """Number of crop positions along one side, ``2 * pad + 1``."""
+        return 2 * self.pad + 1
+
+    @property
+    def num_views(self) -> int:
+        """Number of view ids: 2 flips x 4 turns x crop positions, whatever ``flip`` says."""
+        return 8 * self.num_offsets**2
+
+    @property
+    def identity(self) -> int:
+        """Id of the view that is the image itself."""
+        return self.pad * self.num_offsets + self.pad
+
+    def view_id(self, flip: Tensor, quarter_turns: Tensor, dy: Tensor, dx: Tensor) -> Tensor:
+        """Return the ids of views given by their parts: integer tensors of shapes that broadcast."""
+        return ((flip * 4 + quarter_turns) * self.num_offsets + dy) * self.num_offsets + dx
+
+    def parts(self, view: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return flip, quarter turns, dy and dx of view ids, each of the shape of ``view``."""
+        rows, dx = view // self.num_offsets, view % self.num_offsets
+        turned, dy = rows // self.num_offsets, rows % self.num_offsets
+        return turned // 4, turned % 4, dy, dx
+
+
+def order(seed: int, epoch: int, num_images: int) -> Tensor:
+    """Return the order in which an epoch visits the training images: a permutation, int64 ``(N,)``."""
+    return torch.randperm(num_images, generator=generator(seed, "order", epoch))
+
+
+def views(seed: int, epoch: int, num_images: int, augmentation: Augmentation, plan: ViewPlan) -> Tensor:
+    """Return the view ids of an epoch, int64 ``(V, N)``, by position in the training set.
+
+    Row 0 is the plain view and equal for all plans. All rows of an image share its flip; row v is turned by
+    ``plan.quarter_turns[v]`` and cropped by its own stream, so a plan that continues another one repeats its rows.
+    """
+    if augmentation.flip:
+        flip = torch.randint(2, (num_images,), generator=generator(seed, "flip", epoch))
+    else:
+        flip = torch.zeros(num_images, dtype=torch.int64)
+    crop = torch.stack(
+        [
+            torch.randint(augmentation.num_offsets, (2, num_images), generator=generator(seed, "crop", epoch, row))
+            for row in range(plan.num_views)
+        ]
+    )
+    turns = torch.tensor(plan.quarter_turns).unsqueeze(1)
+    return augmentation.view_id(flip, turns, crop[:, 0], crop[:, 1])
+
+
+@final
+class ResidentImages:
+    """Images that live on the device and are augmented there by one gather.
+
+    They are kept with their zero border, a pixel as one 32-bit word. In such an image every view is an affine walk
+    (a first pixel, and steps down and to the right), so that the address of each pixel of a view is known.
+    Takes ``4 * (H + 2 * pad) * (W + 2 * pad)`` bytes an image.
+
+    Parameters
+    ----------
+    images
+        ``(N, H, W, 3)``, uint8.
+    augmentation
+        Gives the view ids their meaning.
+    plan
+        The views that will be asked for.
+    device
+        Where the images live.
+
+    Raises
+    ------
+    ValueError
+        For images of another type or shape; for a plan with a quarter turn when the images are not square.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        augmentation: Augmentation,
+        plan: ViewPlan = PLAIN,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
+            raise ValueError(f"images must be uint8 (N, H, W, 3), not {images.dtype} {tuple(images.shape)}")
+        num_images, height, width, _ = images.shape
+        odd = sorted(turns for turns in plan.quarter_turns if turns % 2)
+        if odd and height != width:
+            raise ValueError(
+                f"images of {height} x {width} pixels cannot be turned by {odd[0]} quarter turns: "
+                "a method that rotates needs square images"
+            )
+        self.augmentation = augmentation
+        self.size = (height, width)
+        pad, offsets = augmentation.pad, augmentation.num_offsets
+        rows, columns = height + 2 * pad, width + 2 * pad
+        self._area = rows * columns
+
+        pixels = torch.zeros(num_images, rows, columns, 4, dtype=torch.uint8, device=device)
+        pixels[:, pad : pad + height, pad : pad + width, :3] = images.to(device)
+        self._pixels = pixels.view(torch.int32).flatten()
+
+        # Turning commutes with padding, so the views are windows of eight versions of the padded image. Views that
+        # a non-square image does not have point behind the last pixel: asking for one is an IndexError.
+        grid = torch.arange(self._area).view(rows, columns)
+        first = torch.full((8, offsets, offsets), num_images * self._area)
+        steps = torch.zeros(8, height, width, dtype=torch.int64)
+        for version in range(8):
+            if version % 2 == 0 or height == width:
+                turned = torch.rot90(grid.flip(1) if version >= 4 else grid, version % 4)
+                first[version] = turned[:offsets, :offsets]
+                steps[version] = turned[:height, :width] - turned[0, 0]
+        self._first = first.flatten().to(device)
+        self._steps = steps.flatten(1).to(device)
+        # CUDA multiplies by the reciprocal of a Python number; by a tensor it divides, as the CPU does.
+        self._white = torch.tensor(255.0, device=device)
+
+    def __len__(self) -> int:
+        return self._pixels.numel() // self._area
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images live, and where ``index`` and ``view`` must be."""
+        return self._pixels.device
+
+    def augment(self, index: Tensor, view: Tensor) -> Tensor:
+        """Return views of images, float32 ``(V*B, 3, H, W)`` in [0, 1], view-major. Never waits for the device.
+
+        Parameters
+        ----------
+        index
+            Positions of the images, int64 ``(B,)``.
+        view
+            Their view ids, int64 ``(V, B)``, or ``(B,)`` for one view.
+        """
+        version = view // self.augmentation.num_offsets**2
+        start = index * self._area + self._first[view]
+        pixels = self._pixels.take(start.unsqueeze(-1) + self._steps[version])
+        channels = pixels.view(torch.uint8).view(-1, *self.size, 4)[..., :3].permute(0, 3, 1, 2)
+        return channels.to(torch.float32, memory_format=torch.contiguous_format).div_(self._white)
+
+    def original(self, index: Tensor) -> Tensor:
+        """Return images as they are, float32 ``(B, 3, H, W)`` in [0, 1]."""
+        return self.augment(index, torch.full_like(index, self.augmentation.identity))

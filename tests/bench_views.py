@@ -1,0 +1,25 @@
+"""Time of one epoch's augmentation; run with ``pytest tests/bench_views.py --benchmark-only``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from kdbench.data.views import Augmentation, ResidentImages, order, views
+from kdbench.method import PLAIN, ViewPlan
+
+
+@pytest.mark.parametrize("plan", [PLAIN, ViewPlan((0, 1, 2, 3))], ids=["plain", "rotations"])
+def test_an_epoch_of_cifar_in_batches_of_64(benchmark: Any, plan: ViewPlan) -> None:
+    augmentation = Augmentation(pad=4, flip=True)
+    images = torch.randint(256, (50_000, 32, 32, 3), dtype=torch.uint8)
+    resident = ResidentImages(images, augmentation, plan)
+
+    def epoch() -> None:
+        chosen = views(0, 1, len(resident), augmentation, plan)
+        for index in order(0, 1, len(resident)).split(64):
+            resident.augment(index, chosen[:, index])
+
+    benchmark.pedantic(epoch, rounds=3, warmup_rounds=1)
