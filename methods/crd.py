@@ -1,0 +1,184 @@
+"""CRD: contrastive representation distillation.
+
+Tian, Krishnan, Isola; ICLR 2020; arXiv 1910.10699.
+An image's student embedding is told from the teacher embeddings of images of other classes, and the other way
+round, by noise-contrastive estimation against two memory banks. Follows the authors' code (RepDistiller):
+temperature 0.07 where the paper's text has 0.1 for CIFAR, normalisers frozen after the first batch, both embeddings
+trained, banks updated after they are scored. One matrix product scores a whole bank; the device draws negatives.
+
+Legend: ``B`` images, ``N`` training images, ``K`` negatives, ``D`` embedding width.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdbench.method import Batch, Method, Setup
+from kdbench.net import Outputs, Part
+
+from .ce import at_least_float32, cross_entropy
+from .kd import kl_per_image
+
+
+@functools.cache
+def prime_from(value: int) -> int:
+    """Return the smallest prime that is at least ``value``."""
+    candidate = max(value, 2)
+    while any(candidate % divisor == 0 for divisor in range(2, math.isqrt(candidate) + 1)):
+        candidate += 1
+    return candidate
+
+
+def draw_negatives(
+    targets: Tensor, labels: Tensor, num: int, largest_class: int, generator: torch.Generator
+) -> Tensor:
+    """Positions ``(B, num)`` of training images of other classes than ``targets``, without repeats in a row.
+
+    Each row walks one random order of the training set from its own start with its own stride (modulo a prime, so
+    no place comes twice) and leaves out its class. A row is thus a uniform draw without replacement, in time and
+    memory of ``B * num``. ``num`` is at most ``N - largest_class``, the images that every class has to contrast.
+    """
+    size, device = labels.shape[0], labels.device
+    prime = prime_from(size)
+    length = min(num + largest_class + prime - size, prime)
+    order = torch.randperm(size, generator=generator, device=device)
+    shape = (targets.shape[0], 1)
+    start = torch.randint(0, prime, shape, generator=generator, device=device)
+    stride = torch.randint(1, prime, shape, generator=generator, device=device)
+    place = (start + stride * torch.arange(length, device=device)) % prime
+    candidates = order[place.clamp(max=size - 1)]
+    allowed = (place < size) & (labels[candidates] != targets[:, None])
+    return candidates[allowed & (allowed.cumsum(dim=1) <= num)].view(-1, num)
+
+
+def contrast_scores(embedding: Tensor, bank: Tensor, columns: Tensor, temperature: float) -> Tensor:
+    """Inner products of embeddings ``(B, D)`` and bank ``(N, D)`` at ``columns`` ``(B, 1 + K)``, over temperature."""
+    return (embedding @ bank.T).gather(1, columns) / temperature
+
+
+def log_normaliser(scores: Tensor, num_data: int) -> Tensor:
+    """``log Z`` with ``Z = N * mean(exp(scores))`` over a batch's positives and negatives; a constant."""
+    return scores.detach().flatten().logsumexp(dim=0) + math.log(num_data / scores.numel())
+
+
+def nce_loss(log_ratios: Tensor, num_data: int, epsilon: float) -> Tensor:
+    """Noise-contrastive estimation of log ratios ``score - log Z``, ``(B, 1 + K)``, positives first; mean, in nats.
+
+    With ``c = K / N``: ``-log(x / (x + c + epsilon))`` of the positive and ``-log(c / (x + c + epsilon))`` of each
+    negative ratio ``x``, summed over an image's columns.
+    """
+    noise = (log_ratios.shape[1] - 1) / num_data
+    shifted = log_ratios - math.log(noise + epsilon)
+    negatives = math.log1p(epsilon / noise) - functional.logsigmoid(-shifted[:, 1:])
+    return (negatives.sum(dim=1) - functional.logsigmoid(shifted[:, 0])).mean()
+
+
+def moved_bank(bank: Tensor, index: Tensor, embedding: Tensor, momentum: float) -> Tensor:
+    """Return a copy of the bank ``(N, D)`` with rows ``index`` moved towards ``embedding`` and normalised."""
+    moved = momentum * bank[index] + (1 - momentum) * embedding.detach().to(bank.dtype)
+    return bank.index_copy(0, index, functional.normalize(moved, dim=1))
+
+
+@final
+class CRD(Method):
+    """Noise-contrastive estimation between student and teacher embeddings."""
+
+    FAMILY = "contrast"
+    student_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "penultimate"})
+    teacher_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "penultimate"})
+    DEVIATIONS = (
+        "temperature 0.07 is the authors' code; the paper's text gives 0.1 for CIFAR",
+        "where a class has fewer than num_negatives images to contrast, all draw that many; the code repeats them",
+    )
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config(Method.Config):
+        """Defaults: the authors' code (RepDistiller) for all CIFAR-100 pairs."""
+
+        ce_weight: float = 1.0
+        """Weight of the cross entropy."""
+        crd_weight: float = 0.8
+        """Weight of the contrast, student against teacher plus teacher against student."""
+        kd_weight: float = 0.0
+        """Weight of KD's KL divergence; 1 gives the CRD+KD of the paper's tables."""
+        kd_temperature: float = 4.0
+        """Temperature of that KL divergence."""
+        feat_dim: int = 128
+        """Width of the embeddings."""
+        num_negatives: int = 16384
+        """Negatives of an image; fewer where some class has not that many images to contrast."""
+        temperature: float = 0.07
+        """Divides the inner products of embeddings."""
+        momentum: float = 0.5
+        """Share of the old row that the banks keep."""
+        epsilon: float = 1e-7
+        """Added to the denominators of the noise-contrastive estimate."""
+
+        def __post_init__(self) -> None:
+            for name in ("ce_weight", "crd_weight", "kd_weight", "epsilon"):
+                if not getattr(self, name) >= 0:
+                    raise ValueError(f"{name} must be >= 0, not {getattr(self, name)}")
+            for name in ("temperature", "kd_temperature", "feat_dim", "num_negatives"):
+                if not getattr(self, name) > 0:
+                    raise ValueError(f"{name} must be > 0, not {getattr(self, name)}")
+            if not 0 <= self.momentum < 1:
+                raise ValueError(f"momentum must be in [0, 1), not {self.momentum}")
+
+    config: Config
+    labels: Tensor
+    student_bank: Tensor
+    teacher_bank: Tensor
+    student_log_z: Tensor
+    teacher_log_z: Tensor
+
+    def __init__(self, config: Any, setup: Setup) -> None:
+        super().__init__(config, setup)
+        size = setup.labels.shape[0]
+        self.largest_class = int(setup.labels.bincount().max())
+        self.num_negatives = min(self.config.num_negatives, size - self.largest_class)
+        if self.num_negatives < 1:
+            raise ValueError("CRD contrasts images of different classes, but the training set has only one class")
+        dim = self.config.feat_dim
+        self.student_embed = nn.Linear(setup.student.width, dim)
+        self.teacher_embed = nn.Linear(setup.teacher.width, dim)
+        self.register_buffer("labels", setup.labels.clone(), persistent=False)
+        for side in ("student", "teacher"):
+            self.register_buffer(f"{side}_bank", (torch.rand(size, dim) * 2 - 1) / math.sqrt(dim / 3))
+            self.register_buffer(f"{side}_log_z", torch.tensor(math.inf))  # infinite until the first batch sets it
+
+    def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Return the weighted cross entropy and contrast; the banks then take the batch's embeddings."""
+        config = self.config
+        terms = {"ce": config.ce_weight * cross_entropy(student.logits, batch.targets).mean()}
+        if config.kd_weight > 0:
+            kl = kl_per_image(student.logits, teacher.logits, config.kd_temperature)
+            terms["kd"] = config.kd_weight * kl.mean()
+        negatives = draw_negatives(
+            batch.targets, self.labels, self.num_negatives, self.largest_class, batch.generator
+        )
+        columns = torch.cat([batch.index[:, None], negatives], dim=1)
+        student_embedding = functional.normalize(at_least_float32(self.student_embed(student.penultimate)), dim=1)
+        teacher_embedding = functional.normalize(at_least_float32(self.teacher_embed(teacher.penultimate)), dim=1)
+        by_student = self._contrast(student_embedding, self.teacher_bank, self.student_log_z, columns)
+        by_teacher = self._contrast(teacher_embedding, self.student_bank, self.teacher_log_z, columns)
+        terms["crd"] = config.crd_weight * (by_student + by_teacher)
+        # New tensors, not changes in place: the backward pass still needs the banks that were scored.
+        self.student_bank = moved_bank(self.student_bank, batch.index, student_embedding, config.momentum)
+        self.teacher_bank = moved_bank(self.teacher_bank, batch.index, teacher_embedding, config.momentum)
+        return terms
+
+    def _contrast(self, embedding: Tensor, bank: Tensor, log_z: Tensor, columns: Tensor) -> Tensor:
+        scores = contrast_scores(embedding, bank, columns, self.config.temperature)
+        first = log_normaliser(scores, bank.shape[0]).to(log_z.dtype)
+        log_z.copy_(torch.where(log_z.isinf(), first, log_z))
+        return nce_loss(scores - log_z, bank.shape[0], self.config.epsilon)
+
+
+METHOD = CRD

@@ -1,0 +1,113 @@
+"""DKD: decoupled knowledge distillation.
+
+Zhao, Cui, Song, Qiu, Liang; CVPR 2022; arXiv 2203.08679.
+The KL divergence of KD splits into one between (target, all others) and one among the other classes; the second,
+which KD weights by the teacher's doubt, gets a weight of its own. Everything is computed from log-sum-exps: the
+authors' ``log(softmax)`` and their mask of -1000 have the same value but lose their gradient at large margins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+
+from kdbench.method import Batch, Method, Setup
+from kdbench.net import Outputs, Part
+
+from .ce import at_least_float32, cross_entropy
+from .kd import kl_per_image
+
+
+def split_target(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits ``(B, K)`` as those of the target, ``(B, 1)``, and those of the other classes, ``(B, K - 1)``."""
+    target = targets[:, None]
+    column = torch.arange(logits.shape[1] - 1, device=logits.device)
+    return logits.gather(1, target), logits.gather(1, column + (column >= target).long())
+
+
+def tckd_loss(student: Tensor, teacher: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """Target-class term: KL between (target, all others) of teacher and student, mean over logits ``(B, K)``.
+
+    As in KD, both logits are divided by the temperature and the divergence is multiplied by its square.
+    """
+    pairs = []
+    for logits in (student, teacher):
+        target, others = split_target(at_least_float32(logits), targets)
+        rest = temperature * (others / temperature).logsumexp(dim=1, keepdim=True)
+        pairs.append(torch.cat([target, rest], dim=1))
+    return kl_per_image(*pairs, temperature).mean()
+
+
+def nckd_loss(student: Tensor, teacher: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """Non-target-class term: KD's KL among the classes other than the target, mean over logits ``(B, K)``."""
+    _, student_others = split_target(student, targets)
+    _, teacher_others = split_target(teacher, targets)
+    return kl_per_image(student_others, teacher_others, temperature).mean()
+
+
+def warmup_factor(progress: float, warmup: float) -> float:
+    """Return the linear ramp from 0 to 1 over the first ``warmup`` of training; ``progress`` in (0, 1]."""
+    return 1.0 if progress >= warmup else progress / warmup
+
+
+@final
+class DKD(Method):
+    """Target-class and non-target-class distillation, weighted apart."""
+
+    FAMILY = "logits"
+    teacher_reads: ClassVar[frozenset[Part]] = frozenset({"logits"})
+    DEVIATIONS = (
+        "the warm-up of 20 of 240 epochs is a fraction of training here, so it scales with the number of epochs",
+        "losses are taken from log-sum-exps: gradients stay finite where the authors' float32 code gives NaN",
+    )
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config(Method.Config):
+        """Defaults: those of the authors' code (mdistiller) for CIFAR-100."""
+
+        ce_weight: float = 1.0
+        """Weight of the cross entropy; it is not warmed up."""
+        alpha: float = 1.0
+        """Weight of the target-class term (TCKD)."""
+        beta: float = 8.0
+        """Weight of the non-target-class term (NCKD)."""
+        temperature: float = 4.0
+        """Divides the logits of both networks."""
+        warmup: float = 20 / 240
+        """Fraction of training over which alpha and beta rise linearly from 0; 0 switches the warm-up off."""
+
+        def __post_init__(self) -> None:
+            for name in ("ce_weight", "alpha", "beta"):
+                if not getattr(self, name) >= 0:
+                    raise ValueError(f"{name} must be >= 0, not {getattr(self, name)}")
+            if not self.temperature > 0:
+                raise ValueError(f"temperature must be > 0, not {self.temperature}")
+            if not 0 <= self.warmup <= 1:
+                raise ValueError(f"warmup is a fraction of training in [0, 1], not {self.warmup}")
+
+    config: Config
+
+    def __init__(self, config: Any, setup: Setup) -> None:
+        super().__init__(config, setup)
+        if setup.student.num_classes < 3:
+            raise ValueError(
+                f"DKD needs at least 3 classes, not {setup.student.num_classes}: with two there is only one class "
+                "besides the target and the non-target term is always 0; use kd"
+            )
+
+    def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Return the weighted cross entropy, TCKD and NCKD."""
+        config = self.config
+        factor = warmup_factor(batch.progress, config.warmup)
+        inputs = (student.logits, teacher.logits, batch.targets, config.temperature)
+        return {
+            "ce": config.ce_weight * cross_entropy(student.logits, batch.targets).mean(),
+            "tckd": factor * config.alpha * tckd_loss(*inputs),
+            "nckd": factor * config.beta * nckd_loss(*inputs),
+        }
+
+
+METHOD = DKD
