@@ -6,8 +6,10 @@ without replaying what came before it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 
 import torch
 
@@ -42,3 +44,11 @@ def generator(seed: int, *purpose: str | int, device: str | torch.device = "cpu"
     32 bits of the seed, so of n CPU streams two coincide with probability about n**2 / 2**33.
     """
     return torch.Generator(device).manual_seed(stream_seed(seed, *purpose))
+
+
+@contextlib.contextmanager
+def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
+    """Let PyTorch's global generator on the CPU draw from the stream ``(seed, *purpose)`` meanwhile."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(seed, *purpose))
+        yield
