@@ -32,7 +32,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 Protocol = Annotated[str, typer.Option(help="Training rules; 'kdbench list protocols' names all.")]
 Runs = Annotated[Path, typer.Option(help="Folder of runs.", metavar="DIR")]
-Data = Annotated[str, typer.Option(help="Folder of data sets, or one npz file in place of them.", metavar="DIR|npz:FILE")]
+Data = Annotated[str, typer.Option(help="Folder of data sets, or one file.", metavar="DIR|npz:FILE")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch the data set if it is not there.")]
 Epochs = Annotated[int | None, typer.Option(help="Train for so many epochs; the schedule keeps its shape.")]
 Precision = Annotated[Literal["fp32", "bf16", "fp16"] | None, typer.Option(help="Precision of the forward pass.")]
@@ -89,9 +89,12 @@ def train(
         save_every=save_every,
     )
     cell = session.cell(method=method, student=student, teacher=teacher, seed=seed, settings=chosen)
-    console.print(f"settings of {cell.method}: {cell.settings.values() or 'none'} ({cell.settings.source})", style="dim")
+    console.print(
+        f"settings of {cell.method}: {cell.settings.values() or 'none'} ({cell.settings.source})", style="dim"
+    )
     record = run_shown(session, [cell])[0]
-    for name, unit in (("top1", " %"), ("top5", " %"), ("nll", ""), ("ece", " %"), ("agreement", " %"), ("teacher_kl", "")):
+    units = {"top1": " %", "top5": " %", "nll": "", "ece": " %", "agreement": " %", "teacher_kl": ""}
+    for name, unit in units.items():
         if name in record:
             console.print(f"  {name:<11}{record[name]:8.3f}{unit}")
     console.print(f"record: {cell.folder(runs) / 'record.json'}")
@@ -160,7 +163,13 @@ def teacher_list(protocol: Annotated[str | None, typer.Option()] = None, runs: R
         return
     print_rows(
         [
-            {"protocol": name, "teacher": c.spec, "data": c.dataset, "top-1 %": f"{c.accuracy:.2f}", "origin": c.origin}
+            {
+                "protocol": name,
+                "teacher": c.spec,
+                "data": c.dataset,
+                "top-1 %": f"{c.accuracy:.2f}",
+                "origin": c.origin,
+            }
             for name, c in cards
         ]
     )
@@ -205,7 +214,9 @@ def table(
 
 
 @app.command("list")
-def list_(what: Annotated[Literal["methods", "networks", "datasets", "protocols", "pairs"], typer.Argument()]) -> None:
+def list_(
+    what: Annotated[Literal["methods", "networks", "datasets", "protocols", "pairs"], typer.Argument()],
+) -> None:
     """List what kdbench knows."""
     from kdbench.show import LISTS  # noqa: PLC0415
 
@@ -237,7 +248,9 @@ def compare(session: Session) -> None:
     frame = records.frame[records.frame["cell"].isin([cell.id for cell in cells])]
     for found in comparisons(Records(frame, 0, [])):
         console.print(f"\n{render(found, 'terminal')}", markup=False, end="")
-    console.print(f"\nRecords: {session.runs / session.protocol.name}; 'kdbench table {session.runs}' prints them again.")
+    console.print(
+        f"\nRecords: {session.runs / session.protocol.name}; 'kdbench table {session.runs}' prints them again."
+    )
 
 
 def run_shown(session: Session, cells: list[Cell]) -> list[dict[str, Any]]:
@@ -259,6 +272,13 @@ def train_teacher_shown(session: Session, network: str, seed: int) -> TeacherCar
     """Train a teacher, or find it, with its progress on the screen."""
     run_shown(session, [session.cell(method=session.protocol.alone, student=network, seed=seed)])
     return session.train_teacher(network, seed=seed)
+
+
+def print_rows(rows: list[dict[str, Any]]) -> None:
+    """Print rows as a table."""
+    from tabulate import tabulate  # noqa: PLC0415
+
+    console.print(tabulate(rows, headers="keys", disable_numparse=True), markup=False)
 
 
 def main() -> None:

@@ -6,10 +6,11 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.progress import BarColumn, SpinnerColumn, TextColumn
+from rich.progress import Progress as Live
 
-from kdbench import train
 from kdbench.cell import Cell
+from kdbench.train import Observer, Progress
 
 
 class Display:
@@ -17,7 +18,7 @@ class Display:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.live = Progress(
+        self.live = Live(
             SpinnerColumn(finished_text="✓"),
             TextColumn("{task.description}", style="bold"),
             BarColumn(bar_width=24),
@@ -35,12 +36,12 @@ class Display:
     ) -> None:
         self.live.stop()
 
-    def observer(self, cell: Cell) -> train.Observer:
+    def observer(self, cell: Cell) -> Observer:
         """Show a cell's progress."""
         task = self.live.add_task(str(cell), total=1.0, note="")
         printed = -1.0
 
-        def observe(progress: train.Progress) -> None:
+        def observe(progress: Progress) -> None:
             nonlocal printed
             note = _note(progress)
             self.live.update(task, completed=progress.fraction, note=note)
@@ -61,7 +62,7 @@ class Display:
             self.console.print(f"{cell}: {note}", highlight=False)
 
 
-def _note(progress: train.Progress) -> str:
+def _note(progress: Progress) -> str:
     parts = [f"epoch {progress.epoch}/{progress.epochs}"]
     if progress.top1 is not None:
         parts.append(f"{progress.top1:.2f} %")

@@ -1,11 +1,8 @@
-"""The one exception that the command line turns into a message."""
+"""What the command line turns into a message."""
 
 from __future__ import annotations
 
-from typing import final
 
-
-@final
 class UserError(ValueError):
     """A mistake of the user; the command line prints its text as one line and exits with 2.
 

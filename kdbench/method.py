@@ -73,9 +73,7 @@ class Batch:
 class Setup:
     """What a method is built from: the two networks, the training labels and the length of training."""
 
-    def __init__(
-        self, *, student: Net, teacher: Net | None, labels: Tensor, epochs: int, steps_per_epoch: int
-    ) -> None:
+    def __init__(self, *, student: Net, teacher: Net | None, labels: Tensor, epochs: int, steps_per_epoch: int) -> None:
         self.student = student
         self._teacher = teacher
         self.labels = labels

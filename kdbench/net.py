@@ -145,9 +145,7 @@ class Net(nn.Module):
         with torch.no_grad():
             dry = self.eval().backbone.features(torch.zeros(1, 3, *image_size), maps=True)
         self.train(training)
-        self.shapes: tuple[tuple[int, int, int], ...] = tuple(
-            (m.shape[1], m.shape[2], m.shape[3]) for m in dry.stages
-        )
+        self.shapes: tuple[tuple[int, int, int], ...] = tuple((m.shape[1], m.shape[2], m.shape[3]) for m in dry.stages)
         self.has_preact: bool = dry.preact is not None
 
     @property

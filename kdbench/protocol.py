@@ -90,7 +90,7 @@ def load_protocol(name: str) -> Protocol:
     """Read a protocol by name, in any spelling."""
     name = find_name("protocol", name, protocol_names(), "'kdbench list protocols' names all")
     values = tomllib.loads((_FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
-    merged = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    merged: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     assert merged["precision"] in get_args(Precision), name
     return Protocol(name=name, **merged)
 

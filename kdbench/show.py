@@ -35,7 +35,9 @@ def methods() -> Rows:
 
 def networks() -> Rows:
     """One row a network."""
-    return [{"network": name} for name in NETWORKS] + [{"network": "timm:NAME (any timm model with a linear classifier)"}]
+    return [{"network": name} for name in NETWORKS] + [
+        {"network": "timm:NAME (any timm model with a linear classifier)"}
+    ]
 
 
 def datasets() -> Rows:
@@ -76,7 +78,12 @@ def method_page(name: str) -> str:
     kind = load_method(name)
     docs = field_docs(kind.Config)
     lines = [*_card(name), "", f"Reads of the teacher: {', '.join(sorted(kind.teacher_reads)) or 'nothing'}"]
-    lines += [f"Views of each image: {kind.views(kind.Config()).num_views}", f"Version: {kind.VERSION}", "", "Settings"]
+    lines += [
+        f"Views of each image: {kind.views(kind.Config()).num_views}",
+        f"Version: {kind.VERSION}",
+        "",
+        "Settings",
+    ]
     for field in dataclasses.fields(kind.Config):
         lines.append(f"  {field.name} = {field.default!r}   {' '.join(docs[field.name].split())}")
         if field.name in kind.OURS:
@@ -87,7 +94,11 @@ def method_page(name: str) -> str:
     recipes = load_recipes(name)
     for recipe in recipes:
         values = ", ".join(f"{k} = {v!r}" for k, v in recipe.settings.items()) or "the defaults"
-        lines += [f"  {recipe.dataset}: {values}", f"      for {', '.join(recipe.pairs)}", f"      {recipe.source}"]
+        lines += [
+            f"  {recipe.dataset}: {values}",
+            f"      for {', '.join(recipe.pairs)}",
+            f"      {recipe.source}",
+        ]
     known = {pair for recipe in recipes for pair in recipe.pairs}
     rest = [pair for members in named_pairs().values() for pair in members if pair not in known]
     if rest and kind.teacher_reads:

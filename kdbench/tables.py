@@ -58,7 +58,7 @@ def _comparison(rules: dict[Any, Any], cells: pd.DataFrame) -> Table:
         raise ValueError(f"two records of one cell: {repeated['cell'].iloc[0][:8]}")
     taught = cells[cells["teacher.id"].notna()]
     alone = cells[cells["teacher.id"].isna()].set_index("seed")["top1"]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for (method, chosen), own in cells.groupby(["method", "chosen_text"], sort=False):
         per_seed = own.set_index("seed")["top1"]
         gain = (per_seed - alone).dropna() if own["teacher.id"].notna().all() else pd.Series(dtype=float)
@@ -91,7 +91,8 @@ def _comparison(rules: dict[Any, Any], cells: pd.DataFrame) -> Table:
         frame,
         (
             f"top-1 on the test set after the last of {epochs} epochs; mean ± standard deviation (ddof 1) over n seeds",
-            "gain: paired by seed with the same student trained alone; agreement and KL: with the teacher, on the test set",
+            "gain: paired by seed with the same student trained alone",
+            "agreement and KL: with the teacher, on the test set",
         ),
     )
 

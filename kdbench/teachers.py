@@ -108,9 +108,7 @@ def find_teacher(runs: Path, protocol: Protocol, spec: str, network: str) -> Tea
     )
 
 
-def load_teacher(
-    runs: Path, card: TeacherCard, protocol: Protocol, dataset: Dataset, device: torch.device
-) -> Teacher:
+def load_teacher(runs: Path, card: TeacherCard, protocol: Protocol, dataset: Dataset, device: torch.device) -> Teacher:
     """Load a teacher, frozen and in eval mode, and measure it again.
 
     Raises
@@ -183,7 +181,8 @@ def import_teacher(
     if expected is not None and abs(accuracy - expected) > ACCURACY_TOLERANCE:
         raise UserError(
             f"teacher mismatch: {path} has {accuracy:.2f} % on the test set of {dataset.name}, expected "
-            f"{expected:.2f} %: another checkpoint, normalisation or data set? If it is right, say --accuracy {accuracy:.2f}"
+            f"{expected:.2f} %: another checkpoint, normalisation or data set? If it is right:"
+            f" --accuracy {accuracy:.2f}"
         )
     card = TeacherCard(
         network=network,

@@ -63,7 +63,7 @@ class Progress:
 Observer = Callable[[Progress], None]
 
 
-class Interrupted(KeyboardInterrupt):  # noqa: N818
+class Interrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM came; the state is saved. ``signum`` is the signal."""
 
     def __init__(self, text: str, signum: int) -> None:
@@ -187,7 +187,7 @@ class Run:
             weight_decay=protocol.weight_decay,
             nesterov=protocol.nesterov,
         )
-        self.scaler = torch.amp.GradScaler(device.type, enabled=protocol.precision == "fp16")  # type: ignore[attr-defined]
+        self.scaler = torch.amp.GradScaler(device.type, enabled=protocol.precision == "fp16")
         self.epoch, self.step = 1, 0
         self.history: list[dict[str, Any]] = []
         self.seconds = {"train": 0.0, "evaluate": 0.0}
@@ -229,8 +229,8 @@ class Run:
                     self.save(folder / STATE)
                     saved = time.monotonic()
                     if stop.signum is not None:
-                        where = f"epoch {self.epoch}, step {self.step}"
-                        raise Interrupted(f"{cell} is saved at {where}: type the same command to go on", stop.signum)
+                        where = f"saved in epoch {self.epoch} after step {self.step}"
+                        raise Interrupted(f"{cell} is {where}: type the same command to go on", stop.signum)
             self.seconds["train"] += time.monotonic() - started
             self.end_epoch(folder)
             observer(self.progress())
@@ -411,4 +411,3 @@ def num_steps(num_images: int, batch_size: int) -> int:
     """Steps of an epoch. A last batch of one image is left out: batch normalisation cannot train on it."""
     full, rest = divmod(num_images, batch_size)
     return full + (rest > 1)
-

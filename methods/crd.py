@@ -36,9 +36,7 @@ def prime_from(value: int) -> int:
     return candidate
 
 
-def draw_negatives(
-    targets: Tensor, labels: Tensor, num: int, largest_class: int, generator: torch.Generator
-) -> Tensor:
+def draw_negatives(targets: Tensor, labels: Tensor, num: int, largest_class: int, generator: torch.Generator) -> Tensor:
     """Positions ``(B, num)`` of training images of other classes than ``targets``, without repeats in a row.
 
     Each row walks one random order of the training set from its own start with its own stride (modulo a prime, so
@@ -160,9 +158,7 @@ class CRD(Method):
         if config.kd_weight > 0:
             kl = kl_per_image(student.logits, teacher.logits, config.kd_temperature)
             terms["kd"] = config.kd_weight * kl.mean()
-        negatives = draw_negatives(
-            batch.targets, self.labels, self.num_negatives, self.largest_class, batch.generator
-        )
+        negatives = draw_negatives(batch.targets, self.labels, self.num_negatives, self.largest_class, batch.generator)
         columns = torch.cat([batch.index[:, None], negatives], dim=1)
         student_embedding = functional.normalize(at_least_float32(self.student_embed(student.penultimate)), dim=1)
         teacher_embedding = functional.normalize(at_least_float32(self.teacher_embed(teacher.penultimate)), dim=1)

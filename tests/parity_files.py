@@ -43,9 +43,7 @@ class Case:
     def check(self, key: str, actual: torch.Tensor | float | None) -> None:
         """Assert max|a - ref| <= rtol * max|ref|, with the floors of parity/README.md."""
         assert actual is not None, f"{self.name}: {key} was not computed"
-        assert key not in self.meta.get("nonfinite_arrays", []), (
-            f"{self.name}: {key} is not finite in the reference"
-        )
+        assert key not in self.meta.get("nonfinite_arrays", []), f"{self.name}: {key} is not finite in the reference"
         reference = np.asarray(self.arrays[key], dtype=np.float64)
         value = torch.as_tensor(actual).detach().to(torch.float64).cpu().numpy()
         assert value.shape == reference.shape or value.size == reference.size == 1, (
@@ -53,9 +51,7 @@ class Case:
         )
         floor = 1e-6 if self.dtype == torch.float32 else 1e-12
         if key.startswith("grad"):
-            floor *= max(
-                [np.abs(v).max() for k, v in self.arrays.items() if k.startswith("grad") and v.size] + [1.0]
-            )
+            floor *= max([np.abs(v).max() for k, v in self.arrays.items() if k.startswith("grad") and v.size] + [1.0])
         limit = max(self.meta["rtol"] * np.abs(reference).max(initial=0.0), floor)
         error = np.abs(value.reshape(reference.shape) - reference).max(initial=0.0)
         assert error <= limit, f"{self.name}: {key} is off by {error:.3e}, allowed {limit:.3e}"

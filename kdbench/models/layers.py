@@ -58,9 +58,7 @@ def initialise_convs(network: nn.Module) -> None:
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.normal_(
-                module.weight, std=math.sqrt(2 / (math.prod(module.kernel_size) * module.out_channels))
-            )
+            nn.init.normal_(module.weight, std=math.sqrt(2 / (math.prod(module.kernel_size) * module.out_channels)))
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 
