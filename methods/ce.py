@@ -21,6 +21,12 @@ def at_least_float32(value: Tensor) -> Tensor:
     return value if value.dtype in (torch.float32, torch.float64) else value.float()
 
 
+def inner_products(rows: Tensor, others: Tensor) -> Tensor:
+    """Inner products ``(A, C)`` of rows ``(A, D)`` and ``(C, D)`` in at least float32, under autocast too."""
+    with torch.autocast(rows.device.type, enabled=False):
+        return at_least_float32(rows) @ at_least_float32(others).T
+
+
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross entropy of each image in nats, ``(B,)``, from logits ``(B, K)`` and class numbers ``(B,)``."""
     return functional.cross_entropy(at_least_float32(logits), targets, reduction="none")

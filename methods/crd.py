@@ -3,8 +3,8 @@
 Tian, Krishnan, Isola; ICLR 2020; arXiv 1910.10699.
 An image's student embedding is told from the teacher embeddings of images of other classes, and the other way
 round, by noise-contrastive estimation against two memory banks. Follows the authors' code (RepDistiller):
-temperature 0.07 where the paper's text has 0.1 for CIFAR, normalisers frozen after the first batch, both embeddings
-trained, banks updated after they are scored. One matrix product scores a whole bank; the device draws negatives.
+temperature 0.07 where the paper's text has 0.1 for CIFAR, normalisers frozen after the first batch, both
+embeddings trained. One matrix product scores a bank, which is updated after; negatives are drawn on the device.
 
 Legend: ``B`` images, ``N`` training images, ``K`` negatives, ``D`` embedding width.
 """
@@ -23,7 +23,7 @@ from torch.nn import functional
 from kdbench.method import Batch, Method, Setup
 from kdbench.net import Outputs, Part
 
-from .ce import at_least_float32, cross_entropy
+from .ce import at_least_float32, cross_entropy, inner_products
 from .kd import kl_per_image
 
 
@@ -36,7 +36,9 @@ def prime_from(value: int) -> int:
     return candidate
 
 
-def draw_negatives(targets: Tensor, labels: Tensor, num: int, largest_class: int, generator: torch.Generator) -> Tensor:
+def draw_negatives(
+    targets: Tensor, labels: Tensor, num: int, largest_class: int, generator: torch.Generator
+) -> Tensor:
     """Positions ``(B, num)`` of training images of other classes than ``targets``, without repeats in a row.
 
     Each row walks one random order of the training set from its own start with its own stride (modulo a prime, so
@@ -57,8 +59,8 @@ def draw_negatives(targets: Tensor, labels: Tensor, num: int, largest_class: int
 
 
 def contrast_scores(embedding: Tensor, bank: Tensor, columns: Tensor, temperature: float) -> Tensor:
-    """Inner products of embeddings ``(B, D)`` and bank ``(N, D)`` at ``columns`` ``(B, 1 + K)``, over temperature."""
-    return (embedding @ bank.T).gather(1, columns) / temperature
+    """Inner products of embeddings ``(B, D)`` and bank rows ``columns`` ``(B, 1 + K)``, over temperature."""
+    return inner_products(embedding, bank).gather(1, columns) / temperature
 
 
 def log_normaliser(scores: Tensor, num_data: int) -> Tensor:
@@ -67,7 +69,7 @@ def log_normaliser(scores: Tensor, num_data: int) -> Tensor:
 
 
 def nce_loss(log_ratios: Tensor, num_data: int, epsilon: float) -> Tensor:
-    """Noise-contrastive estimation of log ratios ``score - log Z``, ``(B, 1 + K)``, positives first; mean, in nats.
+    """Noise-contrastive estimation of ``score - log Z``, ``(B, 1 + K)``, positives first; mean, in nats.
 
     With ``c = K / N``: ``-log(x / (x + c + epsilon))`` of the positive and ``-log(c / (x + c + epsilon))`` of each
     negative ratio ``x``, summed over an image's columns.
@@ -143,12 +145,12 @@ class CRD(Method):
         self.num_negatives = min(self.config.num_negatives, size - self.largest_class)
         if self.num_negatives < 1:
             raise ValueError("CRD contrasts images of different classes, but the training set has only one class")
-        dim = self.config.feat_dim
+        dim, limit = self.config.feat_dim, math.sqrt(3 / self.config.feat_dim)
         self.student_embed = nn.Linear(setup.student.width, dim)
         self.teacher_embed = nn.Linear(setup.teacher.width, dim)
         self.register_buffer("labels", setup.labels.clone(), persistent=False)
         for side in ("student", "teacher"):
-            self.register_buffer(f"{side}_bank", (torch.rand(size, dim) * 2 - 1) / math.sqrt(dim / 3))
+            self.register_buffer(f"{side}_bank", torch.empty(size, dim).uniform_(-limit, limit))
             self.register_buffer(f"{side}_log_z", torch.tensor(math.inf))  # infinite until the first batch sets it
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
@@ -158,16 +160,17 @@ class CRD(Method):
         if config.kd_weight > 0:
             kl = kl_per_image(student.logits, teacher.logits, config.kd_temperature)
             terms["kd"] = config.kd_weight * kl.mean()
-        negatives = draw_negatives(batch.targets, self.labels, self.num_negatives, self.largest_class, batch.generator)
+        limits = (self.num_negatives, self.largest_class)
+        negatives = draw_negatives(batch.targets, self.labels, *limits, batch.generator)
         columns = torch.cat([batch.index[:, None], negatives], dim=1)
-        student_embedding = functional.normalize(at_least_float32(self.student_embed(student.penultimate)), dim=1)
-        teacher_embedding = functional.normalize(at_least_float32(self.teacher_embed(teacher.penultimate)), dim=1)
-        by_student = self._contrast(student_embedding, self.teacher_bank, self.student_log_z, columns)
-        by_teacher = self._contrast(teacher_embedding, self.student_bank, self.teacher_log_z, columns)
+        ours = functional.normalize(at_least_float32(self.student_embed(student.penultimate)), dim=1)
+        theirs = functional.normalize(at_least_float32(self.teacher_embed(teacher.penultimate)), dim=1)
+        by_student = self._contrast(ours, self.teacher_bank, self.student_log_z, columns)
+        by_teacher = self._contrast(theirs, self.student_bank, self.teacher_log_z, columns)
         terms["crd"] = config.crd_weight * (by_student + by_teacher)
         # New tensors, not changes in place: the backward pass still needs the banks that were scored.
-        self.student_bank = moved_bank(self.student_bank, batch.index, student_embedding, config.momentum)
-        self.teacher_bank = moved_bank(self.teacher_bank, batch.index, teacher_embedding, config.momentum)
+        self.student_bank = moved_bank(self.student_bank, batch.index, ours, config.momentum)
+        self.teacher_bank = moved_bank(self.teacher_bank, batch.index, theirs, config.momentum)
         return terms
 
     def _contrast(self, embedding: Tensor, bank: Tensor, log_z: Tensor, columns: Tensor) -> Tensor:

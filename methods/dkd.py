@@ -33,12 +33,13 @@ def tckd_loss(student: Tensor, teacher: Tensor, targets: Tensor, temperature: fl
 
     As in KD, both logits are divided by the temperature and the divergence is multiplied by its square.
     """
-    pairs = []
-    for logits in (student, teacher):
+
+    def pair(logits: Tensor) -> Tensor:
         target, others = split_target(at_least_float32(logits), targets)
         rest = temperature * (others / temperature).logsumexp(dim=1, keepdim=True)
-        pairs.append(torch.cat([target, rest], dim=1))
-    return kl_per_image(*pairs, temperature).mean()
+        return torch.cat([target, rest], dim=1)
+
+    return kl_per_image(pair(student), pair(teacher), temperature).mean()
 
 
 def nckd_loss(student: Tensor, teacher: Tensor, targets: Tensor, temperature: float) -> Tensor:

@@ -45,7 +45,7 @@ class Case:
         assert actual is not None, f"{self.name}: {key} was not computed"
         assert key not in self.meta.get("nonfinite_arrays", []), f"{self.name}: {key} is not finite in the reference"
         reference = np.asarray(self.arrays[key], dtype=np.float64)
-        value = torch.as_tensor(actual).detach().to(torch.float64).cpu().numpy()
+        value = torch.as_tensor(actual, dtype=torch.float64).detach().cpu().numpy()
         assert value.shape == reference.shape or value.size == reference.size == 1, (
             f"{self.name}: {key} has shape {value.shape}, not {reference.shape}"
         )

@@ -1,0 +1,200 @@
+"""PCKD: preview-based category contrastive learning for knowledge distillation.
+
+Ding, Wu, Dong, Li, Qin, Gan, Nie; IEEE TCSVT 2025; arXiv 2410.14143.
+Five terms over four rotations of each image, two of them weighted by a preview: an image counts fully while its
+cross entropy is below a bar that rises during training, and little above it. Follows the authors' code (commit
+610b3e8), which differs from the paper's figure; DEVIATIONS says where, with the setting for the other choice.
+
+    CE + delta * KD (previewed) + beta * contrast (previewed) + alpha * centre alignment + ff * feature alignment
+
+Legend: ``B`` images, ``V`` views in view-major rows, ``K`` classes, ``D`` penultimate width, ``R = V * B``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdbench.method import PLAIN, Batch, Method, Setup, ViewPlan
+from kdbench.net import Outputs, Part
+
+from .ce import at_least_float32, cross_entropy, inner_products
+from .kd import kl_per_image
+
+
+def preview_threshold(base: float, progress: float) -> float:
+    """Return the bar for the difficulty: ``base ** epoch`` of a training of 240 epochs, at the same progress."""
+    return math.pow(base, 240 * progress)
+
+
+def preview_weights(losses: Tensor, threshold: float) -> Tensor:
+    """Weights ``(B,)`` in (0, 1] from cross entropies ``(B,)``; the gradient reaches those of hard images.
+
+    An image's difficulty is its loss over the batch's mean. Up to the threshold it weighs 1, then
+    ``exp(-difficulty**2)``.
+    """
+    difficulty = losses / losses.mean().clamp_min(1e-12)
+    return torch.where(difficulty <= threshold, torch.ones_like(losses), (-(difficulty**2)).exp())
+
+
+def category_contrast(anchors: Tensor, labels: Tensor, temperature: float, base_temperature: float) -> Tensor:
+    """Supervised contrastive loss of each anchor ``(A, K)`` against the others with its label ``(A,)``; ``(A,)``.
+
+    Khosla et al., NeurIPS 2020, with inner products of unnormalised class scores: the mean over positives of
+    ``-log p(positive | anchor)``, times ``temperature / base_temperature``. Every label must occur twice.
+    """
+    scores = inner_products(anchors, anchors) / temperature
+    scores = scores - scores.detach().amax(dim=1, keepdim=True)
+    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    log_sum = (scores.exp().masked_fill(itself, 0).sum(dim=1) + 1e-7).log()
+    positive = (labels[:, None] == labels) & ~itself
+    positive_mean = (scores * positive).sum(dim=1) / positive.sum(dim=1)
+    return (log_sum - positive_mean) * (temperature / base_temperature)
+
+
+def class_scores(embedding: Tensor, weight: Tensor) -> Tensor:
+    """Inner products ``(R, K)`` of normalised embeddings ``(R, D)`` with class centres ``(K, D)``, as they are."""
+    return inner_products(functional.normalize(at_least_float32(embedding), dim=1), weight)
+
+
+def feature_alignment(student: Tensor, teacher: Tensor) -> Tensor:
+    """``2 - 2 * cosine`` of features ``(R, D)``, mean over rows."""
+    cosine = functional.cosine_similarity(at_least_float32(student), at_least_float32(teacher), dim=1)
+    return 2 - 2 * cosine.mean()
+
+
+def centre_alignment(student: tuple[Tensor, Tensor | None], teacher: tuple[Tensor, Tensor | None]) -> Tensor:
+    """Mean squared difference of two classifiers, weight ``(K, D)`` and bias ``(K,)``, over all their entries."""
+    entries = [torch.cat([part.flatten() for part in parts if part is not None]) for parts in (student, teacher)]
+    return functional.mse_loss(entries[0], entries[1].detach())
+
+
+@final
+class PCKD(Method):
+    """Preview-weighted distillation and category contrast, with centre and feature alignment."""
+
+    FAMILY = "contrast"
+    student_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "penultimate"})
+    teacher_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "penultimate"})
+    OURS: ClassVar[dict[str, str]] = {
+        "delta": "not published: the one published command leaves it at 0, which is the tables' row without L_KD; "
+        "1 is the usual weight of the KL beside a full cross entropy, as in CRD+KD",
+    }
+    DEVIATIONS = (
+        "figure: features against class centres; code and default: SupCon among vectors of class scores",
+        "figure: the teacher's feature enters the contrast; code and default: only its classifier's weight does",
+        "the contrast is scaled by contrast_temperature / base_temperature = 57, as the code leaves it",
+        "the two halves of a view are added, not averaged (halves = 'mean')",
+        "the preview is differentiable in the KD term and constant in the contrast (detach_preview = true)",
+        "centre alignment is left out where the classifiers' shapes differ (on_mismatch = 'error')",
+        "the preview's bar follows the fraction of training; in the code the epoch: equal for 240 epochs",
+        "layers of the MLP head are those of the code's relatives: the file is missing from the authors'",
+        "alpha, beta and ff are published for wrn_40_2 > wrn_16_2 only and used for every pair",
+    )
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config(Method.Config):
+        """Defaults: the authors' code and its one published command; delta is ours."""
+
+        alpha: float = 1.0
+        """Weight of centre alignment."""
+        beta: float = 0.05
+        """Weight of the category contrast."""
+        delta: float = 1.0
+        """Weight of the previewed KL divergence; 0 is the tables' PCKD without L_KD."""
+        ff: float = 20.0
+        """Weight of feature alignment."""
+        temperature: float = 4.0
+        """Temperature of the KL divergence."""
+        contrast_temperature: float = 4.0
+        """Divides the inner products of class scores."""
+        base_temperature: float = 0.07
+        """The contrast is multiplied by contrast_temperature over this."""
+        halves: Literal["add", "mean"] = "add"
+        """How a view's two contrasts, by the student's and the teacher's classifier, are joined."""
+        preview_base: float = 1.005
+        """The preview's bar is this to the power of the epoch, in a training of 240 epochs."""
+        detach_preview: bool = False
+        """Keep the preview constant in the KL divergence too."""
+        views: Literal[1, 4] = 4
+        """4: each image in four rotations; 1: the plain view only."""
+        on_mismatch: Literal["skip", "error"] = "skip"
+        """What centre alignment does where the classifiers' shapes differ."""
+
+        def __post_init__(self) -> None:
+            for name in ("alpha", "beta", "delta", "ff"):
+                if not getattr(self, name) >= 0:
+                    raise ValueError(f"{name} must be >= 0, not {getattr(self, name)}")
+            for name in ("temperature", "contrast_temperature", "base_temperature", "preview_base"):
+                if not getattr(self, name) > 0:
+                    raise ValueError(f"{name} must be > 0, not {getattr(self, name)}")
+            choices = {"halves": ("add", "mean"), "views": (1, 4), "on_mismatch": ("skip", "error")}
+            for name, known in choices.items():
+                if getattr(self, name) not in known:
+                    raise ValueError(f"{name} must be one of {known}, not {getattr(self, name)!r}")
+
+    config: Config
+
+    def __init__(self, config: Any, setup: Setup) -> None:
+        super().__init__(config, setup)
+        nets = (setup.student, setup.teacher)
+        wide, out = (net.width for net in nets)
+        shapes = [{name: entry.shape for name, entry in net.backbone.head().named_parameters()} for net in nets]
+        self.same_shape = shapes[0] == shapes[1]
+        if not self.same_shape and self.config.alpha > 0 and self.config.on_mismatch == "error":
+            raise ValueError(
+                f"the classifiers of {nets[0].name} (width {wide}) and {nets[1].name} (width {out}) cannot be "
+                "aligned: set alpha = 0, or on_mismatch = 'skip'"
+            )
+        if self.config.beta > 0:
+            self.student_embed = nn.Linear(wide, wide)
+            self.teacher_embed = nn.Linear(wide, out)
+        if self.config.ff > 0:
+            head = (nn.Linear(wide, 16 * out), nn.BatchNorm1d(16 * out), nn.ReLU(), nn.Linear(16 * out, out))
+            self.align = nn.Sequential(*head)
+
+    @classmethod
+    def views(cls, config: Config) -> ViewPlan:
+        """Four rotations, or the plain view alone."""
+        return ViewPlan((0, 1, 2, 3)) if config.views == 4 else PLAIN
+
+    def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Return the weighted terms; those of weight 0 are not computed."""
+        config = self.config
+        plain = slice(batch.size)
+        losses = cross_entropy(student.logits[plain], batch.targets)
+        preview = preview_weights(losses, preview_threshold(config.preview_base, batch.progress))
+        terms = {"ce": losses.mean()}
+        if config.delta > 0:
+            weights = preview.detach() if config.detach_preview else preview
+            kl = kl_per_image(student.logits[plain], teacher.logits[plain], config.temperature)
+            terms["kd"] = config.delta * (weights * kl).mean()
+        if config.beta > 0:
+            per_view = self._contrast(student, teacher, batch.targets)
+            terms["contrast"] = config.beta * (preview.detach().repeat(config.views) * per_view).mean()
+        if config.alpha > 0 and self.same_shape:
+            classifiers = (student.weight, student.bias), (teacher.weight, teacher.bias)
+            terms["centre"] = config.alpha * centre_alignment(*classifiers)
+        if config.ff > 0:
+            if self.training and student.penultimate.shape[0] < 2:
+                raise ValueError("PCKD with views = 1 cannot train on a batch of one image: change the batch size")
+            terms["feature"] = config.ff * feature_alignment(self.align(student.penultimate), teacher.penultimate)
+        return terms
+
+    def _contrast(self, student: Outputs, teacher: Outputs, targets: Tensor) -> Tensor:
+        """Category contrast of each row, ``(R,)``: the student's embedding by both classifiers."""
+        config = self.config
+        by_student = class_scores(self.student_embed(student.penultimate), student.weight)
+        by_teacher = class_scores(self.teacher_embed(student.penultimate), teacher.weight.detach())
+        anchors, labels = torch.cat([by_student, by_teacher]), targets.repeat(2 * config.views)
+        losses = category_contrast(anchors, labels, config.contrast_temperature, config.base_temperature)
+        halves = losses.view(2, -1)
+        return halves.sum(dim=0) if config.halves == "add" else halves.mean(dim=0)
+
+
+METHOD = PCKD

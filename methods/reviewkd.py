@@ -1,0 +1,170 @@
+"""ReviewKD: distilling knowledge via knowledge review.
+
+Chen, Liu, Zhao, Jia; CVPR 2021; arXiv 2104.09044.
+Each teacher stage teaches a fusion of the student's stage with all deeper ones: attention-based fusion blocks
+(ABF) run from the pooled embedding to the shallowest stage, and a hierarchical context loss (HCL) compares maps at
+several sizes. Follows mdistiller: teacher in eval mode, epochs counted from 1. The authors' CIFAR script leaves
+the teacher in training mode and counts from 0. Shapes are read from the two networks.
+
+Legend: ``B`` images; maps ``(B, C, H, W)``; levels run from shallow to deep, the last one the pooled embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdbench.method import Batch, Method, Setup
+from kdbench.net import Outputs, Part
+
+from .ce import at_least_float32, cross_entropy
+from .dkd import warmup_factor
+
+POOLED_SIZES = (4, 2, 1)
+"""Sizes that HCL pools maps to, besides the whole map."""
+
+
+def hcl_loss(fused: Tensor, teacher: Tensor) -> Tensor:
+    """Hierarchical context loss of one level: a weighted mean of squared errors of ``(B, C, H, W)`` maps.
+
+    The whole map weighs 1 and each smaller average-pooled size half of the one before; sizes that are not smaller
+    than the map are left out.
+    """
+    fused, teacher = at_least_float32(fused), at_least_float32(teacher)
+    total, weight, weights = functional.mse_loss(fused, teacher), 1.0, 1.0
+    for size in POOLED_SIZES:
+        if size >= min(fused.shape[2:]):
+            continue
+        weight /= 2
+        pooled = [functional.adaptive_avg_pool2d(maps, size) for maps in (fused, teacher)]
+        total = total + weight * functional.mse_loss(pooled[0], pooled[1])
+        weights += weight
+    return total / weights
+
+
+@final
+class Fusion(nn.Module):
+    """ABF: fuses a student map with what the deeper block hands on; the deepest block has nothing to ``fuse``."""
+
+    def __init__(self, in_channels: int, mid_channels: int, out_channels: int, *, fuse: bool) -> None:
+        super().__init__()
+        into = nn.Conv2d(in_channels, mid_channels, 1, bias=False)
+        out = nn.Conv2d(mid_channels, out_channels, 3, padding=1, bias=False)
+        for convolution in (into, out):
+            nn.init.kaiming_uniform_(convolution.weight, a=1)
+        self.conv1 = nn.Sequential(into, nn.BatchNorm2d(mid_channels))
+        self.conv2 = nn.Sequential(out, nn.BatchNorm2d(out_channels))
+        self.att_conv = nn.Sequential(nn.Conv2d(2 * mid_channels, 2, 1), nn.Sigmoid()) if fuse else None
+
+    def forward(self, maps: Tensor, deeper: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return the teacher-like map at ``size`` and what is handed on to the next shallower block."""
+        mixed: Tensor = self.conv1(maps)
+        if self.att_conv is not None:
+            assert deeper is not None
+            deeper = functional.interpolate(deeper, mixed.shape[2:], mode="nearest")
+            attention = self.att_conv(torch.cat([mixed, deeper], dim=1))
+            mixed = mixed * attention[:, :1] + deeper * attention[:, 1:]
+        if mixed.shape[2:] != size:
+            mixed = functional.interpolate(mixed, size, mode="nearest")
+        return self.conv2(mixed), mixed
+
+
+@final
+class ReviewKD(Method):
+    """Attention-based fusion of student stages against the teacher's stages before their last ReLU.
+
+    When the networks have different numbers of stages, the deepest ones are matched. A teacher without maps before
+    the last ReLU is read after it. Training batches need at least two images, because the pooled embedding goes
+    through batch norm as a map of one pixel: choose a batch size that does not leave one image over.
+    """
+
+    FAMILY = "features"
+    student_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "penultimate", "stages", "preact"})
+    teacher_reads: ClassVar[frozenset[Part]] = frozenset({"penultimate", "stages", "preact"})
+    DEVIATIONS = (
+        "teacher in eval mode, as in mdistiller; the authors' CIFAR script leaves it in training mode",
+        "the warm-up counts epochs from 1, as mdistiller; the authors' first epoch has weight 0",
+        "the warm-up of 20 of 240 epochs is a fraction of training here, so it scales with the number of epochs",
+        "the recipes' weights were tuned at batch 128 and learning rate 0.1 with Nesterov momentum",
+    )
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config(Method.Config):
+        """Defaults: mdistiller's; the authors tune the weight for each pair (see the recipes)."""
+
+        ce_weight: float = 1.0
+        """Weight of the cross entropy; it is not warmed up."""
+        review_weight: float = 1.0
+        """Weight of the hierarchical context loss, summed over levels."""
+        warmup: float = 20 / 240
+        """Fraction of training over which the review weight rises linearly from 0; 0 switches the warm-up off."""
+        max_mid_channels: int = 512
+        """Width of the fusion blocks, unless the student's penultimate width is smaller."""
+        student_preact: bool = False
+        """Read the student's stages before their last ReLU, as the authors do on ImageNet."""
+
+        def __post_init__(self) -> None:
+            if not (self.ce_weight >= 0 and self.review_weight >= 0):
+                raise ValueError(
+                    f"ce_weight and review_weight must be >= 0, not {self.ce_weight}, {self.review_weight}"
+                )
+            if not 0 <= self.warmup <= 1:
+                raise ValueError(f"warmup is a fraction of training in [0, 1], not {self.warmup}")
+            if not self.max_mid_channels > 0:
+                raise ValueError(f"max_mid_channels must be > 0, not {self.max_mid_channels}")
+
+    config: Config
+
+    def __init__(self, config: Any, setup: Setup) -> None:
+        super().__init__(config, setup)
+        student, teacher = setup.student, setup.teacher
+        if self.config.student_preact and not student.has_preact:
+            raise ValueError(f"{student.name} has no maps before the last ReLU: set student_preact = false")
+        self.teacher_preact = teacher.has_preact
+        self.num_stages = min(len(student.shapes), len(teacher.shapes))
+        if self.num_stages < 1:
+            raise ValueError(f"ReviewKD needs networks with stages: {student.name} or {teacher.name} has none")
+        in_channels = [shape[0] for shape in student.shapes[-self.num_stages :]] + [student.width]
+        out_channels = [shape[0] for shape in teacher.shapes[-self.num_stages :]] + [teacher.width]
+        mid_channels = min(self.config.max_mid_channels, student.width)
+        # Deepest first, the order in which they run and in which the authors' checkpoints number them.
+        self.abfs = nn.ModuleList(
+            Fusion(into, mid_channels, out, fuse=number > 0)
+            for number, (into, out) in enumerate(zip(in_channels[::-1], out_channels[::-1], strict=True))
+        )
+
+    def fuse(self, student: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """Fused maps, shallow to deep, for student levels and the sizes ``(H, W)`` of the teacher's."""
+        deeper: Tensor | None = None
+        fused: list[Tensor] = []
+        for block, maps, size in zip(self.abfs, reversed(student), reversed(sizes), strict=True):
+            output, deeper = block(maps, deeper, size)
+            fused.insert(0, output)
+        return fused
+
+    def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Return the weighted cross entropy and review loss."""
+        if self.training and batch.size < 2:
+            raise ValueError(
+                "ReviewKD cannot train on a batch of one image: choose a batch size that does not leave one image "
+                "over at the end of the epoch"
+            )
+        config = self.config
+        stages = student.preact if config.student_preact else student.stages
+        taught = teacher.preact if self.teacher_preact else teacher.stages
+        levels = [*stages[-self.num_stages :], student.penultimate[:, :, None, None]]
+        goals = [*taught[-self.num_stages :], teacher.penultimate[:, :, None, None]]
+        fused = self.fuse(levels, [(goal.shape[2], goal.shape[3]) for goal in goals])
+        review = torch.stack([hcl_loss(ours, goal) for ours, goal in zip(fused, goals, strict=True)]).sum()
+        return {
+            "ce": config.ce_weight * cross_entropy(student.logits, batch.targets).mean(),
+            "review": config.review_weight * warmup_factor(batch.progress, config.warmup) * review,
+        }
+
+
+METHOD = ReviewKD

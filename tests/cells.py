@@ -1,0 +1,80 @@
+"""Cells of a few small steps, for every method and for networks of every kind."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdbench.cell import Cell, TeacherRef
+from kdbench.data.datasets import Dataset, load_dataset
+from kdbench.metrics import evaluate
+from kdbench.networks import build_net, predict, weights_hash
+from kdbench.protocol import Protocol, load_protocol
+from kdbench.registry import load_method, resolve_settings
+from kdbench.teachers import Teacher, TeacherCard, freeze
+from kdbench.train import Options, Run
+
+# One row a method: its name, and settings that make it small.
+METHODS: dict[str, dict[str, Any]] = {
+    "ce": {},
+    "kd": {},
+    "dkd": {},
+    "crd": {"num_negatives": 20, "feat_dim": 16},
+    "reviewkd": {"max_mid_channels": 16},
+    "pckd": {},
+}
+PAIRS = {
+    "cifar": ("resnet20", "resnet8"),
+    "timm": ("timm:test_resnet", "timm:test_efficientnet"),
+    "vit>cnn": ("timm:test_vit", "MobileNetV2"),
+}
+CPU = torch.device("cpu")
+
+
+def tiny_protocol(dataset: Dataset, **changes: Any) -> Protocol:
+    """The demo's protocol on a small data set, 2 epochs of 3 steps, the last of 10 images."""
+    protocol = load_protocol("digits-demo-v1").override(dataset=f"npz:{dataset.fingerprint[:16]}", epochs=2)
+    return dataclasses.replace(protocol, **{"batch_size": 16, "flip": True, **changes})
+
+
+def make_cell(protocol: Protocol, method: str, teacher: str, student: str, seed: int = 1) -> Cell:
+    kind = load_method(method)
+    return Cell(
+        protocol=protocol,
+        teacher=TeacherRef(teacher, "file:0") if kind.teacher_reads else None,
+        student=student,
+        method=method,
+        method_version=kind.VERSION,
+        settings=resolve_settings(
+            method, dataset=protocol.dataset, teacher=teacher, student=student, chosen=METHODS[method]
+        ),
+        seed=seed,
+    )
+
+
+def make_teacher(network: str, protocol: Protocol, dataset: Dataset) -> Teacher:
+    """An untrained teacher."""
+    net = freeze(build_net(network, protocol, dataset, seed=0, purpose="teacher"))
+    logits = predict(net, dataset.test_images, CPU)
+    card = TeacherCard(
+        network=network,
+        id="file:0",
+        dataset=protocol.dataset,
+        weights=weights_hash(net.backbone.state_dict()),
+        accuracy=evaluate(logits, dataset.test_labels)["top1"],
+        expected=None,
+        origin="untrained",
+    )
+    return Teacher(card, net, logits)
+
+
+def make_run(npz: Path, runs: Path, method: str, pair: str = "cifar", seed: int = 1, **changes: Any) -> Run:
+    dataset = load_dataset(f"npz:{npz}", Path())
+    protocol = tiny_protocol(dataset, **changes)
+    teacher, student = PAIRS[pair]
+    cell = make_cell(protocol, method, teacher, student, seed)
+    taught = make_teacher(teacher, protocol, dataset) if cell.teacher else None
+    return Run(cell, dataset, taught, Options(runs=runs, device=CPU))

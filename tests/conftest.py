@@ -1,0 +1,28 @@
+"""What several tests share: one thread, and a small data set that can be learnt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """42 training and 30 test images of 3 classes, 16 x 16, each class a stripe pattern under noise."""
+    generator = np.random.default_rng(7)
+
+    def images(labels: np.ndarray) -> np.ndarray:
+        rows = np.arange(16)[:, None, None]
+        waves = [127 + 90 * np.sin(rows * (c + 1) * np.pi / 4) * np.ones((1, 16, 3)) for c in range(3)]
+        noise = generator.normal(0, 30, (len(labels), 16, 16, 3))
+        return np.clip(np.stack([waves[c] for c in labels]) + noise, 0, 255).astype(np.uint8)
+
+    train, test = np.arange(42) % 3, np.arange(30) % 3
+    path = tmp_path_factory.mktemp("data") / "tiny.npz"
+    np.savez(path, train_images=images(train), train_labels=train, test_images=images(test), test_labels=test)
+    return path

@@ -1,0 +1,55 @@
+"""Networks of any shape for tests of methods: their features are weightless, only the classifier is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.method import Batch, Setup
+from kdbench.net import Backbone, Features, Net
+
+
+class StubBackbone(Backbone):
+    """Gives maps of chosen shapes, filled from the images' means, and a linear classifier."""
+
+    def __init__(self, width: int, num_classes: int, shapes: Sequence[tuple[int, int, int]], preact: bool):
+        super().__init__()
+        self.fc = nn.Linear(width, num_classes)
+        self.shapes = tuple(shapes)
+        self.has_preact = preact
+
+    def features(self, images: Tensor, *, maps: bool) -> Features:
+        level = images.mean(dim=(1, 2, 3))
+        stages = tuple(level[:, None, None, None].expand(-1, *shape) for shape in self.shapes)
+        pooled = level[:, None].expand(-1, self.fc.in_features)
+        return Features(pooled, stages, stages if self.has_preact else None)
+
+    def head(self) -> nn.Linear:
+        return self.fc
+
+
+def stub_net(
+    *, width: int = 8, num_classes: int = 10, shapes: Sequence[tuple[int, int, int]] = (), preact: bool = True
+) -> Net:
+    backbone = StubBackbone(width, num_classes, shapes, preact)
+    return Net("stub", backbone, mean=(0.0,) * 3, std=(1.0,) * 3, image_size=(8, 8))
+
+
+def stub_setup(student: Net, teacher: Net, labels: Tensor | None = None, epochs: int = 240) -> Setup:
+    labels = torch.arange(40) % student.num_classes if labels is None else labels
+    return Setup(student=student, teacher=teacher, labels=labels, epochs=epochs, steps_per_epoch=1)
+
+
+def stub_batch(
+    targets: Tensor, *, epoch: int = 1, epochs: int = 240, index: Tensor | None = None, seed: int = 0
+) -> Batch:
+    return Batch(
+        images=torch.zeros(len(targets), 3, 8, 8),
+        targets=targets,
+        index=torch.arange(len(targets)) if index is None else index,
+        epoch=epoch,
+        epochs=epochs,
+        generator=torch.Generator().manual_seed(seed),
+    )

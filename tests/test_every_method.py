@@ -1,0 +1,125 @@
+"""What must hold for every method on every kind of network."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from cells import METHODS, PAIRS, make_run
+
+from kdbench.data.views import order, views
+from kdbench.method import PLAIN
+from kdbench.networks import weights_hash
+from kdbench.registry import method_names
+from kdbench.train import Run, Stop
+
+every_method = pytest.mark.parametrize("method", METHODS)
+every_pair = pytest.mark.parametrize("pair", PAIRS)
+
+
+def steps(run: Run, num: int) -> None:
+    """Do so many steps of the first epoch."""
+    cell = run.cell
+    permutation = order(cell.seed, 1, run.num_images)
+    ids = views(cell.seed, 1, run.num_images, run.augmentation, run.plan)
+    run.student.train()
+    run.method.train()
+    for step in range(run.step, run.step + num):
+        index = permutation[step * cell.protocol.batch_size : (step + 1) * cell.protocol.batch_size]
+        run.train_step(index, ids[:, index])
+        run.step += 1
+
+
+def weights(run: Run) -> str:
+    """Hash of everything that is trained or remembered."""
+    return weights_hash(
+        {f"student.{k}": v for k, v in run.student.state_dict().items()}
+        | {f"method.{k}": v for k, v in run.method.state_dict().items()}
+    )
+
+
+def test_the_table_holds_every_method() -> None:
+    assert sorted(METHODS) == method_names()
+
+
+@every_method
+@every_pair
+def test_losses_are_named_finite_and_reach_every_parameter(
+    method: str, pair: str, tiny_npz: Path, tmp_path: Path
+) -> None:
+    run = make_run(tiny_npz, tmp_path, method, pair)
+    before = weights_hash(run.teacher.net.state_dict()) if run.teacher else ""
+    steps(run, 1)
+    assert run.terms
+    assert all(run.terms)
+    run.drain()
+    assert all(map(math.isfinite, run.sums.values()))
+    for module in (run.student, run.method):
+        for name, parameter in module.named_parameters():
+            assert parameter.grad is not None, f"{name} gets no gradient"
+            assert parameter.grad.isfinite().all(), name
+    steps(run, 2)  # the last batch holds 10 images
+    run.drain()
+    if run.teacher:
+        assert not run.teacher.net.training
+        assert weights_hash(run.teacher.net.state_dict()) == before
+        assert all(p.grad is None for p in run.teacher.net.parameters())
+
+
+@every_method
+@every_pair
+def test_a_state_goes_round_and_two_runs_of_a_seed_are_equal(
+    method: str, pair: str, tiny_npz: Path, tmp_path: Path
+) -> None:
+    whole = make_run(tiny_npz, tmp_path, method, pair)
+    steps(whole, 3)
+    first = make_run(tiny_npz, tmp_path, method, pair)
+    steps(first, 1)
+    first.drain()
+    first.save(tmp_path / "state")
+    second = make_run(tiny_npz, tmp_path, method, pair)
+    second.resume(tmp_path / "state")
+    assert (second.epoch, second.step, second.sums) == (first.epoch, first.step, first.sums)
+    assert weights(second) == weights(first)
+    steps(second, 2)
+    assert weights(second) == weights(whole)
+
+
+@every_method
+def test_another_seed_is_another_run(method: str, tiny_npz: Path, tmp_path: Path) -> None:
+    runs = [make_run(tiny_npz, tmp_path, method, seed=seed) for seed in (1, 2)]
+    for run in runs:
+        steps(run, 1)
+    assert weights(runs[0]) != weights(runs[1])
+
+
+@every_method
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_low_precision_trains(method: str, precision: str, tiny_npz: Path, tmp_path: Path) -> None:
+    run = make_run(tiny_npz, tmp_path, method, precision=precision)
+    steps(run, 2)
+    run.drain()
+    assert all(p.dtype == torch.float32 for p in run.student.parameters())
+
+
+@every_method
+def test_all_methods_see_the_same_student_and_plain_views(method: str, tiny_npz: Path, tmp_path: Path) -> None:
+    """Paired by construction: initial weights, order and plain views depend on the seed alone."""
+    alone, run = make_run(tiny_npz, tmp_path, "ce"), make_run(tiny_npz, tmp_path, method)
+    assert weights_hash(run.student.state_dict()) == weights_hash(alone.student.state_dict())
+    seen: list[list[tuple[list[int], list[int]]]] = []
+    for one in (alone, run):
+        seen.append([])
+
+        def note(index: torch.Tensor, ids: torch.Tensor) -> None:
+            seen[-1].append((index.tolist(), ids[0].tolist()))
+
+        one.train_step = note  # type: ignore[method-assign]
+        one.drain = lambda: None  # type: ignore[method-assign]
+        one.train(tmp_path, Stop(), lambda _: None)
+    assert len(seen[0]) == 6
+    assert seen[0] == seen[1]
+    plain = views(1, 1, run.num_images, run.augmentation, PLAIN)
+    assert seen[1][0][1] == plain[0, seen[1][0][0]].tolist()

@@ -1,0 +1,193 @@
+"""A killed run goes on bit for bit; a damaged state loses nothing that was good."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cells import METHODS, make_run
+
+from kdbench import checkpoint
+from kdbench.checkpoint import load_state, save_state, write_atomic
+from kdbench.errors import UserError
+from kdbench.runs import STATE, claim
+from kdbench.train import Diverged, Interrupted, Progress, Run, Stop, train_cell
+
+
+@pytest.fixture(scope="module")
+def results(tiny_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    script = Path(__file__).with_name("kill_and_resume.py")
+    command = [sys.executable, str(script), str(tiny_npz), str(tmp_path_factory.mktemp("runs"))]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_killed_run_ends_like_a_quiet_one(method: str, results: dict[str, Any]) -> None:
+    result = results[method]
+    assert result["ends"] == [0, signal.SIGKILL, 0]
+    assert result["killed"] == result["quiet"]
+    assert len(result["quiet"]["metrics"].splitlines()) == 2
+    assert STATE not in result["quiet"]["files"]
+
+
+def run_until(run: Run, fraction: float, signum: int) -> Interrupted:
+    """Train a run's cell and send this process a signal once so much is done."""
+
+    def observe(progress: Progress) -> None:
+        if progress.fraction >= fraction:
+            os.kill(os.getpid(), signum)
+
+    with pytest.raises(Interrupted) as caught:
+        train_cell(run.cell, lambda: run.dataset, lambda: run.teacher, run.options, observe)
+    return caught.value
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_the_same_call_goes_on(signum: int, tiny_npz: Path, tmp_path: Path) -> None:
+    quiet = make_run(tiny_npz, tmp_path / "quiet", "kd")
+    expected = train_cell(quiet.cell, lambda: quiet.dataset, lambda: quiet.teacher, quiet.options)
+    run = make_run(tiny_npz, tmp_path / "stopped", "kd")
+    before = signal.getsignal(signum)
+    stopped = run_until(run, 0.0, signum)
+    assert stopped.signum == signum
+    assert "type the same command to go on" in str(stopped)
+    assert signal.getsignal(signum) is before
+    seen: list[float] = []
+    record = train_cell(
+        run.cell, lambda: run.dataset, lambda: run.teacher, run.options, lambda p: seen.append(p.fraction)
+    )
+    assert seen[0] > 0
+    assert record["weights"] == expected["weights"]
+    assert record["nll"] == expected["nll"]
+
+
+def test_a_finished_cell_is_only_read(tiny_npz: Path, tmp_path: Path) -> None:
+    run = make_run(tiny_npz, tmp_path, "ce")
+    record = train_cell(run.cell, lambda: run.dataset, lambda: None, run.options)
+
+    def never() -> Any:
+        raise AssertionError("data were loaded for a finished cell")
+
+    assert train_cell(run.cell, never, never, run.options) == record
+
+
+def test_two_processes_never_run_one_cell(tiny_npz: Path, tmp_path: Path) -> None:
+    run = make_run(tiny_npz, tmp_path, "ce")
+    with claim(run.cell.folder(tmp_path)), pytest.raises(UserError, match=f"being run by process {os.getpid()}"):
+        train_cell(run.cell, lambda: run.dataset, lambda: None, run.options)
+
+
+def test_divergence_names_step_and_terms_and_keeps_the_last_good_state(tiny_npz: Path, tmp_path: Path) -> None:
+    run = make_run(tiny_npz, tmp_path, "kd")
+    folder = run.cell.folder(tmp_path)
+    run_until(run, 0.0, signal.SIGINT)
+    good = (folder / STATE).read_bytes()
+    step = torch.optim.SGD.step
+    with pytest.MonkeyPatch.context() as patch:
+
+        def explode(self: torch.optim.SGD) -> None:
+            step(self)
+            with torch.no_grad():
+                self.param_groups[0]["params"][0].fill_(torch.nan)
+
+        patch.setattr(torch.optim.SGD, "step", explode)
+        with pytest.raises(Diverged, match=r"diverged in epoch 1 at step 3 \(ce = nan, kd = nan\)"):
+            train_cell(run.cell, lambda: run.dataset, lambda: run.teacher, run.options)
+    failure = json.loads((folder / "failed.json").read_bytes())
+    assert failure["reason"] == "diverged"
+    assert (failure["epoch"], failure["step"], failure["terms"]) == (1, 3, {"ce": "nan", "kd": "nan"})
+    assert (folder / STATE).read_bytes() == good
+    train_cell(run.cell, lambda: run.dataset, lambda: run.teacher, run.options)
+    assert not (folder / "failed.json").exists()
+
+
+def test_weights_that_break_in_the_last_step_are_found(tiny_npz: Path, tmp_path: Path) -> None:
+    run = make_run(tiny_npz, tmp_path, "ce", batch_size=42)
+    step = torch.optim.SGD.step
+    with pytest.MonkeyPatch.context() as patch:
+
+        def explode(self: torch.optim.SGD) -> None:
+            step(self)
+            with torch.no_grad():
+                self.param_groups[0]["params"][0].fill_(torch.inf)
+
+        patch.setattr(torch.optim.SGD, "step", explode)
+        with pytest.raises(Diverged):
+            run.train(tmp_path, Stop(), lambda _: None)
+
+
+STATE_VALUES = {"step": 3, "weight": torch.arange(5.0)}
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "foreign"])
+def test_a_damaged_state_is_named_and_the_one_before_it_is_kept(damage: str, tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    save_state(path, STATE_VALUES)
+    save_state(path, {**STATE_VALUES, "step": 4})
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+    path.write_bytes({"truncate": content[:-7], "flip": content, "empty": b"", "foreign": b"hello"}[damage])
+    with pytest.raises(UserError, match=r"state is damaged .* delete that file to go on from the state before it"):
+        load_state(path)
+    path.unlink()
+    found = load_state(path)
+    assert found is not None
+    assert found["step"] == 3
+    assert torch.equal(found["weight"], STATE_VALUES["weight"])
+
+
+def test_a_state_that_holds_code_is_never_run(tmp_path: Path) -> None:
+    """Even with a right checksum."""
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "owned"),)
+
+    save_state(tmp_path / "state", {"evil": Evil()})
+    with pytest.raises(UserError, match="damaged"):
+        load_state(tmp_path / "state")
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "words"), [(errno.ENOSPC, "no space is left"), (errno.EROFS, "read-only"), (errno.EACCES, "permission")]
+)
+def test_a_write_that_fails_leaves_the_old_file(
+    code: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "state"
+    save_state(path, STATE_VALUES)
+    before = path.read_bytes()
+
+    def refuse(_: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(checkpoint.os, "fsync", refuse)
+    with pytest.raises(UserError, match=words):
+        save_state(path, {**STATE_VALUES, "step": 4})
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["state"]
+
+
+def test_writing_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(UserError, match="--runs DIR"):
+        write_atomic(tmp_path / "runs" / "a" / "b", "text")
+
+
+def test_a_state_of_another_cell_is_refused(tiny_npz: Path, tmp_path: Path) -> None:
+    one, other = make_run(tiny_npz, tmp_path, "ce", seed=1), make_run(tiny_npz, tmp_path, "ce", seed=2)
+    one.save(tmp_path / "state")
+    with pytest.raises(UserError, match="belongs to cell"):
+        other.resume(tmp_path / "state")
