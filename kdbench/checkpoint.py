@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,7 +96,7 @@ def load_state(path: Path) -> dict[str, Any] | None:
             if state is not None:
                 return state
             remedy = "go on from the state before it" if candidate == path and previous.exists() else "start again"
-            raise UserError(f"{candidate} is damaged (its checksum differs): delete that file to {remedy}")
+            raise UserError(f"{candidate} is damaged: delete that file to {remedy}")
     return None
 
 
@@ -104,9 +105,11 @@ def _read(path: Path) -> dict[str, Any] | None:
     header, _, payload = content.partition(b"\n")
     if header != _MAGIC + hashlib.sha256(payload).hexdigest().encode():
         return None
-    state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    assert isinstance(state, dict)
-    return state
+    try:
+        state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError):
+        return None
+    return state if isinstance(state, dict) else None
 
 
 def _umask() -> int:

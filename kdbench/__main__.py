@@ -1,0 +1,5 @@
+"""``python -m kdbench`` is the command ``kdbench``."""
+
+from kdbench.cli import main
+
+main()

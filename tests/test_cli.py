@@ -1,0 +1,324 @@
+"""The commands as a user types them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import kdbench
+from kdbench import cli
+from kdbench.data.datasets import load_dataset
+from kdbench.protocol import load_protocol
+
+Typed = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Typed:
+    """Type a command in an empty folder; returns exit code, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["kdbench", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch, tiny_npz: Path) -> list[str]:
+    """The words that make a command small and quick."""
+    return ["--protocol", "digits-demo-v1", "--data", f"npz:{tiny_npz}", "--epochs", "1"]
+
+
+def make_teacher(typed: Typed, small: list[str]) -> None:
+    code, out, err = typed("teacher", "train", *small, "--network", "ResNet-8")
+    assert code == 0, err
+    assert re.search(r"teacher resnet8@[0-9a-f]{8}: [\d.]+ % on the test set", out)
+
+
+def test_train_twice_then_table(typed: Typed, small: list[str]) -> None:
+    make_teacher(typed, small)
+    words = ["train", *small, "--teacher", "RESNET8", "--student", "WRN-16-1", "--method", "DKD", "--set", "beta=2"]
+    code, out, err = typed(*words)
+    assert code == 0, err
+    (path,) = Path("runs").glob("digits-demo-v1/resnet8-wrn_16_1/dkd/seed1-*/record.json")
+    record = json.loads(path.read_bytes())
+    assert record["settings"]["beta"] == 2.0
+    assert record["settings_chosen"] == {"beta": 2.0}
+    assert record["overrides"].keys() == {"dataset", "epochs"}
+    assert record["teacher"]["network"] == "resnet8"
+    assert record["cost"]["teacher_forwards"] == record["cost"]["student_views"] == 42
+    assert {"top1", "top5", "nll", "ece", "agreement", "teacher_kl", "best_on_test", "weights"} <= record.keys()
+    assert {p.name for p in path.parent.iterdir()} >= {"config.toml", "metrics.jsonl", "model.safetensors"}
+    code, out, err = typed(*words)
+    assert code == 0
+    assert "found" in out
+    code, out, err = typed("train", *small, "--student", "wrn_16_1", "--method", "ce")
+    assert code == 0, err
+    code, out, err = typed("table", "runs", "--format", "markdown")
+    assert code == 0, err
+    assert re.search(r"\| dkd beta=2.0 +\|", out)
+    assert "resnet8 (" in out
+    for form in ("terminal", "csv"):
+        assert typed("table", "runs", "--format", form)[0] == 0
+
+
+def test_the_same_from_python(tiny_npz: Path, tmp_path: Path) -> None:
+    words: dict[str, Any] = {"data": f"npz:{tiny_npz}", "epochs": 1, "runs": tmp_path, "device": "cpu"}
+    record = kdbench.train("digits-demo-v1", student="resnet8", method="ce", **words)
+    assert 0 <= record["top1"] <= 100
+    session = kdbench.Session.open("digits-demo-v1", **words)
+    card = session.train_teacher("resnet8", seed=1)
+    assert card.accuracy == record["top1"]
+    assert card.weights == record["weights"]
+    taught = kdbench.train("digits-demo-v1", student="vgg8", teacher=card.spec, method="kd", **words)
+    assert taught["teacher"] == {
+        "network": "resnet8",
+        "id": f"cell:{record['cell']}",
+        "weights": record["weights"],
+        "accuracy": record["top1"],
+    }
+
+
+def test_low_precision_and_seed_are_part_of_the_identity(tiny_npz: Path, tmp_path: Path) -> None:
+    session = kdbench.Session.open("digits-demo-v1", data=f"npz:{tiny_npz}", epochs=1, runs=tmp_path)
+    half = kdbench.Session.open("digits-demo-v1", data=f"npz:{tiny_npz}", epochs=1, precision="bf16", runs=tmp_path)
+    ids = {s.cell(method="ce", student="resnet8", seed=seed).id for s in (session, half) for seed in (1, 2)}
+    assert len(ids) == 4
+    moved = kdbench.Session.open("digits-demo-v1", data=f"npz:{tiny_npz}", epochs=1, runs=tmp_path / "elsewhere")
+    assert moved.cell(method="ce", student="resnet8", seed=1).id in ids
+
+
+MISTAKES = [
+    (["train", "--protocol", "cifar", "--student", "resnet8", "--method", "ce"], "unknown protocol 'cifar'"),
+    (["train", "--protocol", "digits-demo-v1", "--student", "resnet9", "--method", "ce"], "resnet9"),
+    (["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "dkdd"], "did you mean dkd"),
+    (["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "kd"], "needs a teacher"),
+    (
+        ["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--teacher", "vgg8", "--method", "kd"],
+        "kdbench teacher train --protocol digits-demo-v1 --network vgg8",
+    ),
+    (
+        ["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--set", "x=1"],
+        "method ce has no setting 'x'",
+    ),
+    (["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--set", "x"], "key=value"),
+    (["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--epochs", "0"], "--epochs"),
+    (["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--seed", "-1"], "--seed"),
+    (["train", "--protocol", "digits-demo-v1", "--student", "timm:nope", "--method", "ce"], "nope"),
+    (["train", "--protocol", "cifar100-crd-v1", "--student", "resnet8", "--method", "ce"], "--download"),
+    (["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--device", "cuda:9"], "cuda"),
+    (
+        ["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--data", "npz:no.npz"],
+        "no.npz",
+    ),
+    (["table", "nowhere"], "there is no folder nowhere"),
+    (["table", "."], "no finished cells"),
+    (["show", "pkcd"], "did you mean pckd"),
+    (["teacher", "import", "no.pth", "--protocol", "digits-demo-v1", "--network", "resnet8"], "no checkpoint no.pth"),
+    (["data", "subset", "cifar-11", "o.npz", "--train-per-class", "1", "--test-per-class", "1"], "cifar-11"),
+    (["data", "subset", "digits", "o.npz", "--train-per-class", "9999", "--test-per-class", "1"], "9999"),
+]
+
+
+@pytest.mark.parametrize(("words", "text"), MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2(words: list[str], text: str, typed: Typed) -> None:
+    code, _, err = typed(*words)
+    assert code == 2
+    assert text in err
+    assert len(err.strip().splitlines()) == 1, err
+    assert err.startswith("kdbench: ")
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [("alfa=1", "its settings are alpha, "), ("beta=big", "must be float"), ("temperature=0", "temperature")],
+)
+def test_a_wrong_setting_is_named(setting: str, text: str, typed: Typed) -> None:
+    code, _, err = typed(
+        *"train --protocol digits-demo-v1 --student resnet8 --teacher resnet8 --method dkd --set".split(), setting
+    )
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert text in err
+
+
+def test_runs_that_cannot_be_written_are_named(typed: Typed, small: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, _, err = typed("train", *small, "--student", "resnet8", "--method", "ce", "--runs", "file/runs")
+    assert code == 2
+    assert "--runs DIR" in err
+
+
+def test_a_damaged_record_is_left_out_and_named(typed: Typed, small: list[str]) -> None:
+    assert typed("train", *small, "--student", "resnet8", "--method", "ce")[0] == 0
+    Path("runs/bad").mkdir()
+    Path("runs/bad/record.json").write_text('{"cell": ')
+    code, out, err = typed("table", "runs")
+    assert code == 2
+    assert "resnet8" in out
+    assert "runs/bad/record.json is left out" in err
+
+
+def checkpoint(path: Path, network: str = "resnet8", classes: int = 3, **extra: Any) -> Path:
+    net = kdbench.Session  # keeps the import of torch in one place
+    assert net
+    from kdbench.models import build_backbone
+
+    torch.manual_seed(0)
+    weights = build_backbone(network, classes, (16, 16)).state_dict()
+    torch.save({"model": {f"module.{k}": v for k, v in weights.items()}, **extra}, path)
+    return path
+
+
+def test_a_published_checkpoint_is_imported_as_it_is(typed: Typed, small: list[str], tmp_path: Path) -> None:
+    """RepDistiller saves its options and a NumPy accuracy beside the weights, mdistiller an epoch."""
+    options = argparse.Namespace(model="resnet8", lr=0.05, steps=[1, 2], path=None)
+    file = checkpoint(tmp_path / "a.pth", opt=options, best_acc=np.float64(61.5), epoch=240)
+    words = [w for w in small if w not in {"--epochs", "1"}]
+    code, out, err = typed("teacher", "import", file, *words, "--network", "resnet8")
+    assert code == 0, err
+    assert "not checked" in out
+    code, out, _ = typed("teacher", "list")
+    assert "imported from a.pth" in out
+    code, out, err = typed("train", *small, "--teacher", "resnet8", "--student", "resnet8", "--method", "kd")
+    assert code == 0, err
+    code, _, err = typed("teacher", "import", file, *words, "--network", "resnet8", "--accuracy", "99.5")
+    assert code == 2
+    assert "expected 99.50 %" in err
+    assert "teacher mismatch" in err
+
+
+def test_checkpoints_that_cannot_be_used(typed: Typed, small: list[str], tmp_path: Path) -> None:
+    words = [w for w in small if w not in {"--epochs", "1"}]
+
+    def refused(file: Path, network: str, text: str) -> None:
+        code, _, err = typed("teacher", "import", file, *words, "--network", network)
+        assert (code, len(err.splitlines())) == (2, 1), err
+        assert text in err
+        assert not list(Path("runs").glob("**/teacher.json"))
+
+    refused(checkpoint(tmp_path / "a.pth"), "vgg8", "is no vgg8 with 3 classes")
+    refused(checkpoint(tmp_path / "b.pth", classes=10), "resnet8", "of another shape (fc.bias, ...)")
+    whole = (tmp_path / "a.pth").read_bytes()
+    for size in (0, 10, len(whole) // 2, len(whole) - 30):
+        (tmp_path / "cut.pth").write_bytes(whole[:size])
+        refused(tmp_path / "cut.pth", "resnet8", "cut.pth")
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "owned"),)
+
+    torch.save({"model": Evil()}, tmp_path / "evil.pth")
+    refused(tmp_path / "evil.pth", "resnet8", "could run code")
+    (tmp_path / "old.pth").write_bytes(pickle.dumps({"model": Evil()}))
+    refused(tmp_path / "old.pth", "resnet8", "old.pth")
+    assert not (tmp_path / "owned").exists()
+    torch.save([1, 2], tmp_path / "list.pth")
+    refused(tmp_path / "list.pth", "resnet8", "no state dict")
+    (tmp_path / "a.safetensors").write_bytes(b"12345678 nothing")
+    refused(tmp_path / "a.safetensors", "resnet8", "a.safetensors")
+
+
+def test_a_teacher_that_changed_on_disk_stops_the_run(typed: Typed, small: list[str]) -> None:
+    make_teacher(typed, small)
+    words = ["train", *small, "--teacher", "resnet8", "--student", "resnet8", "--method", "kd"]
+    (card,) = Path("runs").glob("**/teacher.json")
+    values = json.loads(card.read_bytes())
+    card.write_text(json.dumps(values | {"accuracy": values["accuracy"] + 5}))
+    code, _, err = typed(*words)
+    assert code == 2
+    assert f"{values['accuracy'] + 5:.2f} %" in err
+    assert f"{values['accuracy']:.2f} %" in err
+    card.write_text(json.dumps(values | {"weights": "0" * 64}))
+    assert "not the file that its card describes" in typed(*words)[2]
+    card.write_text("{")
+    assert "damaged" in typed(*words)[2]
+
+
+def test_two_teachers_of_one_network_must_be_told_apart(typed: Typed, small: list[str]) -> None:
+    make_teacher(typed, small)
+    assert typed("teacher", "train", *small, "--network", "resnet8", "--seed", "5")[0] == 0
+    words = ["train", *small, "--student", "resnet8", "--method", "kd", "--teacher"]
+    code, _, err = typed(*words, "resnet8")
+    assert code == 2
+    spec = re.findall(r"resnet8@[0-9a-f]{8}", err)
+    assert len(spec) == 2
+    assert typed(*words, spec[1])[0] == 0
+    assert "no teacher resnet8@ffff" in typed(*words, "resnet8@ffff")[2]
+
+
+def test_a_terminated_command_saves_and_goes_on(typed: Typed, small: list[str], tmp_path: Path) -> None:
+    words = ["train", *small[:-1], "400", "--student", "resnet8", "--method", "ce"]
+    command = [sys.executable, "-m", "kdbench", *words, "--save-every", "0.2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("runs/**/state")) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + signal.SIGTERM, err
+    assert "type the same command to go on" in err
+    assert list(tmp_path.glob("runs/**/state"))
+
+
+@pytest.mark.parametrize("what", ["methods", "networks", "datasets", "protocols", "pairs"])
+def test_lists(what: str, typed: Typed) -> None:
+    code, out, _ = typed("list", what)
+    assert code == 0
+    expected = {
+        "methods": "reviewkd",
+        "networks": "ShuffleNetV2",
+        "datasets": "npz:FILE",
+        "protocols": "cifar10-crd-v1",
+        "pairs": "ResNet50>MobileNetV2",
+    }
+    assert expected[what] in out
+
+
+@pytest.mark.parametrize("method", ["ce", "kd", "dkd", "crd", "reviewkd", "pckd"])
+def test_show(method: str, typed: Typed) -> None:
+    code, out, _ = typed("show", method.upper())
+    assert code == 0
+    if method == "ce":
+        return
+    assert re.search(r"arXiv:? ?\d{4}\.\d{5}|CVPR 2022", out)
+    assert "ce_weight = 1.0" in out or "ce_weight = 0.1" in out or method == "pckd"
+    if method == "pckd":
+        assert re.search(r"delta = 1.0.*\n +our choice: ", out)
+        assert "Where paper and code differ" in out
+
+
+def test_a_subset_is_the_first_images_of_each_class(typed: Typed) -> None:
+    code, out, err = typed("data", "subset", "digits", "part.npz", "--train-per-class", "7", "--test-per-class", "5")
+    assert code == 0, err
+    part, whole = load_dataset("npz:part.npz", Path()), load_dataset("digits", Path())
+    assert part.fingerprint in out
+    assert (len(part.train_labels), len(part.test_labels)) == (70, 50)
+    keep = sorted(int(i) for c in range(10) for i in (whole.train_labels == c).nonzero().flatten()[:7])
+    assert torch.equal(part.train_images, whole.train_images[keep])
+
+
+def test_the_readme_names_the_protocol_files() -> None:
+    assert load_protocol("CIFAR100 CRD v1").name == "cifar100-crd-v1"
