@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdbench.streams import generator, stream_seed
@@ -19,6 +19,7 @@ def test_stream_seeds_stay_what_they_are() -> None:
     assert stream_seed(1, "order", 240) == 7228583355321952285
 
 
+@settings(deadline=None)
 @given(st.integers(), PURPOSES, PURPOSES)
 def test_streams_are_equal_only_for_equal_purposes(seed: int, one: Any, other: Any) -> None:
     assert 0 <= stream_seed(seed, *one) < 2**63

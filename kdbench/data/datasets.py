@@ -1,0 +1,227 @@
+"""Data sets: small labelled image collections that live in memory as uint8.
+
+Legend: ``N`` images of a split, ``H`` x ``W`` pixels, ``K`` classes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdbench.data import sources
+from kdbench.data.arrays import ARRAY_NAMES, Arrays, check_classes, image_array, label_array, name_tuple
+from kdbench.errors import UserError
+
+DATASETS: Final[Mapping[str, Callable[[Path, bool], Arrays]]] = MappingProxyType(
+    {
+        "digits": lambda folder, download: sources.digits(),  # noqa: ARG005 - it is on every machine
+        "cifar10": lambda folder, download: sources.torchvision("CIFAR10", folder, download=download),
+        "cifar100": lambda folder, download: sources.torchvision("CIFAR100", folder, download=download),
+        "fashion_mnist": lambda folder, download: sources.torchvision("FashionMNIST", folder, download=download),
+        "svhn": lambda folder, download: sources.torchvision("SVHN", folder, download=download),
+        "stl10": lambda folder, download: sources.torchvision("STL10", folder, download=download),
+    }
+)
+"""The known data sets by name, ``(folder, download) -> arrays``."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A labelled training and test set, on the CPU."""
+
+    name: str
+    """As tables show it."""
+    train_images: Tensor
+    """``(N, H, W, 3)``, uint8."""
+    train_labels: Tensor
+    """``(N,)``, int64."""
+    test_images: Tensor
+    """``(N, H, W, 3)``, uint8; as high and wide as the training images."""
+    test_labels: Tensor
+    """``(N,)``, int64."""
+    num_classes: int
+    """``K``; every class occurs in both sets."""
+    class_names: tuple[str, ...] | None = None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the four arrays, types and shapes included: 64 hexadecimal digits."""
+        digest = hashlib.sha256()
+        for name in ARRAY_NAMES:
+            array = np.ascontiguousarray(getattr(self, name).numpy())
+            digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+            digest.update(array.data)
+        return digest.hexdigest()
+
+
+def load_dataset(name: str, folder: Path, *, download: bool = False) -> Dataset:
+    """Load a data set into memory.
+
+    Parameters
+    ----------
+    name
+        One of `DATASETS` in any usual spelling (``CIFAR-100``), or ``npz:FILE``, a path from the current folder or
+        else from ``folder``; `from_arrays` says what the file holds.
+    folder
+        Where data sets are kept, in torchvision's layout.
+    download
+        Whether to fetch what is missing from the data set's own site.
+
+    Raises
+    ------
+    UserError
+        For an unknown name, data that are missing or damaged, a failed download, arrays that do not fit.
+    """
+    kind, colon, file = name.partition(":")
+    if colon and kind.strip().lower() == "npz":
+        path = _find(file, folder)
+        return from_arrays(f"npz:{path.stem}", _read_npz(path), where=str(path))
+    known = {_squeezed(each): each for each in DATASETS}
+    key = _squeezed(name)
+    if key not in known:
+        close = difflib.get_close_matches(key, known, n=1)
+        guess = f"did you mean {known[close[0]]}? " if close else ""
+        raise UserError(f"unknown data set {name!r}: {guess}there are {', '.join(DATASETS)} and npz:FILE")
+    return from_arrays(known[key], DATASETS[known[key]](folder, download))
+
+
+def from_arrays(name: str, arrays: Arrays, *, where: str | None = None) -> Dataset:
+    """Check arrays and make a data set of them.
+
+    Parameters
+    ----------
+    name
+        Of the data set.
+    arrays
+        ``train_images`` and ``test_images``: uint8 ``(N, H, W, 3)``, or grey ``(N, H, W)``; ``train_labels`` and
+        ``test_labels``: integers ``(N,)`` from 0; optionally ``class_names``: texts ``(K,)``.
+    where
+        Begins every message; the name where not given.
+
+    Raises
+    ------
+    UserError
+        For a missing array, a wrong type or shape, labels out of range, fewer than two classes, a class without an
+        image in either set, or test images of another size than the training images.
+    """
+    where = where or name
+    if missing := [key for key in ARRAY_NAMES if key not in arrays]:
+        found = ", ".join(sorted(arrays)) or "nothing"
+        raise UserError(f"{where} has no {', '.join(missing)}: name the arrays so, found {found}")
+    train_images = image_array(f"{where}: train_images", arrays["train_images"])
+    train_labels = label_array(f"{where}: train_labels", arrays["train_labels"], len(train_images))
+    test_images = image_array(f"{where}: test_images", arrays["test_images"])
+    test_labels = label_array(f"{where}: test_labels", arrays["test_labels"], len(test_images))
+    (height, width), (test_height, test_width) = train_images.shape[1:3], test_images.shape[1:3]
+    if (height, width) != (test_height, test_width):
+        raise UserError(
+            f"{where}: train_images are {height} x {width} pixels, but test_images {test_height} x {test_width}: "
+            "give both the same size"
+        )
+    names = name_tuple(f"{where}: class_names", arrays["class_names"]) if "class_names" in arrays else None
+    num_classes = len(names) if names is not None else int(train_labels.max()) + 1
+    check_classes(f"{where}: train_labels", train_labels, num_classes)
+    check_classes(f"{where}: test_labels", test_labels, num_classes)
+    if num_classes < 2:
+        raise UserError(f"{where}: train_labels has one class: give two or more")
+    return Dataset(
+        name=name,
+        train_images=torch.from_numpy(train_images),
+        train_labels=torch.from_numpy(train_labels),
+        test_images=torch.from_numpy(test_images),
+        test_labels=torch.from_numpy(test_labels),
+        num_classes=num_classes,
+        class_names=names,
+    )
+
+
+def subset(dataset: Dataset, train_per_class: int, test_per_class: int) -> Dataset:
+    """Return the first so many images of each class, kept in the order of the data set.
+
+    Raises
+    ------
+    UserError
+        When a class has fewer images, or a count is not positive.
+    """
+    parts: dict[str, Tensor] = {}
+    for split, count in (("train", train_per_class), ("test", test_per_class)):
+        labels: Tensor = getattr(dataset, f"{split}_labels")
+        fewest, smallest = torch.bincount(labels, minlength=dataset.num_classes).min(0)
+        if not 1 <= count <= fewest:
+            raise UserError(
+                f"{dataset.name} has no {count} {split} images per class: give 1 to {fewest}, all that class "
+                f"{smallest} has"
+            )
+        firsts = [torch.nonzero(labels == number).flatten()[:count] for number in range(dataset.num_classes)]
+        keep = torch.cat(firsts).sort().values
+        parts |= {f"{split}_images": getattr(dataset, f"{split}_images")[keep], f"{split}_labels": labels[keep]}
+    name = f"{dataset.name}[{train_per_class}+{test_per_class}]"
+    return replace(dataset, name=name, **parts)  # type: ignore[arg-type]
+
+
+def save_npz(dataset: Dataset, path: Path) -> None:
+    """Write a data set as a file for ``npz:FILE``, as a whole or not at all.
+
+    Raises
+    ------
+    UserError
+        When the file cannot be written.
+    """
+    arrays = {name: getattr(dataset, name).numpy() for name in ARRAY_NAMES}
+    if dataset.class_names is not None:
+        arrays["class_names"] = np.array(dataset.class_names)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        try:
+            with unfinished.open("wb") as file:
+                np.savez_compressed(file, **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({sources.one_line(error)}): give another path") from None
+
+
+def _find(file: str, folder: Path) -> Path:
+    places = [Path(file).expanduser(), folder / file]
+    for place in places:
+        if place.is_file():
+            return place
+    looked = " or ".join(dict.fromkeys(str(place.absolute()) for place in places))
+    raise UserError(f"there is no file {looked}: type npz:FILE with its path, or --data DIR with its folder")
+
+
+def _read_npz(path: Path) -> Arrays:
+    try:
+        with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise zipfile.BadZipFile("it is not an .npz file, or only the beginning of one")
+            with np.load(path, allow_pickle=False) as archive:
+                return {key: np.asarray(archive[key]) for key in (*ARRAY_NAMES, "class_names") if key in archive}
+    except (ValueError, OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        # NumPy refuses object arrays: unpickling them could run any code.
+        reason = "it holds Python objects" if "Object arrays" in str(error) else sources.one_line(error)
+        raise UserError(
+            f"{path} cannot be read ({reason}): write plain arrays with numpy.savez_compressed"
+        ) from None
+
+
+def _squeezed(name: str) -> str:
+    """Return a name's letters and digits in lower case: what the spellings of a data set share."""
+    return "".join(character for character in name.lower() if character.isalnum())
