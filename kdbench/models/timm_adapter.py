@@ -8,6 +8,7 @@ from typing import Any, final
 
 import timm
 import torch
+from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
 from kdbench.net import Backbone, Features
@@ -117,9 +118,9 @@ def _create(name: str, num_classes: int, image_size: tuple[int, int]) -> nn.Modu
     model, problem = _attempt(name, num_classes, image_size, {"img_size": image_size})
     if "img_size" in problem:
         model, problem = _attempt(name, num_classes, image_size, {})
-    unsized = model or _attempt(name, num_classes, None, {})[0]
-    patch = getattr(getattr(unsized, "patch_embed", None), "patch_size", None)
-    if isinstance(patch, tuple) and (model is None or height % patch[0] or width % patch[1]):
+    default = model or _attempt(name, num_classes, None, {})[0]
+    patch = None if default is None else _patch_size(default)
+    if patch is not None and (height % patch[0] or width % patch[1]):
         problem = problem or f"its patches of {patch[0]}x{patch[1]} do not divide them"
         largest = min(*patch, height // 2, width // 2)
         smaller = next(p for p in range(largest, 0, -1) if height % p == 0 == width % p)
@@ -127,6 +128,15 @@ def _create(name: str, num_classes: int, image_size: tuple[int, int]) -> nn.Modu
     if model is None:
         raise ValueError(f"timm:{name} cannot be built for images of {height}x{width}: {problem}")
     return model
+
+
+def _patch_size(model: nn.Module) -> tuple[int, int] | None:
+    """Return the size of a network's patches, if it has some that lie side by side."""
+    embed = next((module for module in model.modules() if isinstance(module, PatchEmbed)), None)
+    if embed is None or embed.patch_size != embed.proj.stride:
+        return None
+    height, width = embed.patch_size
+    return height, width
 
 
 def _attempt(
@@ -139,7 +149,7 @@ def _attempt(
             if image_size is not None:
                 model.eval()(_images(image_size))
     except Exception as error:  # a network refuses a size with whatever fails first
-        return None, " ".join(f"{type(error).__name__}: {error}".split())
+        return None, " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":")
     return model.train(), ""
 
 
