@@ -48,7 +48,7 @@ class InvertedResidual(nn.Module):
 
 @final
 class MobileNetV2(Backbone):
-    """Seven groups of inverted residuals; a stage ends where the size or the width of the reference's does.
+    """A stem and seven groups of inverted residuals; the groups of one size are a stage.
 
     The stages end without an activation, so there is no ``preact``.
     """

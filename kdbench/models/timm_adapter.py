@@ -8,7 +8,7 @@ from typing import Any, final
 
 import timm
 import torch
-from timm.layers import PatchEmbed
+from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
 from kdbench.net import Backbone, Features
