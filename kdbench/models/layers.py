@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
 
@@ -24,16 +24,18 @@ def conv3x3(in_channels: int, out_channels: int, stride: int = 1, groups: int = 
 
 def pooled(maps: Tensor) -> Tensor:
     """Mean over the positions: ``(B, C, H, W)`` to ``(B, C)``."""
-    return F.adaptive_avg_pool2d(maps, 1).flatten(1)
+    return nn.functional.adaptive_avg_pool2d(maps, 1).flatten(1)
 
 
 def shuffle_channels(maps: Tensor, groups: int) -> Tensor:
     """Interleave the channels of ``groups`` groups."""
-    return maps.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+    num_images, channels, height, width = maps.shape
+    grouped = maps.reshape(num_images, groups, channels // groups, height, width)
+    return grouped.transpose(1, 2).reshape(maps.shape)
 
 
 def run_stages(
-    x: Tensor, stages: Iterable[nn.Module], *, activate: Callable[[Tensor], Tensor] = F.relu, maps: bool
+    x: Tensor, stages: Iterable[nn.Module], *, activate: Callable[[Tensor], Tensor] = torch.relu, maps: bool
 ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Run stages of blocks, where a block returns its value before the last activation.
 

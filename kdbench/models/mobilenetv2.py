@@ -1,7 +1,7 @@
 """MobileNetV2 for small images: half width, expansion 6, a stem of stride 2.
 
-Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, CVPR 2018, arXiv 1801.04381, with ReLU in place of
-ReLU6. State-dict names are those of RepDistiller and mdistiller.
+Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, CVPR 2018, arXiv 1801.04381, with ReLU in
+place of ReLU6. State-dict names are those of RepDistiller and mdistiller.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class InvertedResidual(nn.Module):
 
 @final
 class MobileNetV2(Backbone):
-    """Seven groups of inverted residuals; a stage ends where the size or the width of the reference's does.
+    """A stem and seven groups of inverted residuals; the groups of one size are a stage.
 
     The stages end without an activation, so there is no ``preact``.
     """

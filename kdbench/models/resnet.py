@@ -1,14 +1,14 @@
 """Residual networks for small images: resnet8 ... resnet110, and the wider resnet8x4, resnet32x4.
 
-He et al., Deep Residual Learning for Image Recognition, arXiv 1512.03385, section 4.2; with projection shortcuts, as in
-the code that knowledge distillation is compared on. State-dict names are those of RepDistiller and mdistiller.
+He et al., Deep Residual Learning for Image Recognition, arXiv 1512.03385, section 4.2; with projection shortcuts.
+State-dict names are those of RepDistiller and mdistiller.
 """
 
 from __future__ import annotations
 
 from typing import final
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
 from kdbench.models.layers import conv1x1, conv3x3, initialise_convs, pooled, run_stages
@@ -33,7 +33,7 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, C_in, H, W)`` to ``(B, C, H / stride, W / stride)``."""
-        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        out = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
         return out + self.downsample(x)  # type: ignore[no-any-return]
 
 
@@ -65,7 +65,7 @@ class ResNet(Backbone):
 
     def features(self, images: Tensor, *, maps: bool) -> Features:
         """Return the maps of the three stages."""
-        x = F.relu(self.bn1(self.conv1(images)))
+        x = torch.relu(self.bn1(self.conv1(images)))
         x, stages, preact = run_stages(x, (self.layer1, self.layer2, self.layer3), maps=maps)
         return Features(pooled(x), stages, preact)
 

@@ -1,14 +1,14 @@
 """ResNet50 for small images: the ImageNet network with a 3 x 3 stem of stride 1 and no pooling after it.
 
-He et al., Deep Residual Learning for Image Recognition, arXiv 1512.03385. State-dict names are those of RepDistiller and
-mdistiller.
+He et al., Deep Residual Learning for Image Recognition, arXiv 1512.03385. State-dict names are those of
+RepDistiller and mdistiller.
 """
 
 from __future__ import annotations
 
 from typing import final
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
 from kdbench.models.layers import conv1x1, conv3x3, initialise_convs, pooled, run_stages
@@ -38,8 +38,8 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, C_in, H, W)`` to ``(B, 4 C, H / stride, W / stride)``."""
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = F.relu(self.bn2(self.conv2(out)))
+        out = torch.relu(self.bn1(self.conv1(x)))
+        out = torch.relu(self.bn2(self.conv2(out)))
         return self.bn3(self.conv3(out)) + self.shortcut(x)  # type: ignore[no-any-return]
 
 
@@ -60,7 +60,7 @@ class ResNet50(Backbone):
 
     def features(self, images: Tensor, *, maps: bool) -> Features:
         """Return the maps of the four stages."""
-        x = F.relu(self.bn1(self.conv1(images)))
+        x = torch.relu(self.bn1(self.conv1(images)))
         layers = (self.layer1, self.layer2, self.layer3, self.layer4)
         x, stages, preact = run_stages(x, layers, maps=maps)
         return Features(pooled(x), stages, preact)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.models.layers import conv1x1, conv3x3, pooled, run_stages, shuffle_channels
@@ -23,7 +22,7 @@ GROUPS = 3
 class ShuffleBlock(nn.Module):
     """Grouped 1 x 1, shuffle, 3 x 3 by channel, grouped 1 x 1; returns its value before the ReLU.
 
-    A block of stride 2 sets its pooled input beside its result, so that ``channels`` is the width of both together.
+    A block of stride 2 sets its pooled input beside its result, so ``channels`` is the width of both together.
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
@@ -41,10 +40,10 @@ class ShuffleBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, C_in, H, W)`` to ``(B, C, H / stride, W / stride)``."""
-        out = shuffle_channels(F.relu(self.bn1(self.conv1(x))), self.groups)
-        out = self.bn3(self.conv3(F.relu(self.bn2(self.conv2(out)))))
+        out = shuffle_channels(torch.relu(self.bn1(self.conv1(x))), self.groups)
+        out = self.bn3(self.conv3(torch.relu(self.bn2(self.conv2(out)))))
         if self.stride == 2:
-            return torch.cat((out, F.avg_pool2d(x, 3, stride=2, padding=1)), dim=1)
+            return torch.cat((out, nn.functional.avg_pool2d(x, 3, stride=2, padding=1)), dim=1)
         return out + x  # type: ignore[no-any-return]
 
 
@@ -63,7 +62,7 @@ class ShuffleNetV1(Backbone):
 
     def features(self, images: Tensor, *, maps: bool) -> Features:
         """Return the maps of the three stages."""
-        x = F.relu(self.bn1(self.conv1(images)))
+        x = torch.relu(self.bn1(self.conv1(images)))
         x, stages, preact = run_stages(x, (self.layer1, self.layer2, self.layer3), maps=maps)
         return Features(pooled(x), stages, preact)
 

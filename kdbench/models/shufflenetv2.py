@@ -3,8 +3,8 @@
 Ma et al., ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture Design, ECCV 2018, arXiv 1807.11164.
 State-dict names are those of RepDistiller and mdistiller.
 
-A block returns its two halves side by side before the last ReLU; ReLU and shuffle follow. The half that a plain block
-passes on is not negative already, so the ReLU changes nothing there.
+A block returns its two halves side by side before the last ReLU; ReLU and shuffle follow. The half that a plain
+block passes on is not negative already, so the ReLU changes nothing there.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.models.layers import conv1x1, conv3x3, pooled, run_stages, shuffle_channels
@@ -38,7 +37,7 @@ class PlainBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, C, H, W)`` to the same shape."""
         passed, out = x.chunk(2, dim=1)
-        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(out)))))
+        out = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(out)))))
         return torch.cat((passed, self.bn3(self.conv3(out))), dim=1)
 
 
@@ -63,7 +62,7 @@ class DownBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, C_in, H, W)`` to ``(B, C, H / 2, W / 2)``."""
         left = self.bn2(self.conv2(self.bn1(self.conv1(x))))
-        right = self.bn4(self.conv4(F.relu(self.bn3(self.conv3(x)))))
+        right = self.bn4(self.conv4(torch.relu(self.bn3(self.conv3(x)))))
         return torch.cat((left, self.bn5(self.conv5(right))), dim=1)
 
 
@@ -84,10 +83,10 @@ class ShuffleNetV2(Backbone):
 
     def features(self, images: Tensor, *, maps: bool) -> Features:
         """Return the maps of the three stages; ``preact`` is not shuffled."""
-        x = F.relu(self.bn1(self.conv1(images)))
+        x = torch.relu(self.bn1(self.conv1(images)))
         layers = (self.layer1, self.layer2, self.layer3)
         x, stages, preact = run_stages(x, layers, activate=_activate, maps=maps)
-        return Features(pooled(F.relu(self.bn2(self.conv2(x)))), stages, preact)
+        return Features(pooled(torch.relu(self.bn2(self.conv2(x)))), stages, preact)
 
     def head(self) -> nn.Linear:
         """Return ``linear``."""
@@ -95,7 +94,7 @@ class ShuffleNetV2(Backbone):
 
 
 def _activate(halves: Tensor) -> Tensor:
-    return shuffle_channels(F.relu(halves), 2)
+    return shuffle_channels(torch.relu(halves), 2)
 
 
 def _stage(in_channels: int, channels: int, num_blocks: int) -> nn.Sequential:

@@ -1,14 +1,14 @@
 """VGG networks with batch norm for small images: vgg8, vgg11, vgg13, vgg16, vgg19.
 
-Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition, arXiv 1409.1556, with one linear
-layer behind a global pooling. State-dict names are those of RepDistiller and mdistiller.
+Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition, arXiv 1409.1556, with
+one linear layer behind a global pooling. State-dict names are those of RepDistiller and mdistiller.
 """
 
 from __future__ import annotations
 
 from typing import final
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
 from kdbench.models.layers import initialise_convs, initialise_small, pooled
@@ -55,12 +55,12 @@ class VGG(Backbone):
         num_poolings = 4 if images.shape[2] >= 64 else 3
         stages: list[Tensor] = []
         preacts: list[Tensor] = []
-        x = F.relu(self.block0(images))
+        x = torch.relu(self.block0(images))
         for number, block in enumerate((self.block1, self.block2, self.block3, self.block4), start=1):
             if number <= num_poolings and min(x.shape[2:]) > 1:
-                x = F.max_pool2d(x, 2)
+                x = nn.functional.max_pool2d(x, 2)
             preact = block(x)
-            x = F.relu(preact)
+            x = torch.relu(preact)
             if maps:
                 stages.append(x)
                 preacts.append(preact)
@@ -76,10 +76,8 @@ def _block(in_channels: int, channels: int, num_convs: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for number in range(num_convs):
         layers += [nn.ReLU()] if number else []
-        layers += [
-            nn.Conv2d(channels if number else in_channels, channels, 3, padding=1),
-            nn.BatchNorm2d(channels),
-        ]
+        layers += [nn.Conv2d(in_channels, channels, 3, padding=1), nn.BatchNorm2d(channels)]
+        in_channels = channels
     return nn.Sequential(*layers)
 
 

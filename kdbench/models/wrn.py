@@ -1,18 +1,18 @@
 """Wide residual networks: wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2 (depth, widening factor).
 
-Zagoruyko and Komodakis, Wide Residual Networks, BMVC 2016, arXiv 1605.07146, without dropout. State-dict names are those
-of RepDistiller and mdistiller.
+Zagoruyko and Komodakis, Wide Residual Networks, BMVC 2016, arXiv 1605.07146, without dropout. State-dict names are
+those of RepDistiller and mdistiller.
 
-``stages`` are the groups' outputs as they are added up, which no ReLU follows; ``preact`` is what the next batch norm makes
-of them. It is computed once, as in RepDistiller; mdistiller computes it a second time, so that its running statistics
-of three batch norms move twice per training step.
+``stages`` are the groups' outputs as they are added up, which no ReLU follows; ``preact`` is what the next batch
+norm makes of them. It is computed once, as in RepDistiller; mdistiller computes it a second time, so that its
+running statistics of three batch norms move twice per training step.
 """
 
 from __future__ import annotations
 
 from typing import final
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
 from kdbench.models.layers import conv1x1, conv3x3, initialise_convs, pooled
@@ -34,9 +34,9 @@ class WideBlock(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the block's output, and its normalised input before the ReLU."""
         normalised = self.bn1(x)
-        out = F.relu(normalised)
+        out = torch.relu(normalised)
         shortcut = x if self.convShortcut is None else self.convShortcut(out)
-        return shortcut + self.conv2(F.relu(self.bn2(self.conv1(out)))), normalised
+        return shortcut + self.conv2(torch.relu(self.bn2(self.conv1(out)))), normalised
 
 
 @final
@@ -90,7 +90,7 @@ class WideResNet(Backbone):
         second, first_preact = self.block2(first)
         third, second_preact = self.block3(second)
         third_preact = self.bn1(third)
-        penultimate = pooled(F.relu(third_preact))
+        penultimate = pooled(torch.relu(third_preact))
         if not maps:
             return Features(penultimate, (), ())
         return Features(penultimate, (first, second, third), (first_preact, second_preact, third_preact))
