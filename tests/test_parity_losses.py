@@ -114,8 +114,8 @@ CRD_WEIGHTS = {"student_embed.": "embed_s.linear.", "teacher_embed.": "embed_t.l
 def test_crd(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three steps, with the stored negatives in place of drawn ones.
 
-    Z is kept as its logarithm, where the reference keeps it among K, T and the momentum in one buffer of the default
-    dtype: in the float32 case the two differ by rounding, within that case's tolerance.
+    Z is kept as its logarithm, where the reference keeps it among K, T and the momentum in one buffer of the
+    default dtype: in the float32 case the two differ by rounding, within that case's tolerance.
     """
     case = load("crd", name)
     num_data = int(case.value("hp.n_data"))
