@@ -1,0 +1,151 @@
+"""Any classifier of timm's as a backbone, if it ends in one linear layer and shows its feature maps."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from typing import Any, final
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from kdbench.net import Backbone, Features
+
+STEMS = ("stem", "conv_stem", "act1", "bn1", "layer0", "features.norm0", "features.conv0")
+"""How timm calls the module behind a first map that belongs to no stage."""
+
+
+@final
+class TimmBackbone(Backbone):
+    """A network of timm's with fresh weights; there is no ``preact``.
+
+    ``stages`` are the last map at each spatial size among those that ``forward_intermediates`` gives, shallow to
+    deep: the stages of a convolutional network, the map of the last block alone for a plain vision transformer. A
+    stem that timm lists as a map of its own is left out. Stages that small images shrink to one size count once.
+
+    A network that is built for a fixed image size is built for ``image_size``. Where its patches do not divide the
+    images, they are made smaller: the largest size that divides both sides and gives at least 2 x 2 patches.
+
+    Parameters
+    ----------
+    name
+        timm's name, e.g. ``resnet18``; a tag of pretrained weights is accepted and loads none.
+    num_classes
+        Number of classes.
+    image_size
+        Height and width of the images.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, and for a network that is not one linear layer over features that it shows or that
+        does not take such images, with the reason.
+    """
+
+    def __init__(self, name: str, num_classes: int, image_size: tuple[int, int]) -> None:
+        super().__init__()
+        if not timm.is_model(name):
+            close = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=3)
+            hint = f"; did you mean {', '.join(f'timm:{match}' for match in close)}?" if close else ""
+            raise ValueError(f"timm {timm.__version__} has no network {name!r}{hint}")
+        self.model: Any = _create(name, num_classes, image_size)
+        self._indices: list[int] | None = None
+        training = self.training
+        self.eval()
+        with torch.no_grad():
+            reason = self._check_classifier() or self._find_stages(image_size) or self._check_logits(image_size)
+        self.train(training)
+        if reason:
+            raise ValueError(f"timm:{name} cannot be used: {reason}")
+
+    def features(self, images: Tensor, *, maps: bool) -> Features:
+        """Return the classifier's input and, with ``maps``, the stages."""
+        if maps:
+            final_map, stages = self.model.forward_intermediates(images, indices=self._indices)
+        else:
+            final_map, stages = self.model.forward_features(images), ()
+        return Features(self.model.forward_head(final_map, pre_logits=True), tuple(stages), None)
+
+    def head(self) -> nn.Linear:
+        """Return the model's classifier."""
+        classifier = self.model.get_classifier()
+        assert isinstance(classifier, nn.Linear)
+        return classifier
+
+    def _check_classifier(self) -> str:
+        classifier = self.model.get_classifier()
+        if isinstance(classifier, tuple | list | nn.ModuleList):
+            return f"it has {len(classifier)} classifiers, e.g. one for a distillation token"
+        if not isinstance(classifier, nn.Linear):
+            return f"its classifier is {type(classifier).__name__}, not a linear layer"
+        if not callable(getattr(self.model, "forward_intermediates", None)):
+            return "it has no forward_intermediates, which shows the feature maps"
+        return ""
+
+    def _find_stages(self, image_size: tuple[int, int]) -> str:
+        """Set the indices of the maps that are stages."""
+        _, maps = self.model.forward_intermediates(_images(image_size))
+        if not all(isinstance(m, Tensor) and m.ndim == 4 for m in maps):
+            return "its forward_intermediates does not give maps of four dimensions"
+        info = list(getattr(self.model, "feature_info", ()))
+        has_stem = len(info) == len(maps) > 1 and str(info[0]["module"]).startswith(STEMS)
+        last = {m.shape[2:]: index for index, m in enumerate(maps) if index or not has_stem}
+        self._indices = sorted(last.values())
+        return ""
+
+    def _check_logits(self, image_size: tuple[int, int]) -> str:
+        """Compare with the model's own forward pass: the classifier's input, and the logits."""
+        images = _images(image_size)
+        inputs: list[Tensor] = []
+        hook = self.head().register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+        expected = self.model(images)
+        hook.remove()
+        if not isinstance(expected, Tensor) or len(inputs) != 1:
+            return f"its forward pass gives {type(expected).__name__} from {len(inputs)} calls of the classifier"
+        for maps in (False, True):
+            penultimate = self.features(images, maps=maps).penultimate
+            if not _equal(penultimate, inputs[0]) or not _equal(self.head()(penultimate), expected):
+                source = "forward_intermediates" if maps else "forward_features"
+                return f"its logits are not its classifier applied to the features of {source} and forward_head"
+        return ""
+
+
+def _create(name: str, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+    """Build a network that takes images of the size, with options only where it needs them."""
+    height, width = image_size
+    model, problem = _attempt(name, num_classes, image_size, {"img_size": image_size})
+    if "img_size" in problem:
+        model, problem = _attempt(name, num_classes, image_size, {})
+    unsized = model or _attempt(name, num_classes, None, {})[0]
+    patch = getattr(getattr(unsized, "patch_embed", None), "patch_size", None)
+    if isinstance(patch, tuple) and (model is None or height % patch[0] or width % patch[1]):
+        problem = problem or f"its patches of {patch[0]}x{patch[1]} do not divide them"
+        largest = min(*patch, height // 2, width // 2)
+        smaller = next(p for p in range(largest, 0, -1) if height % p == 0 == width % p)
+        model, _ = _attempt(name, num_classes, image_size, {"img_size": image_size, "patch_size": smaller})
+    if model is None:
+        raise ValueError(f"timm:{name} cannot be built for images of {height}x{width}: {problem}")
+    return model
+
+
+def _attempt(
+    name: str, num_classes: int, image_size: tuple[int, int] | None, options: dict[str, Any]
+) -> tuple[nn.Module | None, str]:
+    """Build a network and run it on images of the size, if one is given. Return it, or the problem in one line."""
+    try:
+        with warnings.catch_warnings(action="ignore"), torch.no_grad():
+            model: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes, **options)
+            if image_size is not None:
+                model.eval()(_images(image_size))
+    except Exception as error:  # a network refuses a size with whatever fails first
+        return None, " ".join(f"{type(error).__name__}: {error}".split())
+    return model.train(), ""
+
+
+def _images(image_size: tuple[int, int]) -> Tensor:
+    return torch.randn(2, 3, *image_size, generator=torch.Generator().manual_seed(0))
+
+
+def _equal(actual: Tensor, expected: Tensor) -> bool:
+    return actual.shape == expected.shape and torch.allclose(actual, expected, rtol=1e-4, atol=1e-5)
