@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from parity_files import Case, load, names
@@ -12,6 +14,15 @@ from kdbench.method import Batch, Method
 from kdbench.methods import crd, dkd, kd, pckd, reviewkd
 from kdbench.methods.ce import cross_entropy
 from kdbench.net import Outputs
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Small tensors: threads would only wait for one another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def total(terms: dict[str, Tensor]) -> Tensor:
@@ -114,8 +125,8 @@ CRD_WEIGHTS = {"student_embed.": "embed_s.linear.", "teacher_embed.": "embed_t.l
 def test_crd(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three steps, with the stored negatives in place of drawn ones.
 
-    Z is kept as its logarithm, where the reference keeps it among K, T and the momentum in one buffer of the default
-    dtype: in the float32 case the two differ by rounding, within that case's tolerance.
+    Z is kept as its logarithm, where the reference keeps it among K, T and the momentum in one buffer of the
+    default dtype: in the float32 case the two differ by rounding, within that case's tolerance.
     """
     case = load("crd", name)
     num_data = int(case.value("hp.n_data"))
