@@ -22,7 +22,7 @@ _MAGIC = b"kdbench-state-1 "
 
 
 @contextlib.contextmanager
-def explain_os_errors(path: Path) -> Iterator[None]:
+def explain_os_errors(path: Path, elsewhere: str = "choose another folder with --runs DIR") -> Iterator[None]:
     """Turn the operating system's refusal to write into a message that says what to do."""
     try:
         yield
@@ -31,14 +31,14 @@ def explain_os_errors(path: Path) -> Iterator[None]:
             errno.ENOSPC: "no space is left on the disk: free some, then type the same command to go on",
             errno.EDQUOT: "the disk quota is used up: free some space, then type the same command to go on",
             errno.EFBIG: "the file would exceed the size limit: raise it, then type the same command to go on",
-            errno.EROFS: "the file system is read-only: choose another folder with --runs DIR",
-            errno.EACCES: "permission denied: choose another folder with --runs DIR",
-            errno.EPERM: "permission denied: choose another folder with --runs DIR",
-        }.get(error.errno or 0, f"{error.strerror or error}: choose another folder with --runs DIR")
+            errno.EROFS: f"the file system is read-only: {elsewhere}",
+            errno.EACCES: f"permission denied: {elsewhere}",
+            errno.EPERM: f"permission denied: {elsewhere}",
+        }.get(error.errno or 0, f"{error.strerror or error}: {elsewhere}")
         raise UserError(f"cannot write {path}: {reason}") from error
 
 
-def write_atomic(path: Path, data: bytes | str) -> None:
+def write_atomic(path: Path, data: bytes | str, elsewhere: str = "choose another folder with --runs DIR") -> None:
     """Write a file so that after any interruption the old or the new content is there, whole.
 
     Raises
@@ -47,7 +47,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         The disk is full, read-only or closed to us; the old content is untouched.
     """
     content = data.encode() if isinstance(data, str) else data
-    with explain_os_errors(path):
+    with explain_os_errors(path, elsewhere):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         temporary = Path(name)

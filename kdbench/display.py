@@ -10,7 +10,7 @@ from rich.progress import BarColumn, SpinnerColumn, TextColumn
 from rich.progress import Progress as Live
 
 from kdbench.cell import Cell
-from kdbench.train import Observer, Progress
+from kdbench.trainer import Observer, Progress
 
 
 class Display:

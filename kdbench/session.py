@@ -18,7 +18,7 @@ from kdbench.models import canonical_network
 from kdbench.protocol import Protocol, load_protocol
 from kdbench.registry import load_method, method_name, resolve_settings
 from kdbench.teachers import TeacherCard
-from kdbench.train import Observer, Options, train_cell
+from kdbench.trainer import Observer, Options, train_cell
 
 NPZ = "npz:"
 
@@ -188,7 +188,7 @@ def train(
     settings
         Hyper-parameters that differ from the method's recipe.
     observer
-        Is called with a :class:`kdbench.train.Progress` while training.
+        Is called with a :class:`kdbench.trainer.Progress` while training.
     **session
         ``runs``, ``data``, ``epochs``, ``precision``, ``device``, ``download``, ``save_every``:
         see :meth:`Session.open`.

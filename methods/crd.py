@@ -36,9 +36,7 @@ def prime_from(value: int) -> int:
     return candidate
 
 
-def draw_negatives(
-    targets: Tensor, labels: Tensor, num: int, largest_class: int, generator: torch.Generator
-) -> Tensor:
+def draw_negatives(targets: Tensor, labels: Tensor, num: int, largest_class: int, generator: torch.Generator) -> Tensor:
     """Positions ``(B, num)`` of training images of other classes than ``targets``, without repeats in a row.
 
     Each row walks one random order of the training set from its own start with its own stride (modulo a prime, so

@@ -15,7 +15,7 @@ from kdbench.networks import build_net, predict, weights_hash
 from kdbench.protocol import Protocol, load_protocol
 from kdbench.registry import load_method, resolve_settings
 from kdbench.teachers import Teacher, TeacherCard, freeze
-from kdbench.train import Options, Run
+from kdbench.trainer import Options, Run
 
 # One row a method: its name, and settings that make it small.
 METHODS: dict[str, dict[str, Any]] = {

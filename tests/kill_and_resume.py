@@ -17,7 +17,7 @@ from cells import METHODS, PAIRS, make_cell, make_teacher, tiny_protocol
 
 from kdbench.data.datasets import load_dataset
 from kdbench.runs import RECORD
-from kdbench.train import Options, Run, train_cell
+from kdbench.trainer import Options, Run, train_cell
 
 torch.set_num_threads(1)
 

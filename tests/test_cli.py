@@ -22,6 +22,7 @@ import torch
 import kdbench
 from kdbench import cli
 from kdbench.data.datasets import load_dataset
+from kdbench.models import build_backbone
 from kdbench.protocol import load_protocol
 
 Typed = Callable[..., tuple[int, str, str]]
@@ -178,10 +179,6 @@ def test_a_damaged_record_is_left_out_and_named(typed: Typed, small: list[str]) 
 
 
 def checkpoint(path: Path, network: str = "resnet8", classes: int = 3, **extra: Any) -> Path:
-    net = kdbench.Session  # keeps the import of torch in one place
-    assert net
-    from kdbench.models import build_backbone
-
     torch.manual_seed(0)
     weights = build_backbone(network, classes, (16, 16)).state_dict()
     torch.save({"model": {f"module.{k}": v for k, v in weights.items()}, **extra}, path)
@@ -274,6 +271,7 @@ def test_a_terminated_command_saves_and_goes_on(typed: Typed, small: list[str], 
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob("runs/**/state")) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
+        time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=60)
     finally:

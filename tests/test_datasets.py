@@ -132,9 +132,7 @@ def test_damaged_cifar_counts_as_not_found(tmp_path: Path, monkeypatch: pytest.M
     write_cifar(tmp_path, monkeypatch, "CIFAR100")
     (tmp_path / "cifar-100-python" / "test").write_bytes(b"half a file")
     text = message(lambda: load_dataset("cifar100", tmp_path))
-    assert text.startswith(
-        f"CIFAR100 was not found, or not all of it, in {tmp_path}: type --download, or --data DIR"
-    )
+    assert text.startswith(f"CIFAR100 was not found, or not all of it, in {tmp_path}: type --download, or --data DIR")
 
 
 def write_fashion_mnist(folder: Path) -> np.ndarray:

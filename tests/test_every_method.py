@@ -13,7 +13,7 @@ from kdbench.data.views import order, views
 from kdbench.method import PLAIN
 from kdbench.networks import weights_hash
 from kdbench.registry import method_names
-from kdbench.train import Run, Stop
+from kdbench.trainer import Run, Stop
 
 every_method = pytest.mark.parametrize("method", METHODS)
 every_pair = pytest.mark.parametrize("pair", PAIRS)

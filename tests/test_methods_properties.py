@@ -177,9 +177,7 @@ def test_inner_products_stay_in_float32_under_autocast() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("weight", [0.0, 1.0])
-def test_a_batchs_order_does_not_matter(
-    method: type[Method], weight: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batchs_order_does_not_matter(method: type[Method], weight: float, monkeypatch: pytest.MonkeyPatch) -> None:
     module = built(method, **({"kd_weight": weight} if method is crd.CRD else {})).double()
     views = method.views(module.config).num_views
     state = {key: value.clone() for key, value in module.state_dict().items()}
@@ -223,9 +221,7 @@ def test_crd_draws_no_own_class_no_repeats_and_only_from_the_generator() -> None
         assert all(len(set(row)) == num for row in drawn.tolist())
         torch.manual_seed(num)
         assert torch.equal(drawn, crd.draw_negatives(targets, labels, num, largest, rng(1)))
-        assert num == 300 - largest or not torch.equal(
-            drawn, crd.draw_negatives(targets, labels, num, largest, rng(2))
-        )
+        assert num == 300 - largest or not torch.equal(drawn, crd.draw_negatives(targets, labels, num, largest, rng(2)))
 
 
 @given(seed=seeds, sizes=st.lists(st.integers(1, 12), min_size=2, max_size=6), data=st.data())
@@ -288,9 +284,7 @@ def test_crd_scores_equal_a_literal_gather() -> None:
     scores = crd.contrast_scores(embedding, bank, columns, 0.07)
     for row in range(4):
         for column in range(9):
-            expected = (
-                float(sum(a * b for a, b in zip(embedding[row], bank[columns[row, column]], strict=True))) / 0.07
-            )
+            expected = float(sum(a * b for a, b in zip(embedding[row], bank[columns[row, column]], strict=True))) / 0.07
             assert scores[row, column].item() == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
@@ -504,9 +498,7 @@ def test_recipes_agree_with_the_code(method: type[Method]) -> None:
 
 
 def test_published_settings_are_found() -> None:
-    betas = {
-        pair: dkd.DKD.Config(**recipe["settings"]).beta for recipe in recipes(dkd.DKD) for pair in recipe["pairs"]
-    }
+    betas = {pair: dkd.DKD.Config(**recipe["settings"]).beta for recipe in recipes(dkd.DKD) for pair in recipe["pairs"]}
     assert len(betas) == 11
     assert (betas["resnet56>resnet20"], betas["wrn_40_2>wrn_16_2"], betas["resnet32x4>resnet8x4"]) == (2, 6, 8)
     for method in (kd.KD, crd.CRD):

@@ -234,9 +234,7 @@ def test_a_net_normalises_its_input_and_knows_its_shapes() -> None:
     assert (net.width, net.num_classes, net.has_preact) == (64, 7, True)
     assert all(torch.equal(before[key], value) for key, value in backbone.state_dict().items())
     images = torch.rand(2, 3, 32, 32)
-    normalised = (images - torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1)) / torch.tensor([0.2, 0.25, 0.5]).view(
-        3, 1, 1
-    )
+    normalised = (images - torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1)) / torch.tensor([0.2, 0.25, 0.5]).view(3, 1, 1)
     net.eval()
     outputs = net(images, PARTS)
     direct: Features = backbone.features(normalised, maps=True)

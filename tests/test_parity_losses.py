@@ -82,9 +82,7 @@ def test_kd(name: str) -> None:
     case.check("out.kd", kd.kl_per_image(student, teacher, config.temperature).mean())
     num_classes = student.shape[1]
     method = kd.KD(config, stub_setup(stub_net(num_classes=num_classes), stub_net(num_classes=num_classes)))
-    terms = method.loss(
-        Outputs("student", logits=student), Outputs("teacher", logits=teacher), stub_batch(targets)
-    )
+    terms = method.loss(Outputs("student", logits=student), Outputs("teacher", logits=teacher), stub_batch(targets))
     loss = total(terms)
     case.check("out.total", loss)
     loss.backward()

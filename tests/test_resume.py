@@ -19,7 +19,7 @@ from kdbench import checkpoint
 from kdbench.checkpoint import load_state, save_state, write_atomic
 from kdbench.errors import UserError
 from kdbench.runs import STATE, claim
-from kdbench.train import Diverged, Interrupted, Progress, Run, Stop, train_cell
+from kdbench.trainer import Diverged, Interrupted, Progress, Run, Stop, train_cell
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import os
+import io
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdbench.checkpoint import write_atomic
 from kdbench.data import sources
 from kdbench.data.arrays import ARRAY_NAMES, Arrays, check_classes, image_array, label_array, name_tuple
 from kdbench.errors import UserError
@@ -184,18 +185,9 @@ def save_npz(dataset: Dataset, path: Path) -> None:
     arrays = {name: getattr(dataset, name).numpy() for name in ARRAY_NAMES}
     if dataset.class_names is not None:
         arrays["class_names"] = np.array(dataset.class_names)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        try:
-            with unfinished.open("wb") as file:
-                np.savez_compressed(file, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({sources.one_line(error)}): give another path") from None
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_atomic(path, buffer.getvalue(), "give another path")
 
 
 def _find(file: str, folder: Path) -> Path:
@@ -217,9 +209,7 @@ def _read_npz(path: Path) -> Arrays:
     except (ValueError, OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         # NumPy refuses object arrays: unpickling them could run any code.
         reason = "it holds Python objects" if "Object arrays" in str(error) else sources.one_line(error)
-        raise UserError(
-            f"{path} cannot be read ({reason}): write plain arrays with numpy.savez_compressed"
-        ) from None
+        raise UserError(f"{path} cannot be read ({reason}): write plain arrays with numpy.savez_compressed") from None
 
 
 def _squeezed(name: str) -> str:

@@ -82,9 +82,7 @@ _ERRORS = (
 def _remedy(class_name: str, folder: Path, download: bool, error: Exception) -> str:
     other = "--data DIR with a folder that has it"
     if download and isinstance(error, OSError | HTTPException | RuntimeError):
-        return (
-            f"downloading {class_name} to {folder} failed ({one_line(error)}): check the network, or type {other}"
-        )
+        return f"downloading {class_name} to {folder} failed ({one_line(error)}): check the network, or type {other}"
     if "not found" in str(error):
         return f"{class_name} was not found, or not all of it, in {folder}: type --download, or {other}"
     reason = one_line(error)

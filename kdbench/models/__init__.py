@@ -10,6 +10,8 @@ import importlib
 import re
 from typing import TYPE_CHECKING
 
+from kdbench.errors import UserError
+
 if TYPE_CHECKING:
     from kdbench.net import Backbone
 
@@ -49,7 +51,7 @@ def canonical_network(name: str) -> str:
 
     Raises
     ------
-    ValueError
+    UserError
         For a name that is not known, with the closest ones. A name of timm's is checked when it is built.
     """
     name = name.strip()
@@ -59,7 +61,7 @@ def canonical_network(name: str) -> str:
         return _BY_KEY[key]
     close = [_BY_KEY[match] for match in difflib.get_close_matches(key, _BY_KEY, n=3)]
     hint = f"; did you mean {', '.join(close)}?" if close else "."
-    raise ValueError(
+    raise UserError(
         f"there is no network {name!r}{hint} 'kdbench list networks' shows all, and timm:NAME gives any of timm's"
     )
 
@@ -78,7 +80,7 @@ def build_backbone(name: str, num_classes: int, image_size: tuple[int, int]) -> 
 
     Raises
     ------
-    ValueError
+    UserError
         For a name that is not known, or a network of timm's that cannot serve, with the reason.
     """
     name = canonical_network(name)

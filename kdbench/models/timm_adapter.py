@@ -11,6 +11,7 @@ import torch
 from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
+from kdbench.errors import UserError
 from kdbench.net import Backbone, Features
 
 STEMS = ("stem", "conv_stem", "act1", "bn1", "layer0", "features.norm0", "features.conv0")
@@ -39,7 +40,7 @@ class TimmBackbone(Backbone):
 
     Raises
     ------
-    ValueError
+    UserError
         For an unknown name, and for a network that is not one linear layer over features that it shows or that
         does not take such images, with the reason.
     """
@@ -49,7 +50,7 @@ class TimmBackbone(Backbone):
         if not timm.is_model(name):
             close = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=3)
             hint = f"; did you mean {', '.join(f'timm:{match}' for match in close)}?" if close else ""
-            raise ValueError(f"timm {timm.__version__} has no network {name!r}{hint}")
+            raise UserError(f"timm {timm.__version__} has no network {name!r}{hint}")
         self.model: Any = _create(name, num_classes, image_size)
         self._indices: list[int] | None = None
         training = self.training
@@ -58,7 +59,7 @@ class TimmBackbone(Backbone):
             reason = self._check_classifier() or self._find_stages(image_size) or self._check_logits(image_size)
         self.train(training)
         if reason:
-            raise ValueError(f"timm:{name} cannot be used: {reason}")
+            raise UserError(f"timm:{name} cannot be used: {reason}")
 
     def features(self, images: Tensor, *, maps: bool) -> Features:
         """Return the classifier's input and, with ``maps``, the stages."""
@@ -126,7 +127,7 @@ def _create(name: str, num_classes: int, image_size: tuple[int, int]) -> nn.Modu
         smaller = next(p for p in range(largest, 0, -1) if height % p == 0 == width % p)
         model, _ = _attempt(name, num_classes, image_size, {"img_size": image_size, "patch_size": smaller})
     if model is None:
-        raise ValueError(f"timm:{name} cannot be built for images of {height}x{width}: {problem}")
+        raise UserError(f"timm:{name} cannot be built for images of {height}x{width}: {problem}")
     return model
 
 

@@ -167,16 +167,16 @@ class Run:
             epochs=protocol.epochs,
             steps_per_epoch=self.steps_per_epoch,
         )
-        with seeded(cell.seed, "init", "method"):
-            try:
-                self.method = kind(cell.settings.config, setup)
-            except ValueError as error:
-                raise UserError(f"{cell} cannot run: {error}") from None
         self.plan = kind.views(cell.settings.config)
+        self.augmentation = Augmentation(pad=protocol.pad, flip=protocol.flip)
+        try:
+            self.images = ResidentImages(dataset.train_images, self.augmentation, self.plan, device)
+            with seeded(cell.seed, "init", "method"):
+                self.method = kind(cell.settings.config, setup)
+        except ValueError as error:
+            raise UserError(f"{cell} cannot run: {error}") from None
         self.student.to(device)
         self.method.to(device)
-        self.augmentation = Augmentation(pad=protocol.pad, flip=protocol.flip)
-        self.images = ResidentImages(dataset.train_images, self.augmentation, self.plan, device)
         self.labels = dataset.train_labels.to(device)
         self.generator = generator(cell.seed, "method", device=device)
         self.parameters = [p for m in (self.student, self.method) for p in m.parameters() if p.requires_grad]
