@@ -5,6 +5,7 @@ The baseline of every table, and the way a teacher is trained. Its functions are
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -14,6 +15,25 @@ from torch.nn import functional
 
 from kdbench.method import Batch, Method
 from kdbench.net import Outputs, Part
+
+
+def check_settings(
+    config: object,
+    *,
+    non_negative: Sequence[str] = (),
+    positive: Sequence[str] = (),
+    fractions: Sequence[str] = (),
+) -> None:
+    """Raise ValueError for a numeric field of a config that is out of range; a fraction is in [0, 1]."""
+    rules: tuple[tuple[Sequence[str], str, Callable[[float], bool]], ...] = (
+        (non_negative, ">= 0", lambda value: value >= 0),
+        (positive, "> 0", lambda value: value > 0),
+        (fractions, "in [0, 1]", lambda value: 0 <= value <= 1),
+    )
+    for names, words, holds in rules:
+        for name in names:
+            if not holds(getattr(config, name)):
+                raise ValueError(f"{name} must be {words}, not {getattr(config, name)}")
 
 
 def at_least_float32(value: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from torch.nn import functional
 from kdbench.method import Batch, Method, Setup
 from kdbench.net import Outputs, Part
 
-from .ce import at_least_float32, cross_entropy, inner_products
+from .ce import at_least_float32, check_settings, cross_entropy, inner_products
 from .kd import kl_per_image
 
 
@@ -120,14 +120,9 @@ class CRD(Method):
         """Added to the denominators of the noise-contrastive estimate."""
 
         def __post_init__(self) -> None:
-            for name in ("ce_weight", "crd_weight", "kd_weight", "epsilon"):
-                if not getattr(self, name) >= 0:
-                    raise ValueError(f"{name} must be >= 0, not {getattr(self, name)}")
-            for name in ("temperature", "kd_temperature", "feat_dim", "num_negatives"):
-                if not getattr(self, name) > 0:
-                    raise ValueError(f"{name} must be > 0, not {getattr(self, name)}")
-            if not 0 <= self.momentum < 1:
-                raise ValueError(f"momentum must be in [0, 1), not {self.momentum}")
+            weights = ("ce_weight", "crd_weight", "kd_weight", "epsilon")
+            positive = ("temperature", "kd_temperature", "feat_dim", "num_negatives")
+            check_settings(self, non_negative=weights, positive=positive, fractions=("momentum",))
 
     config: Config
     labels: Tensor

@@ -17,7 +17,7 @@ from torch import Tensor
 from kdbench.method import Batch, Method, Setup
 from kdbench.net import Outputs, Part
 
-from .ce import at_least_float32, cross_entropy
+from .ce import at_least_float32, check_settings, cross_entropy
 from .kd import kl_per_image
 
 
@@ -81,13 +81,8 @@ class DKD(Method):
         """Fraction of training over which alpha and beta rise linearly from 0; 0 switches the warm-up off."""
 
         def __post_init__(self) -> None:
-            for name in ("ce_weight", "alpha", "beta"):
-                if not getattr(self, name) >= 0:
-                    raise ValueError(f"{name} must be >= 0, not {getattr(self, name)}")
-            if not self.temperature > 0:
-                raise ValueError(f"temperature must be > 0, not {self.temperature}")
-            if not 0 <= self.warmup <= 1:
-                raise ValueError(f"warmup is a fraction of training in [0, 1], not {self.warmup}")
+            weights = ("ce_weight", "alpha", "beta")
+            check_settings(self, non_negative=weights, positive=("temperature",), fractions=("warmup",))
 
     config: Config
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 from kdbench.method import Batch, Method
 from kdbench.net import Outputs, Part
 
-from .ce import at_least_float32, cross_entropy
+from .ce import at_least_float32, check_settings, cross_entropy
 
 
 def kl_per_image(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -48,10 +48,7 @@ class KD(Method):
         """Divides the logits of both networks."""
 
         def __post_init__(self) -> None:
-            if not (self.ce_weight >= 0 and self.kd_weight >= 0):
-                raise ValueError(f"ce_weight and kd_weight must be >= 0, not {self.ce_weight}, {self.kd_weight}")
-            if not self.temperature > 0:
-                raise ValueError(f"temperature must be > 0, not {self.temperature}")
+            check_settings(self, non_negative=("ce_weight", "kd_weight"), positive=("temperature",))
 
     config: Config
 

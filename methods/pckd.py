@@ -23,7 +23,7 @@ from torch.nn import functional
 from kdbench.method import PLAIN, Batch, Method, Setup, ViewPlan
 from kdbench.net import Outputs, Part
 
-from .ce import at_least_float32, cross_entropy, inner_products
+from .ce import at_least_float32, check_settings, cross_entropy, inner_products
 from .kd import kl_per_image
 
 
@@ -33,10 +33,9 @@ def preview_threshold(base: float, progress: float) -> float:
 
 
 def preview_weights(losses: Tensor, threshold: float) -> Tensor:
-    """Weights ``(B,)`` in (0, 1] from cross entropies ``(B,)``; the gradient reaches those of hard images.
+    """Weights ``(B,)`` from cross entropies ``(B,)``; the gradient reaches those of hard images.
 
-    An image's difficulty is its loss over the batch's mean. Up to the threshold it weighs 1, then
-    ``exp(-difficulty**2)``.
+    1 where the difficulty, a loss over the batch's mean, is at most the threshold; else ``exp(-difficulty**2)``.
     """
     difficulty = losses / losses.mean().clamp_min(1e-12)
     return torch.where(difficulty <= threshold, torch.ones_like(losses), (-(difficulty**2)).exp())
@@ -88,18 +87,17 @@ class PCKD(Method):
     DEVIATIONS = (
         "figure: features against class centres; code and default: SupCon among vectors of class scores",
         "figure: the teacher's feature enters the contrast; code and default: only its classifier's weight does",
-        "the contrast is scaled by contrast_temperature / base_temperature = 57, as the code leaves it",
+        "the contrast is scaled by contrast_temperature / base_temperature = 57, as in the code",
         "the two halves of a view are added, not averaged (halves = 'mean')",
         "the preview is differentiable in the KD term and constant in the contrast (detach_preview = true)",
         "centre alignment is left out where the classifiers' shapes differ (on_mismatch = 'error')",
         "the preview's bar follows the fraction of training; in the code the epoch: equal for 240 epochs",
         "layers of the MLP head are those of the code's relatives: the file is missing from the authors'",
-        "alpha, beta and ff are published for wrn_40_2 > wrn_16_2 only and used for every pair",
     )
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(Method.Config):
-        """Defaults: the authors' code and its one published command; delta is ours."""
+        """Defaults: the authors' code and its one published command (wrn_40_2>wrn_16_2); delta is ours."""
 
         alpha: float = 1.0
         """Weight of centre alignment."""
@@ -127,12 +125,8 @@ class PCKD(Method):
         """What centre alignment does where the classifiers' shapes differ."""
 
         def __post_init__(self) -> None:
-            for name in ("alpha", "beta", "delta", "ff"):
-                if not getattr(self, name) >= 0:
-                    raise ValueError(f"{name} must be >= 0, not {getattr(self, name)}")
-            for name in ("temperature", "contrast_temperature", "base_temperature", "preview_base"):
-                if not getattr(self, name) > 0:
-                    raise ValueError(f"{name} must be > 0, not {getattr(self, name)}")
+            positive = ("temperature", "contrast_temperature", "base_temperature", "preview_base")
+            check_settings(self, non_negative=("alpha", "beta", "delta", "ff"), positive=positive)
             choices = {"halves": ("add", "mean"), "views": (1, 4), "on_mismatch": ("skip", "error")}
             for name, known in choices.items():
                 if getattr(self, name) not in known:
@@ -147,10 +141,8 @@ class PCKD(Method):
         shapes = [{name: entry.shape for name, entry in net.backbone.head().named_parameters()} for net in nets]
         self.same_shape = shapes[0] == shapes[1]
         if not self.same_shape and self.config.alpha > 0 and self.config.on_mismatch == "error":
-            raise ValueError(
-                f"the classifiers of {nets[0].name} (width {wide}) and {nets[1].name} (width {out}) cannot be "
-                "aligned: set alpha = 0, or on_mismatch = 'skip'"
-            )
+            names = f"{nets[0].name} (width {wide}) and {nets[1].name} (width {out})"
+            raise ValueError(f"classifiers of {names} cannot be aligned: set alpha = 0, or on_mismatch = 'skip'")
         if self.config.beta > 0:
             self.student_embed = nn.Linear(wide, wide)
             self.teacher_embed = nn.Linear(wide, out)
@@ -178,8 +170,8 @@ class PCKD(Method):
             per_view = self._contrast(student, teacher, batch.targets)
             terms["contrast"] = config.beta * (preview.detach().repeat(config.views) * per_view).mean()
         if config.alpha > 0 and self.same_shape:
-            classifiers = (student.weight, student.bias), (teacher.weight, teacher.bias)
-            terms["centre"] = config.alpha * centre_alignment(*classifiers)
+            pairs = (student.weight, student.bias), (teacher.weight, teacher.bias)
+            terms["centre"] = config.alpha * centre_alignment(*pairs)
         if config.ff > 0:
             if self.training and student.penultimate.shape[0] < 2:
                 raise ValueError("PCKD with views = 1 cannot train on a batch of one image: change the batch size")

@@ -22,7 +22,7 @@ from torch.nn import functional
 from kdbench.method import Batch, Method, Setup
 from kdbench.net import Outputs, Part
 
-from .ce import at_least_float32, cross_entropy
+from .ce import at_least_float32, check_settings, cross_entropy
 from .dkd import warmup_factor
 
 POOLED_SIZES = (4, 2, 1)
@@ -109,14 +109,8 @@ class ReviewKD(Method):
         """Read the student's stages before their last ReLU, as the authors do on ImageNet."""
 
         def __post_init__(self) -> None:
-            if not (self.ce_weight >= 0 and self.review_weight >= 0):
-                raise ValueError(
-                    f"ce_weight and review_weight must be >= 0, not {self.ce_weight}, {self.review_weight}"
-                )
-            if not 0 <= self.warmup <= 1:
-                raise ValueError(f"warmup is a fraction of training in [0, 1], not {self.warmup}")
-            if not self.max_mid_channels > 0:
-                raise ValueError(f"max_mid_channels must be > 0, not {self.max_mid_channels}")
+            weights = ("ce_weight", "review_weight")
+            check_settings(self, non_negative=weights, positive=("max_mid_channels",), fractions=("warmup",))
 
     config: Config
 
