@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from kdbench.errors import UserError
+from kdbench.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
     from kdbench.cell import Cell
@@ -291,6 +290,6 @@ def main() -> None:
     except UserError as error:
         sys.stderr.write(f"kdbench: {error}\n")
         sys.exit(2)
-    except KeyboardInterrupt as error:
-        sys.stderr.write(f"\nkdbench: {error or 'stopped: type the same command again'}\n")
-        sys.exit(128 + getattr(error, "signum", signal.SIGINT))
+    except Interrupted as stopped:
+        sys.stderr.write(f"kdbench: {stopped}\n")
+        sys.exit(128 + stopped.signum)

@@ -1,4 +1,4 @@
-"""What the command line turns into a message."""
+"""What the command line turns into one line."""
 
 from __future__ import annotations
 
@@ -8,3 +8,11 @@ class UserError(ValueError):
 
     The text says what is wrong, where, and what to type instead.
     """
+
+
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM came and the state is saved; ``signum`` is the signal. Not an error, so no ``Exception``."""
+
+    def __init__(self, text: str, signum: int) -> None:
+        super().__init__(text)
+        self.signum = signum

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -120,5 +121,6 @@ def _read_pickle(path: Path) -> Any:
     scalar = np.float64(0).__reduce__()[0]
     plain = [argparse.Namespace, np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32)), scalar]
     names: list[Any] = [*plain, (scalar, "numpy.core.multiarray.scalar")]
-    with torch.serialization.safe_globals(names):
+    with torch.serialization.safe_globals(names), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of pickles in a newer protocol than torch's own
         return torch.load(path, map_location="cpu", weights_only=True)

@@ -23,7 +23,7 @@ from kdbench.checkpoint import load_state, save_state, write_atomic, write_json
 from kdbench.data.datasets import Dataset
 from kdbench.data.views import Augmentation, ResidentImages, order, views
 from kdbench.device import autocast, be_deterministic, environment, peak_memory_mb
-from kdbench.errors import UserError
+from kdbench.errors import Interrupted, UserError
 from kdbench.method import Batch, Setup
 from kdbench.metrics import evaluate
 from kdbench.net import Outputs
@@ -61,14 +61,6 @@ class Progress:
 
 
 Observer = Callable[[Progress], None]
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM came; the state is saved. ``signum`` is the signal."""
-
-    def __init__(self, text: str, signum: int) -> None:
-        super().__init__(text)
-        self.signum = signum
 
 
 class Diverged(UserError):

@@ -8,7 +8,6 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,17 @@ from kdbench.trainer import Options, Run, train_cell
 torch.set_num_threads(1)
 
 
-def in_child(work: Callable[[], Any]) -> int:
-    """Run work in a forked process and return how it ended."""
+def in_child(npz: Path, runs: Path, method: str, kill_at: int | None = None) -> int:
+    """Train in a forked process and return how it ended."""
     pid = os.fork()
     if pid == 0:
+        code = 1
         try:
-            work()
+            train(npz, runs, method, kill_at)
+            code = 0
         finally:
-            os._exit(0)
-    return os.waitpid(pid, 0)[1]
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def train(npz: Path, runs: Path, method: str, kill_at: int | None = None) -> None:
@@ -71,9 +72,9 @@ def main(npz: Path, folder: Path) -> None:
     results = {}
     for method in METHODS:
         quiet, killed = folder / f"{method}-quiet", folder / f"{method}-killed"
-        quiet_end = in_child(lambda: train(npz, quiet, method))
+        quiet_end = in_child(npz, quiet, method)
         kill_at = chance.randrange(1, 6)
-        ends = [in_child(lambda: train(npz, killed, method, kill_at)), in_child(lambda: train(npz, killed, method))]
+        ends = [in_child(npz, killed, method, kill_at), in_child(npz, killed, method)]
         results[method] = {
             "ends": [quiet_end, *ends],
             "kill_at": kill_at,

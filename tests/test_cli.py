@@ -154,9 +154,8 @@ def test_a_mistake_is_one_line_and_exit_code_2(words: list[str], text: str, type
     [("alfa=1", "its settings are alpha, "), ("beta=big", "must be float"), ("temperature=0", "temperature")],
 )
 def test_a_wrong_setting_is_named(setting: str, text: str, typed: Typed) -> None:
-    code, _, err = typed(
-        *"train --protocol digits-demo-v1 --student resnet8 --teacher resnet8 --method dkd --set".split(), setting
-    )
+    words = ["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--teacher", "resnet8", "--method", "dkd"]
+    code, _, err = typed(*words, "--set", setting)
     assert (code, len(err.splitlines())) == (2, 1)
     assert text in err
 
@@ -271,7 +270,6 @@ def test_a_terminated_command_saves_and_goes_on(typed: Typed, small: list[str], 
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob("runs/**/state")) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
-        time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=60)
     finally:

@@ -487,6 +487,6 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: p
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for path in (tmp_path / "absent" / "x.npz", tmp_path / "file" / "x.npz", tmp_path):
+    for path in (tmp_path / "file" / "x.npz", tmp_path):
         text = message(lambda: save_npz(small(), path))  # noqa: B023
         assert re.match(rf"{path} cannot be written \(.+\): give another path", text)

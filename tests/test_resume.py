@@ -17,9 +17,9 @@ from cells import METHODS, make_run
 
 from kdbench import checkpoint
 from kdbench.checkpoint import load_state, save_state, write_atomic
-from kdbench.errors import UserError
+from kdbench.errors import Interrupted, UserError
 from kdbench.runs import STATE, claim
-from kdbench.trainer import Diverged, Interrupted, Progress, Run, Stop, train_cell
+from kdbench.trainer import Diverged, Progress, Run, Stop, train_cell
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def results(tiny_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 @pytest.mark.parametrize("method", METHODS)
 def test_a_killed_run_ends_like_a_quiet_one(method: str, results: dict[str, Any]) -> None:
     result = results[method]
-    assert result["ends"] == [0, signal.SIGKILL, 0]
+    assert result["ends"] == [0, -signal.SIGKILL, 0]
     assert result["killed"] == result["quiet"]
     assert len(result["quiet"]["metrics"].splitlines()) == 2
     assert STATE not in result["quiet"]["files"]
