@@ -35,7 +35,7 @@ def explain_os_errors(path: Path, elsewhere: str = "choose another folder with -
             errno.EACCES: f"permission denied: {elsewhere}",
             errno.EPERM: f"permission denied: {elsewhere}",
         }.get(error.errno or 0, f"{error.strerror or error}: {elsewhere}")
-        raise UserError(f"cannot write {path}: {reason}") from error
+        raise UserError(f"cannot write {path}: {reason}") from None
 
 
 def write_atomic(path: Path, data: bytes | str, elsewhere: str = "choose another folder with --runs DIR") -> None:

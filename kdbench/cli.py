@@ -283,8 +283,8 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and exit code 2."""
-    # Threads that wait by spinning make a shared machine many times slower; read when torch is first imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that wait long by spinning make a busy machine many times slower; read when torch is first imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         app()
     except UserError as error:
