@@ -73,11 +73,13 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     payload = buffer.getvalue()
+    fresh, previous = path.with_name(path.name + ".new"), path.with_name(path.name + ".previous")
     with explain_os_errors(path):
-        fresh = path.with_name(path.name + ".new")
+        if path.exists():
+            previous.unlink(missing_ok=True)  # the disk never has to hold three states
         write_atomic(fresh, _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
         if path.exists():
-            path.replace(path.with_name(path.name + ".previous"))
+            path.replace(previous)
         fresh.replace(path)
 
 

@@ -89,9 +89,9 @@ def train(
         save_every=save_every,
     )
     cell = session.cell(method=method, student=student, teacher=teacher, seed=seed, settings=chosen)
-    console.print(
-        f"settings of {cell.method}: {cell.settings.values() or 'none'} ({cell.settings.source})", style="dim"
-    )
+    if values := cell.settings.values():
+        listed = ", ".join(f"{key} = {value}" for key, value in values.items())
+        console.print(f"{cell.method}: {listed} ({cell.settings.source})", markup=False)
     record = run_shown(session, [cell])[0]
     units = {"top1": " %", "top5": " %", "nll": "", "ece": " %", "agreement": " %", "teacher_kl": ""}
     for name, unit in units.items():

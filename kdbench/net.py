@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -97,6 +97,9 @@ class Features:
 
 class Backbone(nn.Module, abc.ABC):
     """A network that ends in one linear classifier over its penultimate features."""
+
+    PREFIX: ClassVar[str] = ""
+    """What the names in its state dict have in front of those of a published checkpoint."""
 
     @abc.abstractmethod
     def features(self, images: Tensor, *, maps: bool) -> Features:

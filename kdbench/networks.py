@@ -35,9 +35,10 @@ def build_net(network: str, protocol: Protocol, dataset: Dataset, *, seed: int, 
 
 
 @torch.inference_mode()
-def predict(net: Net, images: Tensor, device: torch.device) -> Tensor:
+def predict(net: Net, images: Tensor) -> Tensor:
     """Logits ``(N, K)``, in float32 and on the CPU, of uint8 images ``(N, H, W, 3)``; the net is left in eval mode."""
     net.eval()
+    device = net.mean.device
     parts = []
     for chunk in images.split(EVALUATION_BATCH):
         pixels = chunk.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
@@ -101,6 +102,8 @@ def load_weights(net: Net, weights: dict[str, Tensor], origin: str) -> None:
         The weights are those of another network or number of classes.
     """
     own = net.backbone.state_dict()
+    prefix = net.backbone.PREFIX
+    weights = {name if name.startswith(prefix) else prefix + name: value for name, value in weights.items()}
     missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     shapes = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
     parts = [

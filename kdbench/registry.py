@@ -8,7 +8,7 @@ import pkgutil
 import tomllib
 import typing
 from dataclasses import dataclass
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from kdbench.errors import UserError
@@ -63,9 +63,10 @@ def load_method(name: str) -> type[Method]:
 
 
 def load_recipes(name: str) -> list[Recipe]:
-    """Read a method's recipe file."""
-    file = resources.files(_PACKAGE) / f"{name}.toml"
-    entries = tomllib.loads(file.read_text(encoding="utf-8")).get("recipe", [])
+    """Read a method's recipe file, which lies beside its module; no file, no recipes."""
+    origin = importlib.import_module(f"{_PACKAGE}.{name}").__file__
+    file = Path(origin or "").with_suffix(".toml")
+    entries = tomllib.loads(file.read_text(encoding="utf-8")).get("recipe", []) if file.is_file() else []
     return [Recipe(e["dataset"], tuple(e["pairs"]), e.get("settings", {}), e["source"]) for e in entries]
 
 
@@ -85,7 +86,7 @@ def resolve_settings(
     found = [r for r in load_recipes(name) if r.dataset == dataset and pair in r.pairs]
     assert len(found) <= 1, f"{name}.toml has {len(found)} recipes for {dataset} {pair}"
     recipe = found[0].settings if found else {}
-    source = found[0].source if found else f"defaults of {name}; no published settings for {pair} on {dataset}"
+    source = found[0].source if found else f"defaults; no published settings for {pair} on {dataset}"
     try:
         return Settings(config(**{**recipe, **chosen}), recipe, chosen, source)
     except ValueError as error:

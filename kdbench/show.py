@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import textwrap
 from typing import Any
 
 from kdbench.data.datasets import DATASETS
@@ -77,39 +78,38 @@ def method_page(name: str) -> str:
     name = method_name(name)
     kind = load_method(name)
     docs = field_docs(kind.Config)
+    fields, recipes = dataclasses.fields(kind.Config), load_recipes(name)
     lines = [*_card(name), "", f"Reads of the teacher: {', '.join(sorted(kind.teacher_reads)) or 'nothing'}"]
-    lines += [
-        f"Views of each image: {kind.views(kind.Config()).num_views}",
-        f"Version: {kind.VERSION}",
-        "",
-        "Settings",
-    ]
-    for field in dataclasses.fields(kind.Config):
-        lines.append(f"  {field.name} = {field.default!r}   {' '.join(docs[field.name].split())}")
+    lines += [f"Views of each image: {kind.views(kind.Config()).num_views}", f"Version: {kind.VERSION}"]
+    if fields:
+        lines += ["", "Settings"]
+    for field in fields:
+        lines += _wrapped(f"{field.name} = {field.default!r}: {docs[field.name]}", 2)
         if field.name in kind.OURS:
-            lines.append(f"      our choice: {kind.OURS[field.name]}")
-    if not dataclasses.fields(kind.Config):
-        lines.append("  none")
-    lines += ["", "Published settings by pair"]
-    recipes = load_recipes(name)
-    for recipe in recipes:
-        values = ", ".join(f"{k} = {v!r}" for k, v in recipe.settings.items()) or "the defaults"
-        lines += [
-            f"  {recipe.dataset}: {values}",
-            f"      for {', '.join(recipe.pairs)}",
-            f"      {recipe.source}",
-        ]
+            lines += _wrapped(f"our choice: {kind.OURS[field.name]}", 6)
     known = {pair for recipe in recipes for pair in recipe.pairs}
     rest = [pair for members in named_pairs().values() for pair in members if pair not in known]
-    if rest and kind.teacher_reads:
-        lines.append(f"  no published settings; using the defaults is our choice: {', '.join(rest)}")
+    if fields:
+        lines += ["", "Published settings by pair"]
+    for recipe in recipes:
+        values = ", ".join(f"{k} = {v!r}" for k, v in recipe.settings.items()) or "the defaults"
+        lines += _wrapped(f"{recipe.dataset}: {values}", 2)
+        lines += [*_wrapped(f"for {', '.join(recipe.pairs)}", 6), *_wrapped(f"source: {recipe.source}", 6)]
+    if rest and fields:
+        lines += _wrapped("none published, so that using the defaults is our choice", 2)
+        lines += _wrapped(f"for {', '.join(rest)}", 6)
     if kind.DEVIATIONS:
         lines += ["", "Where paper and code differ, and what is done here"]
-        lines += [f"  - {text}" for text in kind.DEVIATIONS]
+        lines += [line for text in kind.DEVIATIONS for line in _wrapped(f"- {text}", 2)]
     return "\n".join(lines)
 
 
+def _wrapped(text: str, indent: int) -> list[str]:
+    return textwrap.wrap(" ".join(text.split()), 110, initial_indent=" " * indent, subsequent_indent=" " * (indent + 4))
+
+
 def _card(name: str) -> list[str]:
-    """The lines of a method's module docstring."""
+    """The lines of a method's module docstring, without the legend of its shapes."""
     module = inspect.getmodule(load_method(name))
-    return (inspect.getdoc(module) or name).splitlines()
+    text = (inspect.getdoc(module) or name).partition("\n\nLegend:")[0]
+    return text.replace("``", "").splitlines()

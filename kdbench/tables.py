@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pandas as pd
 from tabulate import tabulate
 
+from kdbench.errors import UserError
 from kdbench.runs import Records
 
 Format = Literal["terminal", "markdown", "csv"]
@@ -55,7 +56,7 @@ def comparisons(records: Records) -> list[Table]:
 def _comparison(rules: dict[Any, Any], cells: pd.DataFrame) -> Table:
     repeated = cells[cells.duplicated("cell", keep=False)]
     if not repeated.empty:
-        raise ValueError(f"two records of one cell: {repeated['cell'].iloc[0][:8]}")
+        raise UserError(f"two records of one cell {repeated['cell'].iloc[0][:8]}: move one of them away")
     taught = cells[cells["teacher.id"].notna()]
     alone = cells[cells["teacher.id"].isna()].set_index("seed")["top1"]
     rows: list[dict[str, Any]] = []

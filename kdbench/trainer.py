@@ -115,7 +115,11 @@ def train_cell(
     folder = cell.folder(options.runs)
     if record := read_record(folder, cell):
         return record
-    with claim(folder), Stop() as stop, torch.random.fork_rng():
+    with (
+        claim(folder),
+        Stop() as stop,
+        torch.random.fork_rng([options.device] if options.device.type == "cuda" else []),
+    ):
         if record := read_record(folder, cell):
             return record
         config = cell.identity() | {"id": cell.id, "source": cell.settings.source}
@@ -170,6 +174,7 @@ class Run:
         self.student.to(device)
         self.method.to(device)
         self.labels = dataset.train_labels.to(device)
+        self.test_images = dataset.test_images.to(device)
         self.generator = generator(cell.seed, "method", device=device)
         self.parameters = [p for m in (self.student, self.method) for p in m.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(
@@ -257,7 +262,7 @@ class Run:
         Diverged
             A term, or a weight after the last update, is not finite. Nothing has been saved since then.
         """
-        rows = [row.tolist() for row in self.pending]
+        rows = torch.stack(self.pending).tolist() if self.pending else []
         first = self.step - len(rows)
         self.pending.clear()
         for offset, row in enumerate(rows):
@@ -291,7 +296,7 @@ class Run:
 
     def evaluate(self) -> dict[str, float]:
         """Metrics of the student on the test set."""
-        logits = predict(self.student, self.dataset.test_images, self.options.device)
+        logits = predict(self.student, self.test_images)
         teacher_logits = self.teacher.test_logits if self.teacher else None
         return evaluate(logits, self.dataset.test_labels, teacher_logits)
 

@@ -58,7 +58,7 @@ def make_cell(protocol: Protocol, method: str, teacher: str, student: str, seed:
 def make_teacher(network: str, protocol: Protocol, dataset: Dataset) -> Teacher:
     """An untrained teacher."""
     net = freeze(build_net(network, protocol, dataset, seed=0, purpose="teacher"))
-    logits = predict(net, dataset.test_images, CPU)
+    logits = predict(net, dataset.test_images)
     card = TeacherCard(
         network=network,
         id="file:0",

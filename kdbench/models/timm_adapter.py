@@ -45,6 +45,8 @@ class TimmBackbone(Backbone):
         does not take such images, with the reason.
     """
 
+    PREFIX = "model."
+
     def __init__(self, name: str, num_classes: int, image_size: tuple[int, int]) -> None:
         super().__init__()
         if not timm.is_model(name):
