@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any, NoReturn, final
 
 import tomli_w
@@ -22,14 +18,16 @@ from kdbench.cell import Cell
 from kdbench.checkpoint import load_state, save_state, write_atomic, write_json
 from kdbench.data.datasets import Dataset
 from kdbench.data.views import Augmentation, ResidentImages, order, views
-from kdbench.device import autocast, be_deterministic, environment, peak_memory_mb
+from kdbench.device import autocast, be_deterministic
 from kdbench.errors import Interrupted, UserError
 from kdbench.method import Batch, Setup
 from kdbench.metrics import evaluate
 from kdbench.net import Outputs
 from kdbench.networks import build_net, predict, save_weights
+from kdbench.record import Counts, make_record
 from kdbench.registry import load_method
 from kdbench.runs import FAILURE, RECORD, STATE, claim, read_record, write_failure
+from kdbench.signals import Stop
 from kdbench.streams import generator, seeded, stream_seed
 from kdbench.teachers import WEIGHTS, Teacher
 
@@ -69,29 +67,6 @@ class Diverged(UserError):
     def __init__(self, text: str, failure: dict[str, Any]) -> None:
         super().__init__(text)
         self.failure = failure | {"text": text}
-
-
-class Stop(AbstractContextManager["Stop"]):
-    """Turns the first Ctrl-C or SIGTERM into a wish that the loop grants between two steps."""
-
-    def __init__(self) -> None:
-        self.signum: int | None = None
-        self._old: dict[int, Any] = {}
-
-    def __enter__(self) -> Stop:
-        if threading.current_thread() is threading.main_thread():
-            for signum in (signal.SIGINT, signal.SIGTERM):
-                self._old[signum] = signal.signal(signum, self._wish)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for signum, handler in self._old.items():
-            signal.signal(signum, handler)
-
-    def _wish(self, signum: int, _frame: FrameType | None) -> None:
-        self.signum = signum
 
 
 def train_cell(
@@ -339,55 +314,19 @@ class Run:
     def finish(self, folder: Path) -> dict[str, Any]:
         """Save the weights, write the record and drop the state, which is not needed any more."""
         digest = save_weights(folder / WEIGHTS, self.student)
-        record = self.record(digest)
+        counts = Counts(
+            num_images=min(self.num_images, self.steps_per_epoch * self.cell.protocol.batch_size),
+            views_per_image=self.plan.num_views,
+            extra_parameters=sum(p.numel() for p in self.method.parameters() if p.requires_grad),
+        )
+        card = self.teacher.card if self.teacher else None
+        record = make_record(
+            self.cell, self.dataset, card, self.history, self.seconds, counts, digest, self.options.device
+        )
         write_json(folder / RECORD, record)
         for name in (STATE, f"{STATE}.previous"):
             (folder / name).unlink(missing_ok=True)
         return record
-
-    def record(self, weights: str) -> dict[str, Any]:
-        """What the finished cell leaves, as plain values."""
-        cell, protocol, last = self.cell, self.cell.protocol, self.history[-1]
-        best = max(self.history, key=lambda row: row["top1"])
-        seen = protocol.epochs * min(self.num_images, self.steps_per_epoch * protocol.batch_size)
-        card = self.teacher.card if self.teacher else None
-        metrics = {k: v for k, v in last.items() if k not in {"epoch", "lr"} and not k.startswith("loss/")}
-        return {
-            "cell": cell.id,
-            "protocol": protocol.name,
-            "protocol_version": protocol.version,
-            "overrides": protocol.overrides(),
-            "dataset": protocol.dataset,
-            "data_fingerprint": self.dataset.fingerprint,
-            "teacher": {"network": card.network, "id": card.id, "weights": card.weights, "accuracy": card.accuracy}
-            if card
-            else None,
-            "student": cell.student,
-            "method": cell.method,
-            "settings": cell.settings.values(),
-            "settings_chosen": cell.settings.chosen,
-            "settings_source": cell.settings.source,
-            "seed": cell.seed,
-            "epochs": protocol.epochs,
-            "precision": protocol.precision,
-            "epoch_rule": "last",
-            **metrics,
-            "best_on_test": {"top1": best["top1"], "epoch": best["epoch"]},
-            "loss": {k.removeprefix("loss/"): v for k, v in last.items() if k.startswith("loss/")},
-            "cost": {
-                "train_seconds": self.seconds["train"],
-                "evaluate_seconds": self.seconds["evaluate"],
-                "images_per_second": seen / self.seconds["train"],
-                "views_per_image": self.plan.num_views,
-                "student_views": seen * self.plan.num_views,
-                "teacher_forwards": seen * self.plan.num_views if self.teacher else 0,
-                "peak_memory_mb": peak_memory_mb(self.options.device),
-                "extra_parameters": sum(p.numel() for p in self.method.parameters() if p.requires_grad),
-            },
-            "weights": weights,
-            "environment": environment(self.options.device),
-            "config": cell.identity(),
-        }
 
     @property
     def fraction(self) -> float:

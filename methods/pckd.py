@@ -127,10 +127,6 @@ class PCKD(Method):
         def __post_init__(self) -> None:
             positive = ("temperature", "contrast_temperature", "base_temperature", "preview_base")
             check_settings(self, non_negative=("alpha", "beta", "delta", "ff"), positive=positive)
-            choices = {"halves": ("add", "mean"), "views": (1, 4), "on_mismatch": ("skip", "error")}
-            for name, known in choices.items():
-                if getattr(self, name) not in known:
-                    raise ValueError(f"{name} must be one of {known}, not {getattr(self, name)!r}")
 
     config: Config
 

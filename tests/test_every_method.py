@@ -13,7 +13,8 @@ from kdbench.data.views import order, views
 from kdbench.method import PLAIN
 from kdbench.networks import weights_hash
 from kdbench.registry import method_names
-from kdbench.trainer import Run, Stop
+from kdbench.signals import Stop
+from kdbench.trainer import Run
 
 every_method = pytest.mark.parametrize("method", METHODS)
 every_pair = pytest.mark.parametrize("pair", PAIRS)

@@ -457,12 +457,11 @@ def test_settings_are_described_and_checked(method: type[Method]) -> None:
     assert all(docs[name] for name in fields), docs
     assert set(method.OURS) <= set(fields)
     hints = get_type_hints(method.Config)
-    for name, field in fields.items():
-        if hints[name] is bool:
+    for name in fields:
+        if hints[name] is bool or get_args(hints[name]):  # the registry checks choices
             continue
-        bad: Any = "nonsense" if get_args(hints[name]) and isinstance(field.default, str) else -1
         with pytest.raises(ValueError, match=name):
-            method.Config(**{name: bad})
+            method.Config(**{name: -1})
         if hints[name] is float:
             with pytest.raises(ValueError, match=name):
                 method.Config(**{name: math.nan})

@@ -19,7 +19,8 @@ from kdbench import checkpoint
 from kdbench.checkpoint import load_state, save_state, write_atomic
 from kdbench.errors import Interrupted, UserError
 from kdbench.runs import STATE, claim
-from kdbench.trainer import Diverged, Progress, Run, Stop, train_cell
+from kdbench.signals import Stop
+from kdbench.trainer import Diverged, Progress, Run, train_cell
 
 
 @pytest.fixture(scope="module")

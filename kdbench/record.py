@@ -1,0 +1,88 @@
+"""The record that a finished cell leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from kdbench.cell import Cell
+from kdbench.data.datasets import Dataset
+from kdbench.device import environment, peak_memory_mb
+from kdbench.teachers import TeacherCard
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What an epoch visits and what the method adds."""
+
+    num_images: int
+    """Images an epoch trains on."""
+    views_per_image: int
+    extra_parameters: int
+    """Trainable parameters of the method's own."""
+
+
+def make_record(
+    cell: Cell,
+    dataset: Dataset,
+    teacher: TeacherCard | None,
+    history: list[dict[str, Any]],
+    seconds: dict[str, float],
+    counts: Counts,
+    weights: str,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Return the record as plain values.
+
+    The metrics are those of the last epoch; the best epoch on the test set is stored under a name that says so.
+
+    Parameters
+    ----------
+    history
+        One row of metrics for each epoch.
+    seconds
+        Time spent on training and on evaluation.
+    weights
+        Hash of the student's weights.
+    """
+    protocol, last = cell.protocol, history[-1]
+    best = max(history, key=lambda row: row["top1"])
+    visited = protocol.epochs * counts.num_images
+    return {
+        "cell": cell.id,
+        "protocol": protocol.name,
+        "protocol_version": protocol.version,
+        "overrides": protocol.overrides(),
+        "dataset": protocol.dataset,
+        "data_fingerprint": dataset.fingerprint,
+        "teacher": {name: getattr(teacher, name) for name in ("network", "id", "weights", "accuracy")}
+        if teacher
+        else None,
+        "student": cell.student,
+        "method": cell.method,
+        "settings": cell.settings.values(),
+        "settings_chosen": cell.settings.chosen,
+        "settings_source": cell.settings.source,
+        "seed": cell.seed,
+        "epochs": protocol.epochs,
+        "precision": protocol.precision,
+        "epoch_rule": "last",
+        **{name: v for name, v in last.items() if name not in {"epoch", "lr"} and not name.startswith("loss/")},
+        "best_on_test": {"top1": best["top1"], "epoch": best["epoch"]},
+        "loss": {name.removeprefix("loss/"): v for name, v in last.items() if name.startswith("loss/")},
+        "cost": {
+            "train_seconds": seconds["train"],
+            "evaluate_seconds": seconds["evaluate"],
+            "images_per_second": visited / seconds["train"],
+            "views_per_image": counts.views_per_image,
+            "student_views": visited * counts.views_per_image,
+            "teacher_forwards": visited * counts.views_per_image if teacher else 0,
+            "peak_memory_mb": peak_memory_mb(device),
+            "extra_parameters": counts.extra_parameters,
+        },
+        "weights": weights,
+        "environment": environment(device),
+        "config": cell.identity(),
+    }
