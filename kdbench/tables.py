@@ -68,12 +68,12 @@ def _comparison(rules: dict[Any, Any], cells: pd.DataFrame) -> Table:
                 "method": f"{method} {chosen}".strip(),
                 "top-1 %": _mean_sd(per_seed),
                 "n": len(own),
-                "gain over alone": _mean_sd(gain, sign=True),
+                "gain": _mean_sd(gain, sign=True),
                 "NLL": f"{own['nll'].mean():.3f}",
                 "ECE %": f"{own['ece'].mean():.2f}",
-                "agreement %": _mean(own["agreement"], ".2f"),
-                "KL to teacher": _mean(own["teacher_kl"], ".3f"),
-                "views/image": f"{own['cost.views_per_image'].mean():.0f}",
+                "agree %": _mean(own["agreement"], ".2f"),
+                "KL": _mean(own["teacher_kl"], ".3f"),
+                "views": f"{own['cost.views_per_image'].mean():.0f}",
                 "s/epoch": f"{(own['cost.train_seconds'] / own['epochs']).mean():.2f}",
                 "order": (own["teacher.id"].notna().any(), per_seed.mean()),
             }
@@ -92,8 +92,8 @@ def _comparison(rules: dict[Any, Any], cells: pd.DataFrame) -> Table:
         frame,
         (
             f"top-1 on the test set after the last of {epochs} epochs; mean ± standard deviation (ddof 1) over n seeds",
-            "gain: paired by seed with the same student trained alone",
-            "agreement and KL: with the teacher, on the test set",
+            "gain: over the same student trained alone, paired by seed",
+            "agree: predictions equal to the teacher's; KL: from the teacher, in nats; views: of each image in a step",
         ),
     )
 
