@@ -80,15 +80,15 @@ def _comparison(rules: dict[Any, Any], cells: pd.DataFrame) -> Table:
         )
     rows.sort(key=lambda row: row["order"])
     frame = pd.DataFrame(rows).drop(columns="order")
-    teacher = ""
+    pair = f"{rules['student']} alone"
     if not taught.empty:
         first = taught.iloc[0]
         short = first["teacher.id"].partition(":")[2][:8]
-        teacher = f"{first['teacher.network']} ({first['teacher.accuracy']:.2f} %, {short}) > "
+        pair = f"{first['teacher.network']} ({first['teacher.accuracy']:.2f} %, {short}) > {rules['student']}"
     overrides = f", with {rules['overrides_text']}" if rules["overrides_text"] else ""
     epochs = int(cells["epochs"].iloc[0])
     return Table(
-        f"{rules['protocol']}{overrides}: {teacher}{rules['student']}",
+        f"{rules['protocol']}{overrides}: {pair}",
         frame,
         (
             f"top-1 on the test set after the last of {epochs} epochs; mean ± standard deviation (ddof 1) over n seeds",
@@ -105,7 +105,7 @@ def render(table: Table, form: Format) -> str:
         buffer.writelines(f"# {line}\n" for line in (table.title, *table.notes))
         table.frame.to_csv(buffer, index=False)
         return buffer.getvalue()
-    style = "pipe" if form == "markdown" else "simple_outline"
+    style = "pipe" if form == "markdown" else "simple"
     align = ["left", *["right"] * (table.frame.shape[1] - 1)]
     body = tabulate(
         table.frame.values.tolist(),
