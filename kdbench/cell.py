@@ -37,11 +37,13 @@ class Cell:
     def identity(self) -> dict[str, Any]:
         """Everything that decides the results, without paths, devices or worker counts."""
         teacher = {"network": self.teacher.network, "id": self.teacher.id} if self.teacher else {}
+        settings = self.settings.values()
+        assert not {"name", "version"} & settings.keys(), f"a setting of {self.method} hides its name or version"
         return {
             "protocol": self.protocol.identity(),
             "teacher": teacher,
             "student": self.student,
-            "method": {"name": self.method, "version": self.method_version, **self.settings.values()},
+            "method": {"name": self.method, "version": self.method_version, **settings},
             "seed": self.seed,
         }
 
