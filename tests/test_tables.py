@@ -114,3 +114,13 @@ def test_begun_cells_are_counted(runs: Path) -> None:
     (runs / "begun").mkdir()
     (runs / "begun" / "state").write_bytes(b"")
     assert read_records(runs).unfinished == 1
+
+
+@pytest.mark.checkout
+def test_the_stored_table_is_what_the_stored_records_say() -> None:
+    folder = Path(__file__).parent.parent / "results" / "cifar10-subset"
+    records = read_records(folder / "runs")
+    assert not records.problems
+    assert len(records.frame) == 19
+    tables = "\n".join(render(table, "markdown") for table in comparisons(records))
+    assert tables == (folder / "table.md").read_text(encoding="utf-8")
