@@ -86,7 +86,9 @@ def resolve_settings(
     found = [r for r in load_recipes(name) if r.dataset == dataset and pair in r.pairs]
     assert len(found) <= 1, f"{name}.toml has {len(found)} recipes for {dataset} {pair}"
     recipe = found[0].settings if found else {}
-    source = found[0].source if found else f"defaults; no published settings for {pair} on {dataset}"
+    source = "defaults"
+    if teacher:
+        source = found[0].source if found else f"defaults; no published settings for {pair} on {dataset}"
     try:
         return Settings(config(**{**recipe, **chosen}), recipe, chosen, source)
     except ValueError as error:
