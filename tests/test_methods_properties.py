@@ -6,7 +6,6 @@ import dataclasses
 import importlib
 import math
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -37,15 +36,6 @@ KL_LOSSES = {
 STAGES = ((4, 8, 8), (6, 4, 4))
 seeds = st.integers(0, 2**31 - 1)
 temperatures = st.sampled_from([0.5, 1.0, 4.0, 20.0])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Small tensors: threads would only wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def rng(seed: int) -> torch.Generator:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import parity_files
@@ -20,14 +19,6 @@ from kdbench.net import PARTS, Backbone, Features, Net
 STATE_DICTS = sorted(p.stem for p in (FOLDER / "models" / "state_dicts").glob("*.json") if p.stem != "summary")
 FILES = parity_files.names("models")
 ONE_OF_EACH = ["resnet8", "wrn_16_1", "vgg8", "MobileNetV2", "ShuffleNetV1", "ShuffleNetV2"]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def names(start: str) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from parity_files import Case, load, names
@@ -14,15 +12,6 @@ from kdbench.method import Batch, Method
 from kdbench.methods import crd, dkd, kd, pckd, reviewkd
 from kdbench.methods.ce import cross_entropy
 from kdbench.net import Outputs
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Small tensors: threads would only wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def total(terms: dict[str, Tensor]) -> Tensor:

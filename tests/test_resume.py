@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,22 +90,31 @@ def test_two_processes_never_run_one_cell(tiny_npz: Path, tmp_path: Path) -> Non
         train_cell(run.cell, lambda: run.dataset, lambda: None, run.options)
 
 
+@contextlib.contextmanager
+def updates_that_end_in(value: float) -> Iterator[None]:
+    """Let every optimiser step overwrite one tensor of weights."""
+    step = torch.optim.SGD.step
+
+    def explode(self: torch.optim.SGD) -> None:
+        step(self)
+        with torch.no_grad():
+            self.param_groups[0]["params"][0].fill_(value)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.SGD, "step", explode)
+        yield
+
+
 def test_divergence_names_step_and_terms_and_keeps_the_last_good_state(tiny_npz: Path, tmp_path: Path) -> None:
     run = make_run(tiny_npz, tmp_path, "kd")
     folder = run.cell.folder(tmp_path)
     run_until(run, 0.0, signal.SIGINT)
     good = (folder / STATE).read_bytes()
-    step = torch.optim.SGD.step
-    with pytest.MonkeyPatch.context() as patch:
-
-        def explode(self: torch.optim.SGD) -> None:
-            step(self)
-            with torch.no_grad():
-                self.param_groups[0]["params"][0].fill_(torch.nan)
-
-        patch.setattr(torch.optim.SGD, "step", explode)
-        with pytest.raises(Diverged, match=r"diverged in epoch 1 at step 3 \(ce = nan, kd = nan\)"):
-            train_cell(run.cell, lambda: run.dataset, lambda: run.teacher, run.options)
+    with (
+        updates_that_end_in(torch.nan),
+        pytest.raises(Diverged, match=r"diverged in epoch 1 at step 3 \(ce = nan, kd = nan\)"),
+    ):
+        train_cell(run.cell, lambda: run.dataset, lambda: run.teacher, run.options)
     failure = json.loads((folder / "failed.json").read_bytes())
     assert failure["reason"] == "diverged"
     assert (failure["epoch"], failure["step"], failure["terms"]) == (1, 3, {"ce": "nan", "kd": "nan"})
@@ -114,17 +125,8 @@ def test_divergence_names_step_and_terms_and_keeps_the_last_good_state(tiny_npz:
 
 def test_weights_that_break_in_the_last_step_are_found(tiny_npz: Path, tmp_path: Path) -> None:
     run = make_run(tiny_npz, tmp_path, "ce", batch_size=42)
-    step = torch.optim.SGD.step
-    with pytest.MonkeyPatch.context() as patch:
-
-        def explode(self: torch.optim.SGD) -> None:
-            step(self)
-            with torch.no_grad():
-                self.param_groups[0]["params"][0].fill_(torch.inf)
-
-        patch.setattr(torch.optim.SGD, "step", explode)
-        with pytest.raises(Diverged):
-            run.train(tmp_path, Stop(), lambda _: None)
+    with updates_that_end_in(torch.inf), pytest.raises(Diverged):
+        run.train(tmp_path, Stop(), lambda _: None)
 
 
 STATE_VALUES = {"step": 3, "weight": torch.arange(5.0)}
