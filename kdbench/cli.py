@@ -44,15 +44,17 @@ Network = Annotated[str, typer.Option(help="'kdbench list networks' names all.")
 @app.command()
 def demo(runs: Runs = Path("runs"), device: Device = None) -> None:
     """Compare all methods on embedded data, in minutes."""
+    from kdbench.protocol import load_protocol  # noqa: PLC0415
     from kdbench.session import Session  # noqa: PLC0415
 
     session = Session.open("digits-demo-v1", runs=runs, device=device)
     compare(session)
-    real = "cifar100-crd-v1"
-    command = f"kdbench teacher train --protocol {real} --network wrn_40_2 --data data --download"
-    console.print(f"\nThe real thing, CIFAR-100 (a GPU is advised):\n  {command}")
-    student = f"kdbench train --protocol {real} --teacher wrn_40_2 --student wrn_16_2 --method"
-    console.print(f"  {student} {session.protocol.try_methods[-1]} --seed 1 --data data")
+    real = load_protocol(session.protocol.try_next)
+    teacher, student = real.try_pair.split(">")
+    console.print("\nThe real thing, CIFAR-100 (a GPU is advised):")
+    console.print(f"  kdbench teacher train --protocol {real.name} --network {teacher} --data data --download")
+    pair = f"--teacher {teacher} --student {student}"
+    console.print(f"  kdbench train --protocol {real.name} {pair} --method {real.try_methods[-1]} --seed 1 --data data")
 
 
 @app.command()
@@ -203,7 +205,7 @@ def table(
     from kdbench.tables import comparisons, render  # noqa: PLC0415
 
     records = read_records(runs)
-    tables = comparisons(records)
+    tables = comparisons(records.frame)
     if not tables:
         raise UserError(f"no finished cells in {runs}: 'kdbench demo' or 'kdbench train' makes some")
     console.print("\n".join(render(t, form) for t in tables), markup=False, end="")
@@ -233,7 +235,7 @@ def show(method: str) -> None:
 
 def compare(session: Session) -> None:
     """Run the comparison that a protocol proposes, and print its table."""
-    from kdbench.runs import Records, read_records  # noqa: PLC0415
+    from kdbench.runs import as_frame  # noqa: PLC0415
     from kdbench.tables import comparisons, render  # noqa: PLC0415
 
     teacher, student = session.protocol.try_pair.split(">")
@@ -243,10 +245,7 @@ def compare(session: Session) -> None:
         for method in session.protocol.try_methods
         for seed in session.protocol.try_seeds
     ]
-    run_shown(session, cells)
-    records = read_records(session.runs)
-    frame = records.frame[records.frame["cell"].isin([cell.id for cell in cells])]
-    for found in comparisons(Records(frame, 0, [])):
+    for found in comparisons(as_frame(run_shown(session, cells))):
         console.print(f"\n{render(found, 'terminal')}", markup=False, end="")
     console.print(
         f"\nRecords: {session.runs / session.protocol.name}; 'kdbench table {session.runs}' prints them again."

@@ -49,6 +49,8 @@ class Protocol:
     """The pair that ``kdbench`` proposes to begin with."""
     try_methods: tuple[str, ...]
     try_seeds: tuple[int, ...]
+    try_next: str = ""
+    """The protocol to go on to after a first look with this one."""
     accuracy: dict[str, float]
     """Published test accuracies of networks trained alone, in percent; imported teachers are checked against them."""
 
@@ -59,7 +61,7 @@ class Protocol:
 
     def identity(self) -> dict[str, Any]:
         """What decides results, as plain values."""
-        texts = {"title", "source", "accuracy", "alone", "try_pair", "try_methods", "try_seeds"}
+        texts = {"title", "source", "accuracy", "alone", "try_pair", "try_methods", "try_seeds", "try_next"}
         return {k: v for k, v in _plain(dataclasses.asdict(self)).items() if k not in texts}
 
     def override(self, **changes: Any) -> Protocol:
@@ -95,7 +97,15 @@ def load_protocol(name: str) -> Protocol:
     return Protocol(name=name, **merged)
 
 
-def named_pairs() -> dict[str, list[str]]:
-    """Named sets of teacher>student pairs."""
+@dataclass(frozen=True, slots=True)
+class PairSet:
+    """Teacher>student pairs, and the protocol that lists the published accuracies of their networks."""
+
+    protocol: str
+    pairs: tuple[str, ...]
+
+
+def named_pairs() -> dict[str, PairSet]:
+    """Sets of pairs by name."""
     text = (resources.files("kdbench") / "pairs.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)
+    return {name: PairSet(entry["protocol"], tuple(entry["pairs"])) for name, entry in tomllib.loads(text).items()}

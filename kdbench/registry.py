@@ -33,8 +33,6 @@ class Settings:
     """A method's resolved hyper-parameters for one pair."""
 
     config: Any
-    recipe: dict[str, Any]
-    """What the pair's recipe changed."""
     chosen: dict[str, Any]
     """What the user changed."""
     source: str
@@ -90,7 +88,7 @@ def resolve_settings(
     if teacher:
         source = found[0].source if found else f"defaults; no published settings for {pair} on {dataset}"
     try:
-        return Settings(config(**{**recipe, **chosen}), recipe, chosen, source)
+        return Settings(config(**{**recipe, **chosen}), chosen, source)
     except ValueError as error:
         raise UserError(f"method {name}: {error}") from None
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
@@ -17,7 +17,6 @@ from kdbench.cell import Cell
 from kdbench.checkpoint import explain_os_errors, write_json
 from kdbench.errors import UserError
 
-State = Literal["planned", "stopped", "failed", "done"]
 RECORD, FAILURE, STATE, CLAIM = "record.json", "failed.json", "state", "claim"
 _REQUIRED = {"cell", "protocol", "student", "method", "seed", "top1", "config"}
 
@@ -58,15 +57,6 @@ def claim(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def state_of(folder: Path) -> State:
-    """The state of a cell that no process holds."""
-    if (folder / RECORD).exists():
-        return "done"
-    if (folder / FAILURE).exists():
-        return "failed"
-    return "stopped" if (folder / STATE).exists() else "planned"
 
 
 def read_record(folder: Path, cell: Cell) -> dict[str, Any] | None:
@@ -112,7 +102,12 @@ def read_records(runs: Path) -> Records:
             rows.append(record)
     begun = {p.parent for name in (STATE, FAILURE) for p in runs.glob(f"**/{name}")}
     unfinished = sum(not (folder / RECORD).exists() for folder in begun)
-    return Records(pd.json_normalize(rows), unfinished, problems)
+    return Records(as_frame(rows), unfinished, problems)
+
+
+def as_frame(records: list[dict[str, Any]]) -> pd.DataFrame:
+    """Records as rows, nested values under dotted names."""
+    return pd.json_normalize(records)
 
 
 def _parse(path: Path) -> dict[str, Any] | str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,18 +33,17 @@ class Session:
         With the user's overrides; a data file of the user's own replaces its ``dataset`` by the file's hash.
     runs, data
         Folders of runs and of data sets.
-    file
-        A data file in place of the protocol's data set.
+    given
+        The data set of a file, in place of one by name.
     """
 
     protocol: Protocol
     runs: Path
     data: Path
-    file: str | None
     device: torch.device
     download: bool = False
     save_every: float = 60.0
-    _loaded: dict[str, Dataset] = field(default_factory=dict)
+    given: Dataset | None = None
 
     @classmethod
     def open(
@@ -67,28 +66,23 @@ class Session:
             A name is unknown, or the data file is not usable.
         """
         resolved = load_protocol(protocol).override(epochs=epochs, precision=precision)
-        loaded: dict[str, Dataset] = {}
-        file = str(data) if str(data).startswith(NPZ) else None
-        if file:
-            dataset = load_dataset(file, Path())
-            resolved = resolved.override(dataset=f"{NPZ}{dataset.fingerprint[:16]}")
-            loaded[resolved.dataset] = dataset
+        given = load_dataset(str(data), Path()) if str(data).startswith(NPZ) else None
+        if given:
+            resolved = resolved.override(dataset=f"{NPZ}{given.fingerprint[:16]}")
         return cls(
             protocol=resolved,
             runs=Path(runs),
-            data=Path("data" if file else data),
-            file=file,
+            data=Path(data),
             device=pick_device(device),
             download=download,
             save_every=save_every,
-            _loaded=loaded,
+            given=given,
         )
 
     @cached_property
     def dataset(self) -> Dataset:
         """The data set, loaded and checked on first use."""
-        name = self.protocol.dataset
-        return self._loaded.get(name) or load_dataset(name, self.data, download=self.download)
+        return self.given or load_dataset(self.protocol.dataset, self.data, download=self.download)
 
     def cell(
         self,

@@ -53,11 +53,11 @@ def protocols() -> Rows:
 
 
 def pairs() -> Rows:
-    """One row a named pair, with the published accuracies of both networks trained alone on CIFAR-100."""
+    """One row a named pair, with the published accuracies of both networks trained alone."""
     rows = []
-    protocol = load_protocol("cifar100-crd-v1")
     for group, members in named_pairs().items():
-        for pair in members:
+        protocol = load_protocol(members.protocol)
+        for pair in members.pairs:
             teacher, student = pair.split(">")
             rows.append(
                 {
@@ -88,7 +88,7 @@ def method_page(name: str) -> str:
         if field.name in kind.OURS:
             lines += _wrapped(f"our choice: {kind.OURS[field.name]}", 6)
     known = {pair for recipe in recipes for pair in recipe.pairs}
-    rest = [pair for members in named_pairs().values() for pair in members if pair not in known]
+    rest = [pair for members in named_pairs().values() for pair in members.pairs if pair not in known]
     if fields:
         lines += ["", "Published settings by pair"]
     for recipe in recipes:

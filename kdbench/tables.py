@@ -12,7 +12,6 @@ import pandas as pd
 from tabulate import tabulate
 
 from kdbench.errors import UserError
-from kdbench.runs import Records
 
 Format = Literal["terminal", "markdown", "csv"]
 _GROUP = ["protocol", "protocol_version", "overrides_text", "dataset", "precision", "student"]
@@ -27,18 +26,18 @@ class Table:
     notes: tuple[str, ...]
 
 
-def comparisons(records: Records) -> list[Table]:
-    """One table for each protocol, data set, teacher and student.
+def comparisons(records: pd.DataFrame) -> list[Table]:
+    """One table of records, a row each, for each protocol, data set, teacher and student.
 
     A student trained alone stands in the table of every teacher it has. Cells under different rules are never mixed.
     """
-    if records.frame.empty:
+    if records.empty:
         return []
-    frame = records.frame.copy()
+    frame = records.copy()
     for column in ("teacher.network", "teacher.id", "teacher.accuracy", "agreement", "teacher_kl"):
         if column not in frame:
             frame[column] = None
-    # json_normalize spreads nested values over columns; config keeps the order in which they were written.
+    # Nested values are spread over dotted columns; as text they can be grouped by.
     frame["overrides_text"] = _gather(frame, "overrides.")
     frame["chosen_text"] = _gather(frame, "settings_chosen.")
     tables = []

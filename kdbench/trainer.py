@@ -166,12 +166,12 @@ class Run:
         self.sums: dict[str, float] = {}
         self.pending: list[Tensor] = []
         self.terms: tuple[str, ...] = ()
-        self._session = (time.monotonic(), 0.0)
+        self._start = (time.monotonic(), 0.0)
 
     def train(self, folder: Path, stop: Stop, observer: Observer) -> None:
         """Run every epoch that is left."""
         cell, epochs = self.cell, self.cell.protocol.epochs
-        self._session = (time.monotonic(), self.fraction)
+        self._start = (time.monotonic(), self.fraction)
         saved = observed = time.monotonic()
         observer(self.progress())
         while self.epoch <= epochs:
@@ -334,8 +334,8 @@ class Run:
         return (self.epoch - 1 + self.step / self.steps_per_epoch) / self.cell.protocol.epochs
 
     def progress(self) -> Progress:
-        """Where the run is, and how long the rest will take at this session's speed."""
-        started, before = self._session
+        """Where the run is, and how long the rest will take at the speed since it was started."""
+        started, before = self._start
         done = self.fraction - before
         left = (time.monotonic() - started) / done * (1 - self.fraction) if done > 0 else None
         epochs = self.cell.protocol.epochs

@@ -49,9 +49,9 @@ def test_what_a_protocol_names_exists(name: str) -> None:
 def test_named_pairs_have_published_accuracies() -> None:
     accuracy = load_protocol("cifar100-crd-v1").accuracy
     pairs = named_pairs()
-    assert [len(pairs[name]) for name in ("crd-same-family", "crd-different-family")] == [7, 6]
+    assert [len(pairs[name].pairs) for name in ("crd-same-family", "crd-different-family")] == [7, 6]
     for members in pairs.values():
-        for pair in members:
+        for pair in members.pairs:
             assert all(canonical_network(n) == n and n in accuracy for n in pair.split(">"))
 
 

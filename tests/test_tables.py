@@ -58,7 +58,7 @@ def runs(tmp_path: Path) -> Path:
 
 
 def test_mean_sd_and_paired_gain(runs: Path) -> None:
-    (table,) = comparisons(read_records(runs))
+    (table,) = comparisons(read_records(runs).frame)
     assert table.title == "p-v1: resnet20 (80.00 %, abcdef01) > resnet8"
     rows = table.frame.set_index("method")
     assert rows.loc["ce", "top-1 %"] == f"{statistics.mean(TOP1['ce']):.2f} ± {statistics.stdev(TOP1['ce']):.2f}"
@@ -70,7 +70,7 @@ def test_mean_sd_and_paired_gain(runs: Path) -> None:
 
 
 def test_renderings_hold_the_same_cells(runs: Path) -> None:
-    (table,) = comparisons(read_records(runs))
+    (table,) = comparisons(read_records(runs).frame)
     cells = [str(v) for row in table.frame.itertuples(index=False) for v in row]
     for form in ("terminal", "markdown"):
         text = render(table, form)  # type: ignore[arg-type]
@@ -91,7 +91,7 @@ def test_renderings_hold_the_same_cells(runs: Path) -> None:
 )
 def test_different_rules_are_never_mixed(changes: dict[str, Any], runs: Path) -> None:
     write(runs / "more", [record("kd", seed, 60.0, **changes) for seed in range(2)])
-    tables = comparisons(read_records(runs))
+    tables = comparisons(read_records(runs).frame)
     assert len(tables) == 2
     assert {int(n) for t in tables for n in t.frame.loc[t.frame["method"] == "kd", "n"]} == {2, 3}
     with_alone = [t for t in tables if "ce" in set(t.frame["method"])]
@@ -100,14 +100,14 @@ def test_different_rules_are_never_mixed(changes: dict[str, Any], runs: Path) ->
 
 def test_chosen_settings_make_a_row_of_their_own(runs: Path) -> None:
     write(runs / "more", [record("kd", 0, 75.0, settings_chosen={"temperature": 2.0})])
-    (table,) = comparisons(read_records(runs))
+    (table,) = comparisons(read_records(runs).frame)
     assert set(table.frame["method"]) == {"ce", "kd", "kd temperature=2.0"}
 
 
 def test_two_records_of_one_cell_are_refused(runs: Path) -> None:
     write(runs / "copy", [copy.deepcopy(record("kd", 0, 71.0))])
     with pytest.raises(UserError, match="two records of one cell"):
-        comparisons(read_records(runs))
+        comparisons(read_records(runs).frame)
 
 
 def test_begun_cells_are_counted(runs: Path) -> None:
@@ -122,5 +122,5 @@ def test_the_stored_table_is_what_the_stored_records_say() -> None:
     records = read_records(folder / "runs")
     assert not records.problems
     assert len(records.frame) == 19
-    tables = "\n".join(render(table, "markdown") for table in comparisons(records))
+    tables = "\n".join(render(table, "markdown") for table in comparisons(records.frame))
     assert tables == (folder / "table.md").read_text(encoding="utf-8")

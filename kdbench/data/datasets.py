@@ -25,6 +25,7 @@ from kdbench.checkpoint import write_atomic
 from kdbench.data import sources
 from kdbench.data.arrays import ARRAY_NAMES, Arrays, check_classes, image_array, label_array, name_tuple
 from kdbench.errors import UserError
+from kdbench.names import squeeze
 
 DATASETS: Final[Mapping[str, Callable[[Path, bool], Arrays]]] = MappingProxyType(
     {
@@ -91,8 +92,8 @@ def load_dataset(name: str, folder: Path, *, download: bool = False) -> Dataset:
     if colon and kind.strip().lower() == "npz":
         path = _find(file, folder)
         return from_arrays(f"npz:{path.stem}", _read_npz(path), where=str(path))
-    known = {_squeezed(each): each for each in DATASETS}
-    key = _squeezed(name)
+    known = {squeeze(each): each for each in DATASETS}
+    key = squeeze(name)
     if key not in known:
         close = difflib.get_close_matches(key, known, n=1)
         guess = f"did you mean {known[close[0]]}? " if close else ""
@@ -210,8 +211,3 @@ def _read_npz(path: Path) -> Arrays:
         # NumPy refuses object arrays: unpickling them could run any code.
         reason = "it holds Python objects" if "Object arrays" in str(error) else sources.one_line(error)
         raise UserError(f"{path} cannot be read ({reason}): write plain arrays with numpy.savez_compressed") from None
-
-
-def _squeezed(name: str) -> str:
-    """Return a name's letters and digits in lower case: what the spellings of a data set share."""
-    return "".join(character for character in name.lower() if character.isalnum())
