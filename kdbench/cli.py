@@ -15,6 +15,7 @@ from kdbench.errors import Interrupted, UserError
 if TYPE_CHECKING:
     from kdbench.cell import Cell
     from kdbench.session import Session
+    from kdbench.teacher_plan import CacheMode
     from kdbench.teachers import TeacherCard
 
 app = typer.Typer(
@@ -26,8 +27,10 @@ app = typer.Typer(
 )
 teacher_app = typer.Typer(help="Train, import and list teachers.", no_args_is_help=True)
 data_app = typer.Typer(help="Work with data sets.", no_args_is_help=True)
+cache_app = typer.Typer(help="Build, list and delete caches of teacher outputs.", no_args_is_help=True)
 app.add_typer(teacher_app, name="teacher")
 app.add_typer(data_app, name="data")
+app.add_typer(cache_app, name="cache")
 console = Console(highlight=False, soft_wrap=True)
 
 Protocol = Annotated[str, typer.Option(help="Training rules; 'kdbench list protocols' names all.")]
@@ -38,6 +41,11 @@ Epochs = Annotated[int | None, typer.Option(help="Train for so many epochs; the 
 Precision = Annotated[Literal["fp32", "bf16", "fp16"] | None, typer.Option(help="Precision of the forward pass.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; by default a GPU where there is one.")]
 SaveEvery = Annotated[float, typer.Option(help="Seconds between two saves of the state.")]
+Cache = Annotated[
+    Literal["auto", "on", "off"],
+    typer.Option(help="Teacher outputs from the cache: where it saves forward passes, always, or never."),
+]
+Compile = Annotated[bool, typer.Option("--compile", help="CUDA graphs on a GPU; a compiled student elsewhere.")]
 Network = Annotated[str, typer.Option(help="'kdbench list networks' names all.")]
 
 
@@ -60,26 +68,41 @@ def demo(runs: Runs = Path("runs"), device: Device = None) -> None:
 @app.command()
 def train(
     protocol: Protocol,
-    student: Annotated[str, typer.Option(help="Network to train; 'kdbench list networks' names all.")],
-    method: Annotated[str, typer.Option(help="How to distil; 'kdbench list methods' names all.")],
+    student: Annotated[list[str], typer.Option(help="Network to train; may be repeated. See 'kdbench list networks'.")],
+    method: Annotated[list[str], typer.Option(help="How to distil; may be repeated. See 'kdbench list methods'.")],
     teacher: Annotated[str | None, typer.Option(help="NETWORK, or NETWORK@HASH where there are several.")] = None,
-    seed: Annotated[int, typer.Option(help="Decides initial weights, order and views.")] = 1,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Decides initial weights, order and views; may be repeated. [default: 1]")
+    ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="A hyper-parameter of the method.", metavar="KEY=VALUE")
+        list[str] | None,
+        typer.Option(
+            "--set", help="A hyper-parameter; repeated, each of its values is tried.", metavar="[METHOD.]KEY=VALUE"
+        ),
     ] = None,
     epochs: Epochs = None,
     precision: Precision = None,
+    cache: Cache = "auto",
+    together: Annotated[int | None, typer.Option(help="Cells trained in lockstep at most; all by default.")] = None,
     runs: Runs = Path("runs"),
     data: Data = "data",
     download: Download = False,
     device: Device = None,
+    compile_: Compile = False,
     save_every: SaveEvery = 60.0,
 ) -> None:
-    """Train one student, or go on where it was stopped."""
-    from kdbench.registry import parse_settings  # noqa: PLC0415
+    """Train students, or go on where they were stopped.
+
+    Every combination of students, methods, settings and seeds is a cell. Those of one seed are trained in lockstep:
+    they share images and teacher, and each gets the result that it has alone.
+    """
+    from kdbench.registry import method_name, parse_settings  # noqa: PLC0415
     from kdbench.session import Session  # noqa: PLC0415
 
-    chosen = parse_settings(settings or [])
+    if together is not None and together < 1:
+        raise UserError(f"--together must be at least 1, not {together}")
+    methods = list(dict.fromkeys(method_name(name) for name in method))
+    chosen = parse_settings(settings or [], methods)
     session = Session.open(
         protocol,
         runs=runs,
@@ -89,17 +112,32 @@ def train(
         device=device,
         download=download,
         save_every=save_every,
+        compile=compile_,
     )
-    cell = session.cell(method=method, student=student, teacher=teacher, seed=seed, settings=chosen)
-    if values := cell.settings.values():
-        listed = ", ".join(f"{key} = {value}" for key, value in values.items())
-        console.print(f"{cell.method}: {listed} ({cell.settings.source})", markup=False)
-    record = run_shown(session, [cell])[0]
+    cells = [
+        session.cell(method=name, student=network, teacher=teacher, seed=number, settings=values)
+        for number in seed or [1]
+        for network in student
+        for name in methods
+        for values in chosen[name]
+    ]
+    for text in dict.fromkeys(_described(cell) for cell in cells if cell.settings.values()):
+        console.print(text, markup=False)
+    records = run_shown(session, cells, cache=cache, together=together)
+    if len(records) > 1:
+        console.print(f"records: {session.runs / session.protocol.name}; 'kdbench table {session.runs}' compares them")
+        return
     units = {"top1": " %", "top5": " %", "nll": "", "ece": " %", "agreement": " %", "teacher_kl": ""}
     for name, unit in units.items():
-        if name in record:
-            console.print(f"  {name:<11}{record[name]:8.3f}{unit}")
-    console.print(f"record: {cell.folder(runs) / 'record.json'}")
+        if name in records[0]:
+            console.print(f"  {name:<11}{records[0][name]:8.3f}{unit}")
+    console.print(f"record: {cells[0].folder(runs) / 'record.json'}")
+
+
+def _described(cell: Cell) -> str:
+    """A cell's method with its settings and where they come from."""
+    listed = ", ".join(f"{key} = {value}" for key, value in cell.settings.values().items())
+    return f"{cell.method}: {listed} ({cell.settings.source})"
 
 
 @teacher_app.command("train")
@@ -195,6 +233,101 @@ def data_subset(
     console.print(f"fingerprint {part.fingerprint}\nuse it with --data npz:{out}")
 
 
+@cache_app.command("build")
+def cache_build(
+    protocol: Protocol,
+    teacher: Annotated[str, typer.Option(help="NETWORK, or NETWORK@HASH where there are several.")],
+    method: Annotated[list[str], typer.Option(help="Which methods will read it; may be repeated.")],
+    seed: Annotated[list[int] | None, typer.Option(help="Their seeds; may be repeated. [default: 1]")] = None,
+    epochs: Epochs = None,
+    precision: Precision = None,
+    runs: Runs = Path("runs"),
+    data: Data = "data",
+    download: Download = False,
+    device: Device = None,
+) -> None:
+    """Ask a teacher for every view that some methods and seeds will visit, once, and keep what it says."""
+    from kdbench.display import Display  # noqa: PLC0415
+    from kdbench.models import canonical_network  # noqa: PLC0415
+    from kdbench.session import Session  # noqa: PLC0415
+    from kdbench.teacher_plan import Wanted, build_cache  # noqa: PLC0415
+
+    session = Session.open(
+        protocol, runs=runs, data=data, epochs=epochs, precision=precision, device=device, download=download
+    )
+    card = session.teacher_card(teacher, canonical_network(teacher.partition("@")[0]))
+    cells = [
+        session.cell(method=name, student=card.network, teacher=card.spec, seed=number)
+        for name in method
+        for number in seed or [1]
+    ]
+    if maps := {cell.method for cell in cells if not Wanted.by(cell).cacheable}:
+        raise UserError(f"method {', '.join(sorted(maps))} reads feature maps, which are not kept: leave it out")
+    with Display(console) as display:
+        cache = build_cache(session, card, [Wanted.by(cell) for cell in cells], display)
+    console.print(f"cache {cache.folder} has all that {', '.join(dict.fromkeys(c.method for c in cells))} will ask for")
+
+
+@cache_app.command("list")
+def cache_list(runs: Runs = Path("runs")) -> None:
+    """List the caches that are there."""
+    from kdbench.teacher_cache import list_caches, size  # noqa: PLC0415
+
+    caches = list_caches(runs)
+    if not caches:
+        console.print(
+            f"no teacher caches in {runs}: 'kdbench cache build' makes one, and 'kdbench train' where it pays"
+        )
+        return
+    print_rows(
+        [
+            {
+                "cache": c.name,
+                "teacher": f"{c.identity.network} {c.identity.weights[:8]}" if c.identity else "unreadable",
+                "precision": c.identity.precision if c.identity else "",
+                "views": f"{c.pairs:,}",
+                "kept": ", ".join(c.parts),
+                "segments": c.segments,
+                "unfinished": c.unfinished,
+                "size": size(c.bytes),
+            }
+            for c in caches
+        ]
+    )
+
+
+@cache_app.command("prune")
+def cache_prune(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Caches to delete; 'kdbench cache list' names them.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Delete all caches.")] = False,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Delete caches; without names, those whose teacher is gone and builds that were never finished."""
+    from kdbench.protocol import protocol_names  # noqa: PLC0415
+    from kdbench.teacher_cache import list_caches, remove_cache, size  # noqa: PLC0415
+    from kdbench.teachers import list_teachers  # noqa: PLC0415
+
+    caches = {c.name: c for c in list_caches(runs)}
+    if unknown := sorted(set(names or []) - caches.keys()):
+        raise UserError(f"no cache {', '.join(unknown)} in {runs}: 'kdbench cache list' names those that are there")
+    weights = {card.weights for name in protocol_names() for card in list_teachers(runs, name)}
+    freed = 0
+    for name, cache in caches.items():
+        orphaned = cache.identity is None or cache.identity.weights not in weights
+        whole = everything or name in (names or []) or (not names and orphaned)
+        if not whole and (names or not cache.unfinished):
+            continue
+        found = remove_cache(runs, name, unfinished_only=not whole)
+        if found is None:
+            console.print(f"{name} is in use: left alone")
+        else:
+            console.print(f"{name}: {'deleted' if whole else 'unfinished builds deleted'}, {size(found)}")
+            freed += found
+    console.print(f"{size(freed)} freed")
+
+
 @app.command()
 def table(
     runs: Annotated[Path, typer.Argument(help="Folder of runs.")] = Path("runs"),
@@ -252,18 +385,33 @@ def compare(session: Session) -> None:
     )
 
 
-def run_shown(session: Session, cells: list[Cell]) -> list[dict[str, Any]]:
-    """Run cells one after another, with their progress on the screen."""
+def run_shown(
+    session: Session, cells: list[Cell], *, cache: CacheMode = "auto", together: int | None = None
+) -> list[dict[str, Any]]:
+    """Run cells with their progress on the screen, and return their records.
+
+    Raises
+    ------
+    UserError
+        Some failed; the others are done.
+    """
     from kdbench.display import Display  # noqa: PLC0415
     from kdbench.runs import read_record  # noqa: PLC0415
 
     records = []
     with Display(console) as display:
-        for cell in cells:
-            found = read_record(cell.folder(session.runs), cell)
-            record = found or session.run(cell, display.observer(cell))
-            display.done(cell, record, found=found is not None)
-            records.append(record)
+        found = {cell.id for cell in cells if read_record(cell.folder(session.runs), cell)}
+        outcomes = session.run_all(cells, display.observer, cache=cache, together=together, watch=display)
+        for cell, outcome in zip(cells, outcomes, strict=True):
+            if not isinstance(outcome, Exception):
+                display.done(cell, outcome, found=cell.id in found)
+                records.append(outcome)
+    failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+    for failure in failures:
+        if not isinstance(failure, UserError):
+            raise failure
+    if failures:
+        raise UserError("\nkdbench: ".join(dict.fromkeys(map(str, failures))))
     return records
 
 

@@ -6,18 +6,21 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, SpinnerColumn, TextColumn
+from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn
 from rich.progress import Progress as Live
 
 from kdbench.cell import Cell
-from kdbench.trainer import Observer, Progress
+from kdbench.run import Observer, Progress
+from kdbench.teacher_cache import Estimate, size
+from kdbench.teacher_plan import Watch
 
 
-class Display:
-    """A live line for each cell on a terminal; elsewhere a printed line now and then."""
+class Display(Watch):
+    """A live line for each cell and each cache on a terminal; elsewhere a printed line now and then."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
+        self._build: tuple[TaskID, float] | None = None
         self.live = Live(
             SpinnerColumn(finished_text="✓"),
             TextColumn("{task.description}", style="bold"),
@@ -60,6 +63,29 @@ class Display:
         self.live.update(task, completed=1.0, note=note)
         if self.live.disable:
             self.console.print(f"{cell}: {note}", highlight=False)
+
+    def estimate(self, teacher: str, estimate: Estimate) -> None:
+        """Say what building a cache will take."""
+        self.console.print(
+            f"cache of {teacher}: {estimate.views:,} views to ask for, {size(estimate.bytes)} to write in "
+            f"{estimate.folder} ({size(estimate.free)} are free), about {clock(estimate.seconds)}",
+            highlight=False,
+        )
+        self._build = self.live.add_task(f"cache of {teacher}", total=1.0, note=""), 0.0
+
+    def progress(self, done: int, total: int, seconds_left: float) -> None:
+        """Show how far a cache is."""
+        assert self._build is not None
+        task, printed = self._build
+        fraction, note = done / total, f"{done:,} of {total:,} views, {clock(seconds_left)} left"
+        self.live.update(task, completed=fraction, note=note)
+        if self.live.disable and (fraction >= printed + 0.1 or done == total):
+            self._build = task, fraction
+            self.console.print(f"cache: {note}", highlight=False)
+
+    def waiting(self, teacher: str) -> None:
+        """Say why nothing moves."""
+        self.console.print(f"cache of {teacher}: another process is building it, waiting for it", highlight=False)
 
 
 def _note(progress: Progress) -> str:

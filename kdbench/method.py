@@ -119,6 +119,14 @@ class Method(nn.Module, abc.ABC):
         """Return the views of each image that the method trains on."""
         return PLAIN
 
+    @classmethod
+    def needs(cls, config: Any) -> frozenset[Part]:  # noqa: ARG003
+        """Return what the loss reads of the teacher with these settings; narrower than ``teacher_reads`` at times.
+
+        The teacher cache keeps no more than this.
+        """
+        return cls.teacher_reads
+
     @abc.abstractmethod
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return named, weighted scalar terms; their sum is minimised."""

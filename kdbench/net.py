@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +75,11 @@ class Outputs:
         if self._weight is None:
             raise ValueError(f"{self._owner} gives nothing: the method declares no reads of it")
         return self._weight
+
+    def narrowed(self, reads: Collection[Part]) -> Outputs:
+        """Return the same outputs with only the parts in ``reads``."""
+        parts: dict[str, Any] = {name: value if name in reads else None for name, value in self._parts.items()}
+        return Outputs(self._owner, **parts, weight=self._weight, bias=self.bias)
 
     def _part(self, name: str) -> Tensor | tuple[Tensor, ...]:
         part = self._parts[name]

@@ -17,13 +17,12 @@ from torch import Tensor
 
 from kdbench.checkpoint import write_atomic
 from kdbench.data.datasets import Dataset
+from kdbench.device import forward_batch
 from kdbench.errors import UserError
 from kdbench.models import build_backbone
 from kdbench.net import Net
 from kdbench.protocol import Protocol
 from kdbench.streams import seeded
-
-EVALUATION_BATCH = 500
 
 
 def build_net(network: str, protocol: Protocol, dataset: Dataset, *, seed: int, purpose: str) -> Net:
@@ -40,7 +39,7 @@ def predict(net: Net, images: Tensor) -> Tensor:
     net.eval()
     device = net.mean.device
     parts = []
-    for chunk in images.split(EVALUATION_BATCH):
+    for chunk in images.split(forward_batch(device)):
         pixels = chunk.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
         parts.append(net.logits(pixels).float())
     return torch.cat(parts).cpu()

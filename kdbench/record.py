@@ -22,6 +22,10 @@ class Counts:
     views_per_image: int
     extra_parameters: int
     """Trainable parameters of the method's own."""
+    teacher_outputs: str | None
+    """``live``, ``cache``, or None without a teacher."""
+    cells_together: int
+    """Cells that trained in lockstep with this one, itself included."""
 
 
 def make_record(
@@ -43,7 +47,8 @@ def make_record(
     history
         One row of metrics for each epoch.
     seconds
-        Time spent on training and on evaluation.
+        Time spent on training and on evaluation. What cells in lockstep share counts for each of them in full, so
+        that it is about the time of the cell alone.
     weights
         Hash of the student's weights.
     """
@@ -78,7 +83,9 @@ def make_record(
             "images_per_second": visited / seconds["train"],
             "views_per_image": counts.views_per_image,
             "student_views": visited * counts.views_per_image,
-            "teacher_forwards": visited * counts.views_per_image if teacher else 0,
+            "teacher_outputs": counts.teacher_outputs,
+            "teacher_forwards": visited * counts.views_per_image if counts.teacher_outputs == "live" else 0,
+            "cells_together": counts.cells_together,
             "peak_memory_mb": peak_memory_mb(device),
             "extra_parameters": counts.extra_parameters,
         },

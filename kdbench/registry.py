@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import itertools
 import pkgutil
 import tomllib
 import typing
@@ -93,20 +94,53 @@ def resolve_settings(
         raise UserError(f"method {name}: {error}") from None
 
 
-def parse_settings(words: list[str]) -> dict[str, Any]:
-    """Read ``key=value`` words, values in TOML's notation or as bare text."""
-    settings: dict[str, Any] = {}
+def parse_settings(words: list[str], methods: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """Read ``key=value`` words, values in TOML's notation or as bare text, into the settings of each method.
+
+    A bare key is meant for every one of the methods that has such a setting, ``method.key`` for one of them. A key
+    that is given several times takes each of its values: a method's list holds every combination.
+
+    Raises
+    ------
+    UserError
+        A word is no ``key=value``, repeats itself, or fits none of the methods.
+    """
+    chosen: dict[str, dict[str, list[Any]]] = {name: {} for name in methods}
     for word in words:
         key, equals, text = word.partition("=")
         if not (key and equals and text):
             raise UserError(f"--set takes key=value, not {word!r}")
-        if key in settings:
-            raise UserError(f"--set names {key!r} twice")
         try:
-            settings[key] = tomllib.loads(f"value = {text}")["value"]
+            value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
-            settings[key] = text
-    return settings
+            value = text
+        for name, setting in _meant(key, methods):
+            values = chosen[name].setdefault(setting, [])
+            if value in values:
+                raise UserError(f"--set gives {key} the value {text} twice")
+            values.append(value)
+    return {
+        name: [dict(zip(settings, values, strict=True)) for values in itertools.product(*settings.values())]
+        for name, settings in chosen.items()
+    }
+
+
+def _meant(key: str, methods: list[str]) -> list[tuple[str, str]]:
+    """Methods and their setting that a key of ``--set`` means."""
+    method, dot, setting = key.partition(".")
+    if dot:
+        name = method_name(method)
+        if name not in methods:
+            raise UserError(f"--set {key}: method {name} is not asked for with --method")
+        return [(name, setting)]
+    if len(methods) == 1:
+        return [(methods[0], key)]
+    found = [(name, key) for name in methods if key in typing.get_type_hints(load_method(name).Config)]
+    if not found:
+        raise UserError(
+            f"--set {key}: none of {', '.join(methods)} has such a setting; 'kdbench show METHOD' lists them"
+        )
+    return found
 
 
 def _typed(name: str, config: type, chosen: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from kdbench.cell import Cell
 from kdbench.checkpoint import explain_os_errors, write_json
 from kdbench.errors import UserError
 
-RECORD, FAILURE, STATE, CLAIM = "record.json", "failed.json", "state", "claim"
+RECORD, FAILURE, STATE, CLAIM, CONFIG = "record.json", "failed.json", "state", "claim", "config.toml"
 _REQUIRED = {"cell", "protocol", "student", "method", "seed", "top1", "config"}
 
 

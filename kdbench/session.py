@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,14 +12,19 @@ import torch
 
 from kdbench import teachers
 from kdbench.cell import Cell
+from kdbench.data.batches import DeviceData
 from kdbench.data.datasets import Dataset, load_dataset
 from kdbench.device import pick_device
 from kdbench.errors import UserError
 from kdbench.models import canonical_network
 from kdbench.protocol import Protocol, load_protocol
 from kdbench.registry import load_method, method_name, resolve_settings
-from kdbench.teachers import TeacherCard
-from kdbench.trainer import Observer, Options, train_cell
+from kdbench.run import Observer, Options
+from kdbench.teacher_cache import Identity
+from kdbench.teacher_plan import CacheMode, Sources, Watch, lockstep_groups
+from kdbench.teacher_source import LiveTeacher
+from kdbench.teachers import Teacher, TeacherCard
+from kdbench.trainer import Observers, Outcome, quietly, train_cells
 
 NPZ = "npz:"
 
@@ -26,6 +32,8 @@ NPZ = "npz:"
 @dataclass(frozen=True, kw_only=True)
 class Session:
     """One protocol, one data set, one folder of runs, one device.
+
+    Data and teachers are loaded once, when they are first needed.
 
     Parameters
     ----------
@@ -43,6 +51,7 @@ class Session:
     device: torch.device
     download: bool = False
     save_every: float = 60.0
+    compile: bool = False
     given: Dataset | None = None
 
     @classmethod
@@ -57,6 +66,7 @@ class Session:
         device: str | None = None,
         download: bool = False,
         save_every: float = 60.0,
+        compile: bool = False,  # noqa: A002 - the word users know
     ) -> Session:
         """Resolve names; ``data`` is a folder, or ``npz:FILE``, which replaces the protocol's data set.
 
@@ -76,6 +86,7 @@ class Session:
             device=pick_device(device),
             download=download,
             save_every=save_every,
+            compile=compile,
             given=given,
         )
 
@@ -83,6 +94,15 @@ class Session:
     def dataset(self) -> Dataset:
         """The data set, loaded and checked on first use."""
         return self.given or load_dataset(self.protocol.dataset, self.data, download=self.download)
+
+    @cached_property
+    def device_data(self) -> DeviceData:
+        """The data set on the device."""
+        return DeviceData(self.dataset, self.protocol, self.device)
+
+    @cached_property
+    def _live(self) -> dict[str, LiveTeacher]:
+        return {}
 
     def cell(
         self,
@@ -125,17 +145,71 @@ class Session:
         """Find a teacher of this protocol and data set."""
         return teachers.find_teacher(self.runs, self.protocol, spec, network)
 
-    def run(self, cell: Cell, observer: Observer = lambda _: None) -> dict[str, Any]:
-        """Run a cell, or return the record that it has."""
-        return train_cell(cell, lambda: self.dataset, lambda: self.teacher(cell), self.options, observer)
-
-    def teacher(self, cell: Cell) -> teachers.Teacher | None:
-        """The loaded and measured teacher of a cell."""
-        if cell.teacher is None:
-            return None
+    def card_of(self, cell: Cell) -> TeacherCard:
+        """The card of a cell's teacher."""
+        assert cell.teacher is not None
         spec = f"{cell.teacher.network}@{cell.teacher.id.partition(':')[2]}"
-        card = self.teacher_card(spec, cell.teacher.network)
-        return teachers.load_teacher(self.runs, card, self.protocol, self.dataset, self.device)
+        return self.teacher_card(spec, cell.teacher.network)
+
+    def live_teacher(self, card: TeacherCard) -> LiveTeacher:
+        """The loaded and measured teacher of a card."""
+        if card.id not in self._live:
+            teacher: Teacher = teachers.load_teacher(self.runs, card, self.protocol, self.dataset, self.device)
+            self._live[card.id] = LiveTeacher(teacher, self.protocol.precision, self.device)
+        return self._live[card.id]
+
+    def cache_identity(self, card: TeacherCard) -> Identity:
+        """What a teacher's outputs depend on here."""
+        return Identity.of(card, self.protocol, self.dataset)
+
+    def run(
+        self,
+        cell: Cell,
+        observer: Observer = lambda _: None,
+        *,
+        cache: CacheMode = "auto",
+        watch: Watch | None = None,
+    ) -> dict[str, Any]:
+        """Run a cell, or return the record that it has.
+
+        Raises
+        ------
+        UserError
+            The cell failed.
+        """
+        (outcome,) = self.run_all([cell], lambda _: observer, cache=cache, watch=watch)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def run_all(
+        self,
+        cells: Sequence[Cell],
+        observers: Observers = quietly,
+        *,
+        cache: CacheMode = "auto",
+        together: int | None = None,
+        watch: Watch | None = None,
+    ) -> list[Outcome]:
+        """Run cells, those of one seed in lockstep, and return what became of each.
+
+        Parameters
+        ----------
+        cache
+            ``on``: teacher outputs come from the cache, which is built where it lacks some; ``off``: from the live
+            teacher; ``auto``: from the cache where it has all or building it saves forward passes.
+        together
+            How many cells are in lockstep at most; all that can by default.
+        watch
+            Shows the building of caches.
+        """
+        lockstep = lockstep_groups(cells, together)
+        sources = Sources(self, lockstep, cache, watch or Watch())
+        outcomes: dict[str, Outcome] = {}
+        for group in lockstep:
+            found = train_cells(group, lambda: self.device_data, sources.of, self.options, observers)
+            outcomes |= {cell.id: outcome for cell, outcome in zip(group, found, strict=True)}
+        return [outcomes[cell.id] for cell in cells]
 
     def train_teacher(self, network: str, *, seed: int = 0) -> TeacherCard:
         """Train a network alone, or find its finished cell, and make it a teacher."""
@@ -157,7 +231,7 @@ class Session:
     @property
     def options(self) -> Options:
         """How cells are run."""
-        return Options(runs=self.runs, device=self.device, save_every=self.save_every)
+        return Options(runs=self.runs, device=self.device, save_every=self.save_every, compile=self.compile)
 
 
 def train(
@@ -168,6 +242,7 @@ def train(
     teacher: str | None = None,
     seed: int = 1,
     settings: dict[str, Any] | None = None,
+    cache: CacheMode = "auto",
     observer: Observer = lambda _: None,
     **session: Any,
 ) -> dict[str, Any]:
@@ -181,10 +256,12 @@ def train(
         Decides the student's initial weights, the order of the images and their views.
     settings
         Hyper-parameters that differ from the method's recipe.
+    cache
+        ``auto``, ``on`` or ``off``: see :meth:`Session.run_all`.
     observer
-        Is called with a :class:`kdbench.trainer.Progress` while training.
+        Is called with a :class:`kdbench.run.Progress` while training.
     **session
-        ``runs``, ``data``, ``epochs``, ``precision``, ``device``, ``download``, ``save_every``:
+        ``runs``, ``data``, ``epochs``, ``precision``, ``device``, ``download``, ``save_every``, ``compile``:
         see :meth:`Session.open`.
 
     Returns
@@ -199,4 +276,4 @@ def train(
     """
     opened = Session.open(protocol, **session)
     cell = opened.cell(method=method, student=student, teacher=teacher, seed=seed, settings=settings)
-    return opened.run(cell, observer)
+    return opened.run(cell, observer, cache=cache)

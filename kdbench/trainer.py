@@ -1,349 +1,273 @@
-"""The one training loop. It owns optimiser, schedule, precision, checkpoints and evaluation; a method owns its loss."""
+"""The one training loop: cells of one protocol and seed in lockstep over the same batches.
+
+The loop owns data, teacher, saving and failure; a `Run` owns one cell; a method owns its loss. What cells have in
+common (the augmented images of a plan, the teacher's outputs for them) is made once a step. Each cell's numbers are
+those that it has alone: it gets the same tensors, and its random streams are its own.
+"""
 
 from __future__ import annotations
 
-import json
-import math
+import contextlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, final
+from typing import Any, final
 
 import tomli_w
 import torch
 from torch import Tensor
 
 from kdbench.cell import Cell
-from kdbench.checkpoint import load_state, save_state, write_atomic, write_json
-from kdbench.data.datasets import Dataset
-from kdbench.data.views import Augmentation, ResidentImages, order, views
-from kdbench.device import autocast, be_deterministic
+from kdbench.checkpoint import write_atomic
+from kdbench.data.batches import Batches, DeviceData
+from kdbench.device import Span
 from kdbench.errors import Interrupted, UserError
-from kdbench.method import Batch, Setup
-from kdbench.metrics import evaluate
-from kdbench.net import Outputs
-from kdbench.networks import build_net, predict, save_weights
-from kdbench.record import Counts, make_record
-from kdbench.registry import load_method
-from kdbench.runs import FAILURE, RECORD, STATE, claim, read_record, write_failure
+from kdbench.graph import StepGraphs
+from kdbench.method import ViewPlan
+from kdbench.net import Outputs, Part
+from kdbench.run import Diverged, Observer, Options, Run
+from kdbench.runs import CONFIG, FAILURE, claim, read_record, write_failure
 from kdbench.signals import Stop
-from kdbench.streams import generator, seeded, stream_seed
-from kdbench.teachers import WEIGHTS, Teacher
+from kdbench.teacher_source import Reader, TeacherSource
 
 _DRAIN_EVERY = 50
 """Steps between two looks at the losses; each look waits for the device."""
 _OBSERVE_EVERY = 0.5
-"""Seconds between two reports to the observer."""
+"""Seconds between two reports to the observers."""
+
+Outcome = dict[str, Any] | Exception
+"""A cell's record, or why there is none."""
+Observers = Callable[[Cell], Observer]
+Group = tuple[TeacherSource | None, ViewPlan]
+"""Runs of one group have the same images and the same teacher outputs."""
+Inputs = tuple[dict[ViewPlan, Tensor], dict[Group, tuple[dict[Part, Tensor], Span]]]
+"""What a step needs: view ids of each plan, and teacher outputs as far as they were looked up, with the time."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """How a cell is run. Nothing here changes its results."""
-
-    runs: Path
-    device: torch.device
-    save_every: float = 60.0
-    """Seconds between two saves of the state."""
+def quietly(_: Cell) -> Observer:
+    """Observe nothing."""
+    return lambda _: None
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where a running cell is. ``top1`` is the test accuracy after the last whole epoch, in percent."""
-
-    epoch: int
-    epochs: int
-    fraction: float
-    top1: float | None
-    seconds_left: float | None
-
-
-Observer = Callable[[Progress], None]
-
-
-class Diverged(UserError):
-    """A loss or a weight became NaN or infinite; ``failure`` is what the cell leaves."""
-
-    def __init__(self, text: str, failure: dict[str, Any]) -> None:
-        super().__init__(text)
-        self.failure = failure | {"text": text}
-
-
-def train_cell(
-    cell: Cell,
-    load_dataset: Callable[[], Dataset],
-    load_teacher: Callable[[], Teacher | None],
+def train_cells(
+    cells: Sequence[Cell],
+    data: Callable[[], DeviceData],
+    source: Callable[[Cell], TeacherSource | None],
     options: Options,
-    observer: Observer = lambda _: None,
-) -> dict[str, Any]:
-    """Run a cell to its end, from its saved state where there is one, and return its record.
+    observers: Observers = quietly,
+) -> list[Outcome]:
+    """Run cells of one protocol and seed to their end, from their saved states where there are some.
 
-    Data and teacher are loaded only if the cell is not done.
+    Data and teachers are loaded only if a cell is not done. A cell that fails does not stop the others: the error is
+    its outcome. A ``UserError`` is the user's to mend, any other exception a mistake in a method or in kdbench.
 
     Raises
     ------
-    UserError
-        The run cannot start, its state is damaged, or it diverged.
     Interrupted
-        A signal came; the state is saved.
+        A signal came; the states are saved.
     """
-    folder = cell.folder(options.runs)
-    if record := read_record(folder, cell):
-        return record
-    with (
-        claim(folder),
-        Stop() as stop,
-        torch.random.fork_rng([options.device] if options.device.type == "cuda" else []),
-    ):
-        if record := read_record(folder, cell):
-            return record
-        config = cell.identity() | {"id": cell.id, "source": cell.settings.source}
-        write_atomic(folder / "config.toml", tomli_w.dumps(config))
-        (folder / FAILURE).unlink(missing_ok=True)
-        try:
-            run = Run(cell, load_dataset(), load_teacher(), options)
-            run.resume(folder / STATE)
-            run.train(folder, stop, observer)
-        except Diverged as error:
-            write_failure(folder, error.failure)
-            raise
-        except UserError:
-            raise
-        except torch.OutOfMemoryError as error:
-            text = str(error).splitlines()[0]
-            write_failure(folder, {"reason": "out of memory", "text": text})
-            raise UserError(f"{cell} failed: out of memory ({text}); its last state is kept in {folder}") from None
-        except Exception as error:
-            write_failure(folder, {"reason": "error", "text": f"{type(error).__name__}: {error}"})
-            raise
-        return run.finish(folder)
+    devices = [options.device] if options.device.type == "cuda" else []
+    outcomes = Outcomes(cells)
+    with contextlib.ExitStack() as held, Stop() as stop, torch.random.fork_rng(devices):
+        batches: Batches | None = None
+        runs: list[Run] = []
+        for cell in cells:
+            folder = cell.folder(options.runs)
+            with outcomes.of(cell, folder):
+                record = read_record(folder, cell)
+                if record is None:
+                    held.enter_context(claim(folder))
+                    record = read_record(folder, cell)
+                if record is not None:
+                    outcomes.set(cell, record)
+                    continue
+                (folder / FAILURE).unlink(missing_ok=True)
+                batches = batches or Batches(data(), cell.protocol, cell.seed)
+                run = Run(cell, batches, source(cell), options)
+                write_config(folder, run)
+                run.resume()
+                runs.append(run)
+        if batches and runs:
+            Lockstep(runs, batches, outcomes, options).train(stop, observers)
+    return outcomes.list()
+
+
+def write_config(folder: Path, run: Run) -> None:
+    """Write what a cell is, and where its teacher's outputs come from."""
+    config = run.cell.identity() | {"id": run.cell.id, "source": run.cell.settings.source}
+    if run.source:
+        config["teacher_outputs"] = run.source.kind
+    write_atomic(folder / CONFIG, tomli_w.dumps(config))
 
 
 @final
-class Run:
-    """One cell in progress: networks, method, optimiser, position and everything counted so far."""
+class Outcomes:
+    """What became of each cell."""
 
-    def __init__(self, cell: Cell, dataset: Dataset, teacher: Teacher | None, options: Options) -> None:
-        protocol, device = cell.protocol, options.device
-        be_deterministic(device)
-        self.cell, self.dataset, self.teacher, self.options = cell, dataset, teacher, options
-        self.num_images = len(dataset.train_labels)
-        self.steps_per_epoch = num_steps(self.num_images, protocol.batch_size)
-        self.student = build_net(cell.student, protocol, dataset, seed=cell.seed, purpose="student")
-        kind = load_method(cell.method)
-        setup = Setup(
-            student=self.student,
-            teacher=teacher.net if teacher else None,
-            labels=dataset.train_labels,
-            epochs=protocol.epochs,
-            steps_per_epoch=self.steps_per_epoch,
-        )
-        self.plan = kind.views(cell.settings.config)
-        self.augmentation = Augmentation(pad=protocol.pad, flip=protocol.flip)
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        self._cells = cells
+        self._found: dict[str, Outcome] = {}
+
+    def set(self, cell: Cell, outcome: Outcome) -> None:
+        """Note a cell's record or error."""
+        self._found[cell.id] = outcome
+
+    def has(self, cell: Cell) -> bool:
+        """Whether a cell has ended."""
+        return cell.id in self._found
+
+    def list(self) -> list[Outcome]:
+        """Outcomes in the order of the cells."""
+        return [self._found[cell.id] for cell in self._cells]
+
+    @contextlib.contextmanager
+    def of(self, cell: Cell, folder: Path) -> Iterator[None]:
+        """Turn what goes wrong inside into the cell's outcome, with the reason in its folder."""
         try:
-            self.images = ResidentImages(dataset.train_images, self.augmentation, self.plan, device)
-            with seeded(cell.seed, "init", "method"):
-                self.method = kind(cell.settings.config, setup)
-        except ValueError as error:
-            raise UserError(f"{cell} cannot run: {error}") from None
-        self.student.to(device)
-        self.method.to(device)
-        self.labels = dataset.train_labels.to(device)
-        self.test_images = dataset.test_images.to(device)
-        self.generator = generator(cell.seed, "method", device=device)
-        self.parameters = [p for m in (self.student, self.method) for p in m.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.SGD(
-            self.parameters,
-            lr=protocol.rate(cell.student, 1),
-            momentum=protocol.momentum,
-            weight_decay=protocol.weight_decay,
-            nesterov=protocol.nesterov,
-        )
-        self.scaler = torch.amp.GradScaler(device.type, enabled=protocol.precision == "fp16")
-        self.epoch, self.step = 1, 0
-        self.history: list[dict[str, Any]] = []
-        self.seconds = {"train": 0.0, "evaluate": 0.0}
-        self.sums: dict[str, float] = {}
-        self.pending: list[Tensor] = []
-        self.terms: tuple[str, ...] = ()
-        self._start = (time.monotonic(), 0.0)
+            yield
+        except Diverged as error:
+            self._fail(cell, folder, error, error.failure)
+        except UserError as error:
+            self._fail(cell, folder, error, None)
+        except torch.OutOfMemoryError as error:
+            text = str(error).splitlines()[0]
+            told = UserError(f"{cell} failed: out of memory ({text}); its last state is kept in {folder}")
+            self._fail(cell, folder, told, {"reason": "out of memory", "text": text})
+        except Exception as error:
+            self._fail(cell, folder, error, {"reason": "error", "text": f"{type(error).__name__}: {error}"})
 
-    def train(self, folder: Path, stop: Stop, observer: Observer) -> None:
+    def _fail(self, cell: Cell, folder: Path, error: Exception, failure: dict[str, Any] | None) -> None:
+        self.set(cell, error)
+        if failure:
+            with contextlib.suppress(UserError):  # a full disk must not hide the reason
+                write_failure(folder, failure)
+
+
+@final
+class Lockstep:
+    """Runs that take each step together. Those that are ahead wait until the others have caught up."""
+
+    def __init__(self, runs: list[Run], batches: Batches, outcomes: Outcomes, options: Options) -> None:
+        self.batches, self.outcomes, self.options = batches, outcomes, options
+        self.active = list(runs)
+        for run in runs:
+            run.together = len(runs)
+        self.readers: dict[Group, Reader] = {}
+        for source, plan in {run.group for run in runs}:
+            if source:
+                needs: frozenset[Part] = frozenset().union(*(r.needs for r in runs if r.group == (source, plan)))
+                self.readers[source, plan] = source.reader(batches, plan, needs)
+        self._saved = self._observed = time.monotonic()
+        self.graphs = StepGraphs(self) if options.compile and options.device.type == "cuda" else None
+
+    def train(self, stop: Stop, observers: Observers) -> None:
         """Run every epoch that is left."""
-        cell, epochs = self.cell, self.cell.protocol.epochs
-        self._start = (time.monotonic(), self.fraction)
-        saved = observed = time.monotonic()
-        observer(self.progress())
-        while self.epoch <= epochs:
-            started = time.monotonic()
-            plain = order(cell.seed, self.epoch, self.num_images)
-            ids = views(cell.seed, self.epoch, self.num_images, self.augmentation, self.plan)
-            permutation, ids = plain.to(self.options.device), ids.to(self.options.device)
-            for group in self.optimizer.param_groups:
-                group["lr"] = cell.protocol.rate(cell.student, self.epoch)
-            self.student.train()
-            self.method.train()
-            while self.step < self.steps_per_epoch:
-                batch = cell.protocol.batch_size
-                index = permutation[self.step * batch : (self.step + 1) * batch]
-                self.train_step(index, ids[:, index])
-                self.step += 1
-                now = time.monotonic()
-                due = now - saved >= self.options.save_every or stop.signum is not None
-                if due or len(self.pending) >= _DRAIN_EVERY or self.step == self.steps_per_epoch:
-                    self.drain()
-                if now - observed >= _OBSERVE_EVERY:
-                    observer(self.progress())
-                    observed = now
-                if due:
-                    self.seconds["train"] += now - started
-                    started = now
-                    self.save(folder / STATE)
-                    saved = time.monotonic()
-                    if stop.signum is not None:
-                        where = f"saved in epoch {self.epoch} after step {self.step}"
-                        raise Interrupted(f"{cell} is {where}: type the same command to go on", stop.signum)
-            self.seconds["train"] += time.monotonic() - started
-            self.end_epoch(folder)
-            observer(self.progress())
+        observe = {run.cell.id: observers(run.cell) for run in self.active}
+        for run in self.active:
+            observe[run.cell.id](run.progress())
+        while self.active:
+            epoch = min(run.epoch for run in self.active)
+            behind = [run for run in self.active if run.epoch == epoch]
+            self._run_epoch(epoch, behind, stop, observe)
+            for run in self._still(behind):
+                with self.attempt(run):
+                    run.end_epoch()
+                    if run.done:
+                        self.outcomes.set(run.cell, run.finish())
+                observe[run.cell.id](run.progress())
+            self.active = self._still(self.active)
 
-    def train_step(self, index: Tensor, ids: Tensor) -> None:
-        """Do one update on the images at ``index`` ``(B,)`` with their views ``ids`` ``(V, B)``."""
-        cell, device = self.cell, self.options.device
-        torch.manual_seed(stream_seed(cell.seed, "step", self.epoch, self.step))
-        self.generator.manual_seed(stream_seed(cell.seed, "method", self.epoch, self.step))
-        images = self.images.augment(index, ids)
-        batch = Batch(images, self.labels[index], index, self.epoch, cell.protocol.epochs, self.generator)
-        with autocast(device, cell.protocol.precision):
-            teacher = Outputs("teacher")
-            if self.teacher:
-                with torch.no_grad():
-                    teacher = self.teacher.net(images, self.method.teacher_reads, "teacher")
-            student = self.student(images, self.method.student_reads)
-            terms = self.method.loss(student, teacher, batch)
-        values = torch.stack([v.float() for v in terms.values()])
-        self.terms = tuple(terms)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(values.sum()).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.pending.append(values.detach())
+    def _run_epoch(self, epoch: int, behind: list[Run], stop: Stop, observe: dict[str, Observer]) -> None:
+        self.batches.begin(epoch)
+        for run in behind:
+            run.begin_epoch()
+        for step in range(min(run.step for run in behind), self.batches.steps):
+            joined = [run for run in self._still(behind) if run.step == step]
+            if not joined:
+                continue
+            self.tick(step, joined)
+            now = time.monotonic()
+            save = now - self._saved >= self.options.save_every or stop.signum is not None
+            if save or step + 1 == self.batches.steps or (step + 1) % _DRAIN_EVERY == 0:
+                self._each(joined, Run.drain)
+            if now - self._observed >= _OBSERVE_EVERY:
+                for run in self._still(joined):
+                    observe[run.cell.id](run.progress())
+                self._observed = now
+            if save:
+                self._each(joined, Run.save)
+                self._saved = time.monotonic()
+            if stop.signum is not None:
+                self._interrupt(epoch, step + 1, stop.signum)
+        if self.graphs:
+            self.graphs.drop()
 
-    def drain(self) -> None:
-        """Add the pending loss terms to the sums.
-
-        Raises
-        ------
-        Diverged
-            A term, or a weight after the last update, is not finite. Nothing has been saved since then.
-        """
-        rows = torch.stack(self.pending).tolist() if self.pending else []
-        first = self.step - len(rows)
-        self.pending.clear()
-        for offset, row in enumerate(rows):
-            if not all(map(math.isfinite, row)):
-                self.diverged(first + offset + 1, row)
-            for name, value in zip(self.terms, row, strict=True):
-                self.sums[name] = self.sums.get(name, 0.0) + value
-        if not torch.stack([p.detach().sum() for p in self.parameters]).isfinite().all():
-            self.diverged(self.step, rows[-1])
-
-    def diverged(self, step: int, row: list[float]) -> NoReturn:
-        """Say at which step of the epoch, and with which loss terms, training broke down."""
-        terms = {name: f"{value:g}" for name, value in zip(self.terms, row, strict=True)}
-        listed = ", ".join(f"{name} = {value}" for name, value in terms.items())
-        raise Diverged(
-            f"{self.cell} failed: diverged in epoch {self.epoch} at step {step} ({listed}); its last good state "
-            f"is kept in {self.cell.folder(self.options.runs)}. Try smaller loss weights with --set, or fp32",
-            {"reason": "diverged", "epoch": self.epoch, "step": step, "terms": terms},
-        )
-
-    def end_epoch(self, folder: Path) -> None:
-        """Evaluate, write the epoch's line of metrics and move to the next epoch."""
-        started = time.monotonic()
-        row: dict[str, Any] = {"epoch": self.epoch, "lr": self.optimizer.param_groups[0]["lr"]}
-        row |= {f"loss/{name}": total / self.steps_per_epoch for name, total in self.sums.items()}
-        row |= self.evaluate()
-        self.seconds["evaluate"] += time.monotonic() - started
-        self.history.append(row)
-        write_atomic(folder / "metrics.jsonl", "".join(f"{json.dumps(row)}\n" for row in self.history))
-        self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
-
-    def evaluate(self) -> dict[str, float]:
-        """Metrics of the student on the test set."""
-        logits = predict(self.student, self.test_images)
-        teacher_logits = self.teacher.test_logits if self.teacher else None
-        return evaluate(logits, self.dataset.test_labels, teacher_logits)
-
-    def save(self, path: Path) -> None:
-        """Save everything that the rest of the run depends on; random streams are functions of the position."""
-        state = {
-            "cell": self.cell.id,
-            "epoch": self.epoch,
-            "step": self.step,
-            "student": self.student.backbone.state_dict(),
-            "method": self.method.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "history": self.history,
-            "sums": self.sums,
-            "seconds": self.seconds,
-        }
-        save_state(path, state)
-
-    def resume(self, path: Path) -> None:
-        """Go on from a saved state, if there is one.
-
-        Raises
-        ------
-        UserError
-            The state is damaged or belongs to another cell.
-        """
-        state = load_state(path)
-        if state is None:
+    def tick(self, step: int, joined: list[Run]) -> None:
+        """Do one step of the runs that are there."""
+        index = self.batches.index(step)
+        try:
+            if self.graphs and len(index) == self.batches.batch_size and self.graphs.replay(step, joined):
+                return
+            shared = self.share(index, self.inputs(step, joined))
+        except Exception as error:  # what they share fails for all of them
+            for run in joined:
+                with self.attempt(run):
+                    raise error
             return
-        if state["cell"] != self.cell.id:
-            raise UserError(f"{path} belongs to cell {state['cell'][:8]}, not {self.cell.id[:8]}: move it away")
-        self.student.backbone.load_state_dict(state["student"])
-        self.method.load_state_dict(state["method"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.step = state["epoch"], state["step"]
-        self.history, self.sums, self.seconds = state["history"], state["sums"], state["seconds"]
+        for run in joined:
+            images, outputs, spans = shared[run.group]
+            with self.attempt(run):
+                run.open_streams()
+                with Span(self.options.device) as own:
+                    values = run.update(images, index, outputs.narrowed(run.needs))
+                run.spans += [*spans, own]
+                run.count(values)
 
-    def finish(self, folder: Path) -> dict[str, Any]:
-        """Save the weights, write the record and drop the state, which is not needed any more."""
-        digest = save_weights(folder / WEIGHTS, self.student)
-        counts = Counts(
-            num_images=min(self.num_images, self.steps_per_epoch * self.cell.protocol.batch_size),
-            views_per_image=self.plan.num_views,
-            extra_parameters=sum(p.numel() for p in self.method.parameters() if p.requires_grad),
-        )
-        card = self.teacher.card if self.teacher else None
-        record = make_record(
-            self.cell, self.dataset, card, self.history, self.seconds, counts, digest, self.options.device
-        )
-        write_json(folder / RECORD, record)
-        for name in (STATE, f"{STATE}.previous"):
-            (folder / name).unlink(missing_ok=True)
-        return record
+    def inputs(self, step: int, joined: list[Run]) -> Inputs:
+        """Look up what a step needs."""
+        groups = dict.fromkeys(run.group for run in joined)
+        whole = {self.batches.whole(plan) for _, plan in groups}
+        looked_up = {}
+        for group in groups:
+            with Span(self.options.device) as span:
+                found = self.readers[group].inputs(step) if group in self.readers else {}
+            looked_up[group] = found, span
+        return {plan: self.batches.ids(step, plan) for plan in whole}, looked_up
 
-    @property
-    def fraction(self) -> float:
-        """The part of training that is done."""
-        return (self.epoch - 1 + self.step / self.steps_per_epoch) / self.cell.protocol.epochs
+    def share(self, index: Tensor, inputs: Inputs) -> dict[Group, tuple[Tensor, Outputs, list[Span]]]:
+        """Make what runs have in common: images and teacher outputs of each group, with the time they took."""
+        device = self.options.device
+        ids, looked_up = inputs
+        images: dict[ViewPlan, tuple[Tensor, Span]] = {}
+        for plan, views in ids.items():
+            with Span(device) as span:
+                images[plan] = self.batches.data.images.augment(index, views), span
+        shared = {}
+        for group, (found, looking) in looked_up.items():
+            _, plan = group
+            made, augmenting = images[self.batches.whole(plan)]
+            own = made[: plan.num_views * len(index)]
+            with Span(device) as asking:
+                outputs = self.readers[group].outputs(own, found) if group in self.readers else Outputs("teacher")
+            shared[group] = own, outputs, [augmenting, looking, asking]
+        return shared
 
-    def progress(self) -> Progress:
-        """Where the run is, and how long the rest will take at the speed since it was started."""
-        started, before = self._start
-        done = self.fraction - before
-        left = (time.monotonic() - started) / done * (1 - self.fraction) if done > 0 else None
-        epochs = self.cell.protocol.epochs
-        top1 = self.history[-1]["top1"] if self.history else None
-        return Progress(min(self.epoch, epochs), epochs, self.fraction, top1, left)
+    def _still(self, runs: list[Run]) -> list[Run]:
+        return [run for run in runs if not self.outcomes.has(run.cell)]
 
+    def attempt(self, run: Run) -> contextlib.AbstractContextManager[None]:
+        """Let what goes wrong inside end this run alone."""
+        return self.outcomes.of(run.cell, run.folder)
 
-def num_steps(num_images: int, batch_size: int) -> int:
-    """Steps of an epoch. A last batch of one image is left out: batch normalisation cannot train on it."""
-    full, rest = divmod(num_images, batch_size)
-    return full + (rest > 1)
+    def _each(self, runs: list[Run], action: Callable[[Run], None]) -> None:
+        for run in self._still(runs):
+            with self.attempt(run):
+                action(run)
+
+    def _interrupt(self, epoch: int, step: int, signum: int) -> None:
+        left = self._still(self.active)
+        if left:
+            names = str(left[0].cell) if len(left) == 1 else f"{len(left)} cells"
+            verb = "is" if len(left) == 1 else "are"
+            where = f"saved in epoch {epoch} after step {step}"
+            raise Interrupted(f"{names} {verb} {where}: type the same command to go on", signum)

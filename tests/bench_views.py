@@ -15,7 +15,7 @@ from kdbench.method import PLAIN, ViewPlan
 def test_an_epoch_of_cifar_in_batches_of_64(benchmark: Any, plan: ViewPlan) -> None:
     augmentation = Augmentation(pad=4, flip=True)
     images = torch.randint(256, (50_000, 32, 32, 3), dtype=torch.uint8)
-    resident = ResidentImages(images, augmentation, plan)
+    resident = ResidentImages(images, augmentation, memory_format=torch.channels_last)
 
     def epoch() -> None:
         chosen = views(0, 1, len(resident), augmentation, plan)

@@ -9,13 +9,16 @@ from typing import Any
 import torch
 
 from kdbench.cell import Cell, TeacherRef
+from kdbench.data.batches import Batches, DeviceData
 from kdbench.data.datasets import Dataset, load_dataset
 from kdbench.metrics import evaluate
 from kdbench.networks import build_net, predict, weights_hash
 from kdbench.protocol import Protocol, load_protocol
 from kdbench.registry import load_method, resolve_settings
+from kdbench.run import Options, Run
+from kdbench.teacher_source import LiveTeacher, TeacherSource
 from kdbench.teachers import Teacher, TeacherCard, freeze
-from kdbench.trainer import Options, Run
+from kdbench.trainer import Lockstep, Outcomes
 
 # One row a method: its name, and settings that make it small.
 METHODS: dict[str, dict[str, Any]] = {
@@ -71,10 +74,31 @@ def make_teacher(network: str, protocol: Protocol, dataset: Dataset) -> Teacher:
     return Teacher(card, net, logits)
 
 
+def make_source(network: str, protocol: Protocol, dataset: Dataset) -> TeacherSource:
+    """A live, untrained teacher."""
+    return TeacherSource(LiveTeacher(make_teacher(network, protocol, dataset), protocol.precision, CPU), None)
+
+
 def make_run(npz: Path, runs: Path, method: str, pair: str = "cifar", seed: int = 1, **changes: Any) -> Run:
     dataset = load_dataset(f"npz:{npz}", Path())
     protocol = tiny_protocol(dataset, **changes)
     teacher, student = PAIRS[pair]
     cell = make_cell(protocol, method, teacher, student, seed)
-    taught = make_teacher(teacher, protocol, dataset) if cell.teacher else None
-    return Run(cell, dataset, taught, Options(runs=runs, device=CPU))
+    source = make_source(teacher, protocol, dataset) if cell.teacher else None
+    return Run(
+        cell, Batches(DeviceData(dataset, protocol, CPU), protocol, seed), source, Options(runs=runs, device=CPU)
+    )
+
+
+def steps(run: Run, num: int) -> None:
+    """Do so many steps of the first epoch; what goes wrong is raised."""
+    outcomes = Outcomes([run.cell])
+    lockstep = Lockstep([run], run.batches, outcomes, run.options)
+    run.batches.begin(1)
+    run.begin_epoch()
+    for _ in range(num):
+        lockstep.tick(run.step, [run])
+        if outcomes.has(run.cell):
+            (error,) = outcomes.list()
+            assert isinstance(error, Exception)
+            raise error

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cells import METHODS, PAIRS, make_cell, make_teacher, tiny_protocol
+from cells import CPU, METHODS, PAIRS, make_cell, make_source, tiny_protocol
 
+from kdbench.data.batches import DeviceData
 from kdbench.data.datasets import load_dataset
+from kdbench.run import Options, Run
 from kdbench.runs import RECORD
-from kdbench.trainer import Options, Run, train_cell
+from kdbench.trainer import train_cells
 
 torch.set_num_threads(1)
 
@@ -51,9 +53,10 @@ def train(npz: Path, runs: Path, method: str, kill_at: int | None = None) -> Non
         return step(self, *args)
 
     torch.optim.SGD.step = step_or_die  # type: ignore[method-assign]
-    taught = make_teacher(teacher, protocol, dataset) if cell.teacher else None
-    options = Options(runs=runs, device=torch.device("cpu"), save_every=0.0)
-    train_cell(cell, lambda: dataset, lambda: taught, options)
+    source = make_source(teacher, protocol, dataset) if cell.teacher else None
+    options = Options(runs=runs, device=CPU, save_every=0.0)
+    (outcome,) = train_cells([cell], lambda: DeviceData(dataset, protocol, CPU), lambda _: source, options)
+    assert isinstance(outcome, dict), outcome
 
 
 def left(runs: Path) -> dict[str, Any]:

@@ -4,33 +4,20 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from cells import METHODS, PAIRS, make_run
+from cells import METHODS, PAIRS, make_run, steps
 
 from kdbench.data.views import order, views
 from kdbench.method import PLAIN
 from kdbench.networks import weights_hash
 from kdbench.registry import method_names
-from kdbench.signals import Stop
-from kdbench.trainer import Run
+from kdbench.run import Run
 
 every_method = pytest.mark.parametrize("method", METHODS)
 every_pair = pytest.mark.parametrize("pair", PAIRS)
-
-
-def steps(run: Run, num: int) -> None:
-    """Do so many steps of the first epoch."""
-    cell = run.cell
-    permutation = order(cell.seed, 1, run.num_images)
-    ids = views(cell.seed, 1, run.num_images, run.augmentation, run.plan)
-    run.student.train()
-    run.method.train()
-    for step in range(run.step, run.step + num):
-        index = permutation[step * cell.protocol.batch_size : (step + 1) * cell.protocol.batch_size]
-        run.train_step(index, ids[:, index])
-        run.step += 1
 
 
 def weights(run: Run) -> str:
@@ -51,7 +38,7 @@ def test_losses_are_named_finite_and_reach_every_parameter(
     method: str, pair: str, tiny_npz: Path, tmp_path: Path
 ) -> None:
     run = make_run(tiny_npz, tmp_path, method, pair)
-    before = weights_hash(run.teacher.net.state_dict()) if run.teacher else ""
+    before = weights_hash(run.source.teacher.net.state_dict()) if run.source else ""
     steps(run, 1)
     assert run.terms
     assert all(run.terms)
@@ -63,10 +50,10 @@ def test_losses_are_named_finite_and_reach_every_parameter(
             assert parameter.grad.isfinite().all(), name
     steps(run, 2)  # the last batch holds 10 images
     run.drain()
-    if run.teacher:
-        assert not run.teacher.net.training
-        assert weights_hash(run.teacher.net.state_dict()) == before
-        assert all(p.grad is None for p in run.teacher.net.parameters())
+    if run.source:
+        assert not run.source.teacher.net.training
+        assert weights_hash(run.source.teacher.net.state_dict()) == before
+        assert all(p.grad is None for p in run.source.teacher.net.parameters())
 
 
 @every_method
@@ -79,9 +66,9 @@ def test_a_state_goes_round_and_two_runs_of_a_seed_are_equal(
     first = make_run(tiny_npz, tmp_path, method, pair)
     steps(first, 1)
     first.drain()
-    first.save(tmp_path / "state")
+    first.save()
     second = make_run(tiny_npz, tmp_path, method, pair)
-    second.resume(tmp_path / "state")
+    second.resume()
     assert (second.epoch, second.step, second.sums) == (first.epoch, first.step, first.sums)
     assert weights(second) == weights(first)
     steps(second, 2)
@@ -110,17 +97,20 @@ def test_all_methods_see_the_same_student_and_plain_views(method: str, tiny_npz:
     """Paired by construction: initial weights, order and plain views depend on the seed alone."""
     alone, run = make_run(tiny_npz, tmp_path, "ce"), make_run(tiny_npz, tmp_path, method)
     assert weights_hash(run.student.state_dict()) == weights_hash(alone.student.state_dict())
-    seen: list[list[tuple[list[int], list[int]]]] = []
+    seen: list[list[tuple[list[int], torch.Tensor]]] = []
     for one in (alone, run):
         seen.append([])
 
-        def note(index: torch.Tensor, ids: torch.Tensor) -> None:
-            seen[-1].append((index.tolist(), ids[0].tolist()))
+        def note(images: torch.Tensor, index: torch.Tensor, _: Any) -> torch.Tensor:
+            seen[-1].append((index.tolist(), images[: len(index)].clone()))
+            return torch.zeros(0)
 
-        one.train_step = note  # type: ignore[method-assign]
-        one.drain = lambda: None  # type: ignore[method-assign]
-        one.train(tmp_path, Stop(), lambda _: None)
-    assert len(seen[0]) == 6
-    assert seen[0] == seen[1]
-    plain = views(1, 1, run.num_images, run.augmentation, PLAIN)
-    assert seen[1][0][1] == plain[0, seen[1][0][0]].tolist()
+        one.update = note  # type: ignore[method-assign]
+        steps(one, 3)
+    for (index, images), (other_index, other_images) in zip(*seen, strict=True):
+        assert index == other_index
+        assert torch.equal(images, other_images)
+    permutation = order(1, 1, 42).tolist()
+    assert [i for index, _ in seen[1] for i in index] == permutation
+    plain = views(1, 1, 42, run.data.images.augmentation, PLAIN)[0, permutation[:16]]
+    assert torch.equal(seen[1][0][1], run.data.images.augment(torch.tensor(permutation[:16]), plain))

@@ -68,16 +68,23 @@ def test_settings_are_default_then_recipe_then_choice() -> None:
 
 
 def test_words_of_settings() -> None:
-    assert parse_settings(["a=1", "b=2.5", "c=true", "d=add", 'e="x"']) == {
-        "a": 1,
-        "b": 2.5,
-        "c": True,
-        "d": "add",
-        "e": "x",
-    }
-    for words in (["a"], ["=1"], ["a="], ["a=1", "a=2"]):
+    words = ["a=1", "b=2.5", "c=true", "d=add", 'e="x"']
+    assert parse_settings(words, ["kd"]) == {"kd": [{"a": 1, "b": 2.5, "c": True, "d": "add", "e": "x"}]}
+    for wrong in (["a"], ["=1"], ["a="], ["a=1", "a=1"]):
         with pytest.raises(UserError):
-            parse_settings(words)
+            parse_settings(wrong, ["kd"])
+
+
+def test_settings_of_several_methods_and_several_values() -> None:
+    words = ["temperature=2", "temperature=4", "dkd.beta=1", "dkd.beta=8", "KD.kd_weight=1"]
+    chosen = parse_settings(words, ["ce", "kd", "dkd"])
+    assert chosen["ce"] == [{}]
+    assert chosen["kd"] == [{"temperature": t, "kd_weight": 1} for t in (2, 4)]
+    assert chosen["dkd"] == [{"temperature": t, "beta": b} for t in (2, 4) for b in (1, 8)]
+    with pytest.raises(UserError, match="none of kd, dkd has such a setting"):
+        parse_settings(["temprature=2"], ["kd", "dkd"])
+    with pytest.raises(UserError, match="method pckd is not asked for"):
+        parse_settings(["pckd.beta=2"], ["kd", "dkd"])
 
 
 @pytest.mark.parametrize(

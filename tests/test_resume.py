@@ -20,9 +20,9 @@ from cells import METHODS, make_run
 from kdbench import checkpoint
 from kdbench.checkpoint import load_state, save_state, write_atomic
 from kdbench.errors import Interrupted, UserError
+from kdbench.run import Diverged, Observer, Progress, Run
 from kdbench.runs import STATE, claim
-from kdbench.signals import Stop
-from kdbench.trainer import Diverged, Progress, Run, train_cell
+from kdbench.trainer import train_cells
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,14 @@ def test_a_killed_run_ends_like_a_quiet_one(method: str, results: dict[str, Any]
     assert STATE not in result["quiet"]["files"]
 
 
+def train(run: Run, observer: Observer = lambda _: None) -> dict[str, Any]:
+    """Train a run's cell as a new process would."""
+    (outcome,) = train_cells([run.cell], lambda: run.data, lambda _: run.source, run.options, lambda _: observer)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
 def run_until(run: Run, fraction: float, signum: int) -> Interrupted:
     """Train a run's cell and send this process a signal once so much is done."""
 
@@ -51,14 +59,14 @@ def run_until(run: Run, fraction: float, signum: int) -> Interrupted:
             os.kill(os.getpid(), signum)
 
     with pytest.raises(Interrupted) as caught:
-        train_cell(run.cell, lambda: run.dataset, lambda: run.teacher, run.options, observe)
+        train(run, observe)
     return caught.value
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_the_same_call_goes_on(signum: int, tiny_npz: Path, tmp_path: Path) -> None:
     quiet = make_run(tiny_npz, tmp_path / "quiet", "kd")
-    expected = train_cell(quiet.cell, lambda: quiet.dataset, lambda: quiet.teacher, quiet.options)
+    expected = train(quiet)
     run = make_run(tiny_npz, tmp_path / "stopped", "kd")
     before = signal.getsignal(signum)
     stopped = run_until(run, 0.0, signum)
@@ -66,9 +74,7 @@ def test_a_signal_saves_and_the_same_call_goes_on(signum: int, tiny_npz: Path, t
     assert "type the same command to go on" in str(stopped)
     assert signal.getsignal(signum) is before
     seen: list[float] = []
-    record = train_cell(
-        run.cell, lambda: run.dataset, lambda: run.teacher, run.options, lambda p: seen.append(p.fraction)
-    )
+    record = train(run, lambda p: seen.append(p.fraction))
     assert seen[0] > 0
     assert record["weights"] == expected["weights"]
     assert record["nll"] == expected["nll"]
@@ -76,18 +82,18 @@ def test_a_signal_saves_and_the_same_call_goes_on(signum: int, tiny_npz: Path, t
 
 def test_a_finished_cell_is_only_read(tiny_npz: Path, tmp_path: Path) -> None:
     run = make_run(tiny_npz, tmp_path, "ce")
-    record = train_cell(run.cell, lambda: run.dataset, lambda: None, run.options)
+    record = train(run)
 
-    def never() -> Any:
+    def never(*_: Any) -> Any:
         raise AssertionError("data were loaded for a finished cell")
 
-    assert train_cell(run.cell, never, never, run.options) == record
+    assert train_cells([run.cell], never, never, run.options) == [record]
 
 
 def test_two_processes_never_run_one_cell(tiny_npz: Path, tmp_path: Path) -> None:
     run = make_run(tiny_npz, tmp_path, "ce")
     with claim(run.cell.folder(tmp_path)), pytest.raises(UserError, match=f"being run by process {os.getpid()}"):
-        train_cell(run.cell, lambda: run.dataset, lambda: None, run.options)
+        train(run)
 
 
 @contextlib.contextmanager
@@ -114,19 +120,19 @@ def test_divergence_names_step_and_terms_and_keeps_the_last_good_state(tiny_npz:
         updates_that_end_in(torch.nan),
         pytest.raises(Diverged, match=r"diverged in epoch 1 at step 3 \(ce = nan, kd = nan\)"),
     ):
-        train_cell(run.cell, lambda: run.dataset, lambda: run.teacher, run.options)
+        train(run)
     failure = json.loads((folder / "failed.json").read_bytes())
     assert failure["reason"] == "diverged"
     assert (failure["epoch"], failure["step"], failure["terms"]) == (1, 3, {"ce": "nan", "kd": "nan"})
     assert (folder / STATE).read_bytes() == good
-    train_cell(run.cell, lambda: run.dataset, lambda: run.teacher, run.options)
+    train(run)
     assert not (folder / "failed.json").exists()
 
 
 def test_weights_that_break_in_the_last_step_are_found(tiny_npz: Path, tmp_path: Path) -> None:
     run = make_run(tiny_npz, tmp_path, "ce", batch_size=42)
     with updates_that_end_in(torch.inf), pytest.raises(Diverged):
-        run.train(tmp_path, Stop(), lambda _: None)
+        train(run)
 
 
 STATE_VALUES = {"step": 3, "weight": torch.arange(5.0)}
@@ -191,6 +197,8 @@ def test_writing_below_a_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_state_of_another_cell_is_refused(tiny_npz: Path, tmp_path: Path) -> None:
     one, other = make_run(tiny_npz, tmp_path, "ce", seed=1), make_run(tiny_npz, tmp_path, "ce", seed=2)
-    one.save(tmp_path / "state")
+    one.save()
+    other.folder.mkdir(parents=True)
+    (one.folder / STATE).rename(other.folder / STATE)
     with pytest.raises(UserError, match="belongs to cell"):
-        other.resume(tmp_path / "state")
+        other.resume()

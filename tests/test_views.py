@@ -62,7 +62,7 @@ def test_a_negative_pad_is_refused() -> None:
 def test_every_view_is_the_literal_one_to_the_bit(size: int, pad: int) -> None:
     images = random_images(2, size, size)
     augmentation = Augmentation(pad, flip=True)
-    resident = ResidentImages(images, augmentation, ROTATIONS)
+    resident = ResidentImages(images, augmentation)
     ids = torch.arange(augmentation.num_views)
     result = resident.augment(torch.tensor([1, 0]), ids.unsqueeze(1).expand(-1, 2))
     assert result.shape == (2 * len(ids), 3, size, size)
@@ -74,7 +74,7 @@ def test_every_view_is_the_literal_one_to_the_bit(size: int, pad: int) -> None:
 
 def test_every_byte_becomes_the_quotient_by_255() -> None:
     images = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(1, 16, 16, 3)
-    result = ResidentImages(images, CIFAR).original(torch.tensor([0]))
+    result = ResidentImages(images, CIFAR).augment(torch.tensor([0]), torch.tensor([CIFAR.identity]))
     assert torch.equal(result[0, 0].flatten(), torch.arange(256) / 255)
 
 
@@ -82,7 +82,7 @@ def test_the_turn_is_counter_clockwise_and_after_the_flip() -> None:
     images = torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
     images[0, 0, 0] = 255
     augmentation = Augmentation(pad=0, flip=True)
-    resident = ResidentImages(images, augmentation, ROTATIONS)
+    resident = ResidentImages(images, augmentation)
     turned = augmentation.view_id(*torch.tensor([0, 1, 0, 0]))
     assert resident.augment(torch.tensor([0]), turned.view(1))[0, 0].tolist() == [[0, 0], [1, 0]]
     both = augmentation.view_id(*torch.tensor([1, 1, 0, 0]))
@@ -91,7 +91,7 @@ def test_the_turn_is_counter_clockwise_and_after_the_flip() -> None:
 
 def test_rows_are_view_major_and_one_view_needs_no_row() -> None:
     images = random_images(5, 6, 6)
-    resident = ResidentImages(images, CIFAR, ROTATIONS)
+    resident = ResidentImages(images, CIFAR)
     index, chosen = torch.tensor([3, 0, 4]), views(0, 1, 5, CIFAR, ROTATIONS)
     result = resident.augment(index, chosen[:, index]).view(4, 3, 3, 6, 6)
     for row in range(4):
@@ -106,12 +106,14 @@ def test_the_original_is_the_image() -> None:
     resident = ResidentImages(images, CIFAR)
     assert len(resident) == 3
     assert resident.device == torch.device("cpu")
-    assert torch.equal(resident.original(torch.tensor([2, 1])), images[[2, 1]].permute(0, 3, 1, 2) / 255)
+    unchanged = resident.augment(torch.tensor([2, 1]), torch.tensor([CIFAR.identity] * 2))
+    assert torch.equal(unchanged, images[[2, 1]].permute(0, 3, 1, 2) / 255)
 
 
 def test_images_that_are_not_square_can_be_flipped_cropped_and_turned_by_a_half() -> None:
     images, augmentation = random_images(1, 3, 5), Augmentation(pad=2, flip=True)
-    resident = ResidentImages(images, augmentation, ViewPlan((0, 2)))
+    resident = ResidentImages(images, augmentation)
+    resident.check(ViewPlan((0, 2)))
     ids = torch.arange(augmentation.num_views)
     parts = torch.stack(augmentation.parts(ids), 1).tolist()
     for i, part in enumerate(parts):
@@ -124,7 +126,7 @@ def test_images_that_are_not_square_can_be_flipped_cropped_and_turned_by_a_half(
 
 def test_images_that_are_not_square_cannot_be_turned() -> None:
     with pytest.raises(ValueError, match=r"3 x 5 pixels cannot be turned by 1 quarter turns.*needs square images"):
-        ResidentImages(random_images(1, 3, 5), CIFAR, ROTATIONS)
+        ResidentImages(random_images(1, 3, 5), CIFAR).check(ROTATIONS)
 
 
 @pytest.mark.parametrize(
@@ -139,14 +141,14 @@ def test_images_of_another_kind_are_refused(images: Tensor) -> None:
 def test_a_gpu_makes_the_same_bits_without_waiting() -> None:
     images = random_images(256, 32, 32)
     index, chosen = order(0, 1, 256), views(0, 1, 256, CIFAR, ROTATIONS)
-    resident = ResidentImages(images, CIFAR, ROTATIONS, device="cuda")
+    resident = ResidentImages(images, CIFAR, "cuda")
     on_gpu = index.cuda(), chosen[:, index].cuda()
     torch.cuda.set_sync_debug_mode("error")
     try:
         result = resident.augment(*on_gpu)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert torch.equal(result.cpu(), ResidentImages(images, CIFAR, ROTATIONS).augment(index, chosen[:, index]))
+    assert torch.equal(result.cpu(), ResidentImages(images, CIFAR).augment(index, chosen[:, index]))
 
 
 @settings(deadline=None)

@@ -16,7 +16,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from kdbench.method import PLAIN, ViewPlan
+from kdbench.method import ViewPlan
 from kdbench.streams import generator
 
 
@@ -52,6 +52,14 @@ class Augmentation:
     def view_id(self, flip: Tensor, quarter_turns: Tensor, dy: Tensor, dx: Tensor) -> Tensor:
         """Return the ids of views given by their parts: integer tensors of shapes that broadcast."""
         return ((flip * 4 + quarter_turns) * self.num_offsets + dy) * self.num_offsets + dx
+
+    def pair(self, index: Tensor, view: Tensor) -> Tensor:
+        """Return one number for each image and view: positions ``(B,)`` and ids ``(V, B)`` to int64 ``(V, B)``."""
+        return index * self.num_views + view
+
+    def split(self, pair: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the positions and view ids of the numbers that `pair` gives."""
+        return pair // self.num_views, pair % self.num_views
 
     def parts(self, view: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return flip, quarter turns, dy and dx of view ids, each of the shape of ``view``."""
@@ -99,34 +107,29 @@ class ResidentImages:
         ``(N, H, W, 3)``, uint8.
     augmentation
         Gives the view ids their meaning.
-    plan
-        The views that will be asked for.
     device
         Where the images live.
+    memory_format
+        Of what `augment` returns; ``channels_last`` is the order in which the pixels lie and costs nothing.
 
     Raises
     ------
     ValueError
-        For images of another type or shape; for a plan with a quarter turn when the images are not square.
+        For images of another type or shape.
     """
 
     def __init__(
         self,
         images: Tensor,
         augmentation: Augmentation,
-        plan: ViewPlan = PLAIN,
         device: str | torch.device = "cpu",
+        memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
             raise ValueError(f"images must be uint8 (N, H, W, 3), not {images.dtype} {tuple(images.shape)}")
         num_images, height, width, _ = images.shape
-        odd = sorted(turns for turns in plan.quarter_turns if turns % 2)
-        if odd and height != width:
-            raise ValueError(
-                f"images of {height} x {width} pixels cannot be turned by {odd[0]} quarter turns: "
-                "a method that rotates needs square images"
-            )
         self.augmentation = augmentation
+        self.memory_format = memory_format
         self.size = (height, width)
         pad, offsets = augmentation.pad, augmentation.num_offsets
         rows, columns = height + 2 * pad, width + 2 * pad
@@ -151,6 +154,16 @@ class ResidentImages:
         # CUDA multiplies by the reciprocal of a Python number; by a tensor it divides, as the CPU does.
         self._white = torch.tensor(255.0, device=device)
 
+    def check(self, plan: ViewPlan) -> None:
+        """Raise ValueError for a plan with a quarter turn when the images are not square."""
+        height, width = self.size
+        odd = sorted(turns for turns in plan.quarter_turns if turns % 2)
+        if odd and height != width:
+            raise ValueError(
+                f"images of {height} x {width} pixels cannot be turned by {odd[0]} quarter turns: "
+                "a method that rotates needs square images"
+            )
+
     def __len__(self) -> int:
         return self._pixels.numel() // self._area
 
@@ -173,8 +186,4 @@ class ResidentImages:
         start = index * self._area + self._first[view]
         pixels = self._pixels.take(start.unsqueeze(-1) + self._steps[version])
         channels = pixels.view(torch.uint8).view(-1, *self.size, 4)[..., :3].permute(0, 3, 1, 2)
-        return channels.to(torch.float32, memory_format=torch.contiguous_format).div_(self._white)
-
-    def original(self, index: Tensor) -> Tensor:
-        """Return images as they are, float32 ``(B, 3, H, W)`` in [0, 1]."""
-        return self.augment(index, torch.full_like(index, self.augmentation.identity))
+        return channels.to(torch.float32, memory_format=self.memory_format).div_(self._white)

@@ -1,0 +1,98 @@
+"""What the cells of one protocol and seed see, on the device: images, labels, and the batches of each epoch."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from kdbench.data.datasets import Dataset
+from kdbench.data.views import Augmentation, ResidentImages, order, views
+from kdbench.device import memory_format
+from kdbench.method import ViewPlan
+from kdbench.protocol import Protocol
+
+
+@final
+class DeviceData:
+    """A data set where it is used: training images ready to be augmented, test images, labels."""
+
+    def __init__(self, dataset: Dataset, protocol: Protocol, device: torch.device) -> None:
+        self.dataset = dataset
+        self.device = device
+        augmentation = Augmentation(pad=protocol.pad, flip=protocol.flip)
+        layout = memory_format(device, protocol.precision)
+        self.images = ResidentImages(dataset.train_images, augmentation, device, layout)
+        self.labels = dataset.train_labels.to(device)
+        self.test_images = dataset.test_images.to(device)
+
+
+@final
+class Batches:
+    """The batches of one protocol and seed, equal for every cell that shares them.
+
+    A plan must be added before its images are asked for. Legend: ``B`` images, ``V`` views, ``N`` training images.
+    """
+
+    def __init__(self, data: DeviceData, protocol: Protocol, seed: int) -> None:
+        self.data, self.seed = data, seed
+        self.num_images = len(data.labels)
+        self.batch_size = protocol.batch_size
+        self.steps = num_steps(self.num_images, self.batch_size)
+        self.epoch = 0
+        self._plans: set[ViewPlan] = set()
+        self._permutation = torch.empty(0, dtype=torch.int64)
+        self._index = self._permutation
+        self._ids: dict[ViewPlan, Tensor] = {}
+        self._device_ids: dict[ViewPlan, Tensor] = {}
+
+    def add(self, plan: ViewPlan) -> None:
+        """Let a plan's views be made.
+
+        Raises
+        ------
+        ValueError
+            The images cannot be turned as the plan wants it.
+        """
+        self.data.images.check(plan)
+        self._plans.add(plan)
+
+    def begin(self, epoch: int) -> None:
+        """Move to an epoch, counted from 1."""
+        self.epoch = epoch
+        self._permutation = order(self.seed, epoch, self.num_images)
+        self._index = self._permutation.to(self.data.device, non_blocking=True)
+        self._ids = {p: views(self.seed, epoch, self.num_images, self.data.images.augmentation, p) for p in self._plans}
+        self._device_ids = {p: ids.to(self.data.device, non_blocking=True) for p, ids in self._ids.items()}
+
+    def index(self, step: int) -> Tensor:
+        """Positions ``(B,)`` of a step's images in the training set, on the device; steps count from 0."""
+        return self._index[self._rows(step)]
+
+    def ids(self, step: int, plan: ViewPlan) -> Tensor:
+        """View ids ``(V, B)`` of a step, on the device."""
+        return self._device_ids[plan][:, self.index(step)]
+
+    def visits(self, steps: range, plan: ViewPlan) -> Tensor:
+        """Pairs of image and view as one number each, int64 on the CPU, in the order of the steps' rows.
+
+        See :meth:`kdbench.data.views.Augmentation.pair`.
+        """
+        ids, pair = self._ids[plan], self.data.images.augmentation.pair
+        chunks = (self._permutation[self._rows(step)] for step in steps)
+        return torch.cat([pair(index, ids[:, index]).flatten() for index in chunks])
+
+    def whole(self, plan: ViewPlan) -> ViewPlan:
+        """The longest plan that begins with ``plan``: its images begin with those of ``plan``."""
+        turns = plan.quarter_turns
+        return max((p for p in self._plans if p.quarter_turns[: len(turns)] == turns), key=lambda p: p.num_views)
+
+    def _rows(self, step: int) -> slice:
+        return slice(step * self.batch_size, (step + 1) * self.batch_size)
+
+
+def num_steps(num_images: int, batch_size: int) -> int:
+    """Steps of an epoch. A last batch of one image is left out: batch normalisation cannot train on it."""
+    full, rest = divmod(num_images, batch_size)
+    return full + (rest > 1)

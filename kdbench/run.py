@@ -1,0 +1,292 @@
+"""One cell in progress: networks, method, optimiser, position, and everything counted so far."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, final
+
+import torch
+from torch import Tensor
+
+from kdbench.cell import Cell
+from kdbench.checkpoint import load_state, save_state, write_atomic, write_json
+from kdbench.data.batches import Batches, DeviceData
+from kdbench.device import Span, autocast, be_deterministic, memory_format
+from kdbench.errors import UserError
+from kdbench.method import Batch, Setup
+from kdbench.metrics import evaluate
+from kdbench.net import Outputs
+from kdbench.networks import build_net, predict, save_weights
+from kdbench.record import Counts, make_record
+from kdbench.registry import load_method
+from kdbench.runs import RECORD, STATE
+from kdbench.streams import generator, seeded, stream_seed
+from kdbench.teacher_source import TeacherSource
+from kdbench.teachers import WEIGHTS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How cells are run. Nothing here changes their results beyond rounding."""
+
+    runs: Path
+    device: torch.device
+    save_every: float = 60.0
+    """Seconds between two saves of the state."""
+    compile: bool = False
+    """On a GPU, launch each step as CUDA graphs; elsewhere, compile the student."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a running cell is. ``top1`` is the test accuracy after the last whole epoch, in percent."""
+
+    epoch: int
+    epochs: int
+    fraction: float
+    top1: float | None
+    seconds_left: float | None
+
+
+Observer = Callable[[Progress], None]
+
+
+class Diverged(UserError):
+    """A loss or a weight became NaN or infinite; ``failure`` is what the cell leaves."""
+
+    def __init__(self, text: str, failure: dict[str, Any]) -> None:
+        super().__init__(text)
+        self.failure = failure | {"text": text}
+
+
+@final
+class Run:
+    """One cell in progress. Steps count from 0, epochs from 1.
+
+    Raises
+    ------
+    UserError
+        The method cannot work on these networks or images.
+    """
+
+    def __init__(self, cell: Cell, batches: Batches, source: TeacherSource | None, options: Options) -> None:
+        protocol, device = cell.protocol, options.device
+        be_deterministic(device)
+        self.cell, self.batches, self.source, self.options = cell, batches, source, options
+        self.data: DeviceData = batches.data
+        dataset, teacher = self.data.dataset, source.teacher if source else None
+        self.student = build_net(cell.student, protocol, dataset, seed=cell.seed, purpose="student")
+        kind = load_method(cell.method)
+        setup = Setup(
+            student=self.student,
+            teacher=teacher.net if teacher else None,
+            labels=dataset.train_labels,
+            epochs=protocol.epochs,
+            steps_per_epoch=batches.steps,
+        )
+        self.plan = kind.views(cell.settings.config)
+        self.needs = kind.needs(cell.settings.config)
+        self.group = source, self.plan
+        try:
+            batches.add(self.plan)
+            with seeded(cell.seed, "init", "method"):
+                self.method = kind(cell.settings.config, setup)
+        except ValueError as error:
+            raise UserError(f"{cell} cannot run: {error}") from None
+        for module in (self.student, self.method):
+            module.to(device, memory_format=memory_format(device, protocol.precision))  # type: ignore[call-overload]
+        self._compiled = options.compile and device.type != "cuda"
+        self._student = torch.compile(self.student, dynamic=False) if self._compiled else self.student
+        self.generator = generator(cell.seed, "method", device=device)
+        self.parameters = [p for m in (self.student, self.method) for p in m.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.SGD(
+            self.parameters,
+            lr=protocol.rate(cell.student, 1),
+            momentum=protocol.momentum,
+            weight_decay=protocol.weight_decay,
+            nesterov=protocol.nesterov,
+            fused=True,
+        )
+        self.scaler = torch.amp.GradScaler(device.type, enabled=protocol.precision == "fp16")
+        self.epoch, self.step = 1, 0
+        self.history: list[dict[str, Any]] = []
+        self.seconds = {"train": 0.0, "evaluate": 0.0}
+        self.sums: dict[str, float] = {}
+        self.pending: list[Tensor] = []
+        self.spans: list[Span] = []
+        self.terms: tuple[str, ...] = ()
+        self.together = 1
+        self._start = (time.monotonic(), 0.0)
+
+    @property
+    def folder(self) -> Path:
+        """The cell's folder."""
+        return self.cell.folder(self.options.runs)
+
+    @property
+    def done(self) -> bool:
+        """Whether every epoch is over."""
+        return self.epoch > self.cell.protocol.epochs
+
+    def begin_epoch(self) -> None:
+        """Set the epoch's learning rate and training mode."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.cell.protocol.rate(self.cell.student, self.epoch)
+        self.student.train()
+        self.method.train()
+
+    def open_streams(self) -> None:
+        """Set the random streams to the beginning of the step."""
+        torch.manual_seed(stream_seed(self.cell.seed, "step", self.epoch, self.step))
+        self.generator.manual_seed(stream_seed(self.cell.seed, "method", self.epoch, self.step))
+
+    def update(self, images: Tensor, index: Tensor, teacher: Outputs) -> Tensor:
+        """Do one update, and return the loss terms ``(len(self.terms),)``. Never waits for the device.
+
+        Parameters
+        ----------
+        images
+            Views ``(V*B, 3, H, W)`` of the images at ``index`` ``(B,)``.
+        teacher
+            The parts that the method needs, of these views.
+        """
+        protocol = self.cell.protocol
+        batch = Batch(images, self.data.labels[index], index, self.epoch, protocol.epochs, self.generator)
+        with autocast(self.options.device, protocol.precision):
+            student = self._student(images, self.method.student_reads)
+            terms = self.method.loss(student, teacher, batch)
+        values = torch.stack([v.float() for v in terms.values()])
+        self.terms = tuple(terms)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(values.sum()).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return values.detach()
+
+    def count(self, values: Tensor) -> None:
+        """Move past a step that gave these loss terms."""
+        self.pending.append(values)
+        self.step += 1
+
+    def drain(self) -> None:
+        """Add the pending loss terms and times to the sums; waits for the device.
+
+        Raises
+        ------
+        Diverged
+            A term, or a weight after the last update, is not finite. Nothing has been saved since then.
+        """
+        rows = torch.stack(self.pending).tolist() if self.pending else []
+        first = self.step - len(rows)
+        self.pending.clear()
+        for offset, row in enumerate(rows):
+            if not all(map(math.isfinite, row)):
+                self._diverged(first + offset + 1, row)
+            for name, value in zip(self.terms, row, strict=True):
+                self.sums[name] = self.sums.get(name, 0.0) + value
+        if rows and not torch.stack([p.detach().sum() for p in self.parameters]).isfinite().all():
+            self._diverged(self.step, rows[-1])
+        self.seconds["train"] += sum(span.seconds() for span in self.spans)
+        self.spans.clear()
+
+    def _diverged(self, step: int, row: list[float]) -> NoReturn:
+        """Say at which step of the epoch, and with which loss terms, training broke down."""
+        terms = {name: f"{value:g}" for name, value in zip(self.terms, row, strict=True)}
+        listed = ", ".join(f"{name} = {value}" for name, value in terms.items())
+        raise Diverged(
+            f"{self.cell} failed: diverged in epoch {self.epoch} at step {step} ({listed}); its last good state "
+            f"is kept in {self.folder}. Try smaller loss weights with --set, or fp32",
+            {"reason": "diverged", "epoch": self.epoch, "step": step, "terms": terms},
+        )
+
+    def end_epoch(self) -> None:
+        """Evaluate, write the epoch's line of metrics and move to the next epoch."""
+        started = time.monotonic()
+        row: dict[str, Any] = {"epoch": self.epoch, "lr": self.optimizer.param_groups[0]["lr"]}
+        row |= {f"loss/{name}": total / self.batches.steps for name, total in self.sums.items()}
+        row |= self.evaluate()
+        self.seconds["evaluate"] += time.monotonic() - started
+        self.history.append(row)
+        write_atomic(self.folder / "metrics.jsonl", "".join(f"{json.dumps(row)}\n" for row in self.history))
+        self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
+
+    def evaluate(self) -> dict[str, float]:
+        """Metrics of the student on the test set."""
+        logits = predict(self.student, self.data.test_images)
+        teacher_logits = self.source.teacher.test_logits if self.source else None
+        return evaluate(logits, self.data.dataset.test_labels, teacher_logits)
+
+    def save(self) -> None:
+        """Save everything that the rest of the run depends on; random streams are functions of the position."""
+        state = {
+            "cell": self.cell.id,
+            "epoch": self.epoch,
+            "step": self.step,
+            "student": self.student.backbone.state_dict(),
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "history": self.history,
+            "sums": self.sums,
+            "seconds": self.seconds,
+        }
+        save_state(self.folder / STATE, state)
+
+    def resume(self) -> None:
+        """Go on from a saved state, if there is one.
+
+        Raises
+        ------
+        UserError
+            The state is damaged or belongs to another cell.
+        """
+        path = self.folder / STATE
+        state = load_state(path)
+        if state is not None:
+            if state["cell"] != self.cell.id:
+                raise UserError(f"{path} belongs to cell {state['cell'][:8]}, not {self.cell.id[:8]}: move it away")
+            self.student.backbone.load_state_dict(state["student"])
+            self.method.load_state_dict(state["method"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            self.epoch, self.step = state["epoch"], state["step"]
+            self.history, self.sums, self.seconds = state["history"], state["sums"], state["seconds"]
+        self._start = (time.monotonic(), self.fraction)
+
+    def finish(self) -> dict[str, Any]:
+        """Save the weights, write the record and drop the state, which is not needed any more."""
+        digest = save_weights(self.folder / WEIGHTS, self.student)
+        counts = Counts(
+            num_images=min(self.batches.num_images, self.batches.steps * self.cell.protocol.batch_size),
+            views_per_image=self.plan.num_views,
+            extra_parameters=sum(p.numel() for p in self.method.parameters() if p.requires_grad),
+            teacher_outputs=self.source.kind if self.source else None,
+            cells_together=self.together,
+        )
+        card = self.source.teacher.card if self.source else None
+        record = make_record(
+            self.cell, self.data.dataset, card, self.history, self.seconds, counts, digest, self.options.device
+        )
+        write_json(self.folder / RECORD, record)
+        for name in (STATE, f"{STATE}.previous"):
+            (self.folder / name).unlink(missing_ok=True)
+        return record
+
+    @property
+    def fraction(self) -> float:
+        """The part of training that is done."""
+        return (self.epoch - 1 + self.step / self.batches.steps) / self.cell.protocol.epochs
+
+    def progress(self) -> Progress:
+        """Where the run is, and how long the rest will take at the speed since it was started."""
+        started, before = self._start
+        done = self.fraction - before
+        left = (time.monotonic() - started) / done * (1 - self.fraction) if done > 0 else None
+        epochs = self.cell.protocol.epochs
+        top1 = self.history[-1]["top1"] if self.history else None
+        return Progress(min(self.epoch, epochs), epochs, self.fraction, top1, left)

@@ -1,0 +1,212 @@
+"""Which cells read a teacher cache and which ask the live teacher; has the cache built where that is decided."""
+
+from __future__ import annotations
+
+import shutil
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, final
+
+import numpy as np
+
+from kdbench.cell import Cell
+from kdbench.device import forward_batch
+from kdbench.errors import Interrupted, UserError
+from kdbench.method import ViewPlan
+from kdbench.net import Part
+from kdbench.registry import load_method
+from kdbench.runs import CONFIG, RECORD, STATE
+from kdbench.signals import Stop
+from kdbench.teacher_cache import STORED, Estimate, Pairs, TeacherCache, Visits
+from kdbench.teacher_source import Kind, TeacherSource
+from kdbench.teachers import TeacherCard
+
+if TYPE_CHECKING:
+    from kdbench.session import Session
+
+CacheMode = Literal["auto", "on", "off"]
+
+
+class Watch:
+    """Is told how the building of a cache goes; does nothing itself."""
+
+    def estimate(self, teacher: str, estimate: Estimate) -> None:
+        """The work is about to begin."""
+
+    def progress(self, done: int, total: int, seconds_left: float) -> None:
+        """So many pairs are done."""
+
+    def waiting(self, teacher: str) -> None:
+        """Another process is building this cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What one cell, or one method under one seed, visits and reads of a teacher."""
+
+    seed: int
+    plan: ViewPlan
+    parts: frozenset[Part]
+
+    @classmethod
+    def by(cls, cell: Cell) -> Wanted:
+        """What a cell wants."""
+        kind, config = load_method(cell.method), cell.settings.config
+        return cls(cell.seed, kind.views(config), kind.needs(config))
+
+    @property
+    def cacheable(self) -> bool:
+        """Whether a cache keeps all of it."""
+        return self.parts <= STORED
+
+
+def build_cache(session: Session, card: TeacherCard, wanted: Iterable[Wanted], watch: Watch) -> TeacherCache:
+    """Open a teacher's cache, and build what it lacks.
+
+    Raises
+    ------
+    UserError
+        The cache is damaged or does not fit on the disk.
+    Interrupted
+        A signal came; what is built so far is kept.
+    """
+    cache, pairs, parts = _open(session, card, wanted)
+    live, data = session.live_teacher(card), session.device_data
+    with Stop() as stop:
+        whole = cache.build(
+            pairs,
+            parts,
+            lambda chunk: live.forward(data, chunk),
+            batch=forward_batch(session.device),
+            announce=lambda estimate: watch.estimate(card.spec, estimate),
+            observe=watch.progress,
+            waiting=lambda: watch.waiting(card.spec),
+            stop=stop,
+        )
+        if not whole:
+            assert stop.signum is not None
+            raise Interrupted("the cache is saved as far as it is built: type the same command to go on", stop.signum)
+    cache.check(lambda chunk: live.forward(data, chunk))
+    return cache
+
+
+def _open(
+    session: Session, card: TeacherCard, wanted: Iterable[Wanted]
+) -> tuple[TeacherCache, Pairs, tuple[Part, ...]]:
+    visits = Visits(len(session.dataset.train_labels), session.device_data.images.augmentation)
+    parts: set[Part] = set()
+    for seed, plan in {(one.seed, one.plan): None for one in wanted}:
+        visits.add(seed, range(1, session.protocol.epochs + 1), plan)
+    for one in wanted:
+        parts |= one.parts
+    identity = session.cache_identity(card)
+    return TeacherCache(session.runs, identity), visits.pairs(), tuple(sorted(parts))
+
+
+def lockstep_groups(cells: Sequence[Cell], together: int | None) -> list[list[Cell]]:
+    """Cells of one seed, at most ``together`` of them, in the order in which they were given."""
+    by_seed: dict[int, list[Cell]] = {}
+    for cell in {cell.id: cell for cell in cells}.values():
+        by_seed.setdefault(cell.seed, []).append(cell)
+    size = together or len(cells)
+    return [group[start : start + size] for group in by_seed.values() for start in range(0, len(group), size)]
+
+
+@final
+class Sources:
+    """The source of teacher outputs of each cell. Decided when the first cell that needs a teacher asks."""
+
+    def __init__(self, session: Session, groups: Sequence[Sequence[Cell]], mode: CacheMode, watch: Watch) -> None:
+        self._session, self._groups, self._mode, self._watch = session, groups, mode, watch
+        self._caches: dict[str, TeacherCache | UserError] | None = None
+        self._kinds: dict[str, Kind] = {}
+        self._made: dict[tuple[str, Kind], TeacherSource] = {}
+
+    def of(self, cell: Cell) -> TeacherSource | None:
+        """The source of a cell's teacher outputs; None for a cell without a teacher.
+
+        Raises
+        ------
+        UserError
+            The teacher or its cache cannot be used.
+        """
+        if cell.teacher is None:
+            return None
+        if self._caches is None:
+            self._caches = {}
+            self._decide(self._caches)
+        teacher, kind = cell.teacher.id, self._kinds.get(cell.id, "live")
+        cache = self._caches[teacher] if kind == "cache" else None
+        if isinstance(cache, UserError):
+            raise cache
+        if (teacher, kind) not in self._made:
+            live = self._session.live_teacher(self._session.card_of(cell))
+            self._made[teacher, kind] = TeacherSource(live, cache)
+        return self._made[teacher, kind]
+
+    def _decide(self, caches: dict[str, TeacherCache | UserError]) -> None:
+        if self._mode == "off":
+            return
+        runs = self._session.runs
+        left = [cell for group in self._groups for cell in group if not (cell.folder(runs) / RECORD).exists()]
+        taught = [cell for cell in left if cell.teacher]
+        for teacher in dict.fromkeys(cell.teacher.id for cell in taught if cell.teacher):
+            own = [cell for cell in taught if cell.teacher and cell.teacher.id == teacher]
+            kept = [cell for cell in own if Wanted.by(cell).cacheable]
+            if self._mode == "auto":
+                begun = {cell.id: _begun(cell.folder(runs)) for cell in kept}
+                kept = [cell for cell in kept if begun[cell.id] != "live"]
+                if not any(begun.values()) and not self._worth(kept, own):
+                    continue
+            if kept:
+                self._kinds |= dict.fromkeys((cell.id for cell in kept), "cache")
+                caches[teacher] = self._ready(kept)
+
+    def _ready(self, cells: list[Cell]) -> TeacherCache | UserError:
+        try:
+            card = self._session.card_of(cells[0])
+            return build_cache(self._session, card, [Wanted.by(cell) for cell in cells], self._watch)
+        except UserError as error:
+            return error
+
+    def _worth(self, kept: list[Cell], own: list[Cell]) -> bool:
+        """Whether the cache has all, or building it saves forward passes and takes less than half of the free disk."""
+        if not kept:
+            return False
+        session = self._session
+        card = session.card_of(kept[0])
+        cache, pairs, parts = _open(session, card, [Wanted.by(cell) for cell in kept])
+        missing = cache.missing(pairs, parts)
+        to_build = len(np.unique(np.concatenate(list(missing.values()))))
+        if not to_build:
+            return True
+        net = session.live_teacher(card).teacher.net
+        widths = {"logits": net.num_classes, "penultimate": net.width}
+        needed = sum(len(missing[part]) * widths[part] * 4 for part in parts)
+        return to_build < self._live_forwards(kept, own) and needed < _free(session.runs) / 2
+
+    def _live_forwards(self, kept: list[Cell], own: list[Cell]) -> int:
+        """Views that the live teacher would forward for ``kept``, beyond those that other cells ask it for anyway."""
+        session, total = self._session, 0
+        ids = {cell.id for cell in kept}
+        for group in self._groups:
+            here = [cell for cell in own if cell in group]
+            anyway = {Wanted.by(cell).plan for cell in here if cell.id not in ids}
+            total += sum(p.num_views for p in {Wanted.by(c).plan for c in here if c.id in ids} - anyway)
+        return total * len(session.dataset.train_labels) * session.protocol.epochs
+
+
+def _begun(folder: Path) -> Kind | None:
+    """Where the teacher outputs of an unfinished cell came from so far: it goes on with them, bit for bit."""
+    if not (folder / STATE).exists() or not (folder / CONFIG).exists():
+        return None
+    kind = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8")).get("teacher_outputs")
+    return kind if kind in ("live", "cache") else None
+
+
+def _free(folder: Path) -> int:
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder.absolute()).free
