@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import ast
+import dataclasses
 import inspect
 import itertools
 import textwrap
@@ -87,6 +88,19 @@ class Setup:
         if self._teacher is None:
             raise ValueError("there is no teacher: the method's teacher_reads is empty")
         return self._teacher
+
+
+_RESOURCE = "resource"
+
+
+def resource(default: Any) -> Any:
+    """Return a field of a ``Config`` that bounds memory or time and changes no result: no part of a cell's identity."""
+    return dataclasses.field(default=default, metadata={_RESOURCE: True})
+
+
+def deciding(config: Any) -> dict[str, Any]:
+    """Return the settings that decide results, as plain values."""
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if _RESOURCE not in f.metadata}
 
 
 class Method(nn.Module, abc.ABC):

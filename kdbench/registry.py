@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import itertools
 import pkgutil
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.errors import UserError
-from kdbench.method import Method
+from kdbench.method import Method, deciding
 from kdbench.names import find_name
 
 _PACKAGE = "kdbench.methods"
@@ -35,12 +34,12 @@ class Settings:
 
     config: Any
     chosen: dict[str, Any]
-    """What the user changed."""
+    """What the user changed, of the settings that decide results."""
     source: str
 
     def values(self) -> dict[str, Any]:
-        """All hyper-parameters as plain values."""
-        return dataclasses.asdict(self.config)
+        """The hyper-parameters that decide results, as plain values."""
+        return deciding(self.config)
 
 
 def method_names() -> list[str]:
@@ -89,7 +88,8 @@ def resolve_settings(
     if teacher:
         source = found[0].source if found else f"defaults; no published settings for {pair} on {dataset}"
     try:
-        return Settings(config(**{**recipe, **chosen}), chosen, source)
+        made = config(**{**recipe, **chosen})
+        return Settings(made, {key: value for key, value in chosen.items() if key in deciding(made)}, source)
     except ValueError as error:
         raise UserError(f"method {name}: {error}") from None
 

@@ -197,8 +197,8 @@ class Lockstep:
             if save:
                 self._each(joined, Run.save)
                 self._saved = time.monotonic()
-            if stop.signum is not None:
-                self._interrupt(epoch, step + 1, stop.signum)
+                if stop.signum is not None:
+                    self._interrupt(epoch, step + 1, stop.signum)
         if self.graphs:
             self.graphs.drop()
 

@@ -4,7 +4,8 @@ Tian, Krishnan, Isola; ICLR 2020; arXiv 1910.10699.
 An image's student embedding is told from the teacher embeddings of images of other classes, and the other way
 round, by noise-contrastive estimation against two memory banks. Follows the authors' code (RepDistiller):
 temperature 0.07 where the paper's text has 0.1 for CIFAR, normalisers frozen after the first batch, both
-embeddings trained. One matrix product scores a bank, which is updated after; negatives are drawn on the device.
+embeddings trained. One matrix product scores a bank, from which the drawn columns are taken. The gradient is found
+together with the value, so that the banks may move in place at once; negatives are drawn on the device.
 
 Legend: ``B`` images, ``N`` training images, ``K`` negatives, ``D`` embedding width.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
@@ -20,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdbench.method import Batch, Method, Setup
+from kdbench.method import Batch, Method, Setup, resource
 from kdbench.net import Outputs, Part
 
 from .ce import at_least_float32, check_settings, cross_entropy, inner_products
@@ -53,12 +55,35 @@ def draw_negatives(targets: Tensor, labels: Tensor, num: int, largest_class: int
     place = (start + stride * torch.arange(length, device=device)) % prime
     candidates = order[place.clamp(max=size - 1)]
     allowed = (place < size) & (labels[candidates] != targets[:, None])
-    return candidates[allowed & (allowed.cumsum(dim=1) <= num)].view(-1, num)
+    # The first ``num`` that are allowed get their rank as their column, all others the one column too many.
+    rank = allowed.cumsum(dim=1)
+    column = torch.where(allowed & (rank <= num), rank - 1, num)
+    return candidates.new_empty(len(targets), num + 1).scatter_(1, column, candidates)[:, :num]
 
 
-def contrast_scores(embedding: Tensor, bank: Tensor, columns: Tensor, temperature: float) -> Tensor:
-    """Inner products of embeddings ``(B, D)`` and bank rows ``columns`` ``(B, 1 + K)``, over temperature."""
-    return inner_products(embedding, bank).gather(1, columns) / temperature
+def contrast_scores(
+    embedding: Tensor, bank: Tensor, columns: Tensor, temperature: float, max_products: int = 2**26
+) -> Tensor:
+    """Inner products of embeddings ``(B, D)`` and bank rows ``columns`` ``(B, 1 + K)``, over temperature.
+
+    At most ``max_products`` products, or those of one image, are held at once.
+    """
+    parts = [inner_products(rows, bank).gather(1, own) for rows, own in _chunks(embedding, columns, bank, max_products)]
+    return torch.cat(parts) / temperature
+
+
+def weighted_rows(weights: Tensor, bank: Tensor, columns: Tensor, max_products: int = 2**26) -> Tensor:
+    """Sums ``(B, D)`` of bank rows ``columns`` ``(B, 1 + K)``, each times its weight; the scores' way back."""
+    parts = [
+        inner_products(own.new_zeros(len(own), len(bank)).scatter_add_(1, places, own), bank.T)
+        for own, places in _chunks(weights, columns, bank, max_products)
+    ]
+    return torch.cat(parts)
+
+
+def _chunks(rows: Tensor, columns: Tensor, bank: Tensor, max_products: int) -> Iterator[tuple[Tensor, Tensor]]:
+    images = max(max_products // len(bank), 1)
+    return zip(rows.split(images), columns.split(images), strict=True)
 
 
 def log_normaliser(scores: Tensor, num_data: int) -> Tensor:
@@ -78,10 +103,10 @@ def nce_loss(log_ratios: Tensor, num_data: int, epsilon: float) -> Tensor:
     return (negatives.sum(dim=1) - functional.logsigmoid(shifted[:, 0])).mean()
 
 
-def moved_bank(bank: Tensor, index: Tensor, embedding: Tensor, momentum: float) -> Tensor:
-    """Return a copy of the bank ``(N, D)`` with rows ``index`` moved towards ``embedding`` and normalised."""
+def move_bank(bank: Tensor, index: Tensor, embedding: Tensor, momentum: float) -> None:
+    """Move rows ``index`` of a bank ``(N, D)`` towards ``embedding``, in place, and normalise them."""
     moved = momentum * bank[index] + (1 - momentum) * embedding.detach().to(bank.dtype)
-    return bank.index_copy(0, index, functional.normalize(moved, dim=1))
+    bank.index_copy_(0, index, functional.normalize(moved, dim=1))
 
 
 @final
@@ -118,10 +143,12 @@ class CRD(Method):
         """Share of the old row that the banks keep."""
         epsilon: float = 1e-7
         """Added to the denominators of the noise-contrastive estimate."""
+        max_products: int = resource(2**26)
+        """Inner products held at once, 256 MiB; with a larger bank a batch is taken some images at a time."""
 
         def __post_init__(self) -> None:
             weights = ("ce_weight", "crd_weight", "kd_weight", "epsilon")
-            positive = ("temperature", "kd_temperature", "feat_dim", "num_negatives")
+            positive = ("temperature", "kd_temperature", "feat_dim", "num_negatives", "max_products")
             check_settings(self, non_negative=weights, positive=positive, fractions=("momentum",))
 
     config: Config
@@ -146,6 +173,11 @@ class CRD(Method):
             self.register_buffer(f"{side}_bank", torch.empty(size, dim).uniform_(-limit, limit))
             self.register_buffer(f"{side}_log_z", torch.tensor(math.inf))  # infinite until the first batch sets it
 
+    @classmethod
+    def needs(cls, config: Config) -> frozenset[Part]:
+        """Return the penultimate features, and the logits for the KL divergence alone."""
+        return cls.teacher_reads if config.kd_weight > 0 else frozenset({"penultimate"})
+
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return the weighted cross entropy and contrast; the banks then take the batch's embeddings."""
         config = self.config
@@ -161,16 +193,20 @@ class CRD(Method):
         by_student = self._contrast(ours, self.teacher_bank, self.student_log_z, columns)
         by_teacher = self._contrast(theirs, self.student_bank, self.teacher_log_z, columns)
         terms["crd"] = config.crd_weight * (by_student + by_teacher)
-        # New tensors, not changes in place: the backward pass still needs the banks that were scored.
-        self.student_bank = moved_bank(self.student_bank, batch.index, ours, config.momentum)
-        self.teacher_bank = moved_bank(self.teacher_bank, batch.index, theirs, config.momentum)
+        move_bank(self.student_bank, batch.index, ours, config.momentum)
+        move_bank(self.teacher_bank, batch.index, theirs, config.momentum)
         return terms
 
     def _contrast(self, embedding: Tensor, bank: Tensor, log_z: Tensor, columns: Tensor) -> Tensor:
-        scores = contrast_scores(embedding, bank, columns, self.config.temperature)
-        first = log_normaliser(scores, bank.shape[0]).to(log_z.dtype)
+        config, size = self.config, bank.shape[0]
+        scores = contrast_scores(embedding.detach(), bank, columns, config.temperature, config.max_products)
+        first = log_normaliser(scores, size).to(log_z.dtype)
         log_z.copy_(torch.where(log_z.isinf(), first, log_z))
-        return nce_loss(scores - log_z, bank.shape[0], self.config.epsilon)
+        with torch.enable_grad():
+            loss = nce_loss(scores.requires_grad_() - log_z, size, config.epsilon)
+        (slope,) = torch.autograd.grad(loss, scores)
+        gradient = weighted_rows(slope, bank, columns, config.max_products) / config.temperature
+        return loss.detach() + ((embedding - embedding.detach()) * gradient).sum()  # the value, and its gradient
 
 
 METHOD = CRD

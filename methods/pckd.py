@@ -151,6 +151,12 @@ class PCKD(Method):
         """Four rotations, or the plain view alone."""
         return ViewPlan((0, 1, 2, 3)) if config.views == 4 else PLAIN
 
+    @classmethod
+    def needs(cls, config: Config) -> frozenset[Part]:
+        """Return the logits for the KL divergence, the features for their alignment."""
+        parts: dict[Part, float] = {"logits": config.delta, "penultimate": config.ff}
+        return frozenset(part for part, weight in parts.items() if weight > 0)
+
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return the weighted terms; those of weight 0 are not computed."""
         config = self.config
