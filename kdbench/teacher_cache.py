@@ -281,7 +281,8 @@ class TeacherCache:
         first = torch.from_numpy(pairs[:batch])
         forward(first)  # the first call prepares the device
         started = time.perf_counter()
-        sample = {part: forward(first)[part].cpu() for part in parts}
+        said = forward(first)
+        sample = {part: said[part].cpu() for part in parts}
         speed = len(first) / (time.perf_counter() - started)
         done = _progress(partial)
         widths = {part: values.shape[1] * values.element_size() for part, values in sample.items()}
