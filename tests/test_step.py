@@ -1,0 +1,180 @@
+"""The step: the same as a plain loop, nothing that waits for the device, state in place."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cells import METHODS, PAIRS, make_run, steps
+from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch.nn import functional
+
+import kdbench
+from kdbench.data.batches import Batches, DeviceData
+from kdbench.data.datasets import load_dataset
+from kdbench.data.views import order, views
+from kdbench.device import Span
+from kdbench.method import PLAIN, ViewPlan
+from kdbench.methods.kd import KD
+from kdbench.networks import build_net
+from kdbench.protocol import load_protocol
+from kdbench.run import Run
+
+every_method = pytest.mark.parametrize("method", METHODS)
+every_pair = pytest.mark.parametrize("pair", PAIRS)
+
+
+def fake_step(run: Run) -> None:
+    """Do a step with tensors that have shapes but no values: what asks for a value, or for a shape that depends on
+    values, fails, and so does what could not be recorded as a CUDA graph."""
+    steps(run, 1)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        steps(run, 1)
+
+
+@every_method
+@every_pair
+def test_no_step_waits_for_the_device(method: str, pair: str, tiny_npz: Path, tmp_path: Path) -> None:
+    fake_step(make_run(tiny_npz, tmp_path, method, pair))
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda logits: logits * logits.mean().item(),
+        lambda logits: logits[logits > 0],
+        lambda logits: logits if logits.sum() > 0 else -logits,
+        lambda logits: logits[logits.argmax(dim=1).unique()],
+    ],
+)
+def test_a_step_that_waits_is_found(
+    broken: Any, tiny_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(KD, "loss", lambda self, student, teacher, batch: {"kd": broken(student.logits).sum()})
+    with pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):
+        fake_step(make_run(tiny_npz, tmp_path, "kd"))
+
+
+@every_method
+def test_state_changes_in_place(method: str, tiny_npz: Path, tmp_path: Path) -> None:
+    """A recorded step reads and writes the memory that it was recorded with."""
+    run = make_run(tiny_npz, tmp_path, method)
+    steps(run, 1)
+
+    def places() -> dict[str, int]:
+        modules = {"student": run.student, "method": run.method}
+        return {f"{m}.{k}": v.data_ptr() for m, module in modules.items() for k, v in module.state_dict().items()}
+
+    before = places()
+    steps(run, 2)
+    assert places() == before
+
+
+@pytest.mark.parametrize("method", ["ce", "kd"])
+def test_training_is_the_plain_loop(method: str, tiny_npz: Path, tmp_path: Path) -> None:
+    """Against a loop written as in a textbook: shuffled batches, SGD, cross entropy, KL."""
+    run = make_run(tiny_npz, tmp_path, method, learning_rate=0.01)
+    values: list[list[float]] = []
+    count = run.count
+
+    def note(terms: Tensor) -> None:
+        values.append(terms.tolist())
+        count(terms)
+
+    run.count = note  # type: ignore[method-assign]
+    steps(run, 3)
+
+    dataset, protocol = run.data.dataset, run.cell.protocol
+    net = build_net(run.cell.student, protocol, dataset, seed=1, purpose="student").train()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    ids, permutation = views(1, 1, 42, run.data.images.augmentation, PLAIN)[0], order(1, 1, 42)
+    for step, index in enumerate(permutation.split(16)):
+        images = torch.stack([_view(dataset.train_images[i], int(ids[i])) for i in index])
+        logits = net.logits(images)
+        ce = functional.cross_entropy(logits, dataset.train_labels[index])
+        losses = [ce]
+        if run.source:
+            with torch.no_grad():
+                taught = run.source.teacher.net.logits(images)
+            kl = functional.kl_div((logits / 4).log_softmax(1), (taught / 4).softmax(1), reduction="batchmean")
+            losses = [0.1 * ce, 0.9 * 16 * kl]
+        optimizer.zero_grad()
+        torch.stack(losses).sum().backward()
+        optimizer.step()
+        assert values[step] == pytest.approx([loss.item() for loss in losses], rel=1e-4)
+    for ours, theirs in zip(run.student.parameters(), net.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def _view(image: Tensor, view: int) -> Tensor:
+    """One view of an image ``(H, W, 3)`` with a border of one pixel, in [0, 1], channels first."""
+    flip, (dy, dx) = view // 36, divmod(view % 9, 3)
+    pixels = image.permute(2, 0, 1).float() / 255
+    padded = functional.pad(pixels.flip(2) if flip else pixels, (1, 1, 1, 1))
+    return padded[:, dy : dy + 16, dx : dx + 16]
+
+
+def test_images_of_a_plan_are_the_first_of_a_longer_one(tiny_npz: Path) -> None:
+    dataset, protocol = load_dataset(f"npz:{tiny_npz}", Path()), load_protocol("digits-demo-v1")
+    batches = Batches(DeviceData(dataset, protocol, torch.device("cpu")), protocol, 3)
+    half, all_turns = ViewPlan((0, 2)), ViewPlan((0, 1, 2, 3))
+    for plan in (PLAIN, half, all_turns):
+        batches.add(plan)
+    assert batches.whole(PLAIN) in {half, all_turns}
+    assert batches.whole(half) == half
+    batches.begin(2)
+    made = {p: batches.data.images.augment(batches.index(0), batches.ids(0, p)) for p in (PLAIN, half, all_turns)}
+    assert torch.equal(made[all_turns][:42], made[PLAIN])
+    assert torch.equal(made[half][:42], made[PLAIN])
+    pairs = batches.visits(range(1), half)
+    index, view = batches.data.images.augmentation.split(pairs)
+    assert torch.equal(batches.data.images.augment(index, view), made[half])
+
+
+def test_a_span_is_the_time_inside() -> None:
+    with Span(torch.device("cpu")) as span:
+        pass
+    assert 0 <= span.seconds() < 10
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+def test_a_compiled_student_trains_as_any_other(tiny_npz: Path, tmp_path: Path) -> None:
+    records = [
+        kdbench.train(
+            "digits-demo-v1",
+            student="resnet8",
+            method="ce",
+            data=f"npz:{tiny_npz}",
+            epochs=2,
+            runs=tmp_path / str(compiled),
+            device="cpu",
+            compile=compiled,
+        )
+        for compiled in (False, True)
+    ]
+    assert records[1]["cell"] == records[0]["cell"]
+    assert records[1]["loss"]["ce"] == pytest.approx(records[0]["loss"]["ce"], rel=1e-3)
+
+
+def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(kdbench.UserError, match="--compile needs a C\\+\\+ compiler, and there is no no-such-compiler"):
+        kdbench.Session.open("digits-demo-v1", runs=tmp_path, device="cpu", compile=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@every_method
+def test_recorded_steps_are_the_steps_to_the_bit(method: str, tiny_npz: Path, tmp_path: Path) -> None:
+    weights = []
+    for recorded in (False, True):
+        session = kdbench.Session.open(
+            *("digits-demo-v1",), data=f"npz:{tiny_npz}", epochs=4, runs=tmp_path / str(recorded), compile=recorded
+        )
+        session.train_teacher("resnet8")
+        cell = session.cell(method=method, student="resnet8", teacher="resnet8", seed=1, settings=METHODS[method])
+        weights.append(session.run(cell, cache="off")["weights"])
+    assert weights[0] == weights[1]
