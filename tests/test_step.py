@@ -182,7 +182,7 @@ def test_replayed_steps_are_the_steps(
     monkeypatch.setattr(torch.cuda, "graph", record)
     states = []
     for replayed in (False, True):
-        run = make_run(tiny_npz, tmp_path / str(replayed), method, batch_size=4)
+        run = make_run(tiny_npz, tmp_path / str(replayed), method, batch_size=4, learning_rate=1e-3)
         if run.source and kind == "cache" and method != "reviewkd":
             run.source = dataclasses.replace(run.source, cache=cache_of(run, tmp_path))
             run.group = run.source, run.plan
