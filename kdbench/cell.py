@@ -61,7 +61,8 @@ class Cell:
 
     def __str__(self) -> str:
         pair = f"{self.teacher.network}>{self.student}" if self.teacher else self.student
-        return f"{self.method} {pair} seed {self.seed}"
+        chosen = "".join(f" {key}={value}" for key, value in self.settings.chosen.items())
+        return f"{self.method}{chosen} {pair} seed {self.seed}"
 
 
 def safe_name(name: str) -> str:

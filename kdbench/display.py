@@ -20,6 +20,7 @@ class Display(Watch):
 
     def __init__(self, console: Console) -> None:
         self.console = console
+        self._tasks: dict[str, TaskID] = {}
         self._build: tuple[TaskID, float] | None = None
         self.live = Live(
             SpinnerColumn(finished_text="✓"),
@@ -41,7 +42,7 @@ class Display(Watch):
 
     def observer(self, cell: Cell) -> Observer:
         """Show a cell's progress."""
-        task = self.live.add_task(str(cell), total=1.0, note="")
+        task = self._tasks[cell.id] = self.live.add_task(str(cell), total=1.0, note="")
         printed = -1.0
 
         def observe(progress: Progress) -> None:
@@ -58,8 +59,9 @@ class Display(Watch):
         """Show a cell's result."""
         how = "found" if found else f"in {record['cost']['train_seconds'] + record['cost']['evaluate_seconds']:.0f} s"
         note = f"{record['top1']:.2f} % after {record['epochs']} epochs, {how}"
-        tasks = [t for t in self.live.tasks if t.description == str(cell)]
-        task = tasks[-1].id if tasks else self.live.add_task(str(cell), total=1.0, note="")
+        if cell.id not in self._tasks:
+            self._tasks[cell.id] = self.live.add_task(str(cell), total=1.0, note="")
+        task = self._tasks[cell.id]
         self.live.update(task, completed=1.0, note=note)
         if self.live.disable:
             self.console.print(f"{cell}: {note}", highlight=False)

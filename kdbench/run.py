@@ -16,7 +16,7 @@ from torch import Tensor
 from kdbench.cell import Cell
 from kdbench.checkpoint import load_state, save_state, write_atomic, write_json
 from kdbench.data.batches import Batches, DeviceData
-from kdbench.device import Span, autocast, be_deterministic, memory_format
+from kdbench.device import Span, autocast, be_deterministic, keep_freed_memory, memory_format
 from kdbench.errors import UserError
 from kdbench.method import Batch, Setup
 from kdbench.metrics import evaluate
@@ -77,6 +77,8 @@ class Run:
     def __init__(self, cell: Cell, batches: Batches, source: TeacherSource | None, options: Options) -> None:
         protocol, device = cell.protocol, options.device
         be_deterministic(device)
+        if device.type == "cpu":
+            keep_freed_memory()
         self.cell, self.batches, self.source, self.options = cell, batches, source, options
         self.data: DeviceData = batches.data
         dataset, teacher = self.data.dataset, source.teacher if source else None
@@ -186,17 +188,17 @@ class Run:
         self.pending.clear()
         for offset, row in enumerate(rows):
             if not all(map(math.isfinite, row)):
-                self._diverged(first + offset + 1, row)
+                self._diverged(first + offset + 1, dict(zip(self.terms, row, strict=True)))
             for name, value in zip(self.terms, row, strict=True):
                 self.sums[name] = self.sums.get(name, 0.0) + value
         if rows and not torch.stack([p.detach().sum() for p in self.parameters]).isfinite().all():
-            self._diverged(self.step, rows[-1])
+            self._diverged(self.step, dict(zip(self.terms, rows[-1], strict=True)))
         self.seconds["train"] += sum(span.seconds() for span in self.spans)
         self.spans.clear()
 
-    def _diverged(self, step: int, row: list[float]) -> NoReturn:
-        """Say at which step of the epoch, and with which loss terms, training broke down."""
-        terms = {name: f"{value:g}" for name, value in zip(self.terms, row, strict=True)}
+    def _diverged(self, step: int, values: dict[str, float]) -> NoReturn:
+        """Say at which step of the epoch, and with which values, training broke down."""
+        terms = {name: f"{value:g}" for name, value in values.items()}
         listed = ", ".join(f"{name} = {value}" for name, value in terms.items())
         raise Diverged(
             f"{self.cell} failed: diverged in epoch {self.epoch} at step {step} ({listed}); its last good state "
@@ -205,11 +207,20 @@ class Run:
         )
 
     def end_epoch(self) -> None:
-        """Evaluate, write the epoch's line of metrics and move to the next epoch."""
+        """Evaluate, write the epoch's line of metrics and move to the next epoch.
+
+        Raises
+        ------
+        Diverged
+            The weights are finite, but the student's logits are not.
+        """
         started = time.monotonic()
         row: dict[str, Any] = {"epoch": self.epoch, "lr": self.optimizer.param_groups[0]["lr"]}
         row |= {f"loss/{name}": total / self.batches.steps for name, total in self.sums.items()}
-        row |= self.evaluate()
+        metrics = self.evaluate()
+        if not all(map(math.isfinite, metrics.values())):
+            self._diverged(self.step, metrics)
+        row |= metrics
         self.seconds["evaluate"] += time.monotonic() - started
         self.history.append(row)
         write_atomic(self.folder / "metrics.jsonl", "".join(f"{json.dumps(row)}\n" for row in self.history))

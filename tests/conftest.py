@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Print what benchmarks found besides their times."""
+    session = getattr(config, "_benchmarksession", None)
+    for benchmark in session.benchmarks if session else ():
+        if benchmark.extra_info:
+            found = ", ".join(f"{key} {value:.3g}" for key, value in benchmark.extra_info.items())
+            terminalreporter.write_line(f"{benchmark.name}: {found}")
 
 
 @pytest.fixture(scope="session")

@@ -82,6 +82,86 @@ def test_train_twice_then_table(typed: Typed, small: list[str]) -> None:
         assert typed("table", "runs", "--format", form)[0] == 0
 
 
+def test_several_cells_of_one_command(typed: Typed, small: list[str]) -> None:
+    make_teacher(typed, small)
+    words = ["train", *small, "--teacher", "resnet8", "--student", "resnet8", "--student", "wrn_16_1"]
+    words += ["--method", "ce", "--method", "kd", "--set", "temperature=2", "--set", "temperature=4", "--seed", "1"]
+    code, out, err = typed(*words, "--seed", "2", "--together", "4")
+    assert code == 0, err
+    records = [json.loads(path.read_bytes()) for path in Path("runs").glob("**/seed[12]-*/record.json")]
+    found = sorted((r["method"], r["student"], r["seed"], r["settings"].get("temperature", 0)) for r in records)
+    students, seeds = ("resnet8", "wrn_16_1"), (1, 2)
+    assert found == sorted(
+        [("ce", student, seed, 0) for student in students for seed in seeds]
+        + [("kd", student, seed, t) for student in students for seed in seeds for t in (2.0, 4.0)]
+    )
+    assert sorted(r["cost"]["cells_together"] for r in records) == [2, 2, 2, 2, *[4] * 8]
+    assert "kd temperature=2.0 resnet8>wrn_16_1 seed 2: " in out
+    assert "'kdbench table runs' compares them" in out
+    code, out, _ = typed(*words)
+    assert code == 0
+    assert out.count("found") == 6
+
+
+def test_a_cell_that_fails_is_named_when_the_others_are_done(typed: Typed, small: list[str]) -> None:
+    make_teacher(typed, small)
+    words = ["train", *small, "--teacher", "resnet8", "--student", "resnet8", "--method", "kd", "--method", "dkd"]
+    code, _, err = typed(*words, "--set", "kd_weight=1e38")  # finite, and so are the weights; the logits are not
+    assert code == 2
+    assert re.fullmatch(r"kdbench: kd kd_weight=1e\+38 resnet8>resnet8 seed 1 failed: diverged in .*\n", err)
+    assert len(list(Path("runs").glob("**/dkd/*/record.json"))) == 1
+
+
+def test_caches_are_built_listed_and_pruned(typed: Typed, small: list[str]) -> None:
+    code, out, _ = typed("cache", "list")
+    assert code == 0
+    assert "no teacher caches in runs" in out
+    make_teacher(typed, small)
+    words = ["cache", "build", *small, "--teacher", "resnet8", "--seed", "1", "--seed", "2"]
+    code, out, err = typed(*words, "--method", "kd", "--method", "PCKD")
+    assert code == 0, err
+    assert re.search(
+        r"cache of resnet8@[0-9a-f]{8}: \d+ views to ask for, [\d.]+ kB to write in runs/teacher-cache/", out
+    )
+    assert "has all that kd, pckd will ask for" in out
+    code, out, _ = typed("cache", "list")
+    (folder,) = Path("runs/teacher-cache").iterdir()
+    assert re.search(rf"{folder.name} +resnet8 [0-9a-f]{{8}} +fp32 +\d+ +logits, penultimate +1 +0 ", out)
+    code, out, err = typed("train", *small, "--teacher", "resnet8", "--student", "vgg8", "--method", "kd")
+    assert code == 0, err
+    assert "to ask for" not in out
+    (record,) = Path("runs").glob("**/kd/*/record.json")
+    assert json.loads(record.read_bytes())["cost"]["teacher_outputs"] == "cache"
+    code, out, _ = typed("cache", "prune")
+    assert (code, out) == (0, "0 B freed\n")
+    (folder / "0123456789abcdef.partial").mkdir()
+    assert "unfinished builds deleted" in typed("cache", "prune")[1]
+    code, _, err = typed("cache", "prune", "nothing")
+    assert (code, err) == (2, "kdbench: no cache nothing in runs: 'kdbench cache list' names those that are there\n")
+    for teacher in Path("runs/digits-demo-v1/teachers").iterdir():
+        teacher.rename(Path("elsewhere"))
+    assert f"{folder.name}: deleted" in typed("cache", "prune")[1]
+    assert not folder.exists()
+
+
+def test_bench_prints_a_table_for_this_machine(typed: Typed) -> None:
+    words = ["bench", "resnet14>resnet8", "--protocol", "digits-demo-v1", "--rounds", "1", "--seeds", "3"]
+    code, out, err = typed(*words, "--method", "ce", "--method", "kd", "--method", "reviewkd", "--method", "pckd")
+    assert code == 0, err
+    assert "digits-demo-v1: resnet14 > resnet8 on " in out
+    rows = re.findall(r"^(ce|kd|reviewkd|pckd) +(--|live|cache) +\d+ ", out, flags=re.MULTILINE)
+    assert rows == [
+        ("ce", "--"),
+        ("kd", "live"),
+        ("kd", "cache"),
+        ("reviewkd", "live"),
+        ("pckd", "live"),
+        ("pckd", "cache"),
+    ]
+    assert "4 methods x 3 seeds x 12 epochs: " in out
+    assert re.search(r"h to build the cache \(\d\d,\d+ views\)", out)
+
+
 def test_the_same_from_python(tiny_npz: Path, tmp_path: Path) -> None:
     words: dict[str, Any] = {"data": f"npz:{tiny_npz}", "epochs": 1, "runs": tmp_path, "device": "cpu"}
     record = kdbench.train("digits-demo-v1", student="resnet8", method="ce", **words)
@@ -131,6 +211,13 @@ MISTAKES = [
         ["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--data", "npz:no.npz"],
         "no.npz",
     ),
+    (
+        ["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--together", "0"],
+        "together",
+    ),
+    (["cache", "build", "--protocol", "digits-demo-v1", "--teacher", "vgg8", "--method", "kd"], "no teacher vgg8"),
+    (["bench", "resnet8"], "is no pair"),
+    (["bench", "resnet8>resnet9"], "resnet9"),
     (["table", "nowhere"], "there is no folder nowhere"),
     (["table", "."], "no finished cells"),
     (["show", "pkcd"], "did you mean pckd"),

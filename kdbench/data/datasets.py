@@ -39,6 +39,18 @@ DATASETS: Final[Mapping[str, Callable[[Path, bool], Arrays]]] = MappingProxyType
 )
 """The known data sets by name, ``(folder, download) -> arrays``."""
 
+SHAPES: Final[Mapping[str, tuple[int, int, int]]] = MappingProxyType(
+    {
+        "digits": (1297, 8, 10),
+        "cifar10": (50_000, 32, 10),
+        "cifar100": (50_000, 32, 100),
+        "fashion_mnist": (60_000, 28, 10),
+        "svhn": (73_257, 32, 10),
+        "stl10": (5_000, 96, 10),
+    }
+)
+"""Training images, their height and width, and classes of the known data sets."""
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -149,6 +161,19 @@ def from_arrays(name: str, arrays: Arrays, *, where: str | None = None) -> Datas
         num_classes=num_classes,
         class_names=names,
     )
+
+
+def random_dataset(name: str) -> Dataset:
+    """Return noise in the shape of a known data set, for measurements that need no data; the test set is small."""
+    num_images, side, num_classes = SHAPES[name]
+    generator = torch.Generator().manual_seed(0)
+
+    def images(count: int) -> Tensor:
+        return torch.randint(256, (count, side, side, 3), dtype=torch.uint8, generator=generator)
+
+    test_labels = torch.arange(num_classes)
+    train_labels = torch.arange(num_images) % num_classes
+    return Dataset(name, images(num_images), train_labels, images(num_classes), test_labels, num_classes)
 
 
 def subset(dataset: Dataset, train_per_class: int, test_per_class: int) -> Dataset:

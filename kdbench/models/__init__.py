@@ -66,6 +66,22 @@ def canonical_network(name: str) -> str:
     )
 
 
+def parse_pair(pair: str) -> str:
+    """Return ``teacher>student`` with the one spelling of both names.
+
+    Raises
+    ------
+    UserError
+        It is no pair, or a name is not known.
+    """
+    teacher, arrow, student = pair.partition(">")
+    if not (teacher and arrow and student):
+        raise UserError(
+            f"{pair!r} is no pair: type 'TEACHER>STUDENT' with the quotes, or a set of 'kdbench list pairs'"
+        )
+    return f"{canonical_network(teacher)}>{canonical_network(student)}"
+
+
 def build_backbone(name: str, num_classes: int, image_size: tuple[int, int]) -> Backbone:
     """Build a network with fresh weights, drawn from torch's global random stream.
 
