@@ -250,7 +250,7 @@ def cache_build(
     from kdbench.display import Display  # noqa: PLC0415
     from kdbench.models import canonical_network  # noqa: PLC0415
     from kdbench.session import Session  # noqa: PLC0415
-    from kdbench.teacher_plan import Wanted, build_cache  # noqa: PLC0415
+    from kdbench.teacher_plan import Demand, Wanted  # noqa: PLC0415
 
     session = Session.open(
         protocol, runs=runs, data=data, epochs=epochs, precision=precision, device=device, download=download
@@ -264,7 +264,7 @@ def cache_build(
     if maps := {cell.method for cell in cells if not Wanted.by(cell).cacheable}:
         raise UserError(f"method {', '.join(sorted(maps))} reads feature maps, which are not kept: leave it out")
     with Display(console) as display:
-        cache = build_cache(session, card, [Wanted.by(cell) for cell in cells], display)
+        cache = Demand.of(session, card, [Wanted.by(cell) for cell in cells]).build(session, display)
     console.print(f"cache {cache.folder} has all that {', '.join(dict.fromkeys(c.method for c in cells))} will ask for")
 
 

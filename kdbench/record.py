@@ -15,7 +15,7 @@ from kdbench.teachers import TeacherCard
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """What an epoch visits and what the method adds."""
+    """What an epoch visits, what the method adds, and how the cell was run."""
 
     num_images: int
     """Images an epoch trains on."""
@@ -26,6 +26,8 @@ class Counts:
     """``live``, ``cache``, or None without a teacher."""
     cells_together: int
     """Cells that trained in lockstep with this one, itself included."""
+    compiled: bool
+    """Whether ``--compile`` was given."""
 
 
 def make_record(
@@ -86,6 +88,7 @@ def make_record(
             "teacher_outputs": counts.teacher_outputs,
             "teacher_forwards": visited * counts.views_per_image if counts.teacher_outputs == "live" else 0,
             "cells_together": counts.cells_together,
+            "compiled": counts.compiled,
             "peak_memory_mb": peak_memory_mb(device),
             "extra_parameters": counts.extra_parameters,
         },

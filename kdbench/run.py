@@ -102,8 +102,8 @@ class Run:
             raise UserError(f"{cell} cannot run: {error}") from None
         for module in (self.student, self.method):
             module.to(device, memory_format=memory_format(device, protocol.precision))  # type: ignore[call-overload]
-        self._compiled = options.compile and device.type != "cuda"
-        self._student = torch.compile(self.student, dynamic=False) if self._compiled else self.student
+        compiled = options.compile and device.type != "cuda"
+        self._student = torch.compile(self.student, dynamic=False) if compiled else self.student
         self.generator = generator(cell.seed, "method", device=device)
         self.parameters = [p for m in (self.student, self.method) for p in m.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(
@@ -278,6 +278,7 @@ class Run:
             extra_parameters=sum(p.numel() for p in self.method.parameters() if p.requires_grad),
             teacher_outputs=self.source.kind if self.source else None,
             cells_together=self.together,
+            compiled=self.options.compile,
         )
         card = self.source.teacher.card if self.source else None
         record = make_record(

@@ -20,7 +20,7 @@ from kdbench.models import canonical_network
 from kdbench.protocol import Protocol, load_protocol
 from kdbench.registry import load_method, method_name, resolve_settings
 from kdbench.run import Observer, Options
-from kdbench.teacher_cache import Identity
+from kdbench.teacher_cache import Identity, TeacherCache
 from kdbench.teacher_plan import CacheMode, Sources, Watch, lockstep_groups
 from kdbench.teacher_source import LiveTeacher
 from kdbench.teachers import Teacher, TeacherCard
@@ -107,6 +107,10 @@ class Session:
     def _live(self) -> dict[str, LiveTeacher]:
         return {}
 
+    @cached_property
+    def _opened(self) -> dict[str, TeacherCache]:
+        return {}
+
     def cell(
         self,
         *,
@@ -161,9 +165,17 @@ class Session:
             self._live[card.id] = LiveTeacher(teacher, self.protocol.precision, self.device)
         return self._live[card.id]
 
-    def cache_identity(self, card: TeacherCard) -> Identity:
-        """What a teacher's outputs depend on here."""
-        return Identity.of(card, self.protocol, self.dataset)
+    def teacher_cache(self, card: TeacherCard) -> TeacherCache:
+        """The cache of a teacher's outputs, opened once.
+
+        Raises
+        ------
+        UserError
+            It is damaged.
+        """
+        if card.id not in self._opened:
+            self._opened[card.id] = TeacherCache(self.runs, Identity.of(card, self.protocol, self.dataset))
+        return self._opened[card.id]
 
     def run(
         self,

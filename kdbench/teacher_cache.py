@@ -289,7 +289,7 @@ class TeacherCache:
         left = (len(pairs) - done) * sum(widths.values()) + (0 if done else pairs.nbytes)
         with explain_os_errors(partial):
             partial.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(partial).free
+        free = free_space(partial)
         if left > free:
             raise UserError(
                 f"the teacher cache of {self.identity.network} needs {size(left)} in {self.folder}, but {size(free)} "
@@ -416,6 +416,14 @@ def _progress(partial: Path) -> int:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def free_space(folder: Path) -> int:
+    """Bytes that are free where a folder is or will be."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
 
 
 def size(num_bytes: float) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, final
@@ -19,7 +18,7 @@ from kdbench.net import Part
 from kdbench.registry import load_method
 from kdbench.runs import CONFIG, RECORD, STATE
 from kdbench.signals import Stop
-from kdbench.teacher_cache import STORED, Estimate, Pairs, TeacherCache, Visits
+from kdbench.teacher_cache import STORED, Estimate, Pairs, TeacherCache, Visits, free_space
 from kdbench.teacher_source import Kind, TeacherSource
 from kdbench.teachers import TeacherCard
 
@@ -62,47 +61,57 @@ class Wanted:
         return self.parts <= STORED
 
 
-def build_cache(session: Session, card: TeacherCard, wanted: Iterable[Wanted], watch: Watch) -> TeacherCache:
-    """Open a teacher's cache, and build what it lacks.
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """All that some cells will ask one teacher for, and the cache that should have it."""
 
-    Raises
-    ------
-    UserError
-        The cache is damaged or does not fit on the disk.
-    Interrupted
-        A signal came; what is built so far is kept.
-    """
-    cache, pairs, parts = _open(session, card, wanted)
-    live, data = session.live_teacher(card), session.device_data
-    with Stop() as stop:
-        whole = cache.build(
-            pairs,
-            parts,
-            lambda chunk: live.forward(data, chunk),
-            batch=forward_batch(session.device),
-            announce=lambda estimate: watch.estimate(card.spec, estimate),
-            observe=watch.progress,
-            waiting=lambda: watch.waiting(card.spec),
-            stop=stop,
-        )
+    card: TeacherCard
+    cache: TeacherCache
+    pairs: Pairs
+    parts: tuple[Part, ...]
+
+    @classmethod
+    def of(cls, session: Session, card: TeacherCard, wanted: Sequence[Wanted]) -> Demand:
+        """Add up what is wanted of a teacher.
+
+        Raises
+        ------
+        UserError
+            The cache is damaged.
+        """
+        visits = Visits(len(session.dataset.train_labels), session.device_data.images.augmentation)
+        for seed, plan in dict.fromkeys((one.seed, one.plan) for one in wanted):
+            visits.add(seed, range(1, session.protocol.epochs + 1), plan)
+        parts: set[Part] = {part for one in wanted for part in one.parts}
+        return cls(card, session.teacher_cache(card), visits.pairs(), tuple(sorted(parts)))
+
+    def build(self, session: Session, watch: Watch) -> TeacherCache:
+        """Let the cache have all of it.
+
+        Raises
+        ------
+        UserError
+            It does not fit on the disk, or what is there is not what the teacher says.
+        Interrupted
+            A signal came; what is built so far is kept.
+        """
+        live, data, name = session.live_teacher(self.card), session.device_data, self.card.spec
+        with Stop() as stop:
+            whole = self.cache.build(
+                self.pairs,
+                self.parts,
+                lambda chunk: live.forward(data, chunk),
+                batch=forward_batch(session.device),
+                announce=lambda estimate: watch.estimate(name, estimate),
+                observe=watch.progress,
+                waiting=lambda: watch.waiting(name),
+                stop=stop,
+            )
         if not whole:
             assert stop.signum is not None
             raise Interrupted("the cache is saved as far as it is built: type the same command to go on", stop.signum)
-    cache.check(lambda chunk: live.forward(data, chunk))
-    return cache
-
-
-def _open(
-    session: Session, card: TeacherCard, wanted: Iterable[Wanted]
-) -> tuple[TeacherCache, Pairs, tuple[Part, ...]]:
-    visits = Visits(len(session.dataset.train_labels), session.device_data.images.augmentation)
-    parts: set[Part] = set()
-    for seed, plan in {(one.seed, one.plan): None for one in wanted}:
-        visits.add(seed, range(1, session.protocol.epochs + 1), plan)
-    for one in wanted:
-        parts |= one.parts
-    identity = session.cache_identity(card)
-    return TeacherCache(session.runs, identity), visits.pairs(), tuple(sorted(parts))
+        self.cache.check(lambda chunk: live.forward(data, chunk))
+        return self.cache
 
 
 def lockstep_groups(cells: Sequence[Cell], together: int | None) -> list[list[Cell]]:
@@ -155,37 +164,30 @@ class Sources:
         for teacher in dict.fromkeys(cell.teacher.id for cell in taught if cell.teacher):
             own = [cell for cell in taught if cell.teacher and cell.teacher.id == teacher]
             kept = [cell for cell in own if Wanted.by(cell).cacheable]
-            if self._mode == "auto":
-                begun = {cell.id: _begun(cell.folder(runs)) for cell in kept}
-                kept = [cell for cell in kept if begun[cell.id] != "live"]
-                if not any(begun.values()) and not self._worth(kept, own):
+            begun = {cell.id: _begun(cell.folder(runs)) for cell in kept} if self._mode == "auto" else {}
+            kept = [cell for cell in kept if begun.get(cell.id) != "live"]
+            if not kept:
+                continue
+            try:
+                card = self._session.card_of(kept[0])
+                demand = Demand.of(self._session, card, [Wanted.by(cell) for cell in kept])
+                if self._mode == "auto" and not any(begun.values()) and not self._worth(demand, kept, own):
                     continue
-            if kept:
-                self._kinds |= dict.fromkeys((cell.id for cell in kept), "cache")
-                caches[teacher] = self._ready(kept)
+                caches[teacher] = demand.build(self._session, self._watch)
+            except UserError as error:
+                caches[teacher] = error
+            self._kinds |= dict.fromkeys((cell.id for cell in kept), "cache")
 
-    def _ready(self, cells: list[Cell]) -> TeacherCache | UserError:
-        try:
-            card = self._session.card_of(cells[0])
-            return build_cache(self._session, card, [Wanted.by(cell) for cell in cells], self._watch)
-        except UserError as error:
-            return error
-
-    def _worth(self, kept: list[Cell], own: list[Cell]) -> bool:
+    def _worth(self, demand: Demand, kept: list[Cell], own: list[Cell]) -> bool:
         """Whether the cache has all, or building it saves forward passes and takes less than half of the free disk."""
-        if not kept:
-            return False
-        session = self._session
-        card = session.card_of(kept[0])
-        cache, pairs, parts = _open(session, card, [Wanted.by(cell) for cell in kept])
-        missing = cache.missing(pairs, parts)
-        to_build = len(np.unique(np.concatenate(list(missing.values()))))
+        missing = demand.cache.missing(demand.pairs, demand.parts)
+        to_build = len(np.unique(np.concatenate([*missing.values(), demand.pairs[:0]])))
         if not to_build:
             return True
-        net = session.live_teacher(card).teacher.net
+        net = self._session.live_teacher(demand.card).teacher.net
         widths = {"logits": net.num_classes, "penultimate": net.width}
-        needed = sum(len(missing[part]) * widths[part] * 4 for part in parts)
-        return to_build < self._live_forwards(kept, own) and needed < _free(session.runs) / 2
+        needed = sum(len(missing[part]) * widths[part] * 4 for part in demand.parts)
+        return to_build < self._live_forwards(kept, own) and needed < free_space(self._session.runs) / 2
 
     def _live_forwards(self, kept: list[Cell], own: list[Cell]) -> int:
         """Views that the live teacher would forward for ``kept``, beyond those that other cells ask it for anyway."""
@@ -204,9 +206,3 @@ def _begun(folder: Path) -> Kind | None:
         return None
     kind = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8")).get("teacher_outputs")
     return kind if kind in ("live", "cache") else None
-
-
-def _free(folder: Path) -> int:
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder.absolute()).free

@@ -4,6 +4,7 @@ Ding, Wu, Dong, Li, Qin, Gan, Nie; IEEE TCSVT 2025; arXiv 2410.14143.
 Five terms over four rotations of each image, two of them weighted by a preview: an image counts fully while its
 cross entropy is below a bar that rises during training, and little above it. Follows the authors' code (commit
 610b3e8) where it differs from the paper's figure; the deviations below name the settings for the other choice.
+Five terms, each with its switches, make this file longer than those of other methods.
 
     CE + delta * KD (previewed) + beta * contrast (previewed) + alpha * centre alignment + ff * feature alignment
 

@@ -6,7 +6,7 @@ Each ratio is the median over rounds in which both works are timed in turns; it 
 
 from __future__ import annotations
 
-import resource
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -101,21 +101,30 @@ def test_four_reviewkd_cells_in_lockstep_over_one_after_another(benchmark: Any, 
 
 
 def test_crds_extra_memory(benchmark: Any, tmp_path: Path) -> None:
-    """Peak memory of a process that trains by CRD, over one that trains the student alone; in MB."""
+    """Peak memory of a process that trains by CRD, over one that trains the student alone, each the least of three;
+    in MB. The peaks of equal processes lie up to 40 MB apart."""
 
     def peak(method: str) -> float:
         command = [sys.executable, __file__, method, str(tmp_path)]
-        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        outputs = [subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(3)]
+        return min(map(float, outputs))
 
     megabytes = benchmark.pedantic(lambda: peak("crd") - peak("ce"), rounds=1)
     benchmark.extra_info |= {"extra MB": megabytes, "target": 100}
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(2)
-    opened_here = open_bench("resnet32x4>resnet8x4", Path(sys.argv[2]))
-    chosen = opened_here.cell(sys.argv[1])
-    step = opened_here.cached_step(chosen) if chosen.teacher else opened_here.alone_step()
+def peak_of_steps(method: str, folder: Path) -> float:
+    """Peak resident memory of this process while a method trains, in MB, without that of the preparations."""
+    bench = open_bench("resnet32x4>resnet8x4", folder)
+    cell = bench.cell(method)
+    step = bench.cached_step(cell) if cell.teacher else bench.alone_step()
+    Path("/proc/self/clear_refs").write_text("5")
     for _ in range(10):
         step()
-    sys.stdout.write(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6))
+    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(peak) * 1024 / 1e6
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    sys.stdout.write(str(peak_of_steps(sys.argv[1], Path(sys.argv[2]))))

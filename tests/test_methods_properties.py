@@ -21,6 +21,7 @@ import kdbench.methods
 from kdbench.method import PLAIN, Method, field_docs
 from kdbench.methods import ce, crd, dkd, kd, pckd, reviewkd
 from kdbench.net import Outputs
+from kdbench.registry import resolve_settings
 
 METHODS: list[type[Method]] = [ce.CE, kd.KD, dkd.DKD, crd.CRD, reviewkd.ReviewKD, pckd.PCKD]
 CIFAR_PAIRS = {
@@ -286,6 +287,37 @@ def test_crd_loss_equals_its_formula() -> None:
         expected -= math.log(positive / (positive + noise + epsilon))
         expected -= sum(math.log(noise / (negative + noise + epsilon)) for negative in negatives)
     assert crd.nce_loss(ratios.log(), 100, epsilon).item() == pytest.approx(expected / 5, rel=1e-12)
+
+
+def test_crds_slope_is_the_losss_derivative() -> None:
+    log_ratios = (4 * torch.randn(5, 9, generator=rng(0), dtype=torch.float64)).requires_grad_()
+    crd.nce_loss(log_ratios, 100, 1e-7).backward()
+    torch.testing.assert_close(crd.nce_slope(log_ratios.detach(), 100, 1e-7), log_ratios.grad, rtol=1e-12, atol=1e-14)
+
+
+def test_crd_takes_a_large_bank_some_images_at_a_time() -> None:
+    """No more products at once than asked for, and the same numbers."""
+    bank = torch.randn(1000, 6, generator=rng(1))
+    embedding = torch.randn(32, 6, generator=rng(0)).requires_grad_()
+    columns = torch.stack([torch.randperm(1000, generator=rng(i))[:9] for i in range(32)])
+    whole = crd.contrast_scores(embedding, bank, columns, 0.07)
+    (expected,) = torch.autograd.grad((whole * torch.arange(9.0)).sum(), embedding)
+    weights = torch.arange(9.0).expand(32, 9) / 0.07
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        parts = crd.contrast_scores(embedding.detach(), bank, columns, 0.07, max_products=3000)
+        gradient = crd.weighted_rows(weights, bank, columns, max_products=3000)
+    torch.testing.assert_close(parts, whole.detach())
+    torch.testing.assert_close(gradient, expected)
+    assert 3000 * 4 <= max(event.self_cpu_memory_usage for event in profile.events()) < 4000 * 4
+    torch.testing.assert_close(crd.contrast_scores(embedding, bank, columns, 0.07, max_products=1), whole)
+
+
+def test_a_bound_on_memory_is_no_part_of_a_cells_identity() -> None:
+    chosen = {"max_products": 1000, "temperature": 0.1}
+    small = resolve_settings("crd", dataset="digits", teacher="resnet20", student="resnet8", chosen=chosen)
+    assert small.config.max_products == 1000
+    assert "max_products" not in small.values()
+    assert small.chosen == {"temperature": 0.1}
 
 
 def test_crd_freezes_its_normalisers_and_moves_only_the_batchs_rows() -> None:
