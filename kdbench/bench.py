@@ -285,7 +285,7 @@ def table(bench: Bench, rows: Sequence[Row], teacher: float, seeds: int, machine
             "data %": f"{100 * row.data / row.step:.0f}",
             "teacher %": f"{100 * row.teacher / row.step:.0f}",
             "student %": f"{100 * row.student / row.step:.0f}",
-            "loss %": f"{100 * (row.step - row.data - row.teacher - row.student) / row.step:.0f}",
+            "loss %": f"{max(100 * (row.step - row.data - row.teacher - row.student) / row.step, 0):.0f}",
             "h/cell": f"{row.step * steps / 3600:.2f}",
         }
         for row in rows
@@ -302,7 +302,7 @@ def table(bench: Bench, rows: Sequence[Row], teacher: float, seeds: int, machine
         pd.DataFrame(lines),
         (
             f"whole steps of {batch} of {num_images:,} random images; medians, all works of a method timed in turns",
-            "x alone: times the student alone on plain views; loss: the rest of the step, its backward pass included",
+            "x alone: times the student alone on plain views; loss: the rest of the step with its way back, at least 0",
             f"{grid}: {hours['live']:.1f} h with a live teacher, {hours['cached']:.1f} h with a cache",
             f"before that: {training:.1f} h to train the teacher, {build:.1f} h to build the cache ({views:,} views)",
         ),

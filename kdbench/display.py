@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn
 from rich.progress import Progress as Live
 
+from kdbench.cache_files import size
 from kdbench.cell import Cell
 from kdbench.run import Observer, Progress
-from kdbench.teacher_cache import Estimate, size
+from kdbench.teacher_cache import Estimate
 from kdbench.teacher_plan import Watch
 
 

@@ -17,13 +17,35 @@ from kdbench.net import Net
 
 
 def folded(net: Net) -> Net:
-    """Return a frozen copy in eval mode with the same outputs and fewer steps.
+    """Return a frozen copy in eval mode with the same outputs and, where that is possible, fewer steps.
 
     A batch norm is folded where its input is the output of a convolution that nothing else reads. Who reads what is
-    seen in one forward pass, so that any network will do; layers of other kinds are left as they are.
+    seen in one forward pass, so that any network will do; layers of other kinds are left as they are. A network that
+    says something else afterwards, because it reads a layer's values in a way of its own, is left as it is.
     """
-    net = copy.deepcopy(net).eval().requires_grad_(requires_grad=False)
-    with torch.no_grad(), _Readers() as readers:
+    plain = copy.deepcopy(net).eval().requires_grad_(requires_grad=False)
+    made = copy.deepcopy(plain)
+    images = torch.rand(2, 3, *net.image_size, generator=torch.Generator().manual_seed(0)).to(net.mean)
+    with torch.no_grad():
+        before = _outputs(plain, images)
+        try:
+            _fold(made)
+            after = _outputs(made, images)
+        except (AttributeError, RuntimeError, TypeError):
+            return plain
+    equal = all(
+        torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max())) for a, b in zip(after, before, strict=True)
+    )
+    return made if equal else plain
+
+
+def _outputs(net: Net, images: Tensor) -> list[Tensor]:
+    found = net.backbone.features(images, maps=True)
+    return list(_tensors((found.penultimate, found.stages, found.preact)))
+
+
+def _fold(net: Net) -> None:
+    with _Readers() as readers:
         found = net.backbone.features(torch.zeros_like(net.mean).expand(1, 3, *net.image_size), maps=True)
     readers.read((found.penultimate, found.stages, found.preact))
     names = {id(module): name for name, module in net.backbone.named_modules()}
@@ -34,7 +56,6 @@ def folded(net: Net) -> Net:
             conv, norm = convs[weight], norms[running_mean]
             net.backbone.set_submodule(names[id(conv)], fuse_conv_bn_eval(conv, norm))
             net.backbone.set_submodule(names[id(norm)], nn.Identity())
-    return net
 
 
 @final

@@ -37,6 +37,10 @@ class ViewPlan:
         """Number of views an image has, ``V``."""
         return len(self.quarter_turns)
 
+    def begins_with(self, other: ViewPlan) -> bool:
+        """Whether the first views are those of another plan; its images are then the first of this one's."""
+        return self.quarter_turns[: other.num_views] == other.quarter_turns
+
 
 PLAIN = ViewPlan()
 

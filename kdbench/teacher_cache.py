@@ -19,19 +19,18 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from kdbench.cache_files import PARTIAL, SEGMENT, Pairs, Segment, SegmentWriter, free_space, size
 from kdbench.cell import safe_name
 from kdbench.checkpoint import explain_os_errors, write_json
 from kdbench.data.datasets import Dataset
@@ -48,12 +47,10 @@ STORED: frozenset[Part] = frozenset({"logits", "penultimate"})
 """The parts that are kept; maps would take hundreds of times the space."""
 _VERSION = 1
 """Raised when a view id comes to mean another image, or the files another thing."""
-_IDENTITY, _SEGMENT, _PROGRESS, _PAIRS = "identity.json", "segment.json", "progress.json", "pairs.npy"
-_PARTIAL = ".partial"
+IDENTITY, BUILD_LOCK, USE_LOCK = "identity.json", "build.lock", "use.lock"
 _SAVE_EVERY = 10.0
 """Seconds between two notes of how far a build is."""
 
-Pairs = npt.NDArray[np.int64]
 Forward = Callable[[Tensor], Mapping[Part, Tensor]]
 """Pairs ``(B,)`` on the CPU to parts ``(B, width)``."""
 
@@ -128,40 +125,6 @@ class Estimate:
 
 
 @final
-class _Segment:
-    """Immutable outputs for a set of pairs, memory-mapped."""
-
-    def __init__(self, folder: Path) -> None:
-        described = json.loads((folder / _SEGMENT).read_bytes())
-        self.hashes: dict[str, str] = described["sha256"]
-        self.folder = folder
-        # Mapped copy-on-write: PyTorch wants memory that it may write to; nothing ever does.
-        self.pairs: Pairs = np.load(folder / _PAIRS, mmap_mode="c")
-        self.parts: dict[str, Tensor] = {
-            part: torch.from_numpy(np.load(folder / f"{part}.npy", mmap_mode="c")).view(getattr(torch, dtype))
-            for part, dtype in described["dtypes"].items()
-        }
-        if any(len(values) != len(self.pairs) for values in self.parts.values()):
-            raise ValueError("its files have different lengths")
-
-    def find(self, pairs: Pairs) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-        """Rows of pairs, and which of them are there at all; fastest for pairs in ascending order."""
-        rows = np.searchsorted(self.pairs, pairs).clip(max=len(self.pairs) - 1)
-        return rows, self.pairs[rows] == pairs
-
-    def verify(self) -> None:
-        """Raise ValueError unless every file is as it was written."""
-        for name, digest in self.hashes.items():
-            if _sha256(self.folder / name) != digest:
-                raise ValueError(f"{name} is not what was written")
-
-    @property
-    def bytes(self) -> int:
-        """Size on disk."""
-        return sum(file.stat().st_size for file in self.folder.iterdir())
-
-
-@final
 class TeacherCache:
     """One teacher's outputs, as far as they have been asked for.
 
@@ -174,18 +137,18 @@ class TeacherCache:
     def __init__(self, runs: Path, identity: Identity) -> None:
         self.identity = identity
         self.folder = runs / FOLDER / identity.name
-        self._segments: dict[str, _Segment] = {}
+        self._segments: dict[str, Segment] = {}
         self._in_use = False
         self.refresh()
 
     def refresh(self) -> None:
         """Take in the segments that have been added meanwhile, each of them checked against its hashes once."""
-        for path in sorted(self.folder.glob(f"*/{_SEGMENT}")):
+        for path in sorted(self.folder.glob(f"*/{SEGMENT}")):
             name = path.parent.name
-            if name in self._segments or name.endswith(_PARTIAL):
+            if name in self._segments or name.endswith(PARTIAL):
                 continue
             try:
-                segment = _Segment(path.parent)
+                segment = Segment(path.parent)
                 segment.verify()
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise UserError(
@@ -194,7 +157,7 @@ class TeacherCache:
                 ) from None
             self._segments[name] = segment
         if self._segments and not self._in_use:
-            lock = os.open(self.folder / "use.lock", os.O_RDWR | os.O_CREAT, 0o666)
+            lock = os.open(self.folder / USE_LOCK, os.O_RDWR | os.O_CREAT, 0o666)
             fcntl.flock(lock, fcntl.LOCK_SH)  # as long as this object lives, prune leaves the folder alone
             weakref.finalize(self, os.close, lock)
             self._in_use = True
@@ -269,62 +232,45 @@ class TeacherCache:
     def _write(
         self,
         pairs: Pairs,
-        parts: list[Part],
+        parts: Sequence[Part],
         forward: Forward,
         batch: int,
         announce: Callable[[Estimate], None],
         observe: Callable[[int, int, float], None],
         stop: Stop | None,
     ) -> bool:
-        name = hashlib.sha256(",".join(parts).encode() + pairs.tobytes()).hexdigest()[:16]
-        partial = self.folder / f"{name}{_PARTIAL}"
+        """Write a segment, or go on with it; return whether it is whole."""
         first = torch.from_numpy(pairs[:batch])
         forward(first)  # the first call prepares the device
         started = time.perf_counter()
         said = forward(first)
         sample = {part: said[part].cpu() for part in parts}
         speed = len(first) / (time.perf_counter() - started)
-        done = _progress(partial)
-        widths = {part: values.shape[1] * values.element_size() for part, values in sample.items()}
-        left = (len(pairs) - done) * sum(widths.values()) + (0 if done else pairs.nbytes)
-        with explain_os_errors(partial):
-            partial.mkdir(parents=True, exist_ok=True)
-        free = free_space(partial)
-        if left > free:
+        writer = SegmentWriter(self.folder, pairs, sample)
+        views, free = len(pairs) - writer.done, free_space(self.folder)
+        if writer.bytes_left > free:
             raise UserError(
-                f"the teacher cache of {self.identity.network} needs {size(left)} in {self.folder}, but {size(free)} "
-                "are free: free some, choose another folder with --runs DIR, or ask the live teacher with --cache off"
+                f"the teacher cache of {self.identity.network} needs {size(writer.bytes_left)} in {self.folder}, but "
+                f"{size(free)} are free: free some, choose another folder with --runs DIR, or ask the live teacher "
+                "with --cache off"
             )
-        announce(Estimate(len(pairs) - done, left, free, (len(pairs) - done) / speed, self.folder))
-        write_json(self.folder / _IDENTITY, dataclasses.asdict(self.identity))
-        with explain_os_errors(partial), contextlib.ExitStack() as files:
-            if not done:
-                np.save(partial / _PAIRS, pairs)
-            outs = {
-                part: files.enter_context(_Rows(partial / f"{part}.npy", sample[part], len(pairs), done))
-                for part in parts
-            }
+        announce(Estimate(views, writer.bytes_left, free, views / speed, self.folder))
+        write_json(self.folder / IDENTITY, dataclasses.asdict(self.identity))
+        with writer:
             saved = started = time.perf_counter()
-            begun = done
-            while done < len(pairs) and not (stop and stop.signum is not None):
-                chunk = forward(torch.from_numpy(pairs[done : done + batch]))
-                for part, out in outs.items():
-                    out.append(chunk[part])
-                done = min(done + batch, len(pairs))
+            begun = writer.done
+            while writer.done < len(pairs):
+                if stop and stop.signum is not None:
+                    writer.note()
+                    return False
+                writer.append(forward(torch.from_numpy(pairs[writer.done : writer.done + batch])))
                 now = time.perf_counter()
-                observe(done, len(pairs), (now - started) / (done - begun) * (len(pairs) - done))
+                pace = (now - started) / (writer.done - begun)
+                observe(writer.done, len(pairs), pace * (len(pairs) - writer.done))
                 if now - saved > _SAVE_EVERY:
-                    _note(partial, outs.values(), done)
+                    writer.note()
                     saved = now
-            _note(partial, outs.values(), done)
-        if done < len(pairs):
-            return False
-        with explain_os_errors(partial):
-            hashes = {file: _sha256(partial / file) for file in (_PAIRS, *(f"{part}.npy" for part in parts))}
-            dtypes = {part: str(values.dtype).removeprefix("torch.") for part, values in sample.items()}
-            write_json(partial / _SEGMENT, {"dtypes": dtypes, "sha256": hashes})
-            (partial / _PROGRESS).unlink()
-            partial.rename(self.folder / name)
+            writer.finish()
         return True
 
     def check(self, forward: Forward, num: int = 32) -> None:
@@ -339,7 +285,7 @@ class TeacherCache:
             rows = np.linspace(0, len(segment.pairs) - 1, min(num, len(segment.pairs))).astype(np.int64)
             live = forward(torch.from_numpy(segment.pairs[rows]))
             for part, values in segment.parts.items():
-                stored, fresh = values[torch.from_numpy(rows)].float(), live[part].float().cpu()  # type: ignore[index]
+                stored, fresh = values[torch.from_numpy(rows)].float(), live[part].float().cpu()
                 tolerance = 0.01 if values.dtype == torch.float32 else 0.1
                 if (stored - fresh).abs().max() > tolerance * fresh.abs().max():
                     raise UserError(
@@ -352,7 +298,7 @@ class TeacherCache:
         """Hold the right to build, waiting for it while another process has it; False if ``stop`` wished to end."""
         with explain_os_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.folder / "build.lock", os.O_RDWR | os.O_CREAT, 0o666)
+            lock = os.open(self.folder / BUILD_LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         held = False
         try:
             while not held and not (stop and stop.signum is not None):
@@ -368,129 +314,5 @@ class TeacherCache:
             os.close(lock)
 
 
-@final
-class _Rows(contextlib.AbstractContextManager["_Rows"]):
-    """A .npy file that is written row by row; reopened, it is cut to the rows that are known to be whole."""
-
-    def __init__(self, path: Path, like: Tensor, num_rows: int, done: int) -> None:
-        self._bits = like.view(_bits(like.dtype)).numpy()
-        self._file = path.open("r+b" if done else "wb")
-        shape = (num_rows, *like.shape[1:])
-        descr = np.lib.format.dtype_to_descr(self._bits.dtype)
-        np.lib.format.write_array_header_1_0(self._file, {"descr": descr, "fortran_order": False, "shape": shape})
-        self._file.seek(done * self._bits[0].nbytes, os.SEEK_CUR)
-        self._file.truncate()
-
-    def append(self, values: Tensor) -> None:
-        self._file.write(values.cpu().contiguous().view(_bits(values.dtype)).numpy().data)
-
-    def sync(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-
 def _nothing() -> None:
     pass
-
-
-def _bits(dtype: torch.dtype) -> torch.dtype:
-    """The type in which values are stored: NumPy has no bfloat16."""
-    return torch.int16 if dtype == torch.bfloat16 else dtype
-
-
-def _note(partial: Path, outs: Any, done: int) -> None:
-    for out in outs:
-        out.sync()
-    write_json(partial / _PROGRESS, {"done": done})
-
-
-def _progress(partial: Path) -> int:
-    """Pairs of an unfinished build that are on disk."""
-    path = partial / _PROGRESS
-    return int(json.loads(path.read_bytes())["done"]) if path.exists() else 0
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def free_space(folder: Path) -> int:
-    """Bytes that are free where a folder is or will be."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
-
-
-def size(num_bytes: float) -> str:
-    """A number of bytes for people, e.g. 12.3 GB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.1f} TB"
-
-
-@dataclass(frozen=True, slots=True)
-class CacheInfo:
-    """A cache on disk."""
-
-    name: str
-    identity: Identity | None
-    """None where its description cannot be read."""
-    segments: int
-    pairs: int
-    parts: tuple[str, ...]
-    bytes: int
-    unfinished: int
-    """Builds that were begun and are not whole."""
-
-
-def list_caches(runs: Path) -> list[CacheInfo]:
-    """All caches below a folder of runs."""
-    return [_info(folder) for folder in sorted((runs / FOLDER).glob("*/")) if folder.is_dir()]
-
-
-def _info(folder: Path) -> CacheInfo:
-    identity: Identity | None = None
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        values = json.loads((folder / _IDENTITY).read_bytes())
-        identity = Identity(**values | {"mean": tuple(values["mean"]), "std": tuple(values["std"])})
-    whole = [path.parent for path in folder.glob(f"*/{_SEGMENT}") if not path.parent.name.endswith(_PARTIAL)]
-    parts: set[str] = set()
-    pairs = 0
-    for segment in whole:
-        with contextlib.suppress(OSError, ValueError, KeyError, AttributeError):
-            parts |= json.loads((segment / _SEGMENT).read_bytes())["dtypes"].keys()
-            pairs += len(np.load(segment / _PAIRS, mmap_mode="r"))
-    return CacheInfo(
-        name=folder.name,
-        identity=identity,
-        segments=len(whole),
-        pairs=pairs,
-        parts=tuple(sorted(parts)),
-        bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
-        unfinished=len(list(folder.glob(f"*{_PARTIAL}"))),
-    )
-
-
-def remove_cache(runs: Path, name: str, *, unfinished_only: bool = False) -> int | None:
-    """Delete a cache, or only its unfinished builds; return the bytes that are free now, None if it is in use."""
-    folder = runs / FOLDER / name
-    with contextlib.ExitStack() as held:
-        for lock in ("build.lock",) if unfinished_only else ("build.lock", "use.lock"):
-            descriptor = os.open(folder / lock, os.O_RDWR | os.O_CREAT, 0o666)
-            held.callback(os.close, descriptor)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return None
-        doomed = list(folder.glob(f"*{_PARTIAL}")) if unfinished_only else [folder]
-        freed = sum(file.stat().st_size for path in doomed for file in path.rglob("*") if file.is_file())
-        for path in doomed:
-            shutil.rmtree(path)
-        return freed

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, final
 
 import numpy as np
 
+from kdbench.cache_files import Pairs, free_space
 from kdbench.cell import Cell
 from kdbench.device import forward_batch
 from kdbench.errors import Interrupted, UserError
@@ -18,7 +19,7 @@ from kdbench.net import Part
 from kdbench.registry import load_method
 from kdbench.runs import CONFIG, RECORD, STATE
 from kdbench.signals import Stop
-from kdbench.teacher_cache import STORED, Estimate, Pairs, TeacherCache, Visits, free_space
+from kdbench.teacher_cache import STORED, Estimate, TeacherCache, Visits
 from kdbench.teacher_source import Kind, TeacherSource
 from kdbench.teachers import TeacherCard
 

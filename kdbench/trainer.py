@@ -226,7 +226,8 @@ class Lockstep:
     def inputs(self, step: int, joined: list[Run]) -> Inputs:
         """Look up what a step needs."""
         groups = dict.fromkeys(run.group for run in joined)
-        whole = {self.batches.whole(plan) for _, plan in groups}
+        plans = {plan for _, plan in groups}
+        whole = [p for p in plans if not any(other != p and other.begins_with(p) for other in plans)]
         looked_up = {}
         for group in groups:
             with Span(self.options.device) as span:
@@ -243,12 +244,12 @@ class Lockstep:
             with Span(device) as span:
                 images[plan] = self.batches.data.images.augment(index, views), span
         shared = {}
-        for group, (found, looking) in looked_up.items():
+        for group, (known, looking) in looked_up.items():
             _, plan = group
-            made, augmenting = images[self.batches.whole(plan)]
+            made, augmenting = next(found for longer, found in images.items() if longer.begins_with(plan))
             own = made[: plan.num_views * len(index)]
             with Span(device) as asking:
-                outputs = self.readers[group].outputs(own, found) if group in self.readers else Outputs("teacher")
+                outputs = self.readers[group].outputs(own, known) if group in self.readers else Outputs("teacher")
             shared[group] = own, outputs, [augmenting, looking, asking]
         return shared
 

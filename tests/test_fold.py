@@ -87,3 +87,21 @@ def test_an_output_that_is_read_elsewhere_is_left_alone(how: str, norms: int) ->
     images = torch.rand(2, 3, 6, 6)
     with torch.no_grad():
         torch.testing.assert_close(made.logits(images), net.logits(images))
+
+
+class Peeking(Shared):
+    """Reads its batch norm's scale by itself: without the batch norm it could not run."""
+
+    def features(self, images: torch.Tensor, *, maps: bool) -> Features:
+        found = super().features(images, maps=maps)
+        return Features(found.penultimate * self.bn.weight.mean(), found.stages, None)
+
+
+def test_a_network_that_reads_its_layers_in_its_own_way_is_left_alone() -> None:
+    torch.manual_seed(0)
+    net = lively(Net("peeking", Peeking("plain"), mean=(0.0,) * 3, std=(1.0,) * 3, image_size=(6, 6)))
+    made = folded(net)
+    assert count(made) == 2
+    images = torch.rand(2, 3, 6, 6)
+    with torch.no_grad():
+        assert torch.equal(made.logits(images), net.logits(images))

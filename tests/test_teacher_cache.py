@@ -19,7 +19,8 @@ from cells import CPU, PAIRS, make_cell, make_source, tiny_protocol
 from torch import Tensor
 
 import kdbench
-from kdbench import teacher_cache
+from kdbench import cache_files, teacher_cache
+from kdbench.cache_list import list_caches, remove_cache
 from kdbench.cell import Cell
 from kdbench.data.batches import Batches, DeviceData
 from kdbench.data.datasets import load_dataset
@@ -30,7 +31,7 @@ from kdbench.net import Part
 from kdbench.run import Options, Progress, Run
 from kdbench.runs import CONFIG
 from kdbench.signals import Stop
-from kdbench.teacher_cache import Estimate, Identity, TeacherCache, Visits, list_caches, remove_cache
+from kdbench.teacher_cache import Estimate, Identity, TeacherCache, Visits
 from kdbench.teacher_source import LiveTeacher
 from kdbench.trainer import Lockstep, Outcomes, quietly
 
@@ -162,7 +163,7 @@ def test_a_wish_to_stop_keeps_what_is_built(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_refused_with_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(teacher_cache.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(cache_files.shutil, "disk_usage", lambda _: usage)
     pairs = visited()
     needed = len(pairs) * (8 + 5 * 4)
     with pytest.raises(UserError, match=rf"needs {needed / 1000:.1f} kB in .* but 1\.0 kB are free.*--cache off"):
@@ -381,7 +382,7 @@ def test_a_cache_that_does_not_fit_stops_only_those_that_need_it(
     session: kdbench.Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(session.runs)._replace(free=1000)
-    monkeypatch.setattr(teacher_cache.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(cache_files.shutil, "disk_usage", lambda _: usage)
     outcomes = session.run_all(cells(session, "ce", "kd", "reviewkd", "dkd"), cache="on")
     assert [isinstance(outcome, UserError) for outcome in outcomes] == [False, True, False, True]
     assert re.search(r"needs .* kB in .* 1\.0 kB are free", str(outcomes[1]))

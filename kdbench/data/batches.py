@@ -83,11 +83,6 @@ class Batches:
         chunks = (self._permutation[self._rows(step)] for step in steps)
         return torch.cat([pair(index, ids[:, index]).flatten() for index in chunks])
 
-    def whole(self, plan: ViewPlan) -> ViewPlan:
-        """The longest plan that begins with ``plan``: its images begin with those of ``plan``."""
-        turns = plan.quarter_turns
-        return max((p for p in self._plans if p.quarter_turns[: len(turns)] == turns), key=lambda p: p.num_views)
-
     def _rows(self, step: int) -> slice:
         return slice(step * self.batch_size, (step + 1) * self.batch_size)
 

@@ -1,0 +1,101 @@
+"""``kdbench table``, ``bench``, ``list`` and ``show``: what is there, and how fast it is."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from kdbench.cli.options import Compile, Device, Epochs, Precision, Protocol, console, print_rows
+from kdbench.errors import UserError
+
+
+def table(
+    runs: Annotated[Path, typer.Argument(help="Folder of runs.")] = Path("runs"),
+    form: Annotated[Literal["terminal", "markdown", "csv"], typer.Option("--format")] = "terminal",
+) -> None:
+    """Print the finished cells as tables."""
+    from kdbench.runs import read_records  # noqa: PLC0415
+    from kdbench.tables import comparisons, render  # noqa: PLC0415
+
+    records = read_records(runs)
+    tables = comparisons(records.frame)
+    if not tables:
+        raise UserError(f"no finished cells in {runs}: 'kdbench demo' or 'kdbench train' makes some")
+    console.print("\n".join(render(t, form) for t in tables), markup=False, end="")
+    if records.unfinished:
+        sys.stderr.write(f"{records.unfinished} cells are begun and not finished\n")
+    if records.problems:
+        raise UserError("; ".join(records.problems))
+
+
+def bench(
+    pairs: Annotated[
+        list[str] | None,
+        typer.Argument(help="TEACHER>STUDENT, or a set of 'kdbench list pairs'. [default: the protocol's first]"),
+    ] = None,
+    protocol: Protocol = "cifar100-crd-v1",
+    method: Annotated[list[str] | None, typer.Option(help="May be repeated. [default: the protocol's]")] = None,
+    seeds: Annotated[int, typer.Option(help="Seeds of the grid whose hours are estimated.", min=1)] = 5,
+    rounds: Annotated[int, typer.Option(help="Steps of each work that are timed.", min=1)] = 10,
+    epochs: Epochs = None,
+    precision: Precision = None,
+    device: Device = None,
+    compile_: Compile = False,
+    form: Annotated[Literal["terminal", "markdown", "csv"], typer.Option("--format")] = "terminal",
+) -> None:
+    """Time this machine: steps of each method, live and cached, their parts, and the hours of a grid."""
+    from rich.progress import Progress  # noqa: PLC0415
+
+    from kdbench import bench as timing  # noqa: PLC0415
+    from kdbench.data.datasets import random_dataset  # noqa: PLC0415
+    from kdbench.device import check_compile, pick_device, processor  # noqa: PLC0415
+    from kdbench.models import parse_pair  # noqa: PLC0415
+    from kdbench.protocol import load_protocol, named_pairs  # noqa: PLC0415
+    from kdbench.registry import method_name  # noqa: PLC0415
+    from kdbench.run import Options  # noqa: PLC0415
+    from kdbench.tables import render  # noqa: PLC0415
+
+    rules = load_protocol(protocol).override(epochs=epochs, precision=precision)
+    chosen = pick_device(device)
+    if compile_:
+        check_compile(chosen)
+    sets = named_pairs()
+    wanted = [pair for word in pairs or [rules.try_pair] for pair in (sets[word].pairs if word in sets else (word,))]
+    found = [parse_pair(pair) for pair in wanted]
+    methods = [method_name(name) for name in method or rules.try_methods]
+    dataset = random_dataset(rules.dataset)
+    with timing.scratch() as folder, Progress(console=console, transient=True) as shown:
+        for pair in found:
+            options = Options(runs=folder, device=chosen, compile=compile_)
+            measured = timing.Bench(rules, dataset, pair, folder, options)
+            task = shown.add_task(pair, total=len(methods))
+            rows, teacher = timing.measure(
+                measured,
+                methods,
+                rounds,
+                lambda name, part, task=task, pair=pair: shown.update(  # type: ignore[misc]
+                    task, completed=methods.index(name) + part, description=f"{pair}: {name}"
+                ),
+            )
+            shown.remove_task(task)
+            table = timing.table(measured, rows, teacher, seeds, processor(chosen))
+            console.print(render(table, form), markup=False)
+
+
+def list_(
+    what: Annotated[Literal["methods", "networks", "datasets", "protocols", "pairs"], typer.Argument()],
+) -> None:
+    """List what kdbench knows."""
+    from kdbench.show import LISTS  # noqa: PLC0415
+
+    print_rows(LISTS[what]())
+
+
+def show(method: str) -> None:
+    """Print a method's paper, idea, settings with their sources, and where paper and code differ."""
+    from kdbench.show import method_page  # noqa: PLC0415
+
+    console.print(method_page(method), markup=False)

@@ -1,0 +1,50 @@
+"""Cells that are run with their progress on the screen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kdbench.cli.options import console
+from kdbench.errors import UserError
+
+if TYPE_CHECKING:
+    from kdbench.cell import Cell
+    from kdbench.session import Session
+    from kdbench.teacher_plan import CacheMode
+    from kdbench.teachers import TeacherCard
+
+
+def run_shown(
+    session: Session, cells: list[Cell], *, cache: CacheMode = "auto", together: int | None = None
+) -> list[dict[str, Any]]:
+    """Run cells with their progress on the screen, and return their records.
+
+    Raises
+    ------
+    UserError
+        Some failed; the others are done.
+    """
+    from kdbench.display import Display  # noqa: PLC0415
+    from kdbench.runs import read_record  # noqa: PLC0415
+
+    records = []
+    with Display(console) as display:
+        found = {cell.id for cell in cells if read_record(cell.folder(session.runs), cell)}
+        outcomes = session.run_all(cells, display.observer, cache=cache, together=together, watch=display)
+        for cell, outcome in zip(cells, outcomes, strict=True):
+            if not isinstance(outcome, Exception):
+                display.done(cell, outcome, found=cell.id in found)
+                records.append(outcome)
+    failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+    for failure in failures:
+        if not isinstance(failure, UserError):
+            raise failure
+    if failures:
+        raise UserError("\nkdbench: ".join(dict.fromkeys(map(str, failures))))
+    return records
+
+
+def train_teacher_shown(session: Session, network: str, seed: int) -> TeacherCard:
+    """Train a teacher, or find it, with its progress on the screen."""
+    run_shown(session, [session.cell(method=session.protocol.alone, student=network, seed=seed)])
+    return session.train_teacher(network, seed=seed)
