@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kdbench.device import Span
 from kdbench.errors import UserError
+from kdbench.net import Outputs
 from kdbench.run import Run
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ class StepGraphs:
                 mine.copy_(new)
             self._shared.replay()
         for run in joined:
+            if run.cell.id not in self._own:
+                continue  # it could not be recorded, and has failed
             with lockstep.attempt(run):
                 graph, values = self._own[run.cell.id]
                 run.open_streams()
@@ -75,17 +78,21 @@ class StepGraphs:
             shared = self._lockstep.share(self._index, self._inputs)
         self._shared.replay()  # so that the runs are recorded on real values
         for run in joined:
-            graph = torch.cuda.CUDAGraph()
-            graph.register_generator_state(run.generator)
-            images, outputs, _ = shared[run.group]
-            try:
-                with torch.cuda.graph(graph):
-                    values = run.update(images, self._index, outputs.narrowed(run.needs))
-            except RuntimeError as error:
-                reason = str(error).splitlines()[0]
-                raise UserError(f"{run.cell} cannot be one CUDA graph ({reason}): leave --compile out") from None
-            self._own[run.cell.id] = graph, values
+            with self._lockstep.attempt(run):
+                images, outputs, _ = shared[run.group]
+                self._own[run.cell.id] = self._record_run(run, images, outputs.narrowed(run.needs))
         self._for = [run.cell.id for run in joined]
+
+    def _record_run(self, run: Run, images: Tensor, outputs: Outputs) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        graph = torch.cuda.CUDAGraph()
+        graph.register_generator_state(run.generator)
+        try:
+            with torch.cuda.graph(graph):
+                values = run.update(images, self._index, outputs)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{run.cell} cannot be one CUDA graph ({reason}): leave --compile out") from None
+        return graph, values
 
 
 def _tensors(inputs: Inputs) -> list[Tensor]:

@@ -203,6 +203,30 @@ def test_replayed_steps_are_the_steps(
         torch.testing.assert_close(states[1][name], value, rtol=1e-4, atol=1e-5)
 
 
+def test_a_run_that_cannot_be_recorded_fails_alone(
+    tiny_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", RecordedGraph)
+    monkeypatch.setattr(torch.cuda, "graph", record)
+    runs = [make_run(tiny_npz, tmp_path, method, batch_size=4) for method in ("ce", "kd")]
+    runs[1].batches = runs[0].batches
+    outcomes = Outcomes([run.cell for run in runs])
+    lockstep = Lockstep(runs, runs[0].batches, outcomes, runs[0].options)
+    lockstep.graphs = StepGraphs(lockstep)
+    loss = KD.loss
+
+    def wait(self: KD, *parts: Any) -> dict[str, Tensor]:
+        if runs[1].step:
+            raise RuntimeError("operation not permitted when stream is capturing\nand more")
+        return loss(self, *parts)
+
+    monkeypatch.setattr(KD, "loss", wait)
+    lockstep.train(Stop(), quietly)
+    ce, kd = outcomes.list()
+    assert isinstance(ce, dict)
+    assert str(kd).endswith("(operation not permitted when stream is capturing): leave --compile out")
+
+
 def cache_of(run: Run, runs: Path) -> TeacherCache:
     """A cache of all that a run will visit."""
     assert run.source
