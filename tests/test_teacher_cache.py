@@ -358,7 +358,10 @@ def test_auto_builds_where_that_saves_forwards(session: kdbench.Session, tiny_np
 
 
 @pytest.mark.parametrize("kind", ["live", "cache"])
-def test_a_cell_that_was_begun_goes_on_as_it_began(kind: str, session: kdbench.Session) -> None:
+def test_a_cell_that_was_begun_goes_on_as_it_began(kind: str, session: kdbench.Session, tmp_path: Path) -> None:
+    quiet = dataclasses.replace(session, runs=tmp_path / "quiet")
+    quiet.train_teacher("resnet8")
+    (expected,) = quiet.run_all(cells(quiet, "kd"), cache="off" if kind == "live" else "on")
     (cell,) = cells(session, "kd")
 
     def stop_at_half(_: Cell) -> Callable[[Progress], None]:
@@ -375,7 +378,9 @@ def test_a_cell_that_was_begun_goes_on_as_it_began(kind: str, session: kdbench.S
         assert kinds(session.run_all(cells(session, "dkd"), cache="on")) == ["cache"]
     else:
         shutil.rmtree(session.runs / teacher_cache.FOLDER)
-    assert kinds(session.run_all([cell], cache="auto")) == [kind]
+    outcomes = session.run_all([cell], cache="auto")
+    assert kinds(outcomes) == [kind]
+    assert [outcome["weights"] for outcome in outcomes] == [expected["weights"]]
 
 
 def test_a_cache_that_does_not_fit_stops_only_those_that_need_it(
