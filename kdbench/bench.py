@@ -6,12 +6,11 @@ numbers. None of that changes the work that a step is.
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import statistics
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -31,8 +30,8 @@ from kdbench.protocol import Protocol
 from kdbench.registry import load_method, resolve_settings
 from kdbench.run import Options, Run
 from kdbench.tables import Table
-from kdbench.teacher_cache import Identity, TeacherCache, Visits
-from kdbench.teacher_plan import Wanted
+from kdbench.teacher_cache import Identity, TeacherCache
+from kdbench.teacher_plan import Wanted, visited
 from kdbench.teacher_source import LiveTeacher, TeacherSource
 from kdbench.teachers import Teacher, TeacherCard, freeze
 from kdbench.trainer import Lockstep, Outcomes
@@ -40,7 +39,7 @@ from kdbench.trainer import Lockstep, Outcomes
 Work = Callable[[], object]
 Times = dict[str, list[float]]
 _STEPS = 64
-"""Steps that a measurement goes through, over and over."""
+"""Steps that a measurement goes through, over and over: whole blocks of what is read from a cache at once."""
 
 
 def alternate(
@@ -157,7 +156,7 @@ class Bench:
     def cached(self, cell: Cell) -> TeacherSource:
         """A cache of all that the steps of a cell ask for."""
         wanted, batches = Wanted.by(cell), self.batches(_plan(cell))
-        steps = range(min(_STEPS + 32, batches.steps))
+        steps = range(min(_STEPS, batches.steps))
         pairs = np.unique(batches.visits(steps, wanted.plan).numpy())
         self.cache.build(pairs, tuple(sorted(wanted.parts)), self._random, batch=4096)
         return TeacherSource(self.live, self.cache)
@@ -183,7 +182,7 @@ class Bench:
         wanted, batches = Wanted.by(cell), self.batches(_plan(cell))
         reader = source.reader(batches, wanted.plan, wanted.parts)
         images = self.data.images.augment(batches.index(0), batches.ids(0, wanted.plan))
-        count = iter(_cycle(min(_STEPS, batches.steps - 1)))
+        count = itertools.cycle(range(min(_STEPS, batches.steps - 1)))
         return lambda: reader.outputs(images, reader.inputs(next(count)))
 
 
@@ -202,11 +201,6 @@ class _OnViews:
         repeated = index.repeat(self._plan.num_views)
         run.open_streams()
         run.update(images, repeated, Outputs("teacher"))
-
-
-def _cycle(length: int) -> Iterator[int]:
-    while True:
-        yield from range(length)
 
 
 def _plan(cell: Cell) -> ViewPlan:
@@ -311,21 +305,11 @@ def table(bench: Bench, rows: Sequence[Row], teacher: float, seeds: int, machine
 
 def _build_hours(bench: Bench, rows: Sequence[Row], seeds: int) -> tuple[float, int]:
     """Hours to build the cache that a grid needs, and its views."""
-    cached = [bench.cell(row.method) for row in rows if row.outputs == "cache"]
+    cached = [Wanted.by(bench.cell(row.method)) for row in rows if row.outputs == "cache"]
     if not cached:
         return 0.0, 0
-    visits = Visits(len(bench.data.labels), bench.data.images.augmentation)
-    for plan in {_plan(cell) for cell in cached}:
-        for seed in range(1, seeds + 1):
-            visits.add(seed, range(1, bench.protocol.epochs + 1), plan)
-    pairs = torch.from_numpy(visits.pairs())
+    wanted = [replace(one, seed=seed) for seed in range(1, seeds + 1) for one in cached]
+    pairs = torch.from_numpy(visited(wanted, bench.data, bench.protocol.epochs))
     chunk = pairs[: forward_batch(bench.options.device)]
     times = alternate({"forward": lambda: bench.live.forward(bench.data, chunk)}, 3, bench.options.device)
     return len(pairs) / len(chunk) * statistics.median(times["forward"]) / 3600, len(pairs)
-
-
-@contextlib.contextmanager
-def scratch() -> Iterator[Path]:
-    """A folder for caches that are only timed."""
-    with tempfile.TemporaryDirectory(prefix="kdbench-") as folder:
-        yield Path(folder)

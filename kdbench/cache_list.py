@@ -54,7 +54,7 @@ def _info(folder: Path) -> CacheInfo:
         segments=len(whole),
         pairs=pairs,
         parts=tuple(sorted(parts)),
-        bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
+        bytes=_size(folder),
         unfinished=len(list(folder.glob(f"*{PARTIAL}"))),
     )
 
@@ -71,7 +71,12 @@ def remove_cache(runs: Path, name: str, *, unfinished_only: bool = False) -> int
             except BlockingIOError:
                 return None
         doomed = list(folder.glob(f"*{PARTIAL}")) if unfinished_only else [folder]
-        freed = sum(file.stat().st_size for path in doomed for file in path.rglob("*") if file.is_file())
+        freed = sum(map(_size, doomed))
         for path in doomed:
             shutil.rmtree(path)
         return freed
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

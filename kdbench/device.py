@@ -26,29 +26,24 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def pick_device(name: str | None) -> torch.device:
+def pick_device(name: str | None, *, compiling: bool = False) -> torch.device:
     """The named device, or the first GPU, or the CPU.
 
     Raises
     ------
     UserError
-        The name is no device of this machine.
+        The name is no device of this machine, or steps are to be compiled for the CPU and there is no compiler.
     """
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from None
-    return device
-
-
-def check_compile(device: torch.device) -> None:
-    """Raise ``UserError`` if nothing can be compiled for the device."""
     compiler = os.environ.get("CXX", "g++")
-    if device.type == "cpu" and not shutil.which(compiler):
+    if compiling and device.type == "cpu" and not shutil.which(compiler):
         raise UserError(f"--compile needs a C++ compiler, and there is no {compiler}: install one, or leave it out")
+    return device
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:

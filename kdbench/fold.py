@@ -14,6 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.overrides import TorchFunctionMode
 
 from kdbench.net import Net
+from kdbench.teachers import freeze
 
 
 def folded(net: Net) -> Net:
@@ -23,7 +24,7 @@ def folded(net: Net) -> Net:
     seen in one forward pass, so that any network will do; layers of other kinds are left as they are. A network that
     says something else afterwards, because it reads a layer's values in a way of its own, is left as it is.
     """
-    plain = copy.deepcopy(net).eval().requires_grad_(requires_grad=False)
+    plain = freeze(copy.deepcopy(net))
     made = copy.deepcopy(plain)
     images = torch.rand(2, 3, *net.image_size, generator=torch.Generator().manual_seed(0)).to(net.mean)
     with torch.no_grad():

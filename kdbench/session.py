@@ -14,7 +14,7 @@ from kdbench import teachers
 from kdbench.cell import Cell
 from kdbench.data.batches import DeviceData
 from kdbench.data.datasets import Dataset, load_dataset
-from kdbench.device import check_compile, pick_device
+from kdbench.device import pick_device
 from kdbench.errors import UserError
 from kdbench.models import canonical_network
 from kdbench.protocol import Protocol, load_protocol
@@ -79,14 +79,11 @@ class Session:
         given = load_dataset(str(data), Path()) if str(data).startswith(NPZ) else None
         if given:
             resolved = resolved.override(dataset=f"{NPZ}{given.fingerprint[:16]}")
-        chosen = pick_device(device)
-        if compile:
-            check_compile(chosen)
         return cls(
             protocol=resolved,
             runs=Path(runs),
             data=Path(data),
-            device=chosen,
+            device=pick_device(device, compiling=compile),
             download=download,
             save_every=save_every,
             compile=compile,

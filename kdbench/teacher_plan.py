@@ -12,6 +12,7 @@ import numpy as np
 
 from kdbench.cache_files import Pairs, free_space
 from kdbench.cell import Cell
+from kdbench.data.batches import DeviceData
 from kdbench.device import forward_batch
 from kdbench.errors import Interrupted, UserError
 from kdbench.method import ViewPlan
@@ -62,6 +63,14 @@ class Wanted:
         return self.parts <= STORED
 
 
+def visited(wanted: Sequence[Wanted], data: DeviceData, epochs: int) -> Pairs:
+    """Return all pairs of image and view that are visited in so many epochs, ascending."""
+    visits = Visits(len(data.labels), data.images.augmentation)
+    for seed, plan in dict.fromkeys((one.seed, one.plan) for one in wanted):
+        visits.add(seed, range(1, epochs + 1), plan)
+    return visits.pairs()
+
+
 @dataclass(frozen=True, slots=True)
 class Demand:
     """All that some cells will ask one teacher for, and the cache that should have it."""
@@ -80,11 +89,9 @@ class Demand:
         UserError
             The cache is damaged.
         """
-        visits = Visits(len(session.dataset.train_labels), session.device_data.images.augmentation)
-        for seed, plan in dict.fromkeys((one.seed, one.plan) for one in wanted):
-            visits.add(seed, range(1, session.protocol.epochs + 1), plan)
+        pairs = visited(wanted, session.device_data, session.protocol.epochs)
         parts: set[Part] = {part for one in wanted for part in one.parts}
-        return cls(card, session.teacher_cache(card), visits.pairs(), tuple(sorted(parts)))
+        return cls(card, session.teacher_cache(card), pairs, tuple(sorted(parts)))
 
     def build(self, session: Session, watch: Watch) -> TeacherCache:
         """Let the cache have all of it.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from kdbench.cli.options import Compile, Device, Epochs, Precision, Protocol, console, print_rows
+from kdbench.cli.options import DEMO, Compile, Device, Epochs, Precision, console, print_rows
 from kdbench.errors import UserError
 
 
@@ -36,7 +37,7 @@ def bench(
         list[str] | None,
         typer.Argument(help="TEACHER>STUDENT, or a set of 'kdbench list pairs'. [default: the protocol's first]"),
     ] = None,
-    protocol: Protocol = "cifar100-crd-v1",
+    protocol: Annotated[str | None, typer.Option(help="Training rules. [default: those after the demo's]")] = None,
     method: Annotated[list[str] | None, typer.Option(help="May be repeated. [default: the protocol's]")] = None,
     seeds: Annotated[int, typer.Option(help="Seeds of the grid whose hours are estimated.", min=1)] = 5,
     rounds: Annotated[int, typer.Option(help="Steps of each work that are timed.", min=1)] = 10,
@@ -51,23 +52,22 @@ def bench(
 
     from kdbench import bench as timing  # noqa: PLC0415
     from kdbench.data.datasets import random_dataset  # noqa: PLC0415
-    from kdbench.device import check_compile, pick_device, processor  # noqa: PLC0415
+    from kdbench.device import pick_device, processor  # noqa: PLC0415
     from kdbench.models import parse_pair  # noqa: PLC0415
     from kdbench.protocol import load_protocol, named_pairs  # noqa: PLC0415
     from kdbench.registry import method_name  # noqa: PLC0415
     from kdbench.run import Options  # noqa: PLC0415
     from kdbench.tables import render  # noqa: PLC0415
 
-    rules = load_protocol(protocol).override(epochs=epochs, precision=precision)
-    chosen = pick_device(device)
-    if compile_:
-        check_compile(chosen)
+    rules = load_protocol(protocol or load_protocol(DEMO).try_next).override(epochs=epochs, precision=precision)
+    chosen = pick_device(device, compiling=compile_)
     sets = named_pairs()
     wanted = [pair for word in pairs or [rules.try_pair] for pair in (sets[word].pairs if word in sets else (word,))]
     found = [parse_pair(pair) for pair in wanted]
     methods = [method_name(name) for name in method or rules.try_methods]
     dataset = random_dataset(rules.dataset)
-    with timing.scratch() as folder, Progress(console=console, transient=True) as shown:
+    with tempfile.TemporaryDirectory(prefix="kdbench-") as scratch, Progress(console=console, transient=True) as shown:
+        folder = Path(scratch)
         for pair in found:
             options = Options(runs=folder, device=chosen, compile=compile_)
             measured = timing.Bench(rules, dataset, pair, folder, options)

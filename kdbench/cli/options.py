@@ -10,6 +10,8 @@ from rich.console import Console
 
 console = Console(highlight=False, soft_wrap=True)
 
+DEMO = "digits-demo-v1"
+"""The protocol of a first look, which names the one to go on to."""
 Protocol = Annotated[str, typer.Option(help="Training rules; 'kdbench list protocols' names all.")]
 Runs = Annotated[Path, typer.Option(help="Folder of runs.", metavar="DIR")]
 Data = Annotated[str, typer.Option(help="Folder of data sets, or one file.", metavar="DIR|npz:FILE")]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kdbench.cli.options import (
+    DEMO,
     Cache,
     Compile,
     Data,
@@ -33,7 +34,7 @@ def demo(runs: Runs = Path("runs"), device: Device = None) -> None:
     from kdbench.protocol import load_protocol  # noqa: PLC0415
     from kdbench.session import Session  # noqa: PLC0415
 
-    session = Session.open("digits-demo-v1", runs=runs, device=device)
+    session = Session.open(DEMO, runs=runs, device=device)
     compare(session)
     real = load_protocol(session.protocol.try_next)
     teacher, student = real.try_pair.split(">")
