@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from kdbench.protocol import Protocol
 from kdbench.registry import Settings
+
+_SEED = "\0seed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +25,7 @@ class TeacherRef:
     id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Cell:
     """One (protocol, teacher, student, method, settings, seed)."""
 
@@ -47,11 +51,18 @@ class Cell:
             "seed": self.seed,
         }
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Hash of the identity, 64 hexadecimal digits."""
-        text = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return _hash(_text(self.identity()))
+
+    def with_seeds(self, seeds: Iterable[int]) -> list[Cell]:
+        """Return the same cell under other seeds; the ids of very many are found at once."""
+        before, after = _text(self.identity() | {"seed": _SEED}).split(json.dumps(_SEED))
+        cells = [replace(self, seed=seed) for seed in seeds]
+        for cell in cells:
+            cell.__dict__["id"] = _hash(f"{before}{cell.seed}{after}")
+        return cells
 
     def folder(self, runs: Path) -> Path:
         """The cell's folder below ``runs``."""
@@ -63,6 +74,14 @@ class Cell:
         pair = f"{self.teacher.network}>{self.student}" if self.teacher else self.student
         chosen = "".join(f" {key}={value}" for key, value in self.settings.chosen.items())
         return f"{self.method}{chosen} {pair} seed {self.seed}"
+
+
+def _text(identity: dict[str, Any]) -> str:
+    return json.dumps(identity, sort_keys=True, separators=(",", ":"))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def safe_name(name: str) -> str:

@@ -10,7 +10,7 @@ import json
 import os
 import pickle
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,19 @@ def explain_os_errors(path: Path, elsewhere: str = "choose another folder with -
         raise UserError(f"cannot write {path}: {reason}") from None
 
 
-def write_atomic(path: Path, data: bytes | str, elsewhere: str = "choose another folder with --runs DIR") -> None:
+def write_atomic(
+    path: Path,
+    data: bytes | str,
+    elsewhere: str = "choose another folder with --runs DIR",
+    *,
+    permit: Callable[[], None] = lambda: None,
+) -> None:
     """Write a file so that after any interruption the old or the new content is there, whole.
+
+    Parameters
+    ----------
+    permit
+        Is called right before the file takes its place; what it raises leaves the old content there.
 
     Raises
     ------
@@ -57,27 +68,29 @@ def write_atomic(path: Path, data: bytes | str, elsewhere: str = "choose another
                 file.flush()
                 os.fsync(file.fileno())
             temporary.chmod(0o666 & ~_umask())
+            permit()
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, permit: Callable[[], None] = lambda: None) -> None:
     """Write a value as readable JSON, atomically; a NaN is refused."""
-    write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n", permit=permit)
 
 
-def save_state(path: Path, state: dict[str, Any]) -> None:
+def save_state(path: Path, state: dict[str, Any], *, permit: Callable[[], None] = lambda: None) -> None:
     """Save tensors and plain values with a checksum; the state before it stays beside it as ``.previous``."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     payload = buffer.getvalue()
     fresh, previous = path.with_name(path.name + ".new"), path.with_name(path.name + ".previous")
+    permit()
     with explain_os_errors(path):
         if path.exists():
             previous.unlink(missing_ok=True)  # the disk never has to hold three states
-        write_atomic(fresh, _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
+        write_atomic(fresh, _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload, permit=permit)
         if path.exists():
             path.replace(previous)
         fresh.replace(path)

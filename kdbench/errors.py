@@ -9,6 +9,9 @@ class UserError(ValueError):
     The text says what is wrong, where, and what to type instead.
     """
 
+    reason = "error"
+    """What a failed cell's file gives as the kind of failure."""
+
 
 class Interrupted(BaseException):
     """Ctrl-C or SIGTERM came and the state is saved; ``signum`` is the signal. Not an error, so no ``Exception``."""

@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import pickle
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +55,10 @@ def weights_hash(weights: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def save_weights(path: Path, net: Net) -> str:
+def save_weights(path: Path, net: Net, *, permit: Callable[[], None] = lambda: None) -> str:
     """Save a network's weights as safetensors, atomically; return their hash."""
     weights = {k: v.detach().cpu().contiguous().clone() for k, v in net.backbone.state_dict().items()}
-    write_atomic(path, safetensors.torch.save(weights, metadata={"network": net.name}))
+    write_atomic(path, safetensors.torch.save(weights, metadata={"network": net.name}), permit=permit)
     return weights_hash(weights)
 
 

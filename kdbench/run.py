@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, final
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kdbench.cell import Cell
 from kdbench.checkpoint import load_state, save_state, write_atomic, write_json
+from kdbench.claims import Scheduler
 from kdbench.data.batches import Batches, DeviceData
 from kdbench.device import Span, autocast, be_deterministic, keep_freed_memory, memory_format
 from kdbench.errors import UserError
@@ -24,7 +25,7 @@ from kdbench.net import Outputs
 from kdbench.networks import build_net, predict, save_weights
 from kdbench.record import Counts, make_record
 from kdbench.registry import load_method
-from kdbench.runs import RECORD, STATE
+from kdbench.runs import METRICS, RECORD, STATE
 from kdbench.streams import generator, seeded, stream_seed
 from kdbench.teacher_source import TeacherSource
 from kdbench.teachers import WEIGHTS
@@ -38,6 +39,8 @@ class Options:
     device: torch.device
     save_every: float = 60.0
     """Seconds between two saves of the state."""
+    scheduler: Scheduler = field(default_factory=Scheduler)
+    """Knows about the jobs of other processes that work on cells."""
     compile: bool = False
     """On a GPU, launch each step as CUDA graphs; elsewhere, compile the student."""
 
@@ -59,14 +62,21 @@ Observer = Callable[[Progress], None]
 class Diverged(UserError):
     """A loss or a weight became NaN or infinite; ``failure`` is what the cell leaves."""
 
+    reason = "diverged"
+
     def __init__(self, text: str, failure: dict[str, Any]) -> None:
         super().__init__(text)
-        self.failure = failure | {"text": text}
+        self.failure = failure
 
 
 @final
 class Run:
     """One cell in progress. Steps count from 0, epochs from 1.
+
+    Parameters
+    ----------
+    permit
+        Is called right before each write and raises if this process may not write any more.
 
     Raises
     ------
@@ -74,12 +84,20 @@ class Run:
         The method cannot work on these networks or images.
     """
 
-    def __init__(self, cell: Cell, batches: Batches, source: TeacherSource | None, options: Options) -> None:
+    def __init__(
+        self,
+        cell: Cell,
+        batches: Batches,
+        source: TeacherSource | None,
+        options: Options,
+        permit: Callable[[], None] = lambda: None,
+    ) -> None:
         protocol, device = cell.protocol, options.device
         be_deterministic(device)
         if device.type == "cpu":
             keep_freed_memory()
         self.cell, self.batches, self.source, self.options = cell, batches, source, options
+        self.permit = permit
         self.data: DeviceData = batches.data
         dataset, teacher = self.data.dataset, source.teacher if source else None
         self.student = build_net(cell.student, protocol, dataset, seed=cell.seed, purpose="student")
@@ -203,7 +221,7 @@ class Run:
         raise Diverged(
             f"{self.cell} failed: diverged in epoch {self.epoch} at step {step} ({listed}); its last good state "
             f"is kept in {self.folder}. Try smaller loss weights with --set, or fp32",
-            {"reason": "diverged", "epoch": self.epoch, "step": step, "terms": terms},
+            {"epoch": self.epoch, "step": step, "terms": terms},
         )
 
     def end_epoch(self) -> None:
@@ -223,7 +241,7 @@ class Run:
         row |= metrics
         self.seconds["evaluate"] += time.monotonic() - started
         self.history.append(row)
-        write_atomic(self.folder / "metrics.jsonl", "".join(f"{json.dumps(row)}\n" for row in self.history))
+        write_atomic(self.folder / METRICS, "".join(f"{json.dumps(row)}\n" for row in self.history), permit=self.permit)
         self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
 
     def evaluate(self) -> dict[str, float]:
@@ -246,7 +264,7 @@ class Run:
             "sums": self.sums,
             "seconds": self.seconds,
         }
-        save_state(self.folder / STATE, state)
+        save_state(self.folder / STATE, state, permit=self.permit)
 
     def resume(self) -> None:
         """Go on from a saved state, if there is one.
@@ -271,7 +289,7 @@ class Run:
 
     def finish(self) -> dict[str, Any]:
         """Save the weights, write the record and drop the state, which is not needed any more."""
-        digest = save_weights(self.folder / WEIGHTS, self.student)
+        digest = save_weights(self.folder / WEIGHTS, self.student, permit=self.permit)
         counts = Counts(
             num_images=min(self.batches.num_images, self.batches.steps * self.cell.protocol.batch_size),
             views_per_image=self.plan.num_views,
@@ -284,7 +302,7 @@ class Run:
         record = make_record(
             self.cell, self.data.dataset, card, self.history, self.seconds, counts, digest, self.options.device
         )
-        write_json(self.folder / RECORD, record)
+        write_json(self.folder / RECORD, record, permit=self.permit)
         for name in (STATE, f"{STATE}.previous"):
             (self.folder / name).unlink(missing_ok=True)
         return record

@@ -1,12 +1,8 @@
-"""Run folders: claims, states and records."""
+"""Run folders: states and records."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +10,10 @@ from typing import Any
 import pandas as pd
 
 from kdbench.cell import Cell
-from kdbench.checkpoint import explain_os_errors, write_json
 from kdbench.errors import UserError
 
-RECORD, FAILURE, STATE, CLAIM, CONFIG = "record.json", "failed.json", "state", "claim", "config.toml"
+RECORD, FAILURE, STATE, CONFIG = "record.json", "failed.json", "state", "config.toml"
+METRICS = "metrics.jsonl"
 _REQUIRED = {"cell", "protocol", "student", "method", "seed", "top1", "config"}
 
 
@@ -31,32 +27,6 @@ class Records:
     """Cells that were begun and are not done."""
     problems: list[str]
     """Files that are no records, each with the reason."""
-
-
-@contextlib.contextmanager
-def claim(folder: Path) -> Iterator[None]:
-    """Hold a cell's folder, so that no second process of this machine runs the cell.
-
-    Raises
-    ------
-    UserError
-        Another process holds it.
-    """
-    path = folder / CLAIM
-    with explain_os_errors(path):
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
-            raise UserError(f"{folder} is being run by process {owner}: wait for it, or stop it first") from None
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def read_record(folder: Path, cell: Cell) -> dict[str, Any] | None:
@@ -76,11 +46,6 @@ def read_record(folder: Path, cell: Cell) -> dict[str, Any] | None:
     if record["cell"] != cell.id:
         raise UserError(f"{path} belongs to cell {str(record['cell'])[:8]}, not {cell.id[:8]}: move it away")
     return record
-
-
-def write_failure(folder: Path, failure: dict[str, Any]) -> None:
-    """Leave the reason why a cell failed."""
-    write_json(folder / FAILURE, failure)
 
 
 def read_records(runs: Path) -> Records:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, final
@@ -18,7 +19,8 @@ import torch
 from torch import Tensor
 
 from kdbench.cell import Cell
-from kdbench.checkpoint import write_atomic
+from kdbench.checkpoint import write_atomic, write_json
+from kdbench.claims import MAX_DEATHS, Busy, Claim, Claims, Killed, Superseded
 from kdbench.data.batches import Batches, DeviceData
 from kdbench.device import Span
 from kdbench.errors import Interrupted, UserError
@@ -26,7 +28,7 @@ from kdbench.graph import StepGraphs
 from kdbench.method import ViewPlan
 from kdbench.net import Outputs, Part
 from kdbench.run import Diverged, Observer, Options, Run
-from kdbench.runs import CONFIG, FAILURE, claim, read_record, write_failure
+from kdbench.runs import CONFIG, FAILURE, STATE, read_record
 from kdbench.signals import Stop
 from kdbench.teacher_source import Reader, TeacherSource
 
@@ -68,28 +70,44 @@ def train_cells(
     """
     devices = [options.device] if options.device.type == "cuda" else []
     outcomes = Outcomes(cells)
-    with contextlib.ExitStack() as held, Stop() as stop, torch.random.fork_rng(devices):
-        batches: Batches | None = None
-        runs: list[Run] = []
-        for cell in cells:
+    with Claims(options.scheduler) as claims, Stop() as stop, torch.random.fork_rng(devices):
+        held: list[tuple[Cell, Claim]] = []
+        for cell in cells:  # all at once, before anything is loaded: another process takes what comes next
             folder = cell.folder(options.runs)
-            with outcomes.of(cell, folder):
+            with outcomes.of(cell):
                 record = read_record(folder, cell)
                 if record is None:
-                    held.enter_context(claim(folder))
+                    claim = claims.hold(folder, mark=_mark(folder))
                     record = read_record(folder, cell)
-                if record is not None:
+                if record is None:
+                    held.append((cell, claim))
+                else:
                     outcomes.set(cell, record)
-                    continue
+        batches: Batches | None = None
+        runs: list[Run] = []
+        for cell, claim in held:
+            folder = cell.folder(options.runs)
+            with outcomes.of(cell, folder, claim.check):
                 (folder / FAILURE).unlink(missing_ok=True)
+                if claim.deaths >= MAX_DEATHS:
+                    raise Killed(
+                        f"{cell} failed: {claim.deaths} processes in a row died before they could save "
+                        "anything of it. Was it out of memory? Type the same command to try again"
+                    )
                 batches = batches or Batches(data(), cell.protocol, cell.seed)
-                run = Run(cell, batches, source(cell), options)
+                run = Run(cell, batches, source(cell), options, claim.check)
                 write_config(folder, run)
                 run.resume()
                 runs.append(run)
         if batches and runs:
             Lockstep(runs, batches, outcomes, options).train(stop, observers)
     return outcomes.list()
+
+
+def _mark(folder: Path) -> int:
+    """A number that changes whenever a cell's state is saved."""
+    state = folder / STATE
+    return state.stat().st_mtime_ns if state.exists() else 0
 
 
 def write_config(folder: Path, run: Run) -> None:
@@ -121,26 +139,36 @@ class Outcomes:
         return [self._found[cell.id] for cell in self._cells]
 
     @contextlib.contextmanager
-    def of(self, cell: Cell, folder: Path) -> Iterator[None]:
-        """Turn what goes wrong inside into the cell's outcome, with the reason in its folder."""
+    def of(self, cell: Cell, folder: Path | None = None, permit: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Turn what goes wrong inside into the cell's outcome; the reason is left in the cell's folder, if it is given.
+
+        Parameters
+        ----------
+        permit
+            Raises if this process may not write any more.
+        """
+        failure: dict[str, Any] = {}
         try:
             yield
-        except Diverged as error:
-            self._fail(cell, folder, error, error.failure)
+            return
         except UserError as error:
-            self._fail(cell, folder, error, None)
+            self.set(cell, error)
+            if isinstance(error, Busy | Superseded):
+                return
+            failure = {"reason": error.reason, "text": str(error)}
+            if isinstance(error, Diverged):
+                failure |= error.failure
         except torch.OutOfMemoryError as error:
             text = str(error).splitlines()[0]
-            told = UserError(f"{cell} failed: out of memory ({text}); its last state is kept in {folder}")
-            self._fail(cell, folder, told, {"reason": "out of memory", "text": text})
+            self.set(cell, UserError(f"{cell} failed: out of memory ({text}); its last state is kept in {folder}"))
+            failure = {"reason": "out of memory", "text": text}
         except Exception as error:
-            self._fail(cell, folder, error, {"reason": "error", "text": f"{type(error).__name__}: {error}"})
-
-    def _fail(self, cell: Cell, folder: Path, error: Exception, failure: dict[str, Any] | None) -> None:
-        self.set(cell, error)
-        if failure:
+            self.set(cell, error)
+            text = f"{type(error).__name__}: {error}"
+            failure = {"reason": "error", "text": text, "traceback": traceback.format_exc()}
+        if folder:
             with contextlib.suppress(UserError):  # a full disk must not hide the reason
-                write_failure(folder, failure)
+                write_json(folder / FAILURE, failure, permit=permit)
 
 
 @final
@@ -258,7 +286,7 @@ class Lockstep:
 
     def attempt(self, run: Run) -> contextlib.AbstractContextManager[None]:
         """Let what goes wrong inside end this run alone."""
-        return self.outcomes.of(run.cell, run.folder)
+        return self.outcomes.of(run.cell, run.folder, run.permit)
 
     def _each(self, runs: list[Run], action: Callable[[Run], None]) -> None:
         for run in self._still(runs):
