@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from kdbench.cache_files import PAIRS, PARTIAL, SEGMENT
-from kdbench.teacher_cache import BUILD_LOCK, FOLDER, IDENTITY, USE_LOCK, Identity
+from kdbench.claims import Busy, Claims, Scheduler
+from kdbench.teacher_cache import FOLDER, IDENTITY, USE_LOCK, Identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +60,20 @@ def _info(folder: Path) -> CacheInfo:
     )
 
 
-def remove_cache(runs: Path, name: str, *, unfinished_only: bool = False) -> int | None:
+def remove_cache(
+    runs: Path, name: str, *, unfinished_only: bool = False, scheduler: Scheduler | None = None
+) -> int | None:
     """Delete a cache, or only its unfinished builds; return the bytes that are free now, None if it is in use."""
     folder = runs / FOLDER / name
     with contextlib.ExitStack() as held:
-        for lock in (BUILD_LOCK,) if unfinished_only else (BUILD_LOCK, USE_LOCK):
-            descriptor = os.open(folder / lock, os.O_RDWR | os.O_CREAT, 0o666)
-            held.callback(os.close, descriptor)
-            try:
+        try:
+            held.enter_context(Claims(scheduler)).hold(folder)
+            if not unfinished_only:
+                descriptor = os.open(folder / USE_LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+                held.callback(os.close, descriptor)
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return None
+        except (Busy, BlockingIOError):
+            return None
         doomed = list(folder.glob(f"*{PARTIAL}")) if unfinished_only else [folder]
         freed = sum(map(_size, doomed))
         for path in doomed:

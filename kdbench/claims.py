@@ -38,7 +38,8 @@ STALE = 180.0
 """Seconds without a beat after which a holder is dead; network file systems may show a beat a minute late."""
 MAX_DEATHS = 5
 """Deaths in a row without progress after which a cell has failed."""
-_PREFIX = "claim-"
+CLAIM_PREFIX = "claim-"
+"""How the names of claims begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class Job:
     id: str
     restarts: int
     """How many times the job had been started before this start."""
+    user: str = ""
 
 
 class Scheduler:
@@ -197,7 +199,7 @@ class Claims(contextlib.AbstractContextManager["Claims"]):
                 deaths=deaths,
             )
             os.write(descriptor, json.dumps(asdict(holder)).encode())
-            path = folder / f"{_PREFIX}{_number(last) + 1 if last else 1}"
+            path = folder / f"{CLAIM_PREFIX}{_number(last) + 1 if last else 1}"
             try:
                 os.link(draft, path)
             except FileExistsError:
@@ -293,7 +295,7 @@ def _draft(folder: Path) -> Iterator[tuple[Path, int]]:
 
 
 def _all(folder: Path) -> list[Path]:
-    return [path for path in folder.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()]
+    return [path for path in folder.glob(f"{CLAIM_PREFIX}*") if path.name.removeprefix(CLAIM_PREFIX).isdigit()]
 
 
 def _highest(folder: Path) -> Path | None:
@@ -301,7 +303,7 @@ def _highest(folder: Path) -> Path | None:
 
 
 def _number(path: Path) -> int:
-    return int(path.name.removeprefix(_PREFIX))
+    return int(path.name.removeprefix(CLAIM_PREFIX))
 
 
 def _read(path: Path) -> Holder | None:

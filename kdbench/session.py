@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from kdbench import teachers
-from kdbench.cell import Cell
+from kdbench.cell import Cell, TeacherRef
+from kdbench.claims import Scheduler
 from kdbench.data.batches import DeviceData
 from kdbench.data.datasets import Dataset, load_dataset
 from kdbench.device import pick_device
@@ -41,6 +42,8 @@ class Session:
         With the user's overrides; a data file of the user's own replaces its ``dataset`` by the file's hash.
     runs, data
         Folders of runs and of data sets.
+    scheduler
+        Knows about the jobs of other processes that work on cells.
     given
         The data set of a file, in place of one by name.
     """
@@ -52,6 +55,7 @@ class Session:
     download: bool = False
     save_every: float = 60.0
     compile: bool = False
+    scheduler: Scheduler = field(default_factory=Scheduler)
     given: Dataset | None = None
 
     @classmethod
@@ -67,6 +71,7 @@ class Session:
         download: bool = False,
         save_every: float = 60.0,
         compile: bool = False,  # noqa: A002 - the word users know
+        scheduler: Scheduler | None = None,
     ) -> Session:
         """Resolve names; ``data`` is a folder, or ``npz:FILE``, which replaces the protocol's data set.
 
@@ -87,6 +92,7 @@ class Session:
             download=download,
             save_every=save_every,
             compile=compile,
+            scheduler=scheduler or Scheduler(),
             given=given,
         )
 
@@ -113,11 +119,11 @@ class Session:
         *,
         method: str,
         student: str,
-        teacher: str | None = None,
+        teacher: str | TeacherRef | None = None,
         seed: int,
         settings: dict[str, Any] | None = None,
     ) -> Cell:
-        """Resolve one cell; ``teacher`` is ``NETWORK`` or ``NETWORK@HASH``.
+        """Resolve one cell; ``teacher`` is ``NETWORK``, ``NETWORK@HASH``, or one that need not be there yet.
 
         Raises
         ------
@@ -126,18 +132,21 @@ class Session:
         """
         method, student = method_name(method), canonical_network(student)
         kind = load_method(method)
-        network = canonical_network(teacher.partition("@")[0]) if teacher else None
-        if kind.teacher_reads and not (teacher and network):
+        if kind.teacher_reads and not teacher:
             raise UserError(f"method {method} needs a teacher: name one with --teacher NETWORK")
+        name = teacher.network if isinstance(teacher, TeacherRef) else (teacher or "").partition("@")[0]
+        network = canonical_network(name) if name else None
         if not 0 <= seed < 2**31:
             raise UserError(f"--seed must be between 0 and {2**31 - 1}, not {seed}")
         resolved = resolve_settings(
             method, dataset=self.protocol.dataset, teacher=network, student=student, chosen=settings
         )
-        card = self.teacher_card(teacher, network) if kind.teacher_reads and teacher and network else None
+        ref = teacher if isinstance(teacher, TeacherRef) else None
+        if isinstance(teacher, str) and network and kind.teacher_reads:
+            ref = self.teacher_card(teacher, network).ref
         return Cell(
             protocol=self.protocol,
-            teacher=card.ref if card else None,
+            teacher=ref if kind.teacher_reads else None,
             student=student,
             method=method,
             method_version=kind.VERSION,
@@ -209,7 +218,8 @@ class Session:
         ----------
         cache
             ``on``: teacher outputs come from the cache, which is built where it lacks some; ``off``: from the live
-            teacher; ``auto``: from the cache where it has all or building it saves forward passes.
+            teacher; ``auto``: from the cache where it has all or building it saves forward passes; ``ready``: from the
+            cache where it has all.
         together
             How many cells are in lockstep at most; all that can by default.
         watch
@@ -222,6 +232,23 @@ class Session:
             found = train_cells(group, lambda: self.device_data, sources.of, self.options, observers)
             outcomes |= {cell.id: outcome for cell, outcome in zip(group, found, strict=True)}
         return [outcomes[cell.id] for cell in cells]
+
+    def build_caches(
+        self,
+        cells: Sequence[Cell],
+        *,
+        cache: CacheMode = "auto",
+        together: int | None = None,
+        watch: Watch | None = None,
+    ) -> None:
+        """Build the caches that :meth:`run_all` would build for these cells.
+
+        Raises
+        ------
+        UserError
+            One cannot be built.
+        """
+        Sources(self, lockstep_groups(cells, together), cache, watch or Watch()).prepare()
 
     def train_teacher(self, network: str, *, seed: int = 0) -> TeacherCard:
         """Train a network alone, or find its finished cell, and make it a teacher."""
@@ -243,7 +270,13 @@ class Session:
     @property
     def options(self) -> Options:
         """How cells are run."""
-        return Options(runs=self.runs, device=self.device, save_every=self.save_every, compile=self.compile)
+        return Options(
+            runs=self.runs,
+            device=self.device,
+            save_every=self.save_every,
+            scheduler=self.scheduler,
+            compile=self.compile,
+        )
 
 
 def train(

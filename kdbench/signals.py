@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as wishes."""
+"""Signals as wishes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ from contextlib import AbstractContextManager
 from types import FrameType, TracebackType
 from typing import Any, final
 
+from kdbench.errors import Interrupted
+
 
 @final
 class Stop(AbstractContextManager["Stop"]):
-    """Turns the first Ctrl-C or SIGTERM into a wish that the loop grants between two steps."""
+    """Turns Ctrl-C, SIGTERM and SIGUSR2 into a wish that the loop grants between two steps.
+
+    SIGUSR2 is what batch systems are asked to send before a time limit. A wish that was not granted is passed on to a
+    ``Stop`` around this one.
+    """
 
     def __init__(self) -> None:
         self.signum: int | None = None
@@ -19,7 +25,7 @@ class Stop(AbstractContextManager["Stop"]):
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():
-            for signum in (signal.SIGINT, signal.SIGTERM):
+            for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
                 self._old[signum] = signal.signal(signum, self._wish)
         return self
 
@@ -28,6 +34,9 @@ class Stop(AbstractContextManager["Stop"]):
     ) -> None:
         for signum, handler in self._old.items():
             signal.signal(signum, handler)
+            around = getattr(handler, "__self__", None)
+            if self.signum == signum and isinstance(around, Stop) and not isinstance(error, Interrupted):
+                around.signum = signum
 
     def _wish(self, signum: int, _frame: FrameType | None) -> None:
         self.signum = signum

@@ -13,7 +13,6 @@ Legend: ``P`` pairs, ``N`` training images.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import fcntl
 import hashlib
@@ -21,7 +20,7 @@ import json
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -32,7 +31,8 @@ from torch import Tensor
 
 from kdbench.cache_files import PARTIAL, SEGMENT, Pairs, Segment, SegmentWriter, free_space, size
 from kdbench.cell import safe_name
-from kdbench.checkpoint import explain_os_errors, write_json
+from kdbench.checkpoint import write_json
+from kdbench.claims import Busy, Claim, Claims, Scheduler
 from kdbench.data.datasets import Dataset
 from kdbench.data.views import Augmentation, views
 from kdbench.errors import UserError
@@ -47,7 +47,7 @@ STORED: frozenset[Part] = frozenset({"logits", "penultimate"})
 """The parts that are kept; maps would take hundreds of times the space."""
 _VERSION = 1
 """Raised when a view id comes to mean another image, or the files another thing."""
-IDENTITY, BUILD_LOCK, USE_LOCK = "identity.json", "build.lock", "use.lock"
+IDENTITY, USE_LOCK = "identity.json", "use.lock"
 _SAVE_EVERY = 10.0
 """Seconds between two notes of how far a build is."""
 
@@ -198,6 +198,7 @@ class TeacherCache:
         observe: Callable[[int, int, float], None] = lambda *_: None,
         waiting: Callable[[], None] = lambda: None,
         stop: Stop | None = None,
+        scheduler: Scheduler | None = None,
     ) -> bool:
         """Add what is missing of pairs and parts; return whether all is there now.
 
@@ -213,19 +214,25 @@ class TeacherCache:
             Is called once if another process is building.
         stop
             When it wishes to, the build is left as it is, to go on another time: the only case of False.
+        scheduler
+            Knows about the jobs of other processes that build.
 
         Raises
         ------
         UserError
             It does not fit on the disk: the text holds the numbers.
         """
-        with self._alone(waiting, stop) as alone:
+        self.refresh()
+        if not any(map(len, self.missing(pairs, parts).values())):
+            return True
+        with Claims(scheduler) as claims:
+            claim = self._hold(claims, waiting, stop)
             self.refresh()
             missing = {part: left for part, left in self.missing(pairs, parts).items() if len(left)}
-            if not missing or not alone:
+            if not missing or not claim:
                 return not missing
             wanted = np.unique(np.concatenate(list(missing.values())))
-            done = self._write(wanted, sorted(missing), forward, batch, announce, observe, stop)
+            done = self._write(wanted, sorted(missing), forward, batch, announce, observe, stop, claim.check)
         self.refresh()
         return done
 
@@ -238,6 +245,7 @@ class TeacherCache:
         announce: Callable[[Estimate], None],
         observe: Callable[[int, int, float], None],
         stop: Stop | None,
+        permit: Callable[[], None],
     ) -> bool:
         """Write a segment, or go on with it; return whether it is whole."""
         first = torch.from_numpy(pairs[:batch])
@@ -260,6 +268,7 @@ class TeacherCache:
             saved = started = time.perf_counter()
             begun = writer.done
             while writer.done < len(pairs):
+                permit()
                 if stop and stop.signum is not None:
                     writer.note()
                     return False
@@ -270,6 +279,7 @@ class TeacherCache:
                 if now - saved > _SAVE_EVERY:
                     writer.note()
                     saved = now
+            permit()
             writer.finish()
         return True
 
@@ -293,26 +303,15 @@ class TeacherCache:
                         f"{self.folder.name}' to drop it"
                     )
 
-    @contextlib.contextmanager
-    def _alone(self, waiting: Callable[[], None], stop: Stop | None) -> Iterator[bool]:
-        """Hold the right to build, waiting for it while another process has it; False if ``stop`` wished to end."""
-        with explain_os_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.folder / BUILD_LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-        held = False
-        try:
-            while not held and not (stop and stop.signum is not None):
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    held = True
-                except BlockingIOError:
+    def _hold(self, claims: Claims, waiting: Callable[[], None], stop: Stop | None) -> Claim | None:
+        """Get the right to build, waiting for it while another process has it; None if ``stop`` wished to end."""
+        told = False
+        while not (stop and stop.signum is not None):
+            try:
+                return claims.hold(self.folder)
+            except Busy:
+                if not told:
                     waiting()
-                    waiting = _nothing
-                    time.sleep(0.2)
-            yield held
-        finally:
-            os.close(lock)
-
-
-def _nothing() -> None:
-    pass
+                told = True
+                time.sleep(0.2)
+        return None

@@ -27,7 +27,8 @@ from kdbench.teachers import TeacherCard
 if TYPE_CHECKING:
     from kdbench.session import Session
 
-CacheMode = Literal["auto", "on", "off"]
+CacheMode = Literal["auto", "on", "off", "ready"]
+"""``ready``: from a cache that has all already; it is what ``auto`` means once others have decided what to build."""
 
 
 class Watch:
@@ -114,6 +115,7 @@ class Demand:
                 observe=watch.progress,
                 waiting=lambda: watch.waiting(name),
                 stop=stop,
+                scheduler=session.scheduler,
             )
         if not whole:
             assert stop.signum is not None
@@ -163,6 +165,20 @@ class Sources:
             self._made[teacher, kind] = TeacherSource(live, cache)
         return self._made[teacher, kind]
 
+    def prepare(self) -> None:
+        """Build the caches that the cells should have.
+
+        Raises
+        ------
+        UserError
+            One cannot be built.
+        """
+        self._caches = {}
+        self._decide(self._caches)
+        for cache in self._caches.values():
+            if isinstance(cache, UserError):
+                raise cache
+
     def _decide(self, caches: dict[str, TeacherCache | UserError]) -> None:
         if self._mode == "off":
             return
@@ -172,14 +188,14 @@ class Sources:
         for teacher in dict.fromkeys(cell.teacher.id for cell in taught if cell.teacher):
             own = [cell for cell in taught if cell.teacher and cell.teacher.id == teacher]
             kept = [cell for cell in own if Wanted.by(cell).cacheable]
-            begun = {cell.id: _begun(cell.folder(runs)) for cell in kept} if self._mode == "auto" else {}
+            begun = {cell.id: _begun(cell.folder(runs)) for cell in kept} if self._mode != "on" else {}
             kept = [cell for cell in kept if begun.get(cell.id) != "live"]
             if not kept:
                 continue
             try:
                 card = self._session.card_of(kept[0])
                 demand = Demand.of(self._session, card, [Wanted.by(cell) for cell in kept])
-                if self._mode == "auto" and not any(begun.values()) and not self._worth(demand, kept, own):
+                if self._mode != "on" and not any(begun.values()) and not self._worth(demand, kept, own):
                     continue
                 caches[teacher] = demand.build(self._session, self._watch)
             except UserError as error:
@@ -187,11 +203,14 @@ class Sources:
             self._kinds |= dict.fromkeys((cell.id for cell in kept), "cache")
 
     def _worth(self, demand: Demand, kept: list[Cell], own: list[Cell]) -> bool:
-        """Whether the cache has all, or building it saves forward passes and takes less than half of the free disk."""
+        """Whether the cache has all, or building it saves forward passes and takes less than half of the free disk.
+
+        Where others have decided what to build, only the first counts.
+        """
         missing = demand.cache.missing(demand.pairs, demand.parts)
         to_build = len(np.unique(np.concatenate([*missing.values(), demand.pairs[:0]])))
-        if not to_build:
-            return True
+        if not to_build or self._mode == "ready":
+            return not to_build
         net = self._session.live_teacher(demand.card).teacher.net
         widths = {"logits": net.num_classes, "penultimate": net.width}
         needed = sum(len(missing[part]) * widths[part] * 4 for part in demand.parts)

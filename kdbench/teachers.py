@@ -20,6 +20,13 @@ from kdbench.net import Net
 from kdbench.networks import build_net, load_weights, predict, read_weights, save_weights, weights_hash
 from kdbench.protocol import Protocol
 
+
+class TeacherMismatch(UserError):
+    """A teacher is not what its card or its publication says."""
+
+    reason = "teacher mismatch"
+
+
 ACCURACY_TOLERANCE = 0.1
 """Percent by which a teacher's measured accuracy may differ from the expected one."""
 _CARD, WEIGHTS = "teacher.json", "model.safetensors"
@@ -121,12 +128,12 @@ def load_teacher(runs: Path, card: TeacherCard, protocol: Protocol, dataset: Dat
     weights = read_weights(path)
     load_weights(net, weights, str(path))
     if weights_hash(weights) != card.weights:
-        raise UserError(f"teacher mismatch: {path} is not the file that its card describes: import or train it again")
+        raise TeacherMismatch(f"teacher mismatch: {path} is not the file of its card: import or train it again")
     freeze(net).to(device)
     logits = predict(net, dataset.test_images)
     measured = evaluate(logits, dataset.test_labels)["top1"]
     if abs(measured - card.accuracy) > ACCURACY_TOLERANCE:
-        raise UserError(
+        raise TeacherMismatch(
             f"teacher mismatch: {card.spec} has {measured:.2f} % on these test images, its card says "
             f"{card.accuracy:.2f} %: give the data it was made with (--data), or import it again"
         )
@@ -180,7 +187,7 @@ def import_teacher(
     if expected is None and "dataset" not in protocol.overrides():
         expected = protocol.accuracy.get(network)
     if expected is not None and abs(accuracy - expected) > ACCURACY_TOLERANCE:
-        raise UserError(
+        raise TeacherMismatch(
             f"teacher mismatch: {path} has {accuracy:.2f} % on the test set of {dataset.name}, expected "
             f"{expected:.2f} %: another checkpoint, normalisation or data set? If it is right:"
             f" --accuracy {accuracy:.2f}"

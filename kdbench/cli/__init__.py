@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from kdbench.cli import cache, data, look, teacher, train
+from kdbench.cli import cache, data, grid, look, teacher, train
 from kdbench.errors import Interrupted, UserError
 
 app = typer.Typer(
@@ -19,7 +19,7 @@ app = typer.Typer(
 )
 for command in (train.demo, train.train, look.table, look.bench, look.list_, look.show):
     app.command(command.__name__.rstrip("_"))(command)
-for name, group in (("teacher", teacher.app), ("data", data.app), ("cache", cache.app)):
+for name, group in (("teacher", teacher.app), ("data", data.app), ("cache", cache.app), ("grid", grid.app)):
     app.add_typer(group, name=name)
 
 

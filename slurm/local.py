@@ -1,0 +1,127 @@
+"""Workers on this machine, by the same path as jobs on Slurm: submitit's local executor starts them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, final
+
+import submitit
+
+from kdbench.claims import holder_of
+from kdbench.errors import UserError
+from kdbench.grid import Grid
+from kdbench.work import Workload
+
+from .job import ENDED, GridJob
+from .submissions import Sent, Submission, freeze_code, lives, new_folder
+
+_A_YEAR = 365 * 24 * 60
+"""Minutes; workers have no time limit."""
+_START_SECONDS = 120
+
+
+@final
+class Workers:
+    """Processes that share a workload and live on when this one ends.
+
+    Parameters
+    ----------
+    num
+        How many.
+    """
+
+    def __init__(self, grid: Grid, workload: Workload, num: int) -> None:
+        folder = new_folder(grid, "local")
+        setup = freeze_code(folder)
+        cells = tuple(cell.id for cell in (*workload.train, *workload.cells))
+        jobs = tuple(Sent(f"worker-{number}", "all", cells) for number in range(1, num + 1))
+        self.submission = Submission(folder=folder, kind="local", cluster="", profile={}, jobs=jobs)
+        self.submission.write()
+        self._jobs: dict[int, Any] = {}
+        self._setups = [[*setup, *_own(number, num, workload)] for number in range(num)]
+        self._workload = replace(workload, shared=True)
+        for number in range(num):
+            self.start(number)
+
+    def start(self, number: int) -> None:
+        """Start a worker, counted from 0."""
+        place = self._place(number)
+        executor = submitit.LocalExecutor(place)
+        executor.update_parameters(setup=self._setups[number], timeout_min=_A_YEAR, stderr_to_stdout=True)
+        self._jobs[number] = executor.submit(GridJob(self._workload, place))
+
+    def alive(self, number: int) -> bool:
+        """Whether a worker lives; one that lost the process that started it lives too."""
+        return not self._jobs[number].done() or lives(self._place(number))
+
+    def ended(self, number: int) -> bool:
+        """Whether a worker found nothing more to do."""
+        return (self._place(number) / ENDED).exists()
+
+    def wait_until_up(self) -> None:
+        """Wait until every worker has begun.
+
+        Raises
+        ------
+        UserError
+            One ended before it did; the text says where its log is.
+        """
+        end = time.monotonic() + _START_SECONDS
+        for number in self._jobs:
+            while not lives(self._place(number)) and time.monotonic() < end:
+                if self.ended(number):
+                    break
+                if self._jobs[number].done():
+                    raise UserError(f"worker {number + 1} ended at once; its log is in {self._place(number)}")
+                time.sleep(0.1)
+
+    def stop(self) -> None:
+        """Let every worker save and stop, and wait for them."""
+        for job in self.submission.jobs:
+            stop_worker(self.submission, job)
+        for number in self._jobs:
+            while self.alive(number):
+                time.sleep(0.1)
+
+    def _place(self, number: int) -> Path:
+        return self.submission.folder / f"worker-{number + 1}"
+
+
+def stop_worker(submission: Submission, job: Sent) -> str:
+    """Let a worker save and stop; return what was done, in words, or nothing if it does not live."""
+    place = submission.folder / job.id
+    found = holder_of(place)
+    if not found or not lives(place):
+        return ""
+    _, holder = found
+    if holder.host != os.uname().nodename:
+        raise UserError(f"{job.id} is {holder}: type the same command there")
+    os.kill(holder.pid, signal.SIGTERM)
+    return f"{job.id}, process {holder.pid}, saves and stops"
+
+
+def _own(number: int, num: int, workload: Workload) -> list[str]:
+    """Lines of shell that give a worker its share of the machine, and keep Ctrl-C for the process that watches."""
+    lines = ["trap '' INT HUP"]
+    threads = max(1, (os.cpu_count() or 1) // num)
+    if "OMP_NUM_THREADS" not in os.environ:
+        lines.append(f"export OMP_NUM_THREADS={threads}")
+    # submitit hides all GPUs from a local job that names none.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if workload.session.get("device") is None and (gpus := _gpus(visible)):
+        visible = gpus[number % len(gpus)]
+    lines.append("unset CUDA_VISIBLE_DEVICES" if visible is None else f"export CUDA_VISIBLE_DEVICES='{visible}'")
+    return lines
+
+
+def _gpus(visible: str | None) -> list[str]:
+    """Names of this machine's GPUs, as CUDA_VISIBLE_DEVICES takes them."""
+    if visible is not None:
+        return [name for name in visible.split(",") if name]
+    import torch  # noqa: PLC0415
+
+    return [str(number) for number in range(torch.cuda.device_count())]

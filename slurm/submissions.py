@@ -1,0 +1,190 @@
+"""What has been submitted: one folder a submission, with its jobs, their logs, and the code that they run."""
+
+from __future__ import annotations
+
+import dataclasses
+import getpass
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import kdbench
+import kdbench.methods
+import kdbench.slurm
+from kdbench.cell import Cell, safe_name
+from kdbench.checkpoint import explain_os_errors, write_json
+from kdbench.claims import holder_of, living
+from kdbench.errors import UserError
+from kdbench.grid import Grid
+from kdbench.states import State, Status, survey
+
+from .scheduler import Known, Slurm
+
+Kind = Literal["slurm", "local"]
+_MANIFEST, _CODE = "submission.json", "code"
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A job that was submitted: a Slurm job, or a worker of this machine."""
+
+    id: str
+    stage: str
+    cells: tuple[str, ...]
+    """Ids of the cells that it runs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """Jobs that were submitted together."""
+
+    folder: Path
+    kind: Kind
+    cluster: str
+    profile: dict[str, Any]
+    """The profile in plain values; empty for workers of this machine."""
+    jobs: tuple[Sent, ...]
+
+    def write(self) -> None:
+        """Keep it in its folder."""
+        values = {"kind": self.kind, "cluster": self.cluster, "profile": self.profile}
+        write_json(self.folder / _MANIFEST, values | {"jobs": [dataclasses.asdict(job) for job in self.jobs]})
+
+    def log(self, job: Sent) -> Path:
+        """Where a job's messages are."""
+        name = "*" if self.kind == "local" else job.id
+        place = self.folder / job.id if self.kind == "local" else self.folder
+        return place / f"{name}_0_log.out"
+
+
+def new_folder(grid: Grid, kind: Kind) -> Path:
+    """Make a folder for a submission of a grid."""
+    parent = folder_of(grid)
+    with explain_os_errors(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        number = 1 + max((int(path.name[:4]) for path in parent.glob("[0-9][0-9][0-9][0-9]-*")), default=0)
+        while True:
+            folder = parent / f"{number:04d}-{kind}"
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                number += 1
+            else:
+                return folder.absolute()
+
+
+def folder_of(grid: Grid) -> Path:
+    """Where a grid's submissions lie."""
+    return grid.session.runs / grid.session.protocol.name / "grids" / safe_name(grid.file.name)
+
+
+def freeze_code(folder: Path) -> list[str]:
+    """Copy the code to a submission's folder; return the lines of shell that let a job import it from there."""
+    code = folder / _CODE
+    ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
+    parts = {"kdbench": kdbench, "kdbench/methods": kdbench.methods, "kdbench/slurm": kdbench.slurm}
+    with explain_os_errors(code):
+        for name, package in parts.items():
+            for path in package.__path__:
+                shutil.copytree(path, code / name, ignore=ignore, dirs_exist_ok=True)
+    # Without the second line the folder in which the job was submitted would come first.
+    return [f"export PYTHONPATH={_quoted(code)}${{PYTHONPATH:+:$PYTHONPATH}}", "export PYTHONSAFEPATH=1"]
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "'\\''") + "'"
+
+
+def read_submissions(grid: Grid) -> list[Submission]:
+    """All submissions under a grid's protocol, the oldest first: grids may share cells."""
+    parent = folder_of(grid).parent
+    found = []
+    for path in sorted(parent.glob(f"*/*/{_MANIFEST}"), key=lambda path: path.stat().st_mtime_ns):
+        try:
+            values = json.loads(path.read_bytes())
+            jobs = tuple(Sent(job["id"], job["stage"], tuple(job["cells"])) for job in values.pop("jobs"))
+            found.append(Submission(folder=path.parent, jobs=jobs, **values))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged ({error}): move its folder away") from None
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """The cells of a grid, and those that train its teachers, with their states."""
+
+    statuses: list[Status]
+    teachers: list[Status]
+    jobs: dict[str, tuple[Submission, Sent]]
+    """The job that had a cell last, by the cell's id."""
+    problem: str
+    """Why Slurm could not be asked, where it should have been."""
+
+    def count(self, state: State) -> int:
+        """Cells in a state."""
+        return sum(status.state == state for status in self.statuses)
+
+    def of(self, *states: State) -> list[Cell]:
+        """Cells in some states."""
+        return [status.cell for status in self.statuses if status.state in states]
+
+
+def look(grid: Grid, scheduler: Slurm) -> Overview:
+    """Find the state of every cell of a grid."""
+    cells = {cell.id: cell for cell in (*grid.to_train, *grid.cells)}
+    last: dict[str, tuple[Submission, Sent]] = {}
+    for submission in read_submissions(grid):
+        for job in submission.jobs:
+            last |= {cell: (submission, job) for cell in job.cells if cell in cells}
+    slurm = any(submission.kind == "slurm" for submission, _ in last.values())
+    known = scheduler.jobs([getpass.getuser()]) if slurm else {}
+    problem = "Slurm does not answer: queued cells are shown as lost" if known is None else ""
+    by_job = {(found[0].folder, found[1].id): found for found in last.values()}
+    words = {key: _words(*found, known or {}) for key, found in by_job.items()}
+    told_of = {cell: words[submission.folder, job.id] for cell, (submission, job) in last.items()}
+    queued = {cell: text for cell, (waits, text) in told_of.items() if waits}
+    gone = {cell: text for cell, (waits, text) in told_of.items() if not waits}
+    runs = grid.session.runs
+    statuses = survey(grid.cells, runs, scheduler, queued, gone)
+    teachers = survey(grid.to_train, runs, scheduler, queued, gone)
+    forgotten = {
+        last[status.cell.id][1].id
+        for status in (*statuses, *teachers)
+        if status.state == State.LOST
+        and status.cell.id in last
+        and last[status.cell.id][0].kind == "slurm"
+        and last[status.cell.id][1].id not in (known or {})
+    }
+    ended = scheduler.ended(forgotten)
+
+    def told(status: Status) -> Status:
+        if status.state != State.LOST or status.cell.id not in last:
+            return status
+        submission, job = last[status.cell.id]
+        how = f" ({ended[job.id]})" if job.id in ended else ""
+        return replace(status, job=f"{status.job}{how}; log: {submission.log(job)}")
+
+    return Overview(list(map(told, statuses)), list(map(told, teachers)), last, problem)
+
+
+def _words(submission: Submission, job: Sent, known: dict[str, Known]) -> tuple[bool, str]:
+    """Whether a job may still run its cells, and what to say of it."""
+    if submission.kind == "local":
+        lives = worker_lives(submission, job)
+        return lives, f"{job.id} of this grid" if lives else f"its worker {job.id} has ended"
+    if job.id not in known:
+        return False, f"job {job.id} has ended"
+    return not known[job.id].over, f"job {job.id} {known[job.id]}"
+
+
+def worker_lives(submission: Submission, job: Sent) -> bool:
+    """Whether a worker of this machine, or of another one that shares the folder, lives."""
+    return lives(submission.folder / job.id)
+
+
+def lives(place: Path) -> bool:
+    """Whether a live process holds a place."""
+    found = holder_of(place)
+    return found is not None and bool(living(dict([found]), Slurm()))
