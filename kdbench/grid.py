@@ -107,18 +107,25 @@ class Grid:
     def _teacher(self, word: str) -> TeacherRef:
         session = self.session
         network, at, _ = word.partition("@")
+        cell = session.cell(method=session.protocol.alone, student=network, seed=0)
+        own = TeacherRef(network, f"cell:{cell.id}")
+        card: TeacherCard | None
         with _about(self.file.path, "pairs", word):
-            cards = [
-                card
-                for card in list_teachers(session.runs, session.protocol.name)
-                if card.network == network and card.dataset == session.protocol.dataset
-            ]
-            card = find_teacher(session.runs, session.protocol, word, network) if at or cards else None
-        if card:
-            teacher = GridTeacher(card.ref, card, None)
-        else:
-            cell = session.cell(method=session.protocol.alone, student=network, seed=0)
-            teacher = GridTeacher(TeacherRef(network, f"cell:{cell.id}"), None, cell)
+            if at:
+                card = find_teacher(session.runs, session.protocol, word, network)
+            else:
+                # One that was trained under other rules, for fewer epochs say, is meant only if it is named.
+                cards = [
+                    card
+                    for card in list_teachers(session.runs, session.protocol.name)
+                    if card.network == network and card.dataset == session.protocol.dataset
+                    if card.ref == own or card.imported
+                ]
+                if len(cards) > 1:
+                    choices = ", ".join(f"{c.spec} ({c.accuracy:.2f} %, {c.origin})" for c in cards)
+                    raise UserError(f"there are {len(cards)} such teachers: write which, {choices}")
+                card = cards[0] if cards else None
+        teacher = GridTeacher(card.ref, card, None) if card else GridTeacher(own, None, cell)
         self.teachers[teacher.ref.id] = teacher
         return teacher.ref
 

@@ -54,6 +54,11 @@ class TeacherCard:
         return self.id.partition(":")[2][:8]
 
     @property
+    def imported(self) -> bool:
+        """Whether it came from a file."""
+        return self.id.startswith("file:")
+
+    @property
     def spec(self) -> str:
         """What to type after ``--teacher`` to mean this one."""
         return f"{self.network}@{self.short}"

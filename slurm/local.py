@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -17,7 +18,7 @@ from kdbench.grid import Grid
 from kdbench.work import Workload
 
 from .job import ENDED, GridJob
-from .submissions import Sent, Submission, freeze_code, lives, new_folder
+from .submissions import CODE, Sent, Submission, freeze_code, lives, new_folder
 
 _A_YEAR = 365 * 24 * 60
 """Minutes; workers have no time limit."""
@@ -78,6 +79,10 @@ class Workers:
                 if self._jobs[number].done():
                     raise UserError(f"worker {number + 1} ended at once; its log is in {self._place(number)}")
                 time.sleep(0.1)
+
+    def tidy(self) -> None:
+        """Drop the copy of the code, when nothing will be started any more."""
+        shutil.rmtree(self.submission.folder / CODE, ignore_errors=True)
 
     def stop(self) -> None:
         """Let every worker save and stop, and wait for them."""

@@ -23,7 +23,7 @@ from kdbench.states import State, Status, survey
 from .scheduler import Known, Slurm
 
 Kind = Literal["slurm", "local"]
-_MANIFEST, _CODE = "submission.json", "code"
+_MANIFEST, CODE = "submission.json", "code"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +53,8 @@ class Submission:
         write_json(self.folder / _MANIFEST, values | {"jobs": [dataclasses.asdict(job) for job in self.jobs]})
 
     def log(self, job: Sent) -> Path:
-        """Where a job's messages are."""
-        name = "*" if self.kind == "local" else job.id
-        place = self.folder / job.id if self.kind == "local" else self.folder
-        return place / f"{name}_0_log.out"
+        """Where the messages of a Slurm job are."""
+        return self.folder / f"{job.id}_0_log.out"
 
 
 def new_folder(grid: Grid, kind: Kind) -> Path:
@@ -82,7 +80,7 @@ def folder_of(grid: Grid) -> Path:
 
 def freeze_code(folder: Path) -> list[str]:
     """Copy the code to a submission's folder; return the lines of shell that let a job import it from there."""
-    code = folder / _CODE
+    code = folder / CODE
     ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
     parts = {"kdbench": kdbench, "kdbench/methods": kdbench.methods, "kdbench/slurm": kdbench.slurm}
     with explain_os_errors(code):
@@ -145,7 +143,8 @@ def look(grid: Grid, scheduler: Slurm) -> Overview:
     words = {key: _words(*found, known or {}) for key, found in by_job.items()}
     told_of = {cell: words[submission.folder, job.id] for cell, (submission, job) in last.items()}
     queued = {cell: text for cell, (waits, text) in told_of.items() if waits}
-    gone = {cell: text for cell, (waits, text) in told_of.items() if not waits}
+    # What workers of this machine have left is to do; a job of Slurm's that has ended should have done its cells.
+    gone = {cell: text for cell, (waits, text) in told_of.items() if not waits and last[cell][0].kind == "slurm"}
     runs = grid.session.runs
     statuses = survey(grid.cells, runs, scheduler, queued, gone)
     teachers = survey(grid.to_train, runs, scheduler, queued, gone)
@@ -163,6 +162,8 @@ def look(grid: Grid, scheduler: Slurm) -> Overview:
         if status.state != State.LOST or status.cell.id not in last:
             return status
         submission, job = last[status.cell.id]
+        if submission.kind == "local":
+            return replace(status, job=f"it was stopped; logs: {submission.folder}")
         how = f" ({ended[job.id]})" if job.id in ended else ""
         return replace(status, job=f"{status.job}{how}; log: {submission.log(job)}")
 
@@ -172,16 +173,10 @@ def look(grid: Grid, scheduler: Slurm) -> Overview:
 def _words(submission: Submission, job: Sent, known: dict[str, Known]) -> tuple[bool, str]:
     """Whether a job may still run its cells, and what to say of it."""
     if submission.kind == "local":
-        lives = worker_lives(submission, job)
-        return lives, f"{job.id} of this grid" if lives else f"its worker {job.id} has ended"
+        return lives(submission.folder / job.id), "a worker of this grid will come to it"
     if job.id not in known:
         return False, f"job {job.id} has ended"
     return not known[job.id].over, f"job {job.id} {known[job.id]}"
-
-
-def worker_lives(submission: Submission, job: Sent) -> bool:
-    """Whether a worker of this machine, or of another one that shares the folder, lives."""
-    return lives(submission.folder / job.id)
 
 
 def lives(place: Path) -> bool:

@@ -266,7 +266,7 @@ def _parameters(name: str, resources: Resources, setup: list[str], held: bool) -
         "cpus_per_task": resources.cpus,
         "array_parallelism": resources.parallelism,
         "signal_delay_s": min(_SAVE_BEFORE, resources.minutes * 60 // 4),
-        "setup": [*resources.setup, *setup],
+        "setup": [f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{resources.cpus}}}", *resources.setup, *setup],
         "stderr_to_stdout": True,
         "srun_args": [f"--cpus-per-task={resources.cpus}"],  # a step does not inherit it since Slurm 22.05
         "additional_parameters": further,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kdbench.cell import Cell
     from kdbench.grid import Grid
     from kdbench.slurm.local import Workers
+    from kdbench.slurm.profile import Profile
     from kdbench.slurm.submissions import Overview
     from kdbench.states import Status
 
@@ -68,6 +69,116 @@ def grid_run(
     grid, overview = _opened(file, runs, data, download=download, device=device)
     options = {"device": device, "compile": compile_, "save_every": save_every}
     _run_here(grid, overview, _missing(grid, overview), jobs, cache, together, options)
+
+
+@app.command("submit")
+def grid_submit(
+    file: File,
+    profile: ProfileFile = None,
+    cluster: Cluster = "slurm",
+    cache: Cache = "auto",
+    jobs: Jobs = 1,
+    together: Together = 1,
+    runs: Runs = Path("runs"),
+    data: GridData = None,
+    download: Download = False,
+    device: Device = None,
+    compile_: Compile = False,
+    save_every: SaveEvery = 60.0,
+) -> None:
+    """Submit what is missing; nothing has to stay alive here.
+
+    ``--jobs`` and ``--together`` are for ``--cluster local``; on Slurm the profile says how many.
+    """
+    from kdbench.slurm.profile import load_profile  # noqa: PLC0415
+
+    if cluster == "slurm" and profile is None:
+        raise UserError("name a profile with --profile FILE (slurm/profiles has two examples), or --cluster local")
+    found = load_profile(profile) if profile and cluster == "slurm" else None
+    grid, overview = _opened(file, runs, data, download=download, device=device)
+    options = {"device": device, "compile": compile_, "save_every": save_every}
+    cells = _missing(grid, overview, slurm=cluster == "slurm")
+    _start(grid, overview, cells, found, jobs, cache, together, options)
+
+
+@app.command("retry")
+def grid_retry(
+    file: File,
+    profile: ProfileFile = None,
+    jobs: Annotated[int | None, typer.Option(help="Try them here, with so many workers.", min=1)] = None,
+    cache: Cache = "auto",
+    together: Together = 1,
+    runs: Runs = Path("runs"),
+    data: GridData = None,
+    device: Device = None,
+    compile_: Compile = False,
+    save_every: SaveEvery = 60.0,
+) -> None:
+    """Try failed and lost cells again: as the grid was started last, on Slurm with the same profile, or here."""
+    from kdbench.runs import FAILURE  # noqa: PLC0415
+    from kdbench.slurm.profile import load_profile, profile_from  # noqa: PLC0415
+    from kdbench.slurm.scheduler import Slurm  # noqa: PLC0415
+    from kdbench.slurm.submissions import look  # noqa: PLC0415
+    from kdbench.states import State  # noqa: PLC0415
+
+    found = load_profile(profile) if profile else None
+    grid, overview = _opened(file, runs, data, device=device)
+    options = {"device": device, "compile": compile_, "save_every": save_every}
+    again = [
+        status for status in (*overview.statuses, *overview.teachers) if status.state in (State.FAILED, State.LOST)
+    ]
+    if not again:
+        console.print("no cell has failed or is lost")
+        return
+    ids = {status.cell.id for status in again}
+    if found is None and jobs is None:
+        last = [overview.jobs[cell][0] for cell in ids if cell in overview.jobs]
+        on_slurm = [submission for submission in last if submission.kind == "slurm"]
+        found = profile_from(on_slurm[-1].profile) if on_slurm else None
+    for status in again:
+        (status.folder / FAILURE).unlink(missing_ok=True)
+    overview = look(grid, Slurm())
+    cells = [status.cell for status in overview.statuses if status.cell.id in ids]
+    failed_teachers = {f"cell:{cell}" for cell in ids}
+    cells += [
+        s.cell
+        for s in overview.statuses
+        if s.cell.teacher and s.cell.teacher.id in failed_teachers and s.state == State.PLANNED
+    ]
+    _start(grid, overview, cells, found, jobs or 1, cache, together, options, stay=True)
+
+
+@app.command("cancel")
+def grid_cancel(file: File, runs: Runs = Path("runs"), data: GridData = None) -> None:
+    """Take back what is queued and stop what runs; states are saved, and nothing that is done is lost."""
+    from kdbench.slurm.local import stop_worker  # noqa: PLC0415
+    from kdbench.slurm.scheduler import ask  # noqa: PLC0415
+    from kdbench.states import State  # noqa: PLC0415
+
+    grid, overview = _opened(file, runs, data)
+    mine = {cell.id for cell in (*grid.cells, *grid.to_train)}
+    open_cells = {
+        status.cell.id
+        for status in (*overview.statuses, *overview.teachers)
+        if status.state in (State.QUEUED, State.RUNNING)
+    }
+    jobs = {}
+    for cell in open_cells & overview.jobs.keys():
+        submission, _ = overview.jobs[cell]
+        for job in submission.jobs:
+            if set(job.cells) <= mine:
+                jobs[submission.folder, job.id] = (submission, job)
+    told = [stop_worker(submission, job) for submission, job in jobs.values() if submission.kind == "local"]
+    numbers = sorted({job.id for submission, job in jobs.values() if submission.kind == "slurm"})
+    if numbers and ask("scancel", *numbers) is None:
+        raise UserError("Slurm does not answer: nothing was cancelled")
+    told += [f"{len(numbers)} jobs of Slurm are cancelled"] if numbers else []
+    for text in filter(None, told):
+        console.print(text)
+    if not any(told):
+        console.print("nothing is queued or running")
+    else:
+        console.print(f"'kdbench grid retry {file}' or '... submit' goes on where they were")
 
 
 @app.command("status")
@@ -122,21 +233,22 @@ def _opened(
     return grid, look(grid, scheduler)
 
 
-def _missing(grid: Grid, overview: Overview) -> list[Cell]:
-    """Cells that are not done, have not failed, and are not in Slurm's hands."""
+def _missing(grid: Grid, overview: Overview, *, slurm: bool = False) -> list[Cell]:
+    """Cells that are not done, have not failed and are not queued on Slurm; for Slurm, nor with anybody else."""
     from kdbench.states import State  # noqa: PLC0415
 
     here = []
     elsewhere = 0
     for status in overview.statuses:
-        if status.state in (State.PLANNED, State.LOST, State.RUNNING):
+        if status.state in (State.PLANNED, State.LOST):
             here.append(status.cell)
-        elif status.state == State.QUEUED:
-            submission, _ = overview.jobs[status.cell.id]
-            here += [status.cell] if submission.kind == "local" else []
-            elsewhere += submission.kind != "local"
+        elif status.state in (State.QUEUED, State.RUNNING):
+            submission = overview.jobs.get(status.cell.id, (None, None))[0]
+            local = submission is None or submission.kind == "local"
+            here += [status.cell] if local and not slurm else []
+            elsewhere += slurm or not local
     if elsewhere:
-        console.print(f"{elsewhere} cells are queued on Slurm and left to it; 'kdbench grid cancel' takes them back")
+        console.print(f"{elsewhere} cells are queued or running and left alone; 'kdbench grid cancel' takes them back")
     if failed := overview.count(State.FAILED):
         console.print(f"{failed} cells failed before; 'kdbench grid retry {grid.file.path}' tries them again")
     return here
@@ -151,6 +263,36 @@ def _session_values(grid: Grid, options: dict[str, Any]) -> dict[str, Any]:
     return values | {"runs": str(session.runs.absolute()), "data": data} | options
 
 
+def _start(
+    grid: Grid,
+    overview: Overview,
+    cells: Sequence[Cell],
+    profile: Profile | None,
+    jobs: int,
+    cache: Literal["auto", "on", "off"],
+    together: int,
+    options: dict[str, Any],
+    *,
+    stay: bool = False,
+) -> None:
+    """Submit cells to Slurm where there is a profile, else to workers of this machine."""
+    if profile is None:
+        _run_here(grid, overview, cells, jobs, cache, together, options, stay=stay)
+        return
+    from kdbench.slurm.submit import Submitter  # noqa: PLC0415
+
+    if not cells:
+        console.print("nothing is left to submit")
+        return
+    _ = grid.session.dataset
+    submitter = Submitter(grid, overview, profile, _session_values(grid, options), cache)
+    submission = submitter.submit(cells, console.print)
+    console.print(
+        f"{len(cells)} cells are submitted; 'kdbench grid status {grid.file.path}' shows how they do; "
+        f"logs: {submission.folder}"
+    )
+
+
 def _run_here(
     grid: Grid,
     overview: Overview,
@@ -159,6 +301,8 @@ def _run_here(
     cache: Literal["auto", "on", "off"],
     together: int,
     options: dict[str, Any],
+    *,
+    stay: bool = True,
 ) -> None:
     from kdbench.grid_view import counts, headline  # noqa: PLC0415
     from kdbench.slurm.local import Workers  # noqa: PLC0415
@@ -181,7 +325,12 @@ def _run_here(
         shared=True,
     )
     workers = Workers(grid, workload, jobs)
+    if not stay:
+        workers.wait_until_up()
+        console.print(f"{jobs} workers go on by themselves; 'kdbench grid status {grid.file.path} --watch' shows them")
+        return
     statuses = _watch(grid, workers, jobs, overview)
+    workers.tidy()
     console.print(counts(grid, statuses))
     _conclude(grid, statuses, workers)
 
