@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ PAIRS = {
     "vit>cnn": ("timm:test_vit", "MobileNetV2"),
 }
 CPU = torch.device("cpu")
+
+Typed = Callable[..., tuple[int, str, str]]
+"""Types a command; returns exit code, standard output and standard error."""
 
 
 def tiny_protocol(dataset: Dataset, **changes: Any) -> Protocol:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from cells import Typed
+
+from kdbench import cli
 
 torch.set_num_threads(1)
 
@@ -19,6 +23,21 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         if benchmark.extra_info:
             found = ", ".join(f"{key} {value:.3g}" for key, value in benchmark.extra_info.items())
             terminalreporter.write_line(f"{benchmark.name}: {found}")
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Typed:
+    """Type a command in an empty folder; returns exit code, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["kdbench", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return run
 
 
 @pytest.fixture(scope="session")
