@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import time
@@ -52,7 +53,10 @@ class Workers:
         """Start a worker, counted from 0."""
         place = self._place(number)
         executor = submitit.LocalExecutor(place)
-        executor.update_parameters(setup=self._setups[number], timeout_min=_A_YEAR, stderr_to_stdout=True)
+        place.mkdir(exist_ok=True)
+        # A worker that goes on by itself must not keep the terminal, or a pipe, of the command that started it.
+        apart = f"exec >>{shlex.quote(str(place / 'start.log'))} 2>&1 </dev/null"
+        executor.update_parameters(setup=[apart, *self._setups[number]], timeout_min=_A_YEAR, stderr_to_stdout=True)
         self._jobs[number] = executor.submit(GridJob(self._workload, place))
 
     def alive(self, number: int) -> bool:
@@ -81,7 +85,9 @@ class Workers:
                 time.sleep(0.1)
 
     def tidy(self) -> None:
-        """Drop the copy of the code, when nothing will be started any more."""
+        """Wait for what has ended, and drop the copy of the code: nothing will be started any more."""
+        while not all(job.done() for job in self._jobs.values()):
+            time.sleep(0.05)
         shutil.rmtree(self.submission.folder / CODE, ignore_errors=True)
 
     def stop(self) -> None:
@@ -91,6 +97,7 @@ class Workers:
         for number in self._jobs:
             while self.alive(number):
                 time.sleep(0.1)
+        self.tidy()
 
     def _place(self, number: int) -> Path:
         return self.submission.folder / f"worker-{number + 1}"

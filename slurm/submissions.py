@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import getpass
 import json
+import shlex
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,11 +89,7 @@ def freeze_code(folder: Path) -> list[str]:
             for path in package.__path__:
                 shutil.copytree(path, code / name, ignore=ignore, dirs_exist_ok=True)
     # Without the second line the folder in which the job was submitted would come first.
-    return [f"export PYTHONPATH={_quoted(code)}${{PYTHONPATH:+:$PYTHONPATH}}", "export PYTHONSAFEPATH=1"]
-
-
-def _quoted(path: Path) -> str:
-    return "'" + str(path).replace("'", "'\\''") + "'"
+    return [f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}", "export PYTHONSAFEPATH=1"]
 
 
 def read_submissions(grid: Grid) -> list[Submission]:

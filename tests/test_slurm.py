@@ -6,18 +6,23 @@ import json
 import os
 import re
 import signal
-import time
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cells import Typed
+from rich.console import Console
 from slurm_cluster.cluster import Cluster, running, wait_for
 
-from kdbench.claims import holder_of
+from kdbench.claims import Scheduler, holder_of
+from kdbench.display import Display
 from kdbench.grid import Grid
 from kdbench.runs import FAILURE, RECORD, STATE
+from kdbench.work import Worker, Workload
 
 pytestmark = pytest.mark.slurm
 
@@ -86,7 +91,7 @@ class Study:
 
 
 ONE = 'pairs = ["resnet8>resnet8"]\nmethods = ["ce"]\nseeds = 1\nepochs = {epochs}\n'
-EPOCHS = 400
+EPOCHS = 300
 
 
 def comparable(folder: Path) -> dict[str, Any]:
@@ -104,20 +109,13 @@ def comparable(folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def quiet(cluster: Cluster, tiny_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the cell of ``ONE`` leaves if nothing disturbs it."""
-    from rich.console import Console
-
-    from kdbench.claims import Scheduler
-    from kdbench.display import Display
-    from kdbench.work import Worker, Workload
 
     folder = tmp_path_factory.mktemp("quiet")
     file = folder / "grid.toml"
     file.write_text(f'protocol = "digits-demo-v1"\ndata = "npz:{tiny_npz}"\n{ONE.format(epochs=EPOCHS)}')
     grid = Grid.open(file, runs=folder / "runs")
     values = {"protocol": "digits-demo-v1", "data": f"npz:{tiny_npz}", "epochs": EPOCHS, "runs": folder / "runs"}
-    started = time.monotonic()
     Worker(Workload(session=values, cells=grid.cells), Scheduler(), Display(Console(quiet=True))).run()
-    print("quiet", time.monotonic() - started)
     return comparable(grid.cells[0].folder(folder / "runs"))
 
 
@@ -130,16 +128,14 @@ def test_a_whole_grid(cluster: Cluster, typed: Typed, tiny_npz: Path) -> None:
         "[method.kd]\nkd_weight = [0.9, 1e38]\n",
         "[students]\ncells_per_job = 2\nparallelism = 2\n",
     )
-    started = time.monotonic()
     arrays = study.submit()
     assert arrays.keys() == {"teacher", "cache", "students"}
-    out, _ = study.type("status")
-    assert re.search(r"queued +\w+ resnet\d+>resnet8 seed \d: job \d+_\d+ PENDING \(Dependency\)", out)
+    waiting = re.compile(r"queued +\w+ resnet\d+>resnet8 seed \d: job \d+_\d+ PENDING \(Dependency\)")
+    wait_for(lambda: waiting.search(study.type("status")[0]), "students that wait for their teacher")
     out, _ = typed("grid", "submit", "grid.toml", "--profile", "profile.toml")[1:]
     assert "14 cells are queued or running and left alone" in out
     assert "nothing is left to submit" in out
     wait_for(lambda: not cluster.ask("squeue -h -t PENDING,RUNNING,COMPLETING"), "all jobs to end", 240)
-    print("grid took", time.monotonic() - started)
     grid = study.grid
     diverging = {c.id for c in grid.cells if c.settings.chosen.get("kd_weight") == 1e38}
     for cell in grid.cells:
@@ -251,3 +247,88 @@ def test_cancelled_cells_can_be_tried_again(
     assert study.end() == quiet
     out, _ = study.type("retry")
     assert "no cell has failed or is lost" in out
+
+
+@pytest.fixture(scope="module")
+def timed_out(cluster: Cluster, tiny_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cell whose job reaches its time limit while another test runs; its process sleeps meanwhile."""
+    folder = tmp_path_factory.mktemp("limit")
+    (folder / "grid.toml").write_text(
+        f'protocol = "digits-demo-v1"\ndata = "npz:{tiny_npz}"\n{ONE.format(epochs=EPOCHS)}'
+    )
+    (folder / "profile.toml").write_text(PROFILE.replace('time = "60"', 'time = "2"'))
+    command = [sys.executable, "-m", "kdbench", "grid", "submit", "grid.toml", "--profile", "profile.toml"]
+    done = subprocess.run(
+        [*command, "--save-every", "0.5"], cwd=folder, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+    def sleep_through_the_limit() -> None:
+        (job,) = re.findall(r"students: job (\d+)", done.stdout)
+        wait_for(lambda: list(folder.glob("runs/*/none-resnet8/*/*/state")), "a state")
+        (state,) = folder.glob("runs/*/none-resnet8/*/*/state")
+        claim = holder_of(state.parent)
+        assert claim
+        pid = claim[1].pid
+        os.kill(pid, signal.SIGSTOP)  # Slurm wakes it up to give it the signal
+        wait_for(lambda: not Path(f"/proc/{pid}").exists(), "the limit", 150)
+        cluster.release(job)
+
+    sleeper = threading.Thread(target=sleep_through_the_limit)
+    sleeper.start()
+    yield folder
+    sleeper.join()
+
+
+@pytest.mark.usefixtures("timed_out")
+def test_200_tiny_cells_through_one_array(cluster: Cluster, typed: Typed, tiny_npz: Path) -> None:
+    study = Study(
+        typed,
+        tiny_npz,
+        'pairs = ["resnet8>resnet8"]\nmethods = ["ce"]\nseeds = 200\nepochs = 1\n',
+        "[students]\ncells_per_job = 10\nparallelism = 3\n",
+    )
+    out, _ = study.type("submit", "--profile", "profile.toml")
+    submitted = re.search(r"^students: job (\d+), 20 tasks, at most 3 at a time", out, flags=re.MULTILINE)
+    assert submitted
+    most = 0
+
+    def over() -> bool:
+        nonlocal most
+        states = cluster.ask(f"squeue -h -r -j {submitted[1]} -o %T").splitlines()
+        most = max(most, states.count("RUNNING"))
+        return not states
+
+    wait_for(over, "200 cells", 400)
+    assert most == 3
+    assert "200 cells: 200 done" in study.type("status")[0]
+
+
+def test_a_job_that_reaches_its_time_limit_goes_on(timed_out: Path, quiet: dict[str, Any]) -> None:
+    """The limit is two minutes: below submitit's ten, it calls every signal a time-out."""
+    (folder,) = timed_out.glob("runs/*/none-resnet8/*/*/")
+    wait_for((folder / RECORD).exists, "the record", 300)
+    assert comparable(folder) == quiet
+    (log,) = timed_out.glob("runs/*/grids/grid/*/*.out")
+    assert "this job is timed-out" in log.read_text()
+    assert "restarts=1" in log.read_text()
+
+
+def test_a_cluster_without_accounting(typed: Typed, tiny_npz: Path) -> None:
+    """Nothing is known of a job that the controller has forgotten, or of why it ended: the run folders are enough."""
+    with running(accounting=False) as cluster:
+        assert not cluster.ask("sacct -n")
+        study = Study(
+            typed,
+            tiny_npz,
+            'pairs = ["resnet8>resnet8"]\nmethods = ["ce", "kd"]\nseeds = [1, 2]\nepochs = 1\n',
+            "[students]\nparallelism = 1\n",
+        )
+        array = study.submit()["students"]
+        cluster.ask(f"scancel {array}_3")
+        wait_for(lambda: not cluster.ask("squeue -h -t PENDING,RUNNING,COMPLETING"), "all jobs to end", 240)
+        out, _ = study.type("status")
+        assert "4 cells: 3 done, 1 lost" in out
+        assert re.search(rf"lost +kd resnet8>resnet8 seed 2: job {array}_3 CANCELLED", out)
+        study.type("retry")
+        wait_for(lambda: "4 cells: 4 done" in study.type("status")[0], "the cell that was cancelled")
