@@ -45,11 +45,11 @@ _DEATHS_PER_WORKER = 6
 @app.command("plan")
 def grid_plan(file: File, runs: Runs = Path("runs"), data: GridData = None) -> None:
     """Show what a grid needs: cells, teachers, caches, time and disk."""
-    from kdbench.grid_view import counts, headline  # noqa: PLC0415
+    from kdbench.grid_view import headline  # noqa: PLC0415
 
     grid, overview = _opened(file, runs, data)
     console.print(headline(grid, overview.statuses))
-    console.print(counts(grid, overview.statuses))
+    print_counts(grid, overview.statuses)
 
 
 @app.command("run")
@@ -192,7 +192,7 @@ def grid_status(
     """Show the state of every cell, why it failed, and where its log is."""
     from rich.live import Live  # noqa: PLC0415
 
-    from kdbench.grid_view import counts, headline, lines, picture  # noqa: PLC0415
+    from kdbench.grid_view import headline, lines, picture  # noqa: PLC0415
     from kdbench.slurm.scheduler import Slurm  # noqa: PLC0415
     from kdbench.slurm.submissions import look  # noqa: PLC0415
     from kdbench.states import State  # noqa: PLC0415
@@ -201,13 +201,13 @@ def grid_status(
     if watch:
         with Live(console=console) as live:
             while True:
-                live.update(picture(grid, overview.statuses, overview.teachers, overview.problem))
+                live.update(picture(grid, overview.statuses, overview.teachers, console.width, overview.problem))
                 if not overview.of(State.PLANNED, State.RUNNING, State.QUEUED):
                     break
                 time.sleep(5 * _LOOK_EVERY)
                 overview = look(grid, Slurm())
     console.print(headline(grid, overview.statuses))
-    console.print(counts(grid, overview.statuses))
+    print_counts(grid, overview.statuses)
     for status in overview.teachers:
         for line in lines([status], list(State)):
             console.print(f"teacher {line}", markup=False)
@@ -221,6 +221,13 @@ def grid_status(
         console.print(f"'kdbench grid retry {file}' tries failed and lost cells again")
 
 
+def print_counts(grid: Grid, statuses: Sequence[Status]) -> None:
+    """Print how many cells of each pair and method are in which state."""
+    from kdbench.grid_view import counts  # noqa: PLC0415
+
+    console.print(counts(grid, statuses, console.width))
+
+
 def _opened(
     file: Path, runs: Path, data: str | None, *, download: bool = False, device: str | None = None
 ) -> tuple[Grid, Overview]:
@@ -229,7 +236,7 @@ def _opened(
     from kdbench.slurm.submissions import look  # noqa: PLC0415
 
     scheduler = Slurm()
-    grid = Grid.open(file, runs=runs.absolute(), data=data, download=download, device=device, scheduler=scheduler)
+    grid = Grid.open(file, runs=runs, data=data, download=download, device=device, scheduler=scheduler)
     return grid, look(grid, scheduler)
 
 
@@ -304,13 +311,13 @@ def _run_here(
     *,
     stay: bool = True,
 ) -> None:
-    from kdbench.grid_view import counts, headline  # noqa: PLC0415
+    from kdbench.grid_view import headline  # noqa: PLC0415
     from kdbench.slurm.local import Workers  # noqa: PLC0415
     from kdbench.work import Workload  # noqa: PLC0415
 
     if not cells:
         console.print(headline(grid, overview.statuses))
-        console.print(counts(grid, overview.statuses))
+        print_counts(grid, overview.statuses)
         console.print(f"nothing is left to run; 'kdbench table {grid.session.runs}' compares what is done")
         return
     _ = grid.session.dataset  # what is missing is said here, not by every cell
@@ -331,7 +338,7 @@ def _run_here(
         return
     statuses = _watch(grid, workers, jobs, overview)
     workers.tidy()
-    console.print(counts(grid, statuses))
+    print_counts(grid, statuses)
     _conclude(grid, statuses, workers)
 
 
@@ -339,6 +346,7 @@ def _watch(grid: Grid, workers: Workers, jobs: int, overview: Overview) -> list[
     """Show what workers do until nothing is left, with new ones for those that die; return the last states."""
     from rich.live import Live  # noqa: PLC0415
 
+    from kdbench.display import clock  # noqa: PLC0415
     from kdbench.grid_view import lines, picture  # noqa: PLC0415
     from kdbench.signals import Stop  # noqa: PLC0415
     from kdbench.slurm.scheduler import Slurm  # noqa: PLC0415
@@ -346,7 +354,8 @@ def _watch(grid: Grid, workers: Workers, jobs: int, overview: Overview) -> list[
 
     runs, scheduler = grid.session.runs, Slurm()
     latest = {status.cell.id: status for status in overview.statuses}
-    deaths = 0
+    deaths, started = 0, time.monotonic()
+    open_before = sum(status.state not in (State.DONE, State.FAILED) for status in overview.statuses)
     live = Live(console=console, refresh_per_second=2, transient=True)
     with Stop() as stop, live:
         while True:
@@ -359,8 +368,19 @@ def _watch(grid: Grid, workers: Workers, jobs: int, overview: Overview) -> list[
                         console.print(line)
                 latest[status.cell.id] = status
             statuses = list(latest.values())
+            open_now = sum(status.state not in (State.DONE, State.FAILED) for status in statuses)
             if console.is_terminal:
-                live.update(picture(grid, statuses, survey(grid.to_train, runs, scheduler, {}, {})))
+                gone, elapsed = open_before - open_now, time.monotonic() - started
+                left = f", about {clock(elapsed / gone * open_now)} left" if gone and open_now else ""
+                live.update(
+                    picture(
+                        grid,
+                        statuses,
+                        survey(grid.to_train, runs, scheduler, {}, {}),
+                        console.width,
+                        f"{clock(elapsed)}{left}",
+                    )
+                )
             if stop.signum is not None:
                 console.print("stopping: the cells that run are being saved")
                 workers.stop()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 
-console = Console(highlight=False, soft_wrap=True)
+_WIDE = 240
+"""Columns of output that goes to a file or a pipe."""
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE)
 
 DEMO = "digits-demo-v1"
 """The protocol of a first look, which names the one to go on to."""
