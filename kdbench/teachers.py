@@ -133,7 +133,9 @@ def load_teacher(runs: Path, card: TeacherCard, protocol: Protocol, dataset: Dat
     weights = read_weights(path)
     load_weights(net, weights, str(path))
     if weights_hash(weights) != card.weights:
-        raise TeacherMismatch(f"teacher mismatch: {path} is not the file of its card: import or train it again")
+        raise TeacherMismatch(
+            f"teacher mismatch: {path} is not the file that its card describes: import or train it again"
+        )
     freeze(net).to(device)
     logits = predict(net, dataset.test_images)
     measured = evaluate(logits, dataset.test_labels)["top1"]

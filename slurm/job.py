@@ -24,7 +24,7 @@ from kdbench.work import Worker, Workload
 from .scheduler import Slurm
 
 ENDED = "ended.json"
-"""What a worker leaves in its place when nothing is left for it to do; one that was killed leaves nothing."""
+"""What a worker leaves in its place when nothing is left to do or it was told to stop; one that died leaves nothing."""
 MAX_IDLE_STARTS = 3
 """Starts in a row without progress after which a job is not started again."""
 
@@ -57,6 +57,8 @@ class GridJob:
                 ended = Worker(self.workload, scheduler, display).run()
         except Interrupted as stopped:
             say.print(str(stopped), markup=False)
+            if self.place:
+                write_json(self.place / ENDED, {"stopped": stopped.signum})
             if stopped.signum == signal.SIGUSR2:  # states are saved: now submitit may have the job started again
                 signal.raise_signal(signal.SIGUSR2)
             sys.exit(128 + stopped.signum)

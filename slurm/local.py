@@ -7,19 +7,20 @@ import shlex
 import shutil
 import signal
 import time
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
 
 import submitit
 
+from kdbench.cell import Cell
 from kdbench.claims import holder_of
 from kdbench.errors import UserError
 from kdbench.grid import Grid
 from kdbench.work import Workload
 
 from .job import ENDED, GridJob
-from .submissions import CODE, Sent, Submission, freeze_code, lives, new_folder
+from .submissions import CODE, Launch, Sent, Submission, freeze_code, lives, new_folder
 
 _A_YEAR = 365 * 24 * 60
 """Minutes; workers have no time limit."""
@@ -28,24 +29,28 @@ _START_SECONDS = 120
 
 @final
 class Workers:
-    """Processes that share a workload and live on when this one ends.
+    """Processes that share a workload and live on when this one ends."""
 
-    Parameters
-    ----------
-    num
-        How many.
-    """
-
-    def __init__(self, grid: Grid, workload: Workload, num: int) -> None:
+    def __init__(self, grid: Grid, cells: Sequence[Cell], launch: Launch) -> None:
+        num = launch.jobs
+        needed = {cell.teacher.id for cell in cells if cell.teacher}
+        self._workload = Workload(
+            session=launch.session(grid),
+            train=tuple(cell for cell in grid.to_train if f"cell:{cell.id}" in needed),
+            caches=() if launch.cache == "off" else tuple(cells),
+            cells=tuple(cells),
+            cache=launch.cache,
+            together=launch.together,
+            shared=True,
+        )
         folder = new_folder(grid, "local")
         setup = freeze_code(folder)
-        cells = tuple(cell.id for cell in (*workload.train, *workload.cells))
-        jobs = tuple(Sent(f"worker-{number}", "all", cells) for number in range(1, num + 1))
-        self.submission = Submission(folder=folder, kind="local", cluster="", profile={}, jobs=jobs)
+        ids = tuple(cell.id for cell in (*self._workload.train, *cells))
+        jobs = tuple(Sent(f"worker-{number}", "all", ids) for number in range(1, num + 1))
+        self.submission = Submission(folder=folder, kind="local", cluster="", profile={}, launch=launch, jobs=jobs)
         self.submission.write()
         self._jobs: dict[int, Any] = {}
-        self._setups = [[*setup, *_own(number, num, workload)] for number in range(num)]
-        self._workload = replace(workload, shared=True)
+        self._setups = [[*setup, *_own(number, launch)] for number in range(num)]
         for number in range(num):
             self.start(number)
 
@@ -116,15 +121,15 @@ def stop_worker(submission: Submission, job: Sent) -> str:
     return f"{job.id}, process {holder.pid}, saves and stops"
 
 
-def _own(number: int, num: int, workload: Workload) -> list[str]:
+def _own(number: int, launch: Launch) -> list[str]:
     """Lines of shell that give a worker its share of the machine, and keep Ctrl-C for the process that watches."""
     lines = ["trap '' INT HUP"]
-    threads = max(1, (os.cpu_count() or 1) // num)
+    threads = max(1, (os.cpu_count() or 1) // launch.jobs)
     if "OMP_NUM_THREADS" not in os.environ:
         lines.append(f"export OMP_NUM_THREADS={threads}")
     # submitit hides all GPUs from a local job that names none.
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if workload.session.get("device") is None and (gpus := _gpus(visible)):
+    if launch.device is None and (gpus := _gpus(visible)):
         visible = gpus[number % len(gpus)]
     lines.append("unset CUDA_VISIBLE_DEVICES" if visible is None else f"export CUDA_VISIBLE_DEVICES='{visible}'")
     return lines

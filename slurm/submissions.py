@@ -19,12 +19,43 @@ from kdbench.checkpoint import explain_os_errors, write_json
 from kdbench.claims import holder_of, living
 from kdbench.errors import UserError
 from kdbench.grid import Grid
+from kdbench.session import NPZ
 from kdbench.states import State, Status, survey
+from kdbench.teacher_plan import CacheMode
 
 from .scheduler import Known, Slurm
 
 Kind = Literal["slurm", "local"]
 _MANIFEST, CODE = "submission.json", "code"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """How cells are run, besides what the grid's file and a profile say."""
+
+    jobs: int = 1
+    """Workers of this machine."""
+    together: int = 1
+    """Cells that a worker of this machine trains in lockstep at most."""
+    cache: CacheMode = "auto"
+    device: str | None = None
+    compile: bool = False
+    save_every: float = 60.0
+
+    def session(self, grid: Grid) -> dict[str, Any]:
+        """What a job opens its session with, wherever it runs."""
+        file, data = grid.file, str(grid.session.data)
+        given = data.removeprefix(NPZ)
+        return {
+            "protocol": file.protocol,
+            "epochs": file.epochs,
+            "precision": file.precision,
+            "runs": str(grid.session.runs.absolute()),
+            "data": f"{NPZ if given != data else ''}{Path(given).absolute()}",
+            "device": self.device,
+            "compile": self.compile,
+            "save_every": self.save_every,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +77,14 @@ class Submission:
     cluster: str
     profile: dict[str, Any]
     """The profile in plain values; empty for workers of this machine."""
+    launch: Launch
     jobs: tuple[Sent, ...]
 
     def write(self) -> None:
         """Keep it in its folder."""
-        values = {"kind": self.kind, "cluster": self.cluster, "profile": self.profile}
-        write_json(self.folder / _MANIFEST, values | {"jobs": [dataclasses.asdict(job) for job in self.jobs]})
+        values = dataclasses.asdict(self)
+        del values["folder"]
+        write_json(self.folder / _MANIFEST, values)
 
     def log(self, job: Sent) -> Path:
         """Where the messages of a Slurm job are."""
@@ -100,7 +133,8 @@ def read_submissions(grid: Grid) -> list[Submission]:
         try:
             values = json.loads(path.read_bytes())
             jobs = tuple(Sent(job["id"], job["stage"], tuple(job["cells"])) for job in values.pop("jobs"))
-            found.append(Submission(folder=path.parent, jobs=jobs, **values))
+            launch = Launch(**values.pop("launch"))
+            found.append(Submission(folder=path.parent, launch=launch, jobs=jobs, **values))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is damaged ({error}): move its folder away") from None
     return found

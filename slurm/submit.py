@@ -17,13 +17,13 @@ from kdbench.cell import Cell
 from kdbench.errors import UserError
 from kdbench.grid import Grid
 from kdbench.states import State
-from kdbench.teacher_plan import CacheMode, Wanted, lockstep_groups
+from kdbench.teacher_plan import Wanted, lockstep_groups
 from kdbench.work import Workload
 
 from .job import GridJob
 from .profile import Profile, Resources, Stage
 from .scheduler import Slurm, ask
-from .submissions import Overview, Sent, Submission, freeze_code, new_folder
+from .submissions import Launch, Overview, Sent, Submission, freeze_code, new_folder
 
 _SAVE_BEFORE = 120
 """Seconds before the time limit at which a job is told to save, where the limit leaves room for that."""
@@ -47,17 +47,10 @@ class Piece:
 
 @final
 class Submitter:
-    """Turns cells into jobs.
+    """Turns cells into jobs."""
 
-    Parameters
-    ----------
-    session
-        What :meth:`kdbench.Session.open` is called with in a job.
-    """
-
-    def __init__(self, grid: Grid, overview: Overview, profile: Profile, session: dict[str, Any], cache: CacheMode):
-        self._grid, self._overview, self._profile, self._cache = grid, overview, profile, cache
-        self._session = session
+    def __init__(self, grid: Grid, overview: Overview, profile: Profile, launch: Launch):
+        self._grid, self._overview, self._profile, self._launch = grid, overview, profile, launch
         self._runs: Path = grid.session.runs
         self._sent: list[Sent] = []
         self._waiting: list[str] = []
@@ -100,6 +93,7 @@ class Submitter:
             kind="slurm",
             cluster=cluster,
             profile=dataclasses.asdict(self._profile),
+            launch=self._launch,
             jobs=tuple(self._sent),
         )
         submission.write()
@@ -135,7 +129,7 @@ class Submitter:
         return pieces
 
     def _cache_pieces(self, cells: Sequence[Cell], teacher_jobs: dict[str, str]) -> list[Piece]:
-        if self._cache == "off":
+        if self._launch.cache == "off":
             return []
         by_teacher: dict[str, list[Cell]] = {}
         for cell in cells:
@@ -180,11 +174,11 @@ class Submitter:
         self, *, train: tuple[Cell, ...] = (), caches: tuple[Cell, ...] = (), cells: tuple[Cell, ...] = ()
     ) -> Workload:
         return Workload(
-            session=self._session,
+            session=self._launch.session(self._grid),
             train=train,
             caches=caches,
             cells=cells,
-            cache=self._cache,
+            cache=self._launch.cache,
             together=self._profile.stages["students"].together,
         )
 

@@ -134,7 +134,7 @@ def test_a_whole_grid(cluster: Cluster, typed: Typed, tiny_npz: Path) -> None:
     wait_for(lambda: waiting.search(study.type("status")[0]), "students that wait for their teacher")
     out, _ = typed("grid", "submit", "grid.toml", "--profile", "profile.toml")[1:]
     assert "14 cells are queued or running and left alone" in out
-    assert "nothing is left to submit" in out
+    assert "nothing is left to run" in out
     wait_for(lambda: not cluster.ask("squeue -h -t PENDING,RUNNING,COMPLETING"), "all jobs to end", 240)
     grid = study.grid
     diverging = {c.id for c in grid.cells if c.settings.chosen.get("kd_weight") == 1e38}

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
+from kdbench.cli.grid_shown import missing, opened, print_counts, start
 from kdbench.cli.options import Cache, Compile, Device, Download, Runs, SaveEvery, console
-from kdbench.errors import Interrupted, UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from kdbench.cell import Cell
-    from kdbench.grid import Grid
-    from kdbench.slurm.local import Workers
-    from kdbench.slurm.profile import Profile
-    from kdbench.slurm.submissions import Overview
-    from kdbench.states import Status
+from kdbench.errors import UserError
 
 app = typer.Typer(
     help="Run all pairs, methods and seeds of a file, here or on Slurm.", no_args_is_help=True, rich_markup_mode=None
@@ -37,9 +29,8 @@ ProfileFile = Annotated[
 Cluster = Annotated[
     Literal["slurm", "local"], typer.Option(help="local: workers on this machine that go on by themselves.")
 ]
-_LOOK_EVERY = 1.0
-_DEATHS_PER_WORKER = 6
-"""Workers may die so often without anything being finished in between; a cell alone that kills them fails before."""
+_WATCH_EVERY = 5.0
+"""Seconds between two looks of ``status --watch``."""
 
 
 @app.command("plan")
@@ -47,7 +38,7 @@ def grid_plan(file: File, runs: Runs = Path("runs"), data: GridData = None) -> N
     """Show what a grid needs: cells, teachers, caches, time and disk."""
     from kdbench.grid_view import headline  # noqa: PLC0415
 
-    grid, overview = _opened(file, runs, data)
+    grid, overview = opened(file, runs, data)
     console.print(headline(grid, overview.statuses))
     print_counts(grid, overview.statuses)
 
@@ -66,9 +57,11 @@ def grid_run(
     save_every: SaveEvery = 60.0,
 ) -> None:
     """Run what is missing, here, until all is done. May be typed again, and twice at once."""
-    grid, overview = _opened(file, runs, data, download=download, device=device)
-    options = {"device": device, "compile": compile_, "save_every": save_every}
-    _run_here(grid, overview, _missing(grid, overview), jobs, cache, together, options)
+    from kdbench.slurm.submissions import Launch  # noqa: PLC0415
+
+    grid, overview = opened(file, runs, data, download=download, device=device)
+    launch = Launch(jobs=jobs, together=together, cache=cache, device=device, compile=compile_, save_every=save_every)
+    start(grid, overview, missing(grid, overview), None, launch, stay=True)
 
 
 @app.command("submit")
@@ -91,14 +84,14 @@ def grid_submit(
     ``--jobs`` and ``--together`` are for ``--cluster local``; on Slurm the profile says how many.
     """
     from kdbench.slurm.profile import load_profile  # noqa: PLC0415
+    from kdbench.slurm.submissions import Launch  # noqa: PLC0415
 
     if cluster == "slurm" and profile is None:
         raise UserError("name a profile with --profile FILE (slurm/profiles has two examples), or --cluster local")
     found = load_profile(profile) if profile and cluster == "slurm" else None
-    grid, overview = _opened(file, runs, data, download=download, device=device)
-    options = {"device": device, "compile": compile_, "save_every": save_every}
-    cells = _missing(grid, overview, slurm=cluster == "slurm")
-    _start(grid, overview, cells, found, jobs, cache, together, options)
+    grid, overview = opened(file, runs, data, download=download, device=device)
+    launch = Launch(jobs=jobs, together=together, cache=cache, device=device, compile=compile_, save_every=save_every)
+    start(grid, overview, missing(grid, overview, slurm=cluster == "slurm"), found, launch, stay=False)
 
 
 @app.command("retry")
@@ -106,46 +99,38 @@ def grid_retry(
     file: File,
     profile: ProfileFile = None,
     jobs: Annotated[int | None, typer.Option(help="Try them here, with so many workers.", min=1)] = None,
-    cache: Cache = "auto",
-    together: Together = 1,
     runs: Runs = Path("runs"),
     data: GridData = None,
-    device: Device = None,
-    compile_: Compile = False,
-    save_every: SaveEvery = 60.0,
 ) -> None:
-    """Try failed and lost cells again: as the grid was started last, on Slurm with the same profile, or here."""
+    """Try failed and lost cells again, as they were started last: on Slurm or here, with the same profile and options."""
     from kdbench.runs import FAILURE  # noqa: PLC0415
     from kdbench.slurm.profile import load_profile, profile_from  # noqa: PLC0415
-    from kdbench.slurm.scheduler import Slurm  # noqa: PLC0415
-    from kdbench.slurm.submissions import look  # noqa: PLC0415
+    from kdbench.slurm.submissions import Launch  # noqa: PLC0415
     from kdbench.states import State  # noqa: PLC0415
 
-    found = load_profile(profile) if profile else None
-    grid, overview = _opened(file, runs, data, device=device)
-    options = {"device": device, "compile": compile_, "save_every": save_every}
-    again = [
-        status for status in (*overview.statuses, *overview.teachers) if status.state in (State.FAILED, State.LOST)
-    ]
+    grid, overview = opened(file, runs, data)
+    both = (*overview.statuses, *overview.teachers)
+    again = {status.cell.id: status for status in both if status.state in (State.FAILED, State.LOST)}
     if not again:
         console.print("no cell has failed or is lost")
         return
-    ids = {status.cell.id for status in again}
-    if found is None and jobs is None:
-        last = [overview.jobs[cell][0] for cell in ids if cell in overview.jobs]
-        on_slurm = [submission for submission in last if submission.kind == "slurm"]
-        found = profile_from(on_slurm[-1].profile) if on_slurm else None
-    for status in again:
+    last = [overview.jobs[cell][0] for cell in again if cell in overview.jobs][-1:]
+    launch = last[0].launch if last else Launch()
+    found = profile_from(last[0].profile) if last and last[0].kind == "slurm" else None
+    if profile or jobs:
+        found = load_profile(profile) if profile else None
+        launch = replace(launch, jobs=jobs or launch.jobs)
+    for status in again.values():
         (status.folder / FAILURE).unlink(missing_ok=True)
-    overview = look(grid, Slurm())
-    cells = [status.cell for status in overview.statuses if status.cell.id in ids]
-    failed_teachers = {f"cell:{cell}" for cell in ids}
-    cells += [
-        s.cell
-        for s in overview.statuses
-        if s.cell.teacher and s.cell.teacher.id in failed_teachers and s.state == State.PLANNED
+    grid, overview = opened(file, runs, data)
+    teachers = {f"cell:{cell}" for cell in again}
+    cells = [
+        status.cell
+        for status in overview.statuses
+        if status.cell.id in again
+        or (status.state == State.PLANNED and status.cell.teacher and status.cell.teacher.id in teachers)
     ]
-    _start(grid, overview, cells, found, jobs or 1, cache, together, options, stay=True)
+    start(grid, overview, cells, found, launch, stay=True)
 
 
 @app.command("cancel")
@@ -155,7 +140,7 @@ def grid_cancel(file: File, runs: Runs = Path("runs"), data: GridData = None) ->
     from kdbench.slurm.scheduler import ask  # noqa: PLC0415
     from kdbench.states import State  # noqa: PLC0415
 
-    grid, overview = _opened(file, runs, data)
+    grid, overview = opened(file, runs, data)
     mine = {cell.id for cell in (*grid.cells, *grid.to_train)}
     open_cells = {
         status.cell.id
@@ -197,14 +182,14 @@ def grid_status(
     from kdbench.slurm.submissions import look  # noqa: PLC0415
     from kdbench.states import State  # noqa: PLC0415
 
-    grid, overview = _opened(file, runs, data)
+    grid, overview = opened(file, runs, data)
     if watch:
         with Live(console=console) as live:
             while True:
                 live.update(picture(grid, overview.statuses, overview.teachers, console.width, overview.problem))
                 if not overview.of(State.PLANNED, State.RUNNING, State.QUEUED):
                     break
-                time.sleep(5 * _LOOK_EVERY)
+                time.sleep(_WATCH_EVERY)
                 overview = look(grid, Slurm())
     console.print(headline(grid, overview.statuses))
     print_counts(grid, overview.statuses)
@@ -219,194 +204,3 @@ def grid_status(
         console.print(overview.problem)
     if overview.of(State.FAILED, State.LOST):
         console.print(f"'kdbench grid retry {file}' tries failed and lost cells again")
-
-
-def print_counts(grid: Grid, statuses: Sequence[Status]) -> None:
-    """Print how many cells of each pair and method are in which state."""
-    from kdbench.grid_view import counts  # noqa: PLC0415
-
-    console.print(counts(grid, statuses, console.width))
-
-
-def _opened(
-    file: Path, runs: Path, data: str | None, *, download: bool = False, device: str | None = None
-) -> tuple[Grid, Overview]:
-    from kdbench.grid import Grid  # noqa: PLC0415
-    from kdbench.slurm.scheduler import Slurm  # noqa: PLC0415
-    from kdbench.slurm.submissions import look  # noqa: PLC0415
-
-    scheduler = Slurm()
-    grid = Grid.open(file, runs=runs, data=data, download=download, device=device, scheduler=scheduler)
-    return grid, look(grid, scheduler)
-
-
-def _missing(grid: Grid, overview: Overview, *, slurm: bool = False) -> list[Cell]:
-    """Cells that are not done, have not failed and are not queued on Slurm; for Slurm, nor with anybody else."""
-    from kdbench.states import State  # noqa: PLC0415
-
-    here = []
-    elsewhere = 0
-    for status in overview.statuses:
-        if status.state in (State.PLANNED, State.LOST):
-            here.append(status.cell)
-        elif status.state in (State.QUEUED, State.RUNNING):
-            submission = overview.jobs.get(status.cell.id, (None, None))[0]
-            local = submission is None or submission.kind == "local"
-            here += [status.cell] if local and not slurm else []
-            elsewhere += slurm or not local
-    if elsewhere:
-        console.print(f"{elsewhere} cells are queued or running and left alone; 'kdbench grid cancel' takes them back")
-    if failed := overview.count(State.FAILED):
-        console.print(f"{failed} cells failed before; 'kdbench grid retry {grid.file.path}' tries them again")
-    return here
-
-
-def _session_values(grid: Grid, options: dict[str, Any]) -> dict[str, Any]:
-    """What a job opens its session with, wherever it runs."""
-    file, session = grid.file, grid.session
-    data = str(session.data)
-    data = f"npz:{Path(data[4:]).absolute()}" if data.startswith("npz:") else str(session.data.absolute())
-    values = {"protocol": file.protocol, "epochs": file.epochs, "precision": file.precision}
-    return values | {"runs": str(session.runs.absolute()), "data": data} | options
-
-
-def _start(
-    grid: Grid,
-    overview: Overview,
-    cells: Sequence[Cell],
-    profile: Profile | None,
-    jobs: int,
-    cache: Literal["auto", "on", "off"],
-    together: int,
-    options: dict[str, Any],
-    *,
-    stay: bool = False,
-) -> None:
-    """Submit cells to Slurm where there is a profile, else to workers of this machine."""
-    if profile is None:
-        _run_here(grid, overview, cells, jobs, cache, together, options, stay=stay)
-        return
-    from kdbench.slurm.submit import Submitter  # noqa: PLC0415
-
-    if not cells:
-        console.print("nothing is left to submit")
-        return
-    _ = grid.session.dataset
-    submitter = Submitter(grid, overview, profile, _session_values(grid, options), cache)
-    submission = submitter.submit(cells, console.print)
-    console.print(
-        f"{len(cells)} cells are submitted; 'kdbench grid status {grid.file.path}' shows how they do; "
-        f"logs: {submission.folder}"
-    )
-
-
-def _run_here(
-    grid: Grid,
-    overview: Overview,
-    cells: Sequence[Cell],
-    jobs: int,
-    cache: Literal["auto", "on", "off"],
-    together: int,
-    options: dict[str, Any],
-    *,
-    stay: bool = True,
-) -> None:
-    from kdbench.grid_view import headline  # noqa: PLC0415
-    from kdbench.slurm.local import Workers  # noqa: PLC0415
-    from kdbench.work import Workload  # noqa: PLC0415
-
-    if not cells:
-        console.print(headline(grid, overview.statuses))
-        print_counts(grid, overview.statuses)
-        console.print(f"nothing is left to run; 'kdbench table {grid.session.runs}' compares what is done")
-        return
-    _ = grid.session.dataset  # what is missing is said here, not by every cell
-    needed = {cell.teacher.id for cell in cells if cell.teacher}
-    workload = Workload(
-        session=_session_values(grid, options),
-        train=tuple(cell for cell in grid.to_train if f"cell:{cell.id}" in needed),
-        caches=() if cache == "off" else tuple(cells),
-        cells=tuple(cells),
-        cache=cache,
-        together=together,
-        shared=True,
-    )
-    workers = Workers(grid, workload, jobs)
-    if not stay:
-        workers.wait_until_up()
-        console.print(f"{jobs} workers go on by themselves; 'kdbench grid status {grid.file.path} --watch' shows them")
-        return
-    statuses = _watch(grid, workers, jobs, overview)
-    workers.tidy()
-    print_counts(grid, statuses)
-    _conclude(grid, statuses, workers)
-
-
-def _watch(grid: Grid, workers: Workers, jobs: int, overview: Overview) -> list[Status]:
-    """Show what workers do until nothing is left, with new ones for those that die; return the last states."""
-    from rich.live import Live  # noqa: PLC0415
-
-    from kdbench.display import clock  # noqa: PLC0415
-    from kdbench.grid_view import lines, picture  # noqa: PLC0415
-    from kdbench.signals import Stop  # noqa: PLC0415
-    from kdbench.slurm.scheduler import Slurm  # noqa: PLC0415
-    from kdbench.states import State, survey  # noqa: PLC0415
-
-    runs, scheduler = grid.session.runs, Slurm()
-    latest = {status.cell.id: status for status in overview.statuses}
-    deaths, started = 0, time.monotonic()
-    open_before = sum(status.state not in (State.DONE, State.FAILED) for status in overview.statuses)
-    live = Live(console=console, refresh_per_second=2, transient=True)
-    with Stop() as stop, live:
-        while True:
-            over = all(workers.ended(number) for number in range(jobs))
-            unfinished = [s.cell for s in latest.values() if s.state not in (State.DONE, State.FAILED)]
-            for status in survey(unfinished, runs, scheduler, {}, {}):
-                if status.state in (State.DONE, State.FAILED):
-                    deaths = 0
-                    for line in lines([status], [status.state]):
-                        console.print(line)
-                latest[status.cell.id] = status
-            statuses = list(latest.values())
-            open_now = sum(status.state not in (State.DONE, State.FAILED) for status in statuses)
-            if console.is_terminal:
-                gone, elapsed = open_before - open_now, time.monotonic() - started
-                left = f", about {clock(elapsed / gone * open_now)} left" if gone and open_now else ""
-                live.update(
-                    picture(
-                        grid,
-                        statuses,
-                        survey(grid.to_train, runs, scheduler, {}, {}),
-                        console.width,
-                        f"{clock(elapsed)}{left}",
-                    )
-                )
-            if stop.signum is not None:
-                console.print("stopping: the cells that run are being saved")
-                workers.stop()
-                raise Interrupted("all states are saved: type the same command to go on", stop.signum)
-            if over:
-                return statuses
-            for number in range(jobs):
-                if not workers.ended(number) and not workers.alive(number) and not workers.ended(number):
-                    deaths += 1
-                    console.print(f"worker {number + 1} died: a new one goes on")
-                    if deaths > _DEATHS_PER_WORKER * jobs:
-                        workers.stop()
-                        raise UserError(f"workers keep dying; their logs are in {workers.submission.folder}")
-                    workers.start(number)
-            time.sleep(_LOOK_EVERY)
-
-
-def _conclude(grid: Grid, statuses: list[Status], workers: Workers) -> None:
-    from kdbench.states import State  # noqa: PLC0415
-
-    failed = sum(status.state == State.FAILED for status in statuses)
-    left = sum(status.state not in (State.DONE, State.FAILED) for status in statuses)
-    if failed or left:
-        parts = ([f"{failed} failed"] if failed else []) + ([f"{left} could not be run"] if left else [])
-        raise UserError(
-            f"{' and '.join(parts)} of {len(statuses)} cells: 'kdbench grid status {grid.file.path}' says why, "
-            f"'kdbench grid retry {grid.file.path}' tries them again; logs: {workers.submission.folder}"
-        )
-    console.print(f"all done; 'kdbench table {grid.session.runs}' compares the cells")
