@@ -102,7 +102,7 @@ def grid_retry(
     runs: Runs = Path("runs"),
     data: GridData = None,
 ) -> None:
-    """Try failed and lost cells again, as they were started last: on Slurm or here, with the same profile and options."""
+    """Try failed and lost cells again, as they were started last: on Slurm or here, with the same options."""
     from kdbench.runs import FAILURE  # noqa: PLC0415
     from kdbench.slurm.profile import load_profile, profile_from  # noqa: PLC0415
     from kdbench.slurm.submissions import Launch  # noqa: PLC0415
