@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kdbench.cell import Cell
+    from kdbench.estimate import GridEstimate
     from kdbench.grid import Grid
     from kdbench.slurm.local import Workers
     from kdbench.slurm.profile import Profile
@@ -43,13 +45,30 @@ _DEATHS_PER_WORKER = 6
 
 
 @app.command("plan")
-def grid_plan(file: File, runs: Runs = Path("runs"), data: GridData = None) -> None:
+def grid_plan(
+    file: File,
+    measure: Annotated[bool, typer.Option("--measure", help="Time some steps of what has not been run yet.")] = False,
+    runs: Runs = Path("runs"),
+    data: GridData = None,
+    device: Device = None,
+) -> None:
     """Show what a grid needs: cells, teachers, caches, time and disk."""
-    from kdbench.grid_view import counts, headline  # noqa: PLC0415
+    from kdbench.estimate import GridEstimate, this_device  # noqa: PLC0415
+    from kdbench.grid_view import caches, counts, disk_lines, headline, teachers, time_lines  # noqa: PLC0415
 
-    grid, overview = _opened(file, runs, data)
+    grid, overview = _opened(file, runs, data, device=device)
+    statuses = [*overview.statuses, *overview.teachers]
+    estimate = GridEstimate.of(grid, statuses, device=this_device(grid.session.device) if measure else None)
     console.print(headline(grid, overview.statuses))
     console.print(counts(grid, overview.statuses))
+    if grid.teachers:
+        console.print(teachers(grid, overview.teachers))
+    if estimate.caches:
+        console.print(caches(estimate.caches))
+    if measure:
+        estimate = _measured(grid, estimate)
+    for line in (*time_lines(estimate), *disk_lines(grid, estimate)):
+        console.print(line, markup=False)
 
 
 @app.command("run")
@@ -231,6 +250,23 @@ def _opened(
     scheduler = Slurm()
     grid = Grid.open(file, runs=runs.absolute(), data=data, download=download, device=device, scheduler=scheduler)
     return grid, look(grid, scheduler)
+
+
+def _measured(grid: Grid, estimate: GridEstimate) -> GridEstimate:
+    """Time what is not known, with the progress on the screen."""
+    from rich.progress import Progress  # noqa: PLC0415
+
+    from kdbench.grid_bench import measure  # noqa: PLC0415
+
+    shown = Progress(console=console, transient=True, disable=not console.is_terminal)
+    with tempfile.TemporaryDirectory(prefix="kdbench-") as scratch, shown:
+        task = shown.add_task("", total=1.0)
+        return measure(
+            grid,
+            estimate,
+            Path(scratch),
+            observe=lambda what, part: shown.update(task, completed=part, description=what),
+        )
 
 
 def _missing(grid: Grid, overview: Overview, *, slurm: bool = False) -> list[Cell]:
