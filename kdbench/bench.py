@@ -30,7 +30,7 @@ from kdbench.protocol import Protocol
 from kdbench.registry import load_method, resolve_settings
 from kdbench.run import Options, Run
 from kdbench.tables import Table
-from kdbench.teacher_cache import Identity, TeacherCache
+from kdbench.teacher_cache import STORED, Identity, TeacherCache
 from kdbench.teacher_plan import Wanted, visited
 from kdbench.teacher_source import LiveTeacher, TeacherSource
 from kdbench.teachers import Teacher, TeacherCard, freeze
@@ -83,7 +83,8 @@ class Stepper:
         self._runs = [Run(cell, batches, source if cell.teacher else None, options) for cell in cells]
         self._outcomes = Outcomes(cells)
         self._lockstep = Lockstep(self._runs, batches, self._outcomes, options)
-        self._steps = min(_STEPS, batches.num_images // batches.batch_size)
+        # Whole batches; of fewer images than that there is one, of all.
+        self._steps = min(_STEPS, max(1, batches.num_images // batches.batch_size))
         if batches.epoch != 1:
             batches.begin(1)
         for run in self._runs:
@@ -182,7 +183,7 @@ class Bench:
         wanted, batches = Wanted.by(cell), self.batches(_plan(cell))
         reader = source.reader(batches, wanted.plan, wanted.parts)
         images = self.data.images.augment(batches.index(0), batches.ids(0, wanted.plan))
-        count = itertools.cycle(range(min(_STEPS, batches.steps - 1)))
+        count = itertools.cycle(range(min(_STEPS, max(1, batches.steps - 1))))
         return lambda: reader.outputs(images, reader.inputs(next(count)))
 
 
@@ -303,13 +304,20 @@ def table(bench: Bench, rows: Sequence[Row], teacher: float, seeds: int, machine
     )
 
 
+def forward_seconds(bench: Bench) -> float:
+    """Seconds in which the live teacher says what a cache keeps of one view, asked in batches as a build asks."""
+    device = bench.options.device
+    plain = [Wanted(seed=1, plan=PLAIN, parts=STORED)]
+    chunk = torch.from_numpy(visited(plain, bench.data, 1)[: forward_batch(device)])
+    times = alternate({"forward": lambda: bench.live.forward(bench.data, chunk)}, 3, device)
+    return statistics.median(times["forward"]) / len(chunk)
+
+
 def _build_hours(bench: Bench, rows: Sequence[Row], seeds: int) -> tuple[float, int]:
     """Hours to build the cache that a grid needs, and its views."""
     cached = [Wanted.by(bench.cell(row.method)) for row in rows if row.outputs == "cache"]
     if not cached:
         return 0.0, 0
     wanted = [replace(one, seed=seed) for seed in range(1, seeds + 1) for one in cached]
-    pairs = torch.from_numpy(visited(wanted, bench.data, bench.protocol.epochs))
-    chunk = pairs[: forward_batch(bench.options.device)]
-    times = alternate({"forward": lambda: bench.live.forward(bench.data, chunk)}, 3, bench.options.device)
-    return len(pairs) / len(chunk) * statistics.median(times["forward"]) / 3600, len(pairs)
+    views = len(visited(wanted, bench.data, bench.protocol.epochs))
+    return views * forward_seconds(bench) / 3600, views

@@ -1,4 +1,4 @@
-"""Grids on the screen: counts by pair and method, and a line for each cell that matters."""
+"""Grids on the screen: counts by pair and method, a line for each cell that matters, and what is still needed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from kdbench.cache_files import size
+from kdbench.cache_needs import CacheNeed
+from kdbench.display import clock
+from kdbench.estimate import GridEstimate
 from kdbench.grid import Grid
 from kdbench.states import State, Status, explain
 
@@ -98,3 +102,86 @@ def picture(
     if note:
         parts.append(Text(note, style="dim"))
     return Group(*parts)
+
+
+def teachers(grid: Grid, statuses: Sequence[Status]) -> Table:
+    """A table of a grid's teachers: how good they are and where they come from, or that they will be trained."""
+    states = {status.cell.id: status.state for status in statuses}
+    table = Table("teacher", "accuracy", "origin", box=None, pad_edge=False, header_style="bold")
+    for teacher in grid.teachers.values():
+        if teacher.card:
+            table.add_row(teacher.spec, f"{teacher.card.accuracy:.2f} %", teacher.card.origin)
+        elif teacher.cell:
+            state = states[teacher.cell.id]
+            words = "" if state == State.PLANNED else f", {state}" if state != State.DONE else ", and is ready"
+            table.add_row(teacher.ref.network, "", Text(f"will be trained{words}"))
+    return table
+
+
+def caches(needs: Sequence[CacheNeed]) -> Group:
+    """A table of the teacher caches that the cells that are left want, and why some will not be built."""
+    table = Table("teacher cache", box=None, pad_edge=False, header_style="bold")
+    for name in ("views", "size", "on disk"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column()
+    notes = []
+    for need in needs:
+        there = size((need.views - need.missing) * need.row_bytes) if need.missing < need.views else "nothing"
+        spec = need.teacher.spec if need.teacher.card else need.teacher.ref.network
+        notes.append("" if need.used else "too large" if need.worthwhile else "saves nothing")
+        table.add_row(spec, f"{need.views:,.0f}", size(need.bytes), there, notes[-1])
+    told = []
+    if "saves nothing" in notes:
+        told.append("saves nothing: no view is visited twice, and --cache auto asks the live teacher")
+    if "too large" in notes:
+        told.append(
+            "too large: over half of the disk that is left free, and --cache auto asks the live teacher; on another "
+            "disk, by --runs DIR, it may be built"
+        )
+    return Group(table, *told)
+
+
+def time_lines(estimate: GridEstimate) -> list[str]:
+    """How long the cells that are left will take, or why that is not known."""
+    speed, unknown, total = estimate.speed, len(estimate.unknown), len(estimate.kinds)
+    if not total:
+        return ["time: nothing is left to run"]
+    told = []
+    if unknown:
+        where = f" on {speed.device}" if speed.device else ""
+        told.append(
+            f"time: not known for {unknown} of {total} kinds of cells, since none has been run{where}: --measure times "
+            "some steps of each here"
+        )
+    if unknown < total:
+        what = f"the other {total - unknown} kinds take " if unknown else ""
+        told.append(
+            f"time: {what}about {clock(estimate.seconds)} on one worker ({speed.device}); at best "
+            f"{clock(estimate.seconds / 4)} with --jobs 4, if each worker has as much of the machine"
+        )
+    if speed.measured:
+        told.append(
+            f"time: {len(speed.measured)} of {total} kinds are known by some steps of training alone, without the "
+            "evaluation after each epoch"
+        )
+    if unknown < total and estimate.to_build and speed.views is None:
+        told.append("time: building the teacher caches comes on top: --measure times it here")
+    if speed.elsewhere:
+        told.append(f"time: {speed.elsewhere} records of other devices are left out")
+    return told
+
+
+def disk_lines(grid: Grid, estimate: GridEstimate) -> list[str]:
+    """How much disk the cells that are left will take, and what to do if that is more than is free."""
+    disk, runs = estimate.disk, grid.session.runs
+    if not disk.num_cells:
+        return [f"disk: {size(disk.free)} are free in {runs}"]
+    told = [
+        f"disk: about {size(disk.cells)} for {disk.num_cells:,} cells, {size(disk.caches)} for teacher caches and "
+        f"{size(disk.state)} for the state of a cell in progress; {size(disk.free)} are free in {runs}"
+    ]
+    if disk.needed > disk.free:
+        without = disk.needed - disk.caches
+        off = f", or go without caches with --cache off, which needs {size(without)}" if without < disk.free else ""
+        told.append(f"disk: {size(disk.needed)} do not fit: name a folder on another disk with --runs DIR{off}")
+    return told

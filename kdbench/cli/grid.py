@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from kdbench.cli.grid_shown import missing, opened, print_counts, start
+from kdbench.cli.grid_shown import measured, missing, opened, print_counts, start
 from kdbench.cli.options import Cache, Compile, Device, Download, Runs, SaveEvery, console
 from kdbench.errors import UserError
 
@@ -34,13 +34,33 @@ _WATCH_EVERY = 5.0
 
 
 @app.command("plan")
-def grid_plan(file: File, runs: Runs = Path("runs"), data: GridData = None) -> None:
+def grid_plan(
+    file: File,
+    measure: Annotated[bool, typer.Option("--measure", help="Time some steps of what has not been run yet.")] = False,
+    runs: Runs = Path("runs"),
+    data: GridData = None,
+    device: Device = None,
+) -> None:
     """Show what a grid needs: cells, teachers, caches, time and disk."""
-    from kdbench.grid_view import headline  # noqa: PLC0415
+    from kdbench.estimate import GridEstimate, this_device  # noqa: PLC0415
+    from kdbench.grid_view import caches, disk_lines, headline, teachers, time_lines  # noqa: PLC0415
 
-    grid, overview = opened(file, runs, data)
+    grid, overview = opened(file, runs, data, device=device)
+    statuses = [*overview.statuses, *overview.teachers]
+    estimate = GridEstimate.of(grid, statuses, device=this_device(grid.session.device) if measure else None)
     console.print(headline(grid, overview.statuses))
     print_counts(grid, overview.statuses)
+    if grid.teachers:
+        console.print()
+        console.print(teachers(grid, overview.teachers))
+    if estimate.caches:
+        console.print()
+        console.print(caches(estimate.caches))
+    console.print()
+    if measure:
+        estimate = measured(grid, estimate)
+    for line in (*time_lines(estimate), *disk_lines(grid, estimate)):
+        console.print(line, markup=False)
 
 
 @app.command("run")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kdbench.cell import Cell
+    from kdbench.estimate import GridEstimate
     from kdbench.grid import Grid
     from kdbench.slurm.local import Workers
     from kdbench.slurm.profile import Profile
@@ -43,6 +45,23 @@ def opened(
     scheduler = Slurm()
     grid = Grid.open(file, runs=runs, data=data, download=download, device=device, scheduler=scheduler)
     return grid, look(grid, scheduler)
+
+
+def measured(grid: Grid, estimate: GridEstimate) -> GridEstimate:
+    """Time what is not known, with the progress on the screen."""
+    from rich.progress import Progress  # noqa: PLC0415
+
+    from kdbench.grid_bench import measure  # noqa: PLC0415
+
+    shown = Progress(console=console, transient=True, disable=not console.is_terminal)
+    with tempfile.TemporaryDirectory(prefix="kdbench-") as scratch, shown:
+        task = shown.add_task("", total=1.0)
+        return measure(
+            grid,
+            estimate,
+            Path(scratch),
+            observe=lambda what, part: shown.update(task, completed=part, description=what),
+        )
 
 
 def missing(grid: Grid, overview: Overview, *, slurm: bool = False) -> list[Cell]:
