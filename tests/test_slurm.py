@@ -24,7 +24,7 @@ from kdbench.grid import Grid
 from kdbench.runs import FAILURE, RECORD, STATE
 from kdbench.work import Worker, Workload
 
-pytestmark = pytest.mark.slurm
+pytestmark = pytest.mark.once
 
 PROFILE = """
 partition = "main"

@@ -23,6 +23,8 @@ from cells import METHODS
 from kdbench.claims import holder_of
 from kdbench.runs import RECORD
 
+pytestmark = pytest.mark.once
+
 TIMES = ("train_seconds", "evaluate_seconds", "images_per_second", "peak_memory_mb")
 KILLS = 12
 
