@@ -138,7 +138,8 @@ class Claim:
     def release(self) -> None:
         """Let others have the folder."""
         with contextlib.suppress(OSError):
-            if not self.superseded and self._holds():
+            found = _read(self.path)
+            if found and found.token == self.holder.token:
                 self.path.unlink()
         os.close(self._descriptor)
 
@@ -206,8 +207,10 @@ class Claims(contextlib.AbstractContextManager["Claims"]):
                 raise Busy(f"{folder} has just been claimed by another process: wait for it") from None
             claim = Claim(path, holder, os.dup(descriptor))
         self._held.append(claim)
+        if _highest(folder) != path:  # this process slept between its look at the folder and its link
+            raise Busy(f"{folder} has just been claimed by another process: wait for it")
         for old in _all(folder):
-            if _number(old) < _number(path):
+            if old != path:
                 old.unlink(missing_ok=True)
         if self._heart is None:
             self._heart = threading.Thread(target=self._beat, daemon=True, name="claims")

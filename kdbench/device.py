@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import json
 import os
 import platform
 import resource
@@ -22,6 +23,8 @@ import torch
 from kdbench.errors import UserError
 from kdbench.protocol import Precision
 
+CODE_STATE = "code.json"
+"""Beside a copy of the package: the commit that it was copied from."""
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -127,11 +130,9 @@ def peak_memory_mb(device: torch.device) -> float:
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, code state and hardware, as plain values."""
     packages = ("kdbench", "torch", "torchvision", "timm", "numpy")
-    commit, dirty = _git()
     return {
         "versions": {name: metadata.version(name) for name in packages} | {"python": platform.python_version()},
-        "commit": commit,
-        "dirty": dirty,
+        **code_state(),
         "device": processor(device),
         "device_type": device.type,
         "threads": torch.get_num_threads(),
@@ -139,20 +140,26 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _git() -> tuple[str | None, bool | None]:
-    """Commit and whether the tree differs from it, where kdbench runs from a checkout."""
+def code_state() -> dict[str, Any]:
+    """The commit that kdbench runs from and whether the tree differs from it; None where that is not known.
+
+    A copy of the code has it in a file beside the package.
+    """
     folder = Path(__file__).parent.parent
+    unknown = {"commit": None, "dirty": None}
+    with contextlib.suppress(OSError, ValueError):
+        return unknown | dict(json.loads((folder / CODE_STATE).read_bytes()))
     if not (folder / ".git").exists():
-        return None, None
+        return unknown
 
     def ask(*words: str) -> str:
         answer = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True)  # noqa: S603, S607
         return answer.stdout.strip()
 
     try:
-        return ask("rev-parse", "HEAD"), bool(ask("status", "--porcelain"))
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
-        return None, None
+        return unknown
 
 
 def processor(device: torch.device) -> str:

@@ -17,7 +17,7 @@ from kdbench.errors import Interrupted, UserError
 from kdbench.runs import FAILURE, RECORD
 from kdbench.session import Session
 from kdbench.signals import Stop
-from kdbench.teacher_plan import CacheMode, lockstep_groups
+from kdbench.teacher_plan import CacheMode, Wanted, Watch, lockstep_groups
 
 _LOOK_EVERY = 1.0
 """Seconds between two looks at what others have done."""
@@ -53,11 +53,25 @@ class Ended:
 
 
 @final
+class _Impatient(Watch):
+    """Shows the building of caches, and does not wait for one that another process builds."""
+
+    def __init__(self, display: Display) -> None:
+        self.estimate, self.progress = display.estimate, display.progress  # type: ignore[method-assign]
+
+    def waiting(self, teacher: str) -> None:
+        """Give up for now."""
+        raise Busy(f"cache of {teacher}: another process is building it")
+
+
+@final
 class Worker:
     """Does a workload. What another live process does already is left to it."""
 
     def __init__(self, workload: Workload, scheduler: Scheduler, display: Display) -> None:
         self._workload, self._display = workload, display
+        # Others that build a cache are waited for only if there is nothing else to do.
+        self._builds: Watch = _Impatient(display) if workload.shared else display
         self._session = Session.open(**workload.session, scheduler=scheduler)
         self._runs: Path = self._session.runs
         self._train = {cell.id: cell for cell in workload.train}
@@ -85,7 +99,8 @@ class Worker:
                     if not self._workload.shared or not self._others_may_help():
                         break
                     time.sleep(_LOOK_EVERY)
-        self._ended.left += [f"{cell}: {self._why_not(cell)}" for cell in self._cells.values()]
+        left = (self._train | self._cells).values()
+        self._ended.left += [f"{cell}: {self._why_not(cell)}" for cell in left]
         return self._ended
 
     def _obey(self, stop: Stop) -> None:
@@ -116,9 +131,11 @@ class Worker:
             cells = [cell for cell in self._caches[teacher] if not self._over(cell)]
             try:
                 self._session.build_caches(
-                    cells, cache=self._workload.cache, together=self._workload.together, watch=self._display
+                    cells, cache=self._workload.cache, together=self._workload.together, watch=self._builds
                 )
-            except UserError as error:
+            except (Busy, Superseded):
+                continue
+            except Exception as error:
                 self._note(error)
             del self._caches[teacher]
             moved = True
@@ -178,7 +195,7 @@ class Worker:
 
     def _cached(self, cell: Cell) -> bool:
         """Whether a cell need not wait for a cache."""
-        return cell.teacher is None or cell.teacher.id not in self._caches
+        return cell.teacher is None or cell.teacher.id not in self._caches or not Wanted.by(cell).cacheable
 
     def _others_may_help(self) -> bool:
         """Whether waiting makes sense: not for a cell whose teacher can never come."""

@@ -97,11 +97,10 @@ class Workers:
 
     def stop(self) -> None:
         """Let every worker save and stop, and wait for them."""
-        for job in self.submission.jobs:
-            stop_worker(self.submission, job)
-        for number in self._jobs:
-            while self.alive(number):
-                time.sleep(0.1)
+        for number, job in enumerate(self.submission.jobs):
+            while self.alive(number):  # one that has just been started cannot be told yet
+                stop_worker(self.submission, job)
+                time.sleep(0.2)
         self.tidy()
 
     def _place(self, number: int) -> Path:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from kdbench.errors import UserError
 
 Stage = Literal["teacher", "cache", "students"]
+EXAMPLES = Path(__file__).parent / "profiles"
 STAGES: tuple[Stage, ...] = typing.get_args(Stage)
 
 
@@ -64,7 +65,7 @@ def load_profile(path: Path) -> Profile:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"there is no profile {path}: slurm/profiles has two examples, with comments") from None
+        raise UserError(f"there is no profile {path}: {EXAMPLES} has two examples, with comments") from None
     except (IsADirectoryError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"profile {path} is not TOML: {error}") from None
     tables = {stage: values.pop(stage, {}) for stage in STAGES}

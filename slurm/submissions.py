@@ -17,6 +17,7 @@ import kdbench.slurm
 from kdbench.cell import Cell, safe_name
 from kdbench.checkpoint import explain_os_errors, write_json
 from kdbench.claims import holder_of, living
+from kdbench.device import CODE_STATE, code_state
 from kdbench.errors import UserError
 from kdbench.grid import Grid
 from kdbench.session import NPZ
@@ -121,6 +122,7 @@ def freeze_code(folder: Path) -> list[str]:
         for name, package in parts.items():
             for path in package.__path__:
                 shutil.copytree(path, code / name, ignore=ignore, dirs_exist_ok=True)
+        write_json(code / CODE_STATE, code_state())
     # Without the second line the folder in which the job was submitted would come first.
     return [f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}", "export PYTHONSAFEPATH=1"]
 

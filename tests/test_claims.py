@@ -186,6 +186,25 @@ def test_one_who_woke_up_late_finds_that_it_was_superseded(tmp_path: Path) -> No
     assert not list(tmp_path.iterdir())
 
 
+def test_one_who_looked_long_ago_does_not_get_in_below(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It saw an empty folder, and its number is free, but there is a higher one by now."""
+    link = os.link
+
+    def slow_link(draft: Path, path: Path) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "link", link)
+            assert others.hold(tmp_path).path.name == "claim-1"
+            (tmp_path / "claim-1").rename(tmp_path / "claim-3")
+            link(draft, path)
+
+    with Claims() as others, Claims() as late:
+        monkeypatch.setattr(os, "link", slow_link)
+        with pytest.raises(Busy, match="has just been claimed"):
+            late.hold(tmp_path)
+        assert (tmp_path / "claim-3").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["claim-3"]
+
+
 def test_a_heart_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claiming, "BEAT", 0.01)
     with Claims() as claims:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,13 @@ from cells import Typed
 from slurm_cluster.cluster import wait_for
 
 from kdbench.claims import Claims, Scheduler
+from kdbench.device import code_state
 from kdbench.errors import UserError
 from kdbench.grid import Grid, read_grid
 from kdbench.runs import CONFIG, FAILURE, RECORD, STATE
+from kdbench.slurm.job import GridJob, progress_mark
 from kdbench.states import State, explain, survey
+from kdbench.work import Workload
 
 PAPER = """
 protocol = "cifar100-crd-v1"
@@ -159,6 +164,8 @@ def test_a_grid_is_run_extended_and_narrowed(studied: Any) -> None:
     assert "all done; 'kdbench table" in out
     first = records()
     assert len(first) == 5
+    for record in map(json.loads, first.values()):
+        assert record["environment"].items() >= code_state().items()
     assert "4 cells: 4 done\n" in studied("status", methods=both, seeds=2)
     assert "6 cells: 4 done, 2 to do" in studied("plan", methods=both, seeds=3)
     assert studied("run", "--jobs", "2", methods=both, seeds=3).count("done    ") == 2
@@ -273,3 +280,23 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     (folder / RECORD).write_text("{")
     (status,) = survey(grid.cells, tmp_path, Scheduler(), {}, {})
     assert explain(status) == f"{folder / RECORD} is damaged"
+
+
+def test_a_job_that_is_started_in_vain_is_given_up(tmp_path: Path) -> None:
+    """Three starts in a row without a state or a record; progress sets the count back."""
+    text = SMALL.format(pairs="resnet14>resnet8", methods="ce", seeds=1)
+    grid = Grid.open(write(tmp_path / "grid.toml", text), runs=tmp_path)
+    (cell,) = grid.cells
+    job = GridJob(Workload(session={"runs": str(tmp_path)}, cells=grid.cells))
+    cell.folder(tmp_path).mkdir(parents=True)
+    state = cell.folder(tmp_path) / STATE
+
+    def start(*, saves: bool) -> bool:
+        """Whether the job is started again."""
+        job.mark = progress_mark(job.workload)
+        if saves:
+            state.write_text("")
+            os.utime(state, ns=(0, time.monotonic_ns()))
+        return job.checkpoint() is not None
+
+    assert [start(saves=saves) for saves in (False, False, True, False, False, False)] == [True] * 5 + [False]

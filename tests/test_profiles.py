@@ -61,7 +61,7 @@ def test_a_mistake_in_a_profile_names_the_line(text: str, said: str, tmp_path: P
 
 
 def test_a_profile_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"there is no profile .*: slurm/profiles has two examples"):
+    with pytest.raises(UserError, match=r"there is no profile .*/profiles has two examples"):
         load_profile(tmp_path / "p.toml")
 
 

@@ -119,14 +119,24 @@ def quiet(cluster: Cluster, tiny_npz: Path, tmp_path_factory: pytest.TempPathFac
     return comparable(grid.cells[0].folder(folder / "runs"))
 
 
+GRID = """
+pairs = ["resnet14>resnet8", "resnet20>resnet8"]
+methods = ["ce", "kd", "reviewkd"]
+seeds = {seeds}
+epochs = 2
+[method.kd]
+kd_weight = [0.9, 1e38]
+"""
+BY_TWO = "[students]\ncells_per_job = 2\nparallelism = 2\n"
+
+
 def test_a_whole_grid(cluster: Cluster, typed: Typed, tiny_npz: Path) -> None:
     """Two teachers, three methods, two seeds; one setting makes its cells diverge, which stops no other."""
     study = Study(
         typed,
         tiny_npz,
-        'pairs = ["resnet14>resnet8", "resnet20>resnet8"]\nmethods = ["ce", "kd", "reviewkd"]\nseeds = 2\nepochs = 2\n'
-        "[method.kd]\nkd_weight = [0.9, 1e38]\n",
-        "[students]\ncells_per_job = 2\nparallelism = 2\n",
+        GRID.format(seeds=2),
+        BY_TWO,
     )
     arrays = study.submit()
     assert arrays.keys() == {"teacher", "cache", "students"}
@@ -135,6 +145,11 @@ def test_a_whole_grid(cluster: Cluster, typed: Typed, tiny_npz: Path) -> None:
     out, _ = typed("grid", "submit", "grid.toml", "--profile", "profile.toml")[1:]
     assert "14 cells are queued or running and left alone" in out
     assert "nothing is left to run" in out
+    # Longer by a seed, it has new students wait for the teachers that earlier jobs train.
+    longer = Study(typed, tiny_npz, GRID.format(seeds=3), BY_TWO)
+    out, _ = longer.type("submit", "--profile", "profile.toml")
+    assert "teacher: " not in out
+    assert "7 cells are submitted" in out
     wait_for(lambda: not cluster.ask("squeue -h -t PENDING,RUNNING,COMPLETING"), "all jobs to end", 240)
     grid = study.grid
     diverging = {c.id for c in grid.cells if c.settings.chosen.get("kd_weight") == 1e38}
@@ -142,9 +157,9 @@ def test_a_whole_grid(cluster: Cluster, typed: Typed, tiny_npz: Path) -> None:
         folder = cell.folder(Path("runs"))
         assert (folder / RECORD).exists() == (cell.id not in diverging)
         assert (folder / FAILURE).exists() == (cell.id in diverging)
-    assert len(diverging) == 4
+    assert len(diverging) == 6
     out, _ = study.type("status")
-    assert "14 cells: 10 done, 4 failed" in out
+    assert "21 cells: 15 done, 6 failed" in out
     assert re.search(r"failed +kd kd_weight=1e\+38 resnet20>resnet8 seed 2: diverged: .*; log: .*failed\.json", out)
     assert "'kdbench grid retry grid.toml'" in out
     # Each pair waited for its own teacher, and no more students ran at a time than were allowed.
@@ -154,20 +169,23 @@ def test_a_whole_grid(cluster: Cluster, typed: Typed, tiny_npz: Path) -> None:
     assert len(students) == 7
     moments = sorted({start for _, start, _ in students})
     assert max(sum(start <= now < end for _, start, end in students) for now in moments) <= 2
-    (manifest,) = Path("runs").glob("*/grids/grid/*/submission.json")
-    jobs = json.loads(manifest.read_text())["jobs"]
+    manifests = sorted(Path("runs").glob("*/grids/grid/*/submission.json"))
+    assert len(manifests) == 2
+    jobs = [job for manifest in manifests for job in json.loads(manifest.read_text())["jobs"]]
     by_cell = {cell: job["id"] for job in jobs for cell in job["cells"]}
     for cell in grid.cells:
         if cell.teacher:
             teacher = found[by_cell[cell.teacher.id.removeprefix("cell:")]]
             assert found[by_cell[cell.id]][1] >= teacher[2]
-    for log in manifest.parent.glob("*.out"):
+    logs = [(manifest, log) for manifest in manifests for log in manifest.parent.glob("*.out")]
+    assert len(logs) == 2 + 2 + 7 + 2 + 5
+    for manifest, log in logs:
         assert f"kdbench {manifest.parent.absolute()}/code/kdbench, process" in log.read_text()
     # A second try runs the failed cells only, with the profile of the first.
     out, _ = study.type("retry")
-    assert re.search(r"^students: job \d+, 2 tasks", out, flags=re.MULTILINE)
+    assert re.search(r"^students: job \d+, 4 tasks", out, flags=re.MULTILINE)
     assert "teacher: " not in out
-    assert "4 cells are submitted" in out
+    assert "6 cells are submitted" in out
     out, _ = study.type("cancel")
     assert "jobs of Slurm are cancelled" in out
 

@@ -30,10 +30,18 @@ def cache_build(
     from kdbench.display import Display  # noqa: PLC0415
     from kdbench.models import canonical_network  # noqa: PLC0415
     from kdbench.session import Session  # noqa: PLC0415
+    from kdbench.slurm.scheduler import Slurm  # noqa: PLC0415
     from kdbench.teacher_plan import Demand, Wanted  # noqa: PLC0415
 
     session = Session.open(
-        protocol, runs=runs, data=data, epochs=epochs, precision=precision, device=device, download=download
+        protocol,
+        runs=runs,
+        data=data,
+        epochs=epochs,
+        precision=precision,
+        device=device,
+        download=download,
+        scheduler=Slurm(),
     )
     card = session.teacher_card(teacher, canonical_network(teacher.partition("@")[0]))
     cells = [
@@ -89,6 +97,7 @@ def cache_prune(
     from kdbench.cache_files import size  # noqa: PLC0415
     from kdbench.cache_list import list_caches, remove_cache  # noqa: PLC0415
     from kdbench.protocol import protocol_names  # noqa: PLC0415
+    from kdbench.slurm.scheduler import Slurm  # noqa: PLC0415
     from kdbench.teachers import list_teachers  # noqa: PLC0415
 
     caches = {c.name: c for c in list_caches(runs)}
@@ -101,7 +110,7 @@ def cache_prune(
         whole = everything or name in (names or []) or (not names and orphaned)
         if not whole and (names or not cache.unfinished):
             continue
-        found = remove_cache(runs, name, unfinished_only=not whole)
+        found = remove_cache(runs, name, unfinished_only=not whole, scheduler=Slurm())
         if found is None:
             console.print(f"{name} is in use: left alone")
         else:

@@ -103,11 +103,11 @@ def grid_submit(
 
     ``--jobs`` and ``--together`` are for ``--cluster local``; on Slurm the profile says how many.
     """
-    from kdbench.slurm.profile import load_profile  # noqa: PLC0415
+    from kdbench.slurm.profile import EXAMPLES, load_profile  # noqa: PLC0415
     from kdbench.slurm.submissions import Launch  # noqa: PLC0415
 
     if cluster == "slurm" and profile is None:
-        raise UserError("name a profile with --profile FILE (slurm/profiles has two examples), or --cluster local")
+        raise UserError(f"name a profile with --profile FILE ({EXAMPLES} has two examples), or --cluster local")
     found = load_profile(profile) if profile and cluster == "slurm" else None
     grid, overview = opened(file, runs, data, download=download, device=device)
     launch = Launch(jobs=jobs, together=together, cache=cache, device=device, compile=compile_, save_every=save_every)

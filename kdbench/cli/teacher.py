@@ -40,6 +40,7 @@ def teacher_train(
 ) -> None:
     """Train a network alone and make it a teacher."""
     from kdbench.session import Session  # noqa: PLC0415
+    from kdbench.slurm.scheduler import Slurm  # noqa: PLC0415
 
     session = Session.open(
         protocol,
@@ -50,6 +51,7 @@ def teacher_train(
         device=device,
         download=download,
         save_every=save_every,
+        scheduler=Slurm(),
     )
     card = train_teacher_shown(session, network, seed)
     console.print(f"teacher {card.spec}: {card.accuracy:.2f} % on the test set of {card.dataset}")

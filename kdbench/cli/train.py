@@ -33,8 +33,9 @@ def demo(runs: Runs = Path("runs"), device: Device = None) -> None:
     """Compare all methods on embedded data, in minutes."""
     from kdbench.protocol import load_protocol  # noqa: PLC0415
     from kdbench.session import Session  # noqa: PLC0415
+    from kdbench.slurm.scheduler import Slurm  # noqa: PLC0415
 
-    session = Session.open(DEMO, runs=runs, device=device)
+    session = Session.open(DEMO, runs=runs, device=device, scheduler=Slurm())
     compare(session)
     real = load_protocol(session.protocol.try_next)
     teacher, student = real.try_pair.split(">")
@@ -76,6 +77,7 @@ def train(
     """
     from kdbench.registry import method_name, parse_settings  # noqa: PLC0415
     from kdbench.session import Session  # noqa: PLC0415
+    from kdbench.slurm.scheduler import Slurm  # noqa: PLC0415
 
     if together is not None and together < 1:
         raise UserError(f"--together must be at least 1, not {together}")
@@ -91,6 +93,7 @@ def train(
         download=download,
         save_every=save_every,
         compile=compile_,
+        scheduler=Slurm(),
     )
     cells = [
         session.cell(method=name, student=network, teacher=teacher, seed=number, settings=values)

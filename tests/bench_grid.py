@@ -1,0 +1,82 @@
+"""Start-up of the command line, and large grids: seconds, and MB of memory as extra information."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdbench.grid import Grid
+from kdbench.runs import CONFIG, RECORD
+
+# 13 pairs and 6 methods; students alone are shared by the pairs that have them: 99,900 cells.
+TEXT = """
+protocol = "cifar100-crd-v1"
+pairs = ["crd-same-family", "crd-different-family"]
+methods = ["ce", "kd", "crd", "reviewkd", "dkd", "pckd"]
+seeds = 1350
+"""
+
+
+def timed(benchmark: Any, *words: str) -> None:
+    """Type a command in a process of its own."""
+
+    def run() -> None:
+        with Path(os.devnull).open("w") as nowhere:
+            pid = os.posix_spawn(
+                sys.executable,
+                [sys.executable, "-m", "kdbench", *words],
+                os.environ,
+                file_actions=[(os.POSIX_SPAWN_DUP2, nowhere.fileno(), 1)],
+            )
+            _, status, usage = os.wait4(pid, 0)
+            assert status == 0
+            benchmark.extra_info["MB"] = usage.ru_maxrss / 1e3
+
+    benchmark.pedantic(run, rounds=3, warmup_rounds=1)
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("planned")
+    (folder / "big.toml").write_text(TEXT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine cells in ten have a record, as large as they are."""
+    folder = tmp_path_factory.mktemp("done")
+    (folder / "big.toml").write_text(TEXT)
+    grid = Grid.open(folder / "big.toml", runs=folder / "runs")
+    assert len(grid.cells) == 99_900
+    for number, cell in enumerate(grid.cells):
+        place = cell.folder(folder / "runs")
+        place.mkdir(parents=True)
+        (place / CONFIG).write_text("")
+        if number % 10:
+            record = dict.fromkeys(("protocol", "student", "method", "seed", "config"))
+            cost = {"train_seconds": 3600.0, "evaluate_seconds": 60.0}
+            (place / RECORD).write_text(
+                json.dumps(
+                    record
+                    | {"cell": cell.id, "top1": 70.0, "epochs": 240, "cost": cost}
+                    | {"environment": {"device": "a device", "device_type": "cuda", "threads": 1}}
+                )
+            )
+    return folder
+
+
+def test_help(benchmark: Any) -> None:
+    timed(benchmark, "--help")
+
+
+@pytest.mark.parametrize("command", ["plan", "status"])
+@pytest.mark.parametrize("state", ["planned", "done"])
+def test_100000_cells(benchmark: Any, command: str, state: str, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(state)
+    timed(benchmark, "grid", command, str(folder / "big.toml"), "--runs", str(folder / "runs"))
