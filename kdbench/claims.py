@@ -36,7 +36,7 @@ BEAT = 10.0
 """Seconds between two beats of a holder's heart."""
 STALE = 180.0
 """Seconds without a beat after which a holder is dead; network file systems may show a beat a minute late."""
-MAX_DEATHS = 5
+MAX_DEATHS = 8
 """Deaths in a row without progress after which a cell has failed."""
 CLAIM_PREFIX = "claim-"
 """How the names of claims begin."""

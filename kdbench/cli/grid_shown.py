@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _LOOK_EVERY = 1.0
 """Seconds between two looks at the cells."""
-_DEATHS_PER_WORKER = 6
+_DEATHS_PER_WORKER = 12
 """Workers may die so often without anything being finished in between; a cell alone that kills them fails before."""
 
 
