@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from kdbench.cli.options import console
 from kdbench.errors import Interrupted, UserError
+from kdbench.signals import Stop
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,24 +112,24 @@ def start(
         console.print(f"{len(cells)} cells are submitted: 'kdbench grid status {path}' shows how they do")
         console.print(f"logs: {submission.folder}")
         return
-    workers = Workers(grid, cells, launch)
-    if not stay:
-        workers.wait_until_up()
-        console.print(f"{launch.jobs} workers go on by themselves: 'kdbench grid status {path} --watch' shows them")
-        return
-    statuses = _watch(grid, workers, launch.jobs, overview)
+    with Stop() as stop:
+        workers = Workers(grid, cells, launch)
+        if not stay:
+            workers.wait_until_up()
+            console.print(f"{launch.jobs} workers go on by themselves: 'kdbench grid status {path} --watch' shows them")
+            return
+        statuses = _watch(grid, workers, launch.jobs, overview, stop)
     workers.tidy()
     print_counts(grid, statuses)
     _conclude(grid, statuses, workers)
 
 
-def _watch(grid: Grid, workers: Workers, jobs: int, overview: Overview) -> list[Status]:
+def _watch(grid: Grid, workers: Workers, jobs: int, overview: Overview, stop: Stop) -> list[Status]:
     """Show what workers do until nothing is left, with new ones for those that die; return the last states."""
     from rich.live import Live  # noqa: PLC0415
 
     from kdbench.display import clock  # noqa: PLC0415
     from kdbench.grid_view import lines, picture  # noqa: PLC0415
-    from kdbench.signals import Stop  # noqa: PLC0415
     from kdbench.slurm.scheduler import Slurm  # noqa: PLC0415
     from kdbench.states import State, survey  # noqa: PLC0415
 
@@ -137,7 +138,7 @@ def _watch(grid: Grid, workers: Workers, jobs: int, overview: Overview) -> list[
     deaths, started = 0, time.monotonic()
     open_before = sum(status.state not in (State.DONE, State.FAILED) for status in overview.statuses)
     live = Live(console=console, refresh_per_second=2, transient=True)
-    with Stop() as stop, live:
+    with live:
         while True:
             over = all(workers.ended(number) for number in range(jobs))
             unfinished = [s.cell for s in latest.values() if s.state not in (State.DONE, State.FAILED)]
