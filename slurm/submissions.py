@@ -171,9 +171,9 @@ def look(grid: Grid, scheduler: Slurm) -> Overview:
             last |= {cell: (submission, job) for cell in job.cells if cell in cells}
     slurm = any(submission.kind == "slurm" for submission, _ in last.values())
     known = scheduler.jobs([getpass.getuser()]) if slurm else {}
-    problem = "Slurm does not answer: queued cells are shown as lost" if known is None else ""
+    problem = "Slurm does not answer: cells of jobs that have ended are shown as queued" if known is None else ""
     by_job = {(found[0].folder, found[1].id): found for found in last.values()}
-    words = {key: _words(*found, known or {}) for key, found in by_job.items()}
+    words = {key: _words(*found, known) for key, found in by_job.items()}
     told_of = {cell: words[submission.folder, job.id] for cell, (submission, job) in last.items()}
     queued = {cell: text for cell, (waits, text) in told_of.items() if waits}
     # What workers of this machine have left is to do; a job of Slurm's that has ended should have done its cells.
@@ -198,15 +198,24 @@ def look(grid: Grid, scheduler: Slurm) -> Overview:
         if submission.kind == "local":
             return replace(status, job=f"it was stopped; logs: {submission.folder}")
         how = f" ({ended[job.id]})" if job.id in ended else ""
-        return replace(status, job=f"{status.job}{how}; log: {submission.log(job)}")
+        log = f"; log: {submission.log(job)}" if submission.log(job).exists() else ""
+        return replace(status, job=f"{status.job}{how}{log}")
 
     return Overview(list(map(told, statuses)), list(map(told, teachers)), last, problem)
 
 
-def _words(submission: Submission, job: Sent, known: dict[str, Known]) -> tuple[bool, str]:
-    """Whether a job may still run its cells, and what to say of it."""
+def _words(submission: Submission, job: Sent, known: dict[str, Known] | None) -> tuple[bool, str]:
+    """Whether a job may still run its cells, and what to say of it.
+
+    Parameters
+    ----------
+    known
+        What Slurm says; None where it does not answer: a job may then live, and is not submitted a second time.
+    """
     if submission.kind == "local":
         return lives(submission.folder / job.id), "a worker of this grid will come to it"
+    if known is None:
+        return True, f"job {job.id}"
     if job.id not in known:
         return False, f"job {job.id} has ended"
     return not known[job.id].over, f"job {job.id} {known[job.id]}"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -68,13 +71,13 @@ class Submitter:
         scheduler = Slurm()
         if scheduler.cluster is None:
             raise UserError("Slurm does not answer here: 'scontrol show config' must work; --cluster local needs none")
-        blocked = self._teachers_elsewhere()
+        elsewhere = self._teachers_elsewhere()
         self._check_sizes(cells)
         self._folder = new_folder(self._grid, "slurm")
         self._setup = freeze_code(self._folder)
         try:
             trained = self._send("teacher", self._teacher_pieces(cells), say)
-            teacher_jobs = blocked | {f"cell:{cell.id}": job for job, piece in trained for cell in piece.cells}
+            teacher_jobs = elsewhere | {f"cell:{cell.id}": job for job, piece in trained for cell in piece.cells}
             built = self._send("cache", self._cache_pieces(cells, teacher_jobs), say)
             cache_jobs = {piece.cells[0].teacher.id: job for job, piece in built if piece.cells[0].teacher}
             self._send("students", self._student_pieces(cells, teacher_jobs, cache_jobs), say)
@@ -84,6 +87,7 @@ class Submitter:
         except BaseException:
             for array in sorted({job.id.partition("_")[0] for job in self._sent}):
                 ask("scancel", array)
+            shutil.rmtree(self._folder, ignore_errors=True)
             raise
         return submission
 
@@ -119,11 +123,6 @@ class Submitter:
         for status in self._overview.teachers:
             if f"cell:{status.cell.id}" not in needed:
                 continue
-            if status.state == State.FAILED:
-                raise UserError(
-                    f"teacher {status.cell} has failed ({status.folder / 'failed.json'} says why): "
-                    f"'kdbench grid retry {self._grid.file.path}' tries it again"
-                )
             if status.state in free:
                 pieces.append(Piece(self._workload(train=(status.cell,)), (status.cell,)))
         return pieces
@@ -204,11 +203,11 @@ class Submitter:
             **_parameters(f"kdbench-{self._grid.file.name}-{stage}", resources, self._setup, held)
         )
         try:
-            with executor.batch():
+            with contextlib.redirect_stderr(io.StringIO()), executor.batch():  # submitit prints what it raises
                 jobs = [executor.submit(GridJob(piece.workload)) for piece in pieces]
         except (subprocess.SubprocessError, submitit.core.utils.FailedJobError) as error:
-            reason = next((line for line in reversed(str(error).splitlines()) if "error" in line.lower()), str(error))
-            raise UserError(f"sbatch refuses the {stage} jobs of {self._profile.path}: {reason.strip()}") from None
+            reason = "; ".join(line.removeprefix("sbatch: error: ") for line in str(error).splitlines())
+            raise UserError(f"sbatch refuses the {stage} jobs of {self._profile.path}: {reason}") from None
         names = [job.job_id for job in jobs]
         self._sent += [
             Sent(name, stage, tuple(cell.id for cell in (*piece.workload.train, *piece.workload.cells)))

@@ -190,6 +190,39 @@ def test_a_whole_grid(cluster: Cluster, typed: Typed, tiny_npz: Path) -> None:
     assert "jobs of Slurm are cancelled" in out
 
 
+def test_what_slurm_refuses_is_said_in_one_line_and_leaves_nothing(
+    cluster: Cluster, typed: Typed, tiny_npz: Path
+) -> None:
+    study = Study(typed, tiny_npz, ONE.format(epochs=1), '[students]\npartition = "nowhere"\n')
+    code, _, err = typed("grid", "submit", "grid.toml", "--profile", "profile.toml")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "sbatch refuses the students jobs of profile.toml: invalid partition specified: nowhere; " in err
+    assert not list(Path("runs").glob("*/grids/grid/*"))
+    code, _, err = typed("grid", "submit", "grid.toml")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "name a profile with --profile FILE" in err
+    out, _ = study.type("status")
+    assert "1 cells: 1 to do" in out
+
+
+def test_a_controller_that_does_not_answer(
+    cluster: Cluster, typed: Typed, tiny_npz: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was submitted may still be there, so nothing is called lost and nothing is submitted again."""
+    study = Study(typed, tiny_npz, ONE.format(epochs=1), '[students]\nsbatch = { begin = "now+1hour" }\n')
+    study.submit()
+    with monkeypatch.context() as patch:
+        patch.setenv("SLURM_CONF", "/nowhere")
+        out, _ = study.type("status")
+        assert re.search(r"queued +ce resnet8 seed 1: job \d+\n", out)
+        assert "Slurm does not answer" in out
+        assert "no cell has failed or is lost" in study.type("retry")[0]
+        code, _, err = typed("grid", "cancel", "grid.toml")
+        assert (code, err) == (2, "kdbench: Slurm does not answer: nothing was cancelled\n")
+    assert "1 jobs of Slurm are cancelled" in study.type("cancel")[0]
+    wait_for(lambda: "1 cells: 1 lost" in study.type("status")[0], "the job to be gone")
+
+
 def test_a_preempted_cell_goes_on(cluster: Cluster, typed: Typed, tiny_npz: Path, quiet: dict[str, Any]) -> None:
     study = Study(typed, tiny_npz, ONE.format(epochs=EPOCHS))
     job, _ = study.begin(cluster)

@@ -65,15 +65,21 @@ def measured(grid: Grid, estimate: GridEstimate) -> GridEstimate:
         )
 
 
+def _retry(grid: Grid) -> str:
+    return f"kdbench grid retry {grid.file.path}"
+
+
 def missing(grid: Grid, overview: Overview, *, slurm: bool = False) -> list[Cell]:
     """Cells that are not done, have not failed and are not queued on Slurm; for Slurm, nor with anybody else."""
     from kdbench.states import State  # noqa: PLC0415
 
-    here = []
-    elsewhere = 0
+    here, elsewhere, orphans = [], 0, 0
+    failed_teachers = {f"cell:{status.cell.id}" for status in overview.teachers if status.state == State.FAILED}
     for status in overview.statuses:
         if status.state in (State.PLANNED, State.LOST):
-            here.append(status.cell)
+            orphan = status.cell.teacher is not None and status.cell.teacher.id in failed_teachers
+            orphans += orphan
+            here += [] if orphan else [status.cell]
         elif status.state in (State.QUEUED, State.RUNNING):
             submission = overview.jobs.get(status.cell.id, (None, None))[0]
             local = submission is None or submission.kind == "local"
@@ -81,8 +87,10 @@ def missing(grid: Grid, overview: Overview, *, slurm: bool = False) -> list[Cell
             elsewhere += slurm or not local
     if elsewhere:
         console.print(f"{elsewhere} cells are queued or running and left alone; 'kdbench grid cancel' takes them back")
+    if orphans:
+        console.print(f"{orphans} cells have no teacher, since it failed; '{_retry(grid)}' tries it again")
     if failed := overview.count(State.FAILED):
-        console.print(f"{failed} cells failed before; 'kdbench grid retry {grid.file.path}' tries them again")
+        console.print(f"{failed} cells failed before; '{_retry(grid)}' tries them again")
     return here
 
 
