@@ -90,9 +90,11 @@ class Demand:
         UserError
             The cache is damaged.
         """
+        cache = session.teacher_cache(card)
+        cache.refresh()  # other processes may have added to it
         pairs = visited(wanted, session.device_data, session.protocol.epochs)
         parts: set[Part] = {part for one in wanted for part in one.parts}
-        return cls(card, session.teacher_cache(card), pairs, tuple(sorted(parts)))
+        return cls(card, cache, pairs, tuple(sorted(parts)))
 
     def build(self, session: Session, watch: Watch) -> TeacherCache:
         """Let the cache have all of it.
