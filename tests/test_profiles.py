@@ -9,8 +9,10 @@ import pytest
 
 import kdbench.slurm
 from kdbench.errors import UserError
+from kdbench.grid import Grid
 from kdbench.slurm import submit
 from kdbench.slurm.profile import load_profile, minutes_of
+from kdbench.slurm.submissions import Launch, Overview
 
 PROFILES = Path(kdbench.slurm.__file__).parent / "profiles"
 
@@ -90,3 +92,24 @@ def test_a_time_that_is_none() -> None:
 )
 def test_tasks_as_slurm_spells_them(names: list[str], spelled: str) -> None:
     assert submit._spelled(names) == spelled
+
+
+def test_cells_of_one_job_wait_for_one_teacher_and_those_in_lockstep_stay_together(tmp_path: Path) -> None:
+    file = tmp_path / "grid.toml"
+    file.write_text(
+        'protocol = "digits-demo-v1"\npairs = ["resnet14>resnet8", "resnet20>resnet8"]\n'
+        'methods = ["ce", "kd", "reviewkd"]\nseeds = 3\n'
+    )
+    (tmp_path / "p.toml").write_text("[students]\ncells_per_job = 4\ntogether = 2\n")
+    grid = Grid.open(file, runs=tmp_path)
+    submitter = submit.Submitter(grid, Overview([], [], {}, ""), load_profile(tmp_path / "p.toml"), Launch())
+    jobs = submitter._cut(grid.cells)
+    assert sorted(cell.id for job in jobs for cell in job) == sorted(cell.id for cell in grid.cells)
+    found = [({cell.teacher and cell.teacher.network for cell in job}, [cell.seed for cell in job]) for job in jobs]
+    assert found == [
+        ({None}, [1, 2, 3]),
+        ({"resnet14"}, [1, 1, 2, 2]),
+        ({"resnet14"}, [3, 3]),
+        ({"resnet20"}, [1, 1, 2, 2]),
+        ({"resnet20"}, [3, 3]),
+    ]
