@@ -95,10 +95,9 @@ def picture(
 ) -> RenderableType:
     """What a watcher sees: the counts, the teachers on their way, and the cells that run."""
     training = [status for status in teachers if status.state != State.DONE]
-    running = lines(statuses, [State.RUNNING], everything=False)
     parts: list[RenderableType] = [headline(grid, statuses), counts(grid, statuses, width)]
-    parts += [Text("teacher ") + line for line in lines(training, list(State), everything=False)]
-    parts += running
+    parts += [Text("teacher ") + line for line in lines(training, list(State))]
+    parts += lines(statuses, [State.RUNNING])
     if note:
         parts.append(Text(note, style="dim"))
     return Group(*parts)

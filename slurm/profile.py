@@ -88,7 +88,8 @@ def _resources(path: Path, values: dict[str, Any]) -> Resources:
         line = f"profile {path}: {key} = {value!r}"
         if key not in kinds:
             raise UserError(f"{line}: unknown key: known are {', '.join(kinds)} and the tables {', '.join(STAGES)}")
-        made[key] = _typed(line, value, kinds[key])
+        in_minutes = key == "time" and type(value) is int
+        made[key] = str(value) if in_minutes else _typed(line, value, kinds[key])
     resources = Resources(**made)
     for name in ("cpus", "parallelism", "cells_per_job", "together"):
         if getattr(resources, name) < 1:
@@ -103,8 +104,6 @@ def _resources(path: Path, values: dict[str, Any]) -> Resources:
 
 
 def _typed(line: str, value: Any, kind: Any) -> Any:
-    if kind is str and type(value) in (str, int) and "time" in line:
-        return str(value)
     if kind in (str, int) and type(value) is kind:
         return value
     if kind == tuple[str, ...] and isinstance(value, list) and all(isinstance(word, str) for word in value):
