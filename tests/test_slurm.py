@@ -211,8 +211,13 @@ def test_a_controller_that_does_not_answer(
     """What was submitted may still be there, so nothing is called lost and nothing is submitted again."""
     study = Study(typed, tiny_npz, ONE.format(epochs=1), '[students]\nsbatch = { begin = "now+1hour" }\n')
     study.submit()
+    for name in ("squeue", "sacct", "scancel", "scontrol"):
+        dead = Path("dead") / name
+        dead.parent.mkdir(exist_ok=True)
+        dead.write_text("#!/bin/sh\necho Unable to contact slurm controller >&2\nexit 1\n")
+        dead.chmod(0o755)
     with monkeypatch.context() as patch:
-        patch.setenv("SLURM_CONF", "/nowhere")
+        patch.setenv("PATH", f"{Path('dead').absolute()}{os.pathsep}{os.environ['PATH']}")
         out, _ = study.type("status")
         assert re.search(r"queued +ce resnet8 seed 1: job \d+\n", out)
         assert "Slurm does not answer" in out
