@@ -24,6 +24,16 @@ class TeacherRef:
     network: str
     id: str
 
+    @property
+    def short(self) -> str:
+        """The part of the identity that names it beside its network."""
+        return self.id.partition(":")[2][:8]
+
+    @property
+    def spec(self) -> str:
+        """What to type to mean this one."""
+        return f"{self.network}@{self.short}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
@@ -63,6 +73,11 @@ class Cell:
         for cell in cells:
             cell.__dict__["id"] = _hash(f"{before}{cell.seed}{after}")
         return cells
+
+    @property
+    def taught(self) -> TeacherRef:
+        """The teacher that its network becomes."""
+        return TeacherRef(self.student, f"cell:{self.id}")
 
     def folder(self, runs: Path) -> Path:
         """The cell's folder below ``runs``."""

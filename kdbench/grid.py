@@ -21,7 +21,7 @@ from kdbench.session import Session
 from kdbench.teachers import TeacherCard, find_teacher, list_teachers
 
 _KEYS = ("protocol", "pairs", "methods", "seeds", "epochs", "precision", "data", "method")
-_EXAMPLE = 'pairs = ["crd-same-family", "ResNet50>MobileNetV2"]'
+_EXAMPLE = 'pairs = ["ResNet50>MobileNetV2"]'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +54,6 @@ class GridTeacher:
     card: TeacherCard | None
     cell: Cell | None
     """Trains it; None where it is there."""
-
-    @property
-    def spec(self) -> str:
-        """Network and hash."""
-        return f"{self.ref.network}@{self.ref.id.partition(':')[2][:8]}"
 
 
 @final
@@ -108,7 +103,7 @@ class Grid:
         session = self.session
         network, at, _ = word.partition("@")
         cell = session.cell(method=session.protocol.alone, student=network, seed=0)
-        own = TeacherRef(network, f"cell:{cell.id}")
+        own = cell.taught
         card: TeacherCard | None
         with _about(self.file.path, "pairs", word):
             if at:

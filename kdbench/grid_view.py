@@ -109,7 +109,7 @@ def teachers(grid: Grid, statuses: Sequence[Status]) -> Table:
     table = Table("teacher", "accuracy", "origin", box=None, pad_edge=False, header_style="bold")
     for teacher in grid.teachers.values():
         if teacher.card:
-            table.add_row(teacher.spec, f"{teacher.card.accuracy:.2f} %", teacher.card.origin)
+            table.add_row(teacher.ref.spec, f"{teacher.card.accuracy:.2f} %", teacher.card.origin)
         elif teacher.cell:
             state = states[teacher.cell.id]
             words = "" if state == State.PLANNED else f", {state}" if state != State.DONE else ", and is ready"
@@ -126,7 +126,7 @@ def caches(needs: Sequence[CacheNeed]) -> Group:
     notes = []
     for need in needs:
         there = size((need.views - need.missing) * need.row_bytes) if need.missing < need.views else "nothing"
-        spec = need.teacher.spec if need.teacher.card else need.teacher.ref.network
+        spec = need.teacher.ref.spec if need.teacher.card else need.teacher.ref.network
         notes.append("" if need.used else "too large" if need.worthwhile else "saves nothing")
         table.add_row(spec, f"{need.views:,.0f}", size(need.bytes), there, notes[-1])
     told = []

@@ -126,6 +126,14 @@ class Demand:
         return self.cache
 
 
+def by_teacher(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
+    """Cells by the id of their teacher, those without one under the empty text."""
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(cell.teacher.id if cell.teacher else "", []).append(cell)
+    return found
+
+
 def lockstep_groups(cells: Sequence[Cell], together: int | None) -> list[list[Cell]]:
     """Cells of one seed, at most ``together`` of them, in the order in which they were given."""
     by_seed: dict[int, list[Cell]] = {}
@@ -186,9 +194,7 @@ class Sources:
             return
         runs = self._session.runs
         left = [cell for group in self._groups for cell in group if not (cell.folder(runs) / RECORD).exists()]
-        taught = [cell for cell in left if cell.teacher]
-        for teacher in dict.fromkeys(cell.teacher.id for cell in taught if cell.teacher):
-            own = [cell for cell in taught if cell.teacher and cell.teacher.id == teacher]
+        for teacher, own in by_teacher([cell for cell in left if cell.teacher]).items():
             kept = [cell for cell in own if Wanted.by(cell).cacheable]
             begun = {cell.id: _begun(cell.folder(runs)) for cell in kept} if self._mode != "on" else {}
             kept = [cell for cell in kept if begun.get(cell.id) != "live"]

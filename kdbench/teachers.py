@@ -51,7 +51,7 @@ class TeacherCard:
     @property
     def short(self) -> str:
         """The part of the identity that names it beside its network."""
-        return self.id.partition(":")[2][:8]
+        return self.ref.short
 
     @property
     def imported(self) -> bool:
@@ -61,7 +61,7 @@ class TeacherCard:
     @property
     def spec(self) -> str:
         """What to type after ``--teacher`` to mean this one."""
-        return f"{self.network}@{self.short}"
+        return self.ref.spec
 
     @property
     def ref(self) -> TeacherRef:
@@ -151,7 +151,7 @@ def register_trained(runs: Path, cell: Cell, record: dict[str, Any]) -> TeacherC
     """Make a finished cell's network a teacher."""
     card = TeacherCard(
         network=cell.student,
-        id=f"cell:{cell.id}",
+        id=cell.taught.id,
         dataset=cell.protocol.dataset,
         weights=record["weights"],
         accuracy=record["top1"],

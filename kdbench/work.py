@@ -17,7 +17,7 @@ from kdbench.errors import Interrupted, UserError
 from kdbench.runs import FAILURE, RECORD
 from kdbench.session import Session
 from kdbench.signals import Stop
-from kdbench.teacher_plan import CacheMode, Wanted, Watch, lockstep_groups
+from kdbench.teacher_plan import CacheMode, Wanted, Watch, by_teacher, lockstep_groups
 
 _LOOK_EVERY = 1.0
 """Seconds between two looks at what others have done."""
@@ -75,10 +75,7 @@ class Worker:
         self._session = Session.open(**workload.session, scheduler=scheduler)
         self._runs: Path = self._session.runs
         self._train = {cell.id: cell for cell in workload.train}
-        self._caches: dict[str, list[Cell]] = {}
-        for cell in workload.caches:
-            if cell.teacher:
-                self._caches.setdefault(cell.teacher.id, []).append(cell)
+        self._caches = by_teacher([cell for cell in workload.caches if cell.teacher])
         self._cells = {cell.id: cell for cell in workload.cells}
         self._ended = Ended()
 
@@ -111,7 +108,7 @@ class Worker:
         moved = False
         for cell in list(self._train.values()):
             obey()
-            if self._failed(cell) or f"cell:{cell.id}" in self._teachers():
+            if self._failed(cell) or cell.taught.id in self._teachers():
                 del self._train[cell.id]
                 moved = True
                 continue
@@ -146,12 +143,12 @@ class Worker:
         known = self._teachers()
         for group in lockstep_groups(list(self._cells.values()), self._workload.together):
             obey()
-            over = [cell for cell in group if self._over(cell)]
-            ready = [
-                cell
-                for cell in group
-                if not self._over(cell) and (cell.teacher is None or cell.teacher.id in known) and self._cached(cell)
-            ]
+            over, ready = [], []
+            for cell in group:
+                if self._over(cell):
+                    over.append(cell)
+                elif (cell.teacher is None or cell.teacher.id in known) and self._cached(cell):
+                    ready.append(cell)
             for cell, outcome in zip(ready, self._run(ready), strict=True):
                 if not isinstance(outcome, Busy | Superseded):
                     over.append(cell)
@@ -200,7 +197,7 @@ class Worker:
     def _others_may_help(self) -> bool:
         """Whether waiting makes sense: not for a cell whose teacher can never come."""
         known = self._teachers()
-        coming = {f"cell:{cell.id}" for cell in self._train.values()}
+        coming = {cell.taught.id for cell in self._train.values()}
         return any(cell.teacher is None or cell.teacher.id in known | coming for cell in self._cells.values()) or bool(
             self._train
         )

@@ -49,14 +49,20 @@ class Slurm(Scheduler):
     """The Slurm that this machine belongs to, if any."""
 
     @cached_property
+    def _config(self) -> dict[str, str]:
+        """Its configuration; empty where there is no Slurm, or its controller does not answer."""
+        lines = (line.partition("=") for line in (ask("scontrol", "show", "config") or "").splitlines())
+        return {key.strip(): value.strip() for key, _, value in lines}
+
+    @property
     def cluster(self) -> str | None:
         """Its name; None where there is no Slurm, or its controller does not answer."""
-        said = ask("scontrol", "show", "config")
-        for line in (said or "").splitlines():
-            key, _, value = line.partition("=")
-            if key.strip() == "ClusterName":
-                return value.strip()
-        return None
+        return self._config.get("ClusterName")
+
+    @property
+    def array_limit(self) -> int:
+        """The most tasks that an array may have."""
+        return int(self._config.get("MaxArraySize", "1001")) - 1
 
     def own_job(self) -> Job | None:
         """The job that this process was started by."""

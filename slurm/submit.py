@@ -20,7 +20,7 @@ from kdbench.cell import Cell
 from kdbench.errors import UserError
 from kdbench.grid import Grid
 from kdbench.states import State
-from kdbench.teacher_plan import Wanted, lockstep_groups
+from kdbench.teacher_plan import Wanted, by_teacher, lockstep_groups
 from kdbench.work import Workload
 
 from .job import GridJob
@@ -54,7 +54,6 @@ class Submitter:
 
     def __init__(self, grid: Grid, overview: Overview, profile: Profile, launch: Launch):
         self._grid, self._overview, self._profile, self._launch = grid, overview, profile, launch
-        self._runs: Path = grid.session.runs
         self._sent: list[Sent] = []
         self._waiting: list[str] = []
         self._folder = Path()
@@ -72,12 +71,12 @@ class Submitter:
         if scheduler.cluster is None:
             raise UserError("Slurm does not answer here: 'scontrol show config' must work; --cluster local needs none")
         elsewhere = self._teachers_elsewhere()
-        self._check_sizes(cells)
+        self._check_sizes(cells, scheduler.array_limit)
         self._folder = new_folder(self._grid, "slurm")
         self._setup = freeze_code(self._folder)
         try:
             trained = self._send("teacher", self._teacher_pieces(cells), say)
-            teacher_jobs = elsewhere | {f"cell:{cell.id}": job for job, piece in trained for cell in piece.cells}
+            teacher_jobs = elsewhere | {cell.taught.id: job for job, piece in trained for cell in piece.cells}
             built = self._send("cache", self._cache_pieces(cells, teacher_jobs), say)
             cache_jobs = {piece.cells[0].teacher.id: job for job, piece in built if piece.cells[0].teacher}
             self._send("students", self._student_pieces(cells, teacher_jobs, cache_jobs), say)
@@ -108,34 +107,27 @@ class Submitter:
         found = {}
         for status in self._overview.teachers:
             if status.state == State.QUEUED:
-                found[f"cell:{status.cell.id}"] = self._overview.jobs[status.cell.id][1].id
+                found[status.cell.taught.id] = self._overview.jobs[status.cell.id][1].id
             elif status.state == State.RUNNING:
                 holder = status.holder
                 if not (holder and holder.job):
                     raise UserError(f"{status.cell} is being trained by {holder}: submit when the teacher is there")
-                found[f"cell:{status.cell.id}"] = holder.job.id
+                found[status.cell.taught.id] = holder.job.id
         return found
 
     def _teacher_pieces(self, cells: Sequence[Cell]) -> list[Piece]:
         needed = {cell.teacher.id for cell in cells if cell.teacher}
-        free = (State.PLANNED, State.LOST, State.DONE)
-        pieces = []
-        for status in self._overview.teachers:
-            if f"cell:{status.cell.id}" not in needed:
-                continue
-            if status.state in free:
-                pieces.append(Piece(self._workload(train=(status.cell,)), (status.cell,)))
-        return pieces
+        return [
+            Piece(self._workload(train=(status.cell,)), (status.cell,))
+            for status in self._overview.teachers
+            if status.cell.taught.id in needed and status.state in (State.PLANNED, State.LOST, State.DONE)
+        ]
 
     def _cache_pieces(self, cells: Sequence[Cell], teacher_jobs: dict[str, str]) -> list[Piece]:
         if self._launch.cache == "off":
             return []
-        by_teacher: dict[str, list[Cell]] = {}
-        for cell in cells:
-            if cell.teacher:
-                by_teacher.setdefault(cell.teacher.id, []).append(cell)
         pieces = []
-        for teacher, own in by_teacher.items():
+        for teacher, own in by_teacher([cell for cell in cells if cell.teacher]).items():
             if any(Wanted.by(cell).cacheable for cell in own):
                 piece = Piece(self._workload(caches=tuple(own)), tuple(own))
                 piece.after_ok += [teacher_jobs[teacher]] if teacher in teacher_jobs else []
@@ -159,11 +151,8 @@ class Submitter:
     def _cut(self, cells: Sequence[Cell]) -> list[tuple[Cell, ...]]:
         """Cells of one job share the teacher, so that they wait for nothing else; those in lockstep stay together."""
         resources = self._profile.stages["students"]
-        by_teacher: dict[str, list[Cell]] = {}
-        for cell in cells:
-            by_teacher.setdefault(cell.teacher.id if cell.teacher else "", []).append(cell)
         cut = []
-        for own in by_teacher.values():
+        for own in by_teacher(cells).values():
             ordered = [cell for group in lockstep_groups(own, resources.together) for cell in group]
             size = resources.cells_per_job
             cut += [tuple(ordered[start : start + size]) for start in range(0, len(ordered), size)]
@@ -181,8 +170,7 @@ class Submitter:
             together=self._profile.stages["students"].together,
         )
 
-    def _check_sizes(self, cells: Sequence[Cell]) -> None:
-        limit = _array_limit()
+    def _check_sizes(self, cells: Sequence[Cell], limit: int) -> None:
         jobs = len(self._cut(cells))
         if jobs > limit:
             resources = self._profile.stages["students"]
@@ -264,14 +252,6 @@ def _parameters(name: str, resources: Resources, setup: list[str], held: bool) -
         "srun_args": [f"--cpus-per-task={resources.cpus}"],  # a step does not inherit it since Slurm 22.05
         "additional_parameters": further,
     }
-
-
-def _array_limit() -> int:
-    for line in (ask("scontrol", "show", "config") or "").splitlines():
-        key, _, value = line.partition("=")
-        if key.strip() == "MaxArraySize":
-            return int(value) - 1
-    return 1000
 
 
 def _scontrol(*words: str) -> None:

@@ -335,7 +335,9 @@ def test_a_cache_to_build_is_timed_although_every_kind_was_run(
 ) -> None:
     grid, _ = opened(half_done[0], tiny_npz, half_done[1])
     (teacher,) = grid.teachers.values()
-    grid, statuses = opened(write_grid(tmp_path / "at.toml", [f"{teacher.spec}>resnet8"], 3), tiny_npz, half_done[1])
+    grid, statuses = opened(
+        write_grid(tmp_path / "at.toml", [f"{teacher.ref.spec}>resnet8"], 3), tiny_npz, half_done[1]
+    )
     found = grid_bench.measure(grid, GridEstimate.of(grid, statuses), tmp_path, 1)
     assert not found.speed.measured
     assert found.speed.views

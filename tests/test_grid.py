@@ -223,7 +223,7 @@ def test_an_imported_teacher_is_found_and_two_have_to_be_told_apart(studied: Any
     out = studied("plan", methods=["kd"])
     assert re.search(r"pairs = \"resnet14\": there are 2 such teachers: write which, resnet14@\w+ .*imported from", out)
     (teacher,) = grid.teachers.values()
-    assert "1 cells: 1 to do" in studied("plan", methods=["kd"], pairs=[f"{teacher.spec}>resnet8"])
+    assert "1 cells: 1 to do" in studied("plan", methods=["kd"], pairs=[f"{teacher.ref.spec}>resnet8"])
 
 
 def test_workers_go_on_by_themselves_and_can_be_cancelled(studied: Any) -> None:

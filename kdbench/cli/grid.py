@@ -143,7 +143,7 @@ def grid_retry(
     for status in again.values():
         (status.folder / FAILURE).unlink(missing_ok=True)
     grid, overview = opened(file, runs, data)
-    teachers = {f"cell:{cell}" for cell in again}
+    teachers = {status.cell.taught.id for status in again.values()}
     cells = [
         status.cell
         for status in overview.statuses
