@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kdbench.checkpoint import explain_os_errors, write_json
+from kdbench.files import explain_os_errors, write_json
 from kdbench.net import Part
 
 Pairs = npt.NDArray[np.int64]

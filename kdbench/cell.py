@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable
@@ -11,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from kdbench.identity import identity_hash, identity_text
 from kdbench.protocol import Protocol
 from kdbench.registry import Settings
 
@@ -64,14 +64,14 @@ class Cell:
     @cached_property
     def id(self) -> str:
         """Hash of the identity, 64 hexadecimal digits."""
-        return _hash(_text(self.identity()))
+        return identity_hash(identity_text(self.identity()))
 
     def with_seeds(self, seeds: Iterable[int]) -> list[Cell]:
         """Return the same cell under other seeds; the ids of very many are found at once."""
-        before, after = _text(self.identity() | {"seed": _SEED}).split(json.dumps(_SEED))
+        before, after = identity_text(self.identity() | {"seed": _SEED}).split(json.dumps(_SEED))
         cells = [replace(self, seed=seed) for seed in seeds]
         for cell in cells:
-            cell.__dict__["id"] = _hash(f"{before}{cell.seed}{after}")
+            cell.__dict__["id"] = identity_hash(f"{before}{cell.seed}{after}")
         return cells
 
     @property
@@ -89,14 +89,6 @@ class Cell:
         pair = f"{self.teacher.network}>{self.student}" if self.teacher else self.student
         chosen = "".join(f" {key}={value}" for key, value in self.settings.chosen.items())
         return f"{self.method}{chosen} {pair} seed {self.seed}"
-
-
-def _text(identity: dict[str, Any]) -> str:
-    return json.dumps(identity, sort_keys=True, separators=(",", ":"))
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def safe_name(name: str) -> str:

@@ -1,83 +1,20 @@
-"""Files that are whole or absent: atomic writes, and checksummed states that never run code when read."""
+"""Checksummed states that are whole or absent, and that never run code when read."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import io
-import json
-import os
 import pickle
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from kdbench.errors import UserError
+from kdbench.files import explain_os_errors, write_atomic
 
 _MAGIC = b"kdbench-state-1 "
-
-
-@contextlib.contextmanager
-def explain_os_errors(path: Path, elsewhere: str = "choose another folder with --runs DIR") -> Iterator[None]:
-    """Turn the operating system's refusal to write into a message that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        reason = {
-            errno.ENOSPC: "no space is left on the disk: free some, then type the same command to go on",
-            errno.EDQUOT: "the disk quota is used up: free some space, then type the same command to go on",
-            errno.EFBIG: "the file would exceed the size limit: raise it, then type the same command to go on",
-            errno.EROFS: f"the file system is read-only: {elsewhere}",
-            errno.EACCES: f"permission denied: {elsewhere}",
-            errno.EPERM: f"permission denied: {elsewhere}",
-        }.get(error.errno or 0, f"{error.strerror or error}: {elsewhere}")
-        raise UserError(f"cannot write {path}: {reason}") from None
-
-
-def write_atomic(
-    path: Path,
-    data: bytes | str,
-    elsewhere: str = "choose another folder with --runs DIR",
-    *,
-    permit: Callable[[], None] = lambda: None,
-) -> None:
-    """Write a file so that after any interruption the old or the new content is there, whole.
-
-    Parameters
-    ----------
-    permit
-        Is called right before the file takes its place; what it raises leaves the old content there.
-
-    Raises
-    ------
-    UserError
-        The disk is full, read-only or closed to us; the old content is untouched.
-    """
-    content = data.encode() if isinstance(data, str) else data
-    with explain_os_errors(path, elsewhere):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        temporary = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.chmod(0o666 & ~_umask())
-            permit()
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-
-
-def write_json(path: Path, value: Any, *, permit: Callable[[], None] = lambda: None) -> None:
-    """Write a value as readable JSON, atomically; a NaN is refused."""
-    write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n", permit=permit)
 
 
 def save_state(path: Path, state: dict[str, Any], *, permit: Callable[[], None] = lambda: None) -> None:
@@ -125,9 +62,3 @@ def _read(path: Path) -> dict[str, Any] | None:
     except (pickle.UnpicklingError, RuntimeError, EOFError):
         return None
     return state if isinstance(state, dict) else None
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -29,8 +29,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, final
 
-from kdbench.checkpoint import explain_os_errors
 from kdbench.errors import UserError
+from kdbench.files import explain_os_errors
 
 BEAT = 10.0
 """Seconds between two beats of a holder's heart."""

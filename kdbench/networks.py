@@ -16,10 +16,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from kdbench.checkpoint import write_atomic
 from kdbench.data.datasets import Dataset
 from kdbench.device import forward_batch
 from kdbench.errors import UserError
+from kdbench.files import write_atomic
 from kdbench.models import build_backbone
 from kdbench.net import Net
 from kdbench.protocol import Protocol

@@ -10,6 +10,7 @@ import torch
 from kdbench.cell import Cell
 from kdbench.data.datasets import Dataset
 from kdbench.device import environment, peak_memory_mb
+from kdbench.registry import load_method
 from kdbench.teachers import TeacherCard
 
 
@@ -69,6 +70,7 @@ def make_record(
         else None,
         "student": cell.student,
         "method": cell.method,
+        "family": load_method(cell.method).FAMILY,
         "settings": cell.settings.values(),
         "settings_chosen": cell.settings.chosen,
         "settings_source": cell.settings.source,

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from kdbench.cell import Cell
-from kdbench.checkpoint import load_state, save_state, write_atomic, write_json
+from kdbench.checkpoint import load_state, save_state
 from kdbench.claims import Scheduler
 from kdbench.data.batches import Batches, DeviceData
 from kdbench.device import Span, autocast, be_deterministic, keep_freed_memory, memory_format
 from kdbench.errors import UserError
+from kdbench.files import write_atomic, write_json
 from kdbench.method import Batch, Setup
 from kdbench.metrics import evaluate
 from kdbench.net import Outputs

@@ -31,11 +31,11 @@ from torch import Tensor
 
 from kdbench.cache_files import PARTIAL, SEGMENT, Pairs, Segment, SegmentWriter, free_space, size
 from kdbench.cell import safe_name
-from kdbench.checkpoint import write_json
 from kdbench.claims import Busy, Claim, Claims, Scheduler
 from kdbench.data.datasets import Dataset
 from kdbench.data.views import Augmentation, views
 from kdbench.errors import UserError
+from kdbench.files import write_json
 from kdbench.method import ViewPlan
 from kdbench.net import Part
 from kdbench.protocol import Protocol

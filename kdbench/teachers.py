@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from kdbench.cell import Cell, TeacherRef, safe_name
-from kdbench.checkpoint import write_atomic, write_json
 from kdbench.data.datasets import Dataset
 from kdbench.errors import UserError
+from kdbench.files import write_atomic, write_json
 from kdbench.metrics import evaluate
 from kdbench.net import Net
 from kdbench.networks import build_net, load_weights, predict, read_weights, save_weights, weights_hash

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from kdbench.cell import Cell
-from kdbench.checkpoint import write_atomic, write_json
 from kdbench.claims import MAX_DEATHS, Busy, Claim, Claims, Killed, Superseded
 from kdbench.data.batches import Batches, DeviceData
 from kdbench.device import Span
 from kdbench.errors import Interrupted, UserError
+from kdbench.files import write_atomic, write_json
 from kdbench.graph import StepGraphs
 from kdbench.method import ViewPlan
 from kdbench.net import Outputs, Part
@@ -112,7 +112,8 @@ def _mark(folder: Path) -> int:
 
 def write_config(folder: Path, run: Run) -> None:
     """Write what a cell is, and where its teacher's outputs come from."""
-    config = run.cell.identity() | {"id": run.cell.id, "source": run.cell.settings.source}
+    settings = run.cell.settings
+    config = run.cell.identity() | {"id": run.cell.id, "source": settings.source, "chosen": settings.chosen}
     if run.source:
         config["teacher_outputs"] = run.source.kind
     write_atomic(folder / CONFIG, tomli_w.dumps(config))

@@ -13,10 +13,10 @@ import submitit
 from rich.console import Console
 
 import kdbench
-from kdbench.checkpoint import write_json
 from kdbench.claims import Claims
 from kdbench.display import Display
 from kdbench.errors import Interrupted
+from kdbench.files import write_json
 from kdbench.runs import RECORD, STATE
 from kdbench.teacher_cache import FOLDER as CACHES
 from kdbench.work import Worker, Workload

@@ -15,10 +15,10 @@ import kdbench
 import kdbench.methods
 import kdbench.slurm
 from kdbench.cell import Cell, safe_name
-from kdbench.checkpoint import explain_os_errors, write_json
 from kdbench.claims import holder_of, living
 from kdbench.device import CODE_STATE, code_state
 from kdbench.errors import UserError
+from kdbench.files import explain_os_errors, write_json
 from kdbench.grid import Grid
 from kdbench.session import NPZ
 from kdbench.states import State, Status, survey

@@ -17,10 +17,11 @@ import pytest
 import torch
 from cells import METHODS, make_run
 
-from kdbench import checkpoint
-from kdbench.checkpoint import load_state, save_state, write_atomic
+from kdbench import files
+from kdbench.checkpoint import load_state, save_state
 from kdbench.claims import Busy, Claims
 from kdbench.errors import Interrupted, UserError
+from kdbench.files import write_atomic
 from kdbench.run import Diverged, Observer, Progress, Run
 from kdbench.runs import STATE
 from kdbench.trainer import train_cells
@@ -186,7 +187,7 @@ def test_a_write_that_fails_leaves_the_old_file(
     def refuse(_: int) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(checkpoint.os, "fsync", refuse)
+    monkeypatch.setattr(files.os, "fsync", refuse)
     with pytest.raises(UserError, match=words):
         save_state(path, {**STATE_VALUES, "step": 4})
     assert path.read_bytes() == before

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdbench.checkpoint import write_atomic
 from kdbench.data import sources
 from kdbench.data.arrays import ARRAY_NAMES, Arrays, check_classes, image_array, label_array, name_tuple
 from kdbench.errors import UserError
+from kdbench.files import write_atomic
 from kdbench.names import squeeze
 
 DATASETS: Final[Mapping[str, Callable[[Path, bool], Arrays]]] = MappingProxyType(
