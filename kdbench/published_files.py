@@ -1,0 +1,119 @@
+"""The files of published values, and what they say of sources and methods. ``results/published`` explains them."""
+
+from __future__ import annotations
+
+import io
+import tomllib
+from dataclasses import dataclass
+from importlib import resources
+from importlib.resources.abc import Traversable
+from typing import Any, Literal, get_args
+
+import pandas as pd
+
+Epoch = Literal["last", "best", "unknown"]
+"""Which accuracy of a run was printed: that of the last epoch, or the best on the test set."""
+Family = Literal["logits", "features", "relations", "contrast", ""]
+
+METHODS_FILE = "methods.csv"
+_NUMBERS = ("top1", "std", "teacher_top1", "student_top1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrintedTable:
+    """The order and the labels of one printed table."""
+
+    dataset: str
+    pairs: tuple[str, ...]
+    rows: tuple[str, ...]
+    """Labels as printed."""
+    names: dict[str, str]
+    """Published names of the methods whose label is another."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A paper, repository or note that prints values."""
+
+    key: str
+    title: str
+    url: str = ""
+    """Empty where it is not certain."""
+    protocol: str
+    """The protocol whose results its values can be compared with; empty for none."""
+    epoch: Epoch
+    """Which accuracy its own runs report."""
+    own: tuple[str, ...]
+    """Published names of the methods that it ran itself; its other values repeat those of other sources."""
+    differs: str = ""
+    """Why there is no protocol to compare with."""
+    table: PrintedTable | None = None
+
+    def __post_init__(self) -> None:
+        assert self.epoch in get_args(Epoch), self.key
+        assert bool(self.protocol) != bool(self.differs), f"{self.key} needs a protocol or a reason for having none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedMethod:
+    """A method, or a combination of methods, that values were published of."""
+
+    name: str
+    """The name in the files of values."""
+    label: str
+    """The name to show."""
+    family: Family
+    """Empty where it is not certain, and for a student without a teacher."""
+    year: int | None
+    paper: str
+    kdbench: str
+    """kdbench's method whose default is exactly this one; empty if there is none."""
+
+    def __post_init__(self) -> None:
+        assert self.family in get_args(Family), self.name
+
+
+def datasets() -> list[str]:
+    """Names of the data sets that there are published values of."""
+    names = (file.name for file in _folder().iterdir())
+    return sorted(name.removesuffix(".csv") for name in names if name.endswith(".csv") and name != METHODS_FILE)
+
+
+def read_values(dataset: str) -> pd.DataFrame:
+    """Read a data set's values: accuracies as numbers, ``also_in`` and ``disagrees`` as tuples, the rest as text."""
+    frame = _read_csv(f"{dataset}.csv")
+    for column in _NUMBERS:
+        frame[column] = pd.to_numeric(frame[column])
+    frame["n"] = pd.to_numeric(frame["n"]).astype("Int64")
+    frame["also_in"] = [tuple(text.split()) for text in frame["also_in"]]
+    frame["disagrees"] = [tuple(float(value) for value in text.split()) for text in frame["disagrees"]]
+    return frame
+
+
+def read_methods() -> dict[str, PublishedMethod]:
+    """Read the published methods by name."""
+    rows: list[dict[Any, Any]] = _read_csv(METHODS_FILE).to_dict("records")
+    return {row["name"]: PublishedMethod(**row | {"year": int(row["year"]) if row["year"] else None}) for row in rows}
+
+
+def read_sources() -> dict[str, Source]:
+    """Read the sources by key."""
+    entries = tomllib.loads((_folder() / "sources.toml").read_text(encoding="utf-8"))
+    return {key: _source(key, **entry) for key, entry in entries.items()}
+
+
+def _source(key: str, own: list[str], table: dict[str, Any] | None = None, **texts: Any) -> Source:
+    if table is None:
+        return Source(key=key, own=tuple(own), **texts)
+    lists = {name: tuple(table[name]) for name in ("pairs", "rows")}
+    return Source(key=key, own=tuple(own), table=PrintedTable(**table | lists), **texts)
+
+
+def _read_csv(name: str) -> pd.DataFrame:
+    """Read a file as text; an empty cell is an empty text."""
+    text = (_folder() / name).read_text(encoding="utf-8")
+    return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+
+
+def _folder() -> Traversable:
+    return resources.files("kdbench.results") / "published"

@@ -1,0 +1,1 @@
+"""Data: published values and results. Installed as ``kdbench.results`` with the published values alone."""
