@@ -1,0 +1,296 @@
+"""Two methods on one pair of networks: how large the difference is, how sure, and what so few seeds cannot show.
+
+Seed k gives every method the same initialisation, data order and augmentation, so methods are compared by the
+differences within seeds. Equal input gives an equal answer.
+
+Results are in the unit of the input: percentage points for accuracies. What differs by ``TOLERANCE`` or less is equal:
+75.1 - 74.9 and 80.2 - 80.0 are a tie, although their floats differ.
+
+Sources: Du 2025 (arXiv:2511.19794) for paired seeds with exact tests; Fisher 1935 (The Design of Experiments, section
+21) for the sign-flip test; Wilcoxon 1945 (Biometrics Bulletin 1:80); Holm 1979 (Scandinavian J. of Statistics 6:65).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+TOLERANCE = 1e-9
+"""Two values this close are equal, a difference this small is zero."""
+NUM_ENUMERATED = 16
+"""Up to so many differences, the sign-flip test goes through every pattern of signs."""
+_NUM_DRAWN = 9_999
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """The mean of ``n`` values and where it may lie.
+
+    Attributes
+    ----------
+    mean, sd, n
+        Of the values; ``sd`` with ddof 1, nan for one value.
+    low, high
+        Ends of the interval; nan if there are too few values for one.
+    level
+        Probability with which such an interval contains the true mean, 0.95 for a 95 % interval.
+    """
+
+    mean: float
+    low: float
+    high: float
+    sd: float
+    n: int
+    level: float
+
+    def excludes(self, value: float) -> bool:
+        """Whether there is an interval, and ``value`` lies outside."""
+        return self.low > value + TOLERANCE or self.high < value - TOLERANCE
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the sign of the mean is certain at this level; False without an interval."""
+        return self.excludes(0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """The comparison of two methods over the seeds that both have; every p is two-sided.
+
+    Attributes
+    ----------
+    seeds, differences
+        In ascending order of seeds; first minus second.
+    interval
+        t interval of the mean difference.
+    t_p
+        Paired t test: nan for one seed, 0 for equal differences, 1 if all are zero.
+    sign_flip_p
+        Sign-flip (permutation) test on the mean: exact for up to ``NUM_ENUMERATED`` seeds.
+    wilcoxon_p
+        Wilcoxon's signed-rank test: exact, with ties and zeros.
+    smallest_p
+        The smallest p that either of these two tests could give for differences of these sizes, whatever their signs.
+    """
+
+    seeds: tuple[int, ...]
+    differences: tuple[float, ...]
+    interval: Interval
+    t_p: float
+    sign_flip_p: float
+    wilcoxon_p: float
+    smallest_p: float
+
+
+def t_interval(values: npt.ArrayLike, level: float = 0.95) -> Interval:
+    """Student's t interval of a mean: exact for independent normal values.
+
+    Parameters
+    ----------
+    values
+        ``(n,)``, one a seed. One value has a mean only: ``sd``, ``low`` and ``high`` are nan.
+    level
+        Between 0 and 1.
+
+    Raises
+    ------
+    ValueError
+        Without values, for values that are not finite, for a level outside (0, 1).
+    """
+    values = as_values(values)
+    mean, sd, n = float(values.mean()), standard_deviation(values), len(values)
+    half = t_quantile(n - 1, level) * sd / math.sqrt(n) if n > 1 else math.nan
+    return Interval(mean, mean - half, mean + half, sd, n, level)
+
+
+def paired(first: Mapping[int, float], second: Mapping[int, float], level: float = 0.95) -> Paired:
+    """Compare two methods over the seeds that both have.
+
+    With fewer than six seeds neither exact test can reach 5 %, whatever the differences (see ``smallest_p``). The t
+    test can, because it takes them to be normal.
+
+    Parameters
+    ----------
+    first, second
+        Value by seed, for example top-1 in percent. Seeds that only one of them has are left out.
+    level
+        Of the t interval.
+
+    Raises
+    ------
+    ValueError
+        If no seed is common, for values that are not finite, for a level outside (0, 1).
+    """
+    seeds = sorted(first.keys() & second.keys())
+    if not seeds:
+        raise ValueError(
+            f"no seed in common: {sorted(first)} and {sorted(second)}; run both methods with the same seeds"
+        )
+    differences = as_values([first[seed] - second[seed] for seed in seeds])
+    differences[abs(differences) <= TOLERANCE] = 0.0
+    interval = t_interval(differences, level)
+    return Paired(
+        seeds=tuple(seeds),
+        differences=tuple(differences.tolist()),
+        interval=interval,
+        t_p=_t_p(interval),
+        sign_flip_p=sign_flip_p(differences),
+        wilcoxon_p=wilcoxon_p(differences),
+        smallest_p=smallest_p(int(np.count_nonzero(differences))),
+    )
+
+
+def sign_flip_p(differences: npt.ArrayLike) -> float:
+    """Two-sided p of the mean among the means under every pattern of signs (Fisher 1935).
+
+    If two methods are equal, a difference is as probable as its negative. Exact for up to ``NUM_ENUMERATED`` nonzero
+    differences; for more, 9,999 patterns are drawn with a fixed seed, and p is 0.0001 or more.
+
+    Parameters
+    ----------
+    differences
+        ``(n,)``, one a seed; ValueError without any, or if they are not finite.
+    """
+    differences = as_values(differences)
+    nonzero = differences[abs(differences) > TOLERANCE]
+    sizes = np.sort(abs(nonzero))
+    if len(sizes) <= NUM_ENUMERATED:
+        sums = np.zeros(1)
+        for size in sizes:
+            sums = np.concatenate([sums + size, sums - size])
+    else:
+        # The pattern that was seen is one of them, so that p is never zero.
+        signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(_NUM_DRAWN, len(sizes)))
+        sums = np.append(signs @ sizes, nonzero.sum())
+    return float(np.mean(abs(sums) >= abs(nonzero.sum()) - TOLERANCE))
+
+
+def wilcoxon_p(differences: npt.ArrayLike) -> float:
+    """Two-sided p of Wilcoxon's signed-rank test, exact for any number of differences.
+
+    Zeros are dropped, as Wilcoxon did and as R and SciPy do by default. Equal sizes share their average rank, and p
+    comes from all patterns of signs of these ranks, so it is exact with ties too, where tables are not.
+
+    Parameters
+    ----------
+    differences
+        ``(n,)``, one a seed or one a pair of networks; ValueError without any, or if they are not finite.
+    """
+    differences = as_values(differences)
+    nonzero = differences[abs(differences) > TOLERANCE]
+    # Twice the ranks are whole numbers: patterns are counted by the sum of the positive ones.
+    doubled = (2 * midranks(abs(nonzero))).astype(int)
+    total = int(doubled.sum())
+    probability = np.zeros(total + 1)
+    probability[0] = 1.0
+    for rank in doubled:
+        probability[rank:] = (probability[rank:] + probability[: total + 1 - rank]) / 2
+        probability[:rank] /= 2
+    distance = abs(2 * int(doubled[nonzero > 0].sum()) - total)
+    return min(1.0, float(probability[abs(2 * np.arange(total + 1) - total) >= distance].sum()))
+
+
+def smallest_p(n: int) -> float:
+    """Smallest two-sided p of an exact test by signs over ``n`` nonzero differences: 2^(1-n), and 1 for none.
+
+    3 seeds: 0.25, 5: 0.0625, 6: 0.031. It is the share of the two patterns in which all differences have one sign, in
+    ``sign_flip_p`` and in ``wilcoxon_p``. ValueError for a negative ``n``.
+    """
+    if n < 0:
+        raise ValueError(f"{n} differences: give the number of seeds, 0 or more")
+    return min(1.0, 2.0 ** (1 - n))
+
+
+def can_reach(n: int, alpha: float = 0.05) -> bool:
+    """Whether an exact two-sided test over ``n`` seeds can give a p of ``alpha`` or less: from 6 seeds on for 0.05."""
+    return smallest_p(n) <= alpha
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p values so that all of them together have the error rate of one test (Holm 1979).
+
+    Parameters
+    ----------
+    p_values
+        One a comparison; nan for a comparison that could not be made, which stays nan and does not count.
+
+    Returns
+    -------
+    list of float
+        In the order of the input, at most 1. No assumption about how the tests depend on each other is needed.
+
+    Raises
+    ------
+    ValueError
+        For values outside [0, 1].
+    """
+    p = np.asarray(p_values, dtype=float).reshape(-1)
+    if ((p < 0) | (p > 1)).any():
+        raise ValueError(f"p values lie between 0 and 1: {list(p_values)}")
+    adjusted = np.full(len(p), np.nan)
+    order = np.argsort(p, kind="stable")[: np.count_nonzero(~np.isnan(p))]
+    factors = np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(factors * p[order]))
+    return [float(value) for value in adjusted]
+
+
+def midranks(values: npt.ArrayLike) -> Floats:
+    """Ranks from 1 for the smallest; values within ``TOLERANCE`` of a neighbour share their average rank.
+
+    Parameters
+    ----------
+    values
+        ``(n,)``, finite.
+    """
+    values = np.asarray(values, dtype=float)
+    order = np.argsort(values, kind="stable")
+    group = np.cumsum(np.diff(values[order], prepend=values[order][:1]) > TOLERANCE)
+    counts = np.bincount(group) if len(group) else np.zeros(0, dtype=int)
+    ranks = np.empty(len(values))
+    ranks[order] = (np.cumsum(counts) - (counts - 1) / 2)[group]
+    return ranks
+
+
+def as_values(values: npt.ArrayLike) -> Floats:
+    """A copy as ``(n,)`` float64; ValueError if it is empty or holds what is not finite."""
+    array = np.array(values, dtype=float)
+    if array.ndim != 1 or not len(array):
+        raise ValueError(f"one or more values in a row are needed, these have the shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"values must be finite: {array.tolist()}; leave out the seeds that diverged, and say so")
+    return array
+
+
+def standard_deviation(values: Floats) -> float:
+    """With ddof 1; nan for one value; 0 for values that differ by rounding only."""
+    if len(values) < 2:
+        return math.nan
+    return float(values.std(ddof=1)) if np.ptp(values) > TOLERANCE else 0.0
+
+
+def t_quantile(df: float, level: float) -> float:
+    """Half-width of a two-sided t interval in standard errors: 4.30 for 2 degrees of freedom at 0.95."""
+    from scipy.special import stdtrit  # noqa: PLC0415
+
+    return float(stdtrit(df, (1 + check_level(level)) / 2))
+
+
+def check_level(level: float) -> float:
+    """Return the level of confidence; ValueError outside (0, 1)."""
+    if not 0 < level < 1:
+        raise ValueError(f"level {level}: must lie between 0 and 1, for example 0.95")
+    return level
+
+
+def _t_p(interval: Interval) -> float:
+    from scipy.special import stdtr  # noqa: PLC0415
+
+    if interval.sd == 0:
+        return 0.0 if interval.mean else 1.0
+    return float(2 * stdtr(interval.n - 1, -abs(interval.mean) / (interval.sd / math.sqrt(interval.n))))
