@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, final
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -29,7 +28,7 @@ from kdbench.networks import build_net
 from kdbench.protocol import Protocol
 from kdbench.registry import load_method, resolve_settings
 from kdbench.run import Options, Run
-from kdbench.tables import Table
+from kdbench.tables import Table, words
 from kdbench.teacher_cache import STORED, Identity, TeacherCache
 from kdbench.teacher_plan import Wanted, visited
 from kdbench.teacher_source import LiveTeacher, TeacherSource
@@ -294,7 +293,8 @@ def table(bench: Bench, rows: Sequence[Row], teacher: float, seeds: int, machine
     overrides = ", ".join(f"{k}={v}" for k, v in protocol.overrides().items())
     return Table(
         f"{protocol.name}{f', with {overrides}' if overrides else ''}: {bench.teacher} > {bench.student} on {machine}",
-        pd.DataFrame(lines),
+        (tuple(lines[0]),),
+        tuple(words(*line.values()) for line in lines),
         (
             f"whole steps of {batch} of {num_images:,} random images; medians, all works of a method timed in turns",
             "x alone: times the student alone on plain views; loss: the rest of the step with its way back, at least 0",

@@ -73,6 +73,15 @@ def write_json(path: Path, value: Any, *, permit: Callable[[], None] = lambda: N
     write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n", permit=permit)
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file's object; empty where there is none or it cannot be read."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -1,11 +1,11 @@
 """One number for many pairs of networks: the mean gain, and how often a method is better.
 
-Intervals have closed forms here. Resampling three seeds is no way to get one: where 95 % is said, a stratified
-percentile bootstrap of the mean gain covers 76 % for one pair and 86 % for 13; with Rao and Wu's rescaling 82 and 93 %.
+Plain resampling of three seeds gives no interval: where 95 % is said, a stratified percentile bootstrap of the mean
+gain covers 76 % for one pair and 86 % for 13. So the intervals have closed forms, and the bootstrap is scaled.
 
 Sources: Agarwal et al., NeurIPS 2021 (arXiv:2108.13264), for the probability of improvement; Satterthwaite 1946
 (Biometrics Bulletin 2:110); Bell and McCaffrey 2002 (Survey Methodology 28:169); Birnbaum and Klose 1957 (Annals of
-Mathematical Statistics 28:933); Wilson 1927 (JASA 22:209).
+Mathematical Statistics 28:933); Wilson 1927 (JASA 22:209); Rao and Wu 1988 (JASA 83:231).
 """
 
 from __future__ import annotations
@@ -70,6 +70,46 @@ def pooled_gain(
     mean = float(means.mean())
     half = t_quantile(df, level) * math.sqrt(variance)
     return Interval(mean, mean - half, mean + half, standard_deviation(means), len(means), level)
+
+
+def stratified_bootstrap(
+    differences: Sequence[npt.ArrayLike], level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> Interval:
+    """The mean gain of ``pooled_gain`` with an interval by resampling seeds within each pair.
+
+    The plain percentile bootstrap is far too narrow for few seeds. Here each pair's resampled deviations are scaled by
+    ``sqrt(n / (n - 1))`` (Rao and Wu 1988, JASA 83:231), and those of the mean by the ratio of Student's quantile, with
+    Satterthwaite's degrees of freedom, to the normal one.
+
+    Parameters
+    ----------
+    differences
+        One ``(n,)`` a pair, method minus baseline by seed, in percentage points.
+    resamples
+        More give steadier ends.
+    seed
+        Of the generator: equal input gives an equal answer.
+
+    Raises
+    ------
+    ValueError
+        As ``pooled_gain`` without clusters.
+    """
+    from scipy.special import ndtri  # noqa: PLC0415
+
+    pairs = [as_values(values) for values in differences]
+    means = as_values([values.mean() for values in pairs])
+    _, df = _of_seeds(pairs)
+    generator = np.random.default_rng(seed)
+    deviations = np.zeros(resamples)
+    for values, mean in zip(pairs, means, strict=True):
+        n = len(values)
+        drawn = generator.multinomial(n, np.full(n, 1 / n), resamples) @ values / n
+        deviations += math.sqrt(n / (n - 1)) * (drawn - mean) / len(pairs)
+    wider = t_quantile(df, level) / float(ndtri((1 + level) / 2))
+    low, high = wider * np.quantile(deviations, [(1 - level) / 2, (1 + level) / 2])
+    mean = float(means.mean())
+    return Interval(mean, mean + float(low), mean + float(high), standard_deviation(means), len(means), level)
 
 
 def _of_seeds(pairs: Sequence[Floats]) -> tuple[float, float]:

@@ -115,6 +115,11 @@ class Published:
             frame = frame[frame["pair"].isin([self._pair(pair) for pair in pairs])]
         return dataclasses.replace(self, frame=frame.reset_index(drop=True))
 
+    def is_printed(self, source: str) -> bool:
+        """Whether a source's values are kept as one printed table of this data set."""
+        table = self.sources[self._source_key(source)].table
+        return table is not None and table.dataset == self.dataset
+
     def printed(self, source: str) -> pd.DataFrame:
         """Return a source's table as it was printed: its labels as rows, pairs as columns, NaN where it has no value.
 
@@ -127,7 +132,7 @@ class Published:
         """
         key = self._source_key(source)
         table = self.sources[key].table
-        if table is None or table.dataset != self.dataset:
+        if table is None or not self.is_printed(key):
             known = [s.key for s in self.sources.values() if s.table and s.table.dataset == self.dataset]
             raise UserError(
                 f"{key} is not kept as a printed table of {self.dataset}: {', '.join(known) or 'no source'} is"

@@ -29,6 +29,8 @@ class PrintedTable:
     """Labels as printed."""
     names: dict[str, str]
     """Published names of the methods whose label is another."""
+    baseline: str
+    """The row that differences are to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

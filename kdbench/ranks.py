@@ -36,8 +36,6 @@ class Ranking:
         Iman and Davenport's F of it, with K-1 and (K-1)(N-1) degrees of freedom: closer to its level with few blocks.
     critical_difference
         Nemenyi: average ranks that differ by as much are different.
-    p_values
-        ``(K, K)``: Nemenyi's p for each two methods, 1 on the diagonal.
     cliques
         Groups of methods that cannot be told apart, as ``cliques`` gives them.
     level
@@ -50,7 +48,6 @@ class Ranking:
     f_statistic: float
     f_p: float
     critical_difference: float
-    p_values: Floats
     cliques: tuple[tuple[int, ...], ...]
     level: float
 
@@ -79,7 +76,6 @@ def friedman(scores: npt.ArrayLike, level: float = 0.95) -> Ranking:
     ValueError
         For fewer than three methods or two blocks, for missing scores.
     """
-    from scikit_posthocs import posthoc_nemenyi_friedman  # noqa: PLC0415
     from scipy.stats import f, friedmanchisquare, studentized_range  # noqa: PLC0415
 
     ranks = _ranks(scores, least=3)
@@ -97,7 +93,6 @@ def friedman(scores: npt.ArrayLike, level: float = 0.95) -> Ranking:
         f_statistic=f_statistic,
         f_p=float(f.sf(f_statistic, num_methods - 1, (num_methods - 1) * (num_blocks - 1))),
         critical_difference=critical,
-        p_values=posthoc_nemenyi_friedman(ranks.T).to_numpy(),
         cliques=cliques(average, abs(np.subtract.outer(average, average)) >= critical),
         level=level,
     )
@@ -107,6 +102,20 @@ def iman_davenport(statistic: float, num_methods: int, num_blocks: int) -> float
     """F statistic of Friedman's chi-squared (Iman and Davenport 1980): the analysis of variance of the ranks."""
     rest = num_blocks * (num_methods - 1) - statistic
     return (num_blocks - 1) * statistic / rest if rest > TOLERANCE else math.inf
+
+
+def nemenyi(scores: npt.ArrayLike) -> Floats:
+    """Nemenyi's test of each two methods by their average ranks: ``(K, K)`` p values, 1 on the diagonal.
+
+    Parameters
+    ----------
+    scores
+        ``(K, N)`` as for ``friedman``, with its errors.
+    """
+    from scikit_posthocs import posthoc_nemenyi_friedman  # noqa: PLC0415
+
+    p_values: Floats = posthoc_nemenyi_friedman(_ranks(scores, least=3).T).to_numpy()
+    return p_values
 
 
 def wilcoxon_holm(scores: npt.ArrayLike) -> Floats:
@@ -139,8 +148,8 @@ def wilcoxon_holm(scores: npt.ArrayLike) -> Floats:
 
 
 def average_ranks(scores: npt.ArrayLike) -> Floats:
-    """``(K,)`` average ranks of ``(K, N)`` scores, 1 for the highest; two methods and two blocks or more."""
-    ranks: Floats = _ranks(scores, least=2).mean(axis=1)
+    """``(K,)`` average ranks of ``(K, N)`` scores, 1 for the highest; one method and one block are enough."""
+    ranks: Floats = _ranks(scores, least=1, blocks=1).mean(axis=1)
     return ranks
 
 
@@ -203,18 +212,18 @@ def rank_stability(first: Mapping[str, float], second: Mapping[str, float]) -> S
     return Stability(float(found.statistic), float(found.pvalue), len(names))
 
 
-def _ranks(scores: npt.ArrayLike, least: int) -> Floats:
+def _ranks(scores: npt.ArrayLike, least: int, blocks: int = 2) -> Floats:
     """``(K, N)``: ranks within each block, 1 for the highest score."""
-    return np.stack([midranks(-block) for block in _matrix(scores, least).T], axis=1)
+    return np.stack([midranks(-block) for block in _matrix(scores, least, blocks).T], axis=1)
 
 
-def _matrix(scores: npt.ArrayLike, least: int) -> Floats:
+def _matrix(scores: npt.ArrayLike, least: int, blocks: int = 2) -> Floats:
     array = np.asarray(scores, dtype=float)
     if array.ndim != 2:
         raise ValueError(f"scores are methods x blocks, these have the shape {array.shape}")
     if array.shape[0] < least:
         raise ValueError(f"{array.shape[0]} methods: {least} or more are needed; use paired() for two")
-    if array.shape[1] < 2:
+    if array.shape[1] < blocks:
         raise ValueError(f"{array.shape[1]} block: two or more pairs of networks or data sets are needed")
     if not np.isfinite(array).all():
         raise ValueError(

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from kdbench.cell import Cell
 from kdbench.claims import CLAIM_PREFIX, Holder, Scheduler, holder_of, living
+from kdbench.files import read_object
 from kdbench.runs import CONFIG, FAILURE, METRICS, RECORD, STATE
 
 
@@ -117,13 +117,13 @@ def _names(folder: Path) -> set[str]:
 
 
 def _accuracy(folder: Path) -> str:
-    record = _json(folder / RECORD)
+    record = read_object(folder / RECORD)
     top1, epochs = record.get("top1"), record.get("epochs")
     return f"{top1:.2f} % after {epochs} epochs" if isinstance(top1, float) else f"{folder / RECORD} is damaged"
 
 
 def _failure(folder: Path) -> str:
-    failure = _json(folder / FAILURE)
+    failure = read_object(folder / FAILURE)
     text = str(failure.get("text", "")).splitlines()
     return f"{failure.get('reason', 'error')}: {text[0] if text else 'no more is known'}; log: {folder / FAILURE}"
 
@@ -136,11 +136,3 @@ def _progress(status: Status) -> str:
         return f"epoch {row['epoch']}/{status.cell.protocol.epochs}, {row['top1']:.2f} %; "
     except (OSError, ValueError, LookupError, TypeError):
         return ""
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -24,6 +24,8 @@ TOLERANCE = 1e-9
 NUM_ENUMERATED = 16
 """Up to so many differences, the sign-flip test goes through every pattern of signs."""
 _NUM_DRAWN = 9_999
+_DRAWN_AT_ONCE = 2**21
+"""Signs that are held in memory."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -166,8 +168,10 @@ def sign_flip_p(differences: npt.ArrayLike) -> float:
             sums = np.concatenate([sums + size, sums - size])
     else:
         # The pattern that was seen is one of them, so that p is never zero.
-        signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(_NUM_DRAWN, len(sizes)))
-        sums = np.append(signs @ sizes, nonzero.sum())
+        generator, rows = np.random.default_rng(0), max(1, _DRAWN_AT_ONCE // len(sizes))
+        counts = [min(rows, _NUM_DRAWN - done) for done in range(0, _NUM_DRAWN, rows)]
+        positive = [generator.integers(0, 2, (count, len(sizes)), dtype=np.int8) @ sizes for count in counts]
+        sums = np.append(2 * np.concatenate(positive) - sizes.sum(), nonzero.sum())
     return float(np.mean(abs(sums) >= abs(nonzero.sum()) - TOLERANCE))
 
 

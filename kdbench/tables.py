@@ -1,20 +1,32 @@
-"""Tables of finished cells: one object, several renderings."""
+"""Tables: one object, four renderings with equal numbers. The one in LaTeX has a module of its own."""
 
 from __future__ import annotations
 
+import csv
 import io
-import json
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
-import pandas as pd
 from tabulate import tabulate
 
-from kdbench.errors import UserError
+Format = Literal["terminal", "markdown", "latex", "csv"]
+Mark = Literal["", "best", "second"]
+MISSING = "--"
 
-Format = Literal["terminal", "markdown", "csv"]
-_GROUP = ["protocol", "protocol_version", "overrides_text", "dataset", "precision", "student"]
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One place of a table."""
+
+    text: str
+    numbers: Mapping[str, str] = field(default_factory=dict)
+    """The numbers in the text by name, with the digits that are printed."""
+    mark: Mark = ""
+    notes: tuple[str, ...] = ()
+    """What a reader must know about this place: footnotes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,126 +34,118 @@ class Table:
     """Rows of one comparison with what a reader must know to trust them."""
 
     title: str
-    frame: pd.DataFrame
-    notes: tuple[str, ...]
+    heads: tuple[tuple[str, ...], ...]
+    """Lines of the head, each as wide as the table."""
+    rows: tuple[tuple[Entry, ...], ...]
+    notes: tuple[str, ...] = ()
+    num_labels: int = 1
+    """The first so many columns are words."""
+    grouped: bool = False
+    """Whether the first column names groups of rows, on the first row of each."""
+
+    @property
+    def footnotes(self) -> dict[str, str]:
+        """The footnotes of all places and their letters, in the order of the rows."""
+        texts = dict.fromkeys(text for row in self.rows for entry in row for text in entry.notes)
+        return dict(zip(texts, _letters(), strict=False))
+
+    @property
+    def columns(self) -> list[str]:
+        """One name for each column: the lines of its head in one."""
+        return [" > ".join(filter(None, column)) for column in zip(*self.heads, strict=True)]
+
+    def starts_group(self, number: int) -> bool:
+        """Whether a rule is drawn above a row: it is the first of its group, and not of all."""
+        return self.grouped and number > 0 and bool(self.rows[number][0].text)
 
 
-def comparisons(records: pd.DataFrame) -> list[Table]:
-    """One table of records, a row each, for each protocol, data set, teacher and student.
-
-    A student trained alone stands in the table of every teacher it has. Cells under different rules are never mixed.
-    """
-    if records.empty:
-        return []
-    frame = records.copy()
-    for column in ("teacher.network", "teacher.id", "teacher.accuracy", "agreement", "teacher_kl"):
-        if column not in frame:
-            frame[column] = None
-    # Nested values are spread over dotted columns; as text they can be grouped by.
-    frame["overrides_text"] = _gather(frame, "overrides.")
-    frame["chosen_text"] = _gather(frame, "settings_chosen.")
-    tables = []
-    for key, group in frame.groupby(_GROUP, sort=True):
-        rules = dict(zip(_GROUP, key, strict=True))
-        alone = group[group["teacher.id"].isna()]
-        taught = group[group["teacher.id"].notna()]
-        for _, cells in taught.groupby("teacher.id", sort=True):
-            tables.append(_comparison(rules, pd.concat([alone, cells])))
-        if taught.empty:
-            tables.append(_comparison(rules, alone))
-    return tables
+def words(*texts: str) -> tuple[Entry, ...]:
+    """Places that hold plain words."""
+    return tuple(Entry(text) for text in texts)
 
 
-def _comparison(rules: dict[Any, Any], cells: pd.DataFrame) -> Table:
-    repeated = cells[cells.duplicated("cell", keep=False)]
-    if not repeated.empty:
-        raise UserError(f"two records of one cell {repeated['cell'].iloc[0][:8]}: move one of them away")
-    taught = cells[cells["teacher.id"].notna()]
-    alone = cells[cells["teacher.id"].isna()].set_index("seed")["top1"]
-    rows: list[dict[str, Any]] = []
-    for (method, chosen), own in cells.groupby(["method", "chosen_text"], sort=False):
-        per_seed = own.set_index("seed")["top1"]
-        gain = (per_seed - alone).dropna() if own["teacher.id"].notna().all() else pd.Series(dtype=float)
-        rows.append(
-            {
-                "method": f"{method} {chosen}".strip(),
-                "top-1 %": _mean_sd(per_seed),
-                "n": len(own),
-                "gain": _mean_sd(gain, sign=True),
-                "NLL": f"{own['nll'].mean():.3f}",
-                "ECE %": f"{own['ece'].mean():.2f}",
-                "agree %": _mean(own["agreement"], ".2f"),
-                "KL": _mean(own["teacher_kl"], ".3f"),
-                "views": f"{own['cost.views_per_image'].mean():.0f}",
-                "s/epoch": f"{(own['cost.train_seconds'] / own['epochs']).mean():.2f}",
-                "order": (own["teacher.id"].notna().any(), per_seed.mean()),
-            }
-        )
-    rows.sort(key=lambda row: row["order"])
-    frame = pd.DataFrame(rows).drop(columns="order")
-    pair = f"{rules['student']} alone"
-    if not taught.empty:
-        first = taught.iloc[0]
-        short = first["teacher.id"].partition(":")[2][:8]
-        pair = f"{first['teacher.network']} ({first['teacher.accuracy']:.2f} %, {short}) > {rules['student']}"
-    overrides = f", with {rules['overrides_text']}" if rules["overrides_text"] else ""
-    epochs = int(cells["epochs"].iloc[0])
-    return Table(
-        f"{rules['protocol']}{overrides}: {pair}",
-        frame,
-        (
-            f"top-1 on the test set after the last of {epochs} epochs; mean ± standard deviation (ddof 1) over n seeds",
-            "gain: over the same student trained alone, paired by seed",
-            "agree: predictions equal to the teacher's; KL: from the teacher, in nats; views: of each image in a step",
-        ),
-    )
+def render(tables: Sequence[Table], form: Format) -> str:
+    """Write tables as one text."""
+    if form == "latex":
+        from kdbench.latex import latex  # noqa: PLC0415
+
+        return latex(tables)
+    return "\n".join({"terminal": _terminal, "markdown": _markdown, "csv": _csv}[form](table) for table in tables)
 
 
-def render(table: Table, form: Format) -> str:
-    """Write a table as text."""
-    if form == "csv":
-        buffer = io.StringIO()
-        buffer.writelines(f"# {line}\n" for line in (table.title, *table.notes))
-        table.frame.to_csv(buffer, index=False)
-        return buffer.getvalue()
-    style = "pipe" if form == "markdown" else "simple"
-    align = ["left", *["right"] * (table.frame.shape[1] - 1)]
-    body = tabulate(
-        table.frame.values.tolist(),
-        headers=list(table.frame.columns),
-        tablefmt=style,
-        colalign=align,
-        disable_numparse=True,
-    )
-    title = f"**{table.title}**" if form == "markdown" else table.title
-    return "\n".join([title, "", body, "", *_lines(table.notes, form)]) + "\n"
+def _terminal(table: Table) -> str:
+    wrap = {"": "{}", "best": "*{}*", "second": "_{}_"}
+    letters = table.footnotes
+    rows: list[list[str]] = []
+    for number, row in enumerate(table.rows):
+        if table.starts_group(number):
+            rows.append([""] * len(row))
+        rows.append([wrap[entry.mark].format(entry.text) + _references(entry, letters) for entry in row])
+    heads = ["\n".join(column) for column in zip(*table.heads, strict=True)]
+    body = tabulate(rows, headers=heads, tablefmt="simple", colalign=_align(table), disable_numparse=True)
+    lines = [line.rstrip() for line in body.splitlines()]
+    return "\n".join([table.title, "", *lines, "", *_explained(table), ""])
 
 
-def _lines(notes: Iterable[str], form: Format) -> list[str]:
-    return [f"- {note}" for note in notes] if form == "markdown" else list(notes)
+def _markdown(table: Table) -> str:
+    wrap = {"": "{}", "best": "**{}**", "second": "<u>{}</u>"}
+    letters = table.footnotes
+    rows = [
+        [wrap[entry.mark].format(_plain(entry.text)) + _references(entry, letters) for entry in row]
+        for row in table.rows
+    ]
+    heads = ["<br>".join(map(_plain, filter(None, column))) for column in zip(*table.heads, strict=True)]
+    body = tabulate(rows, headers=heads, tablefmt="pipe", colalign=_align(table), disable_numparse=True)
+    notes = [f"- {_plain(line)}" for line in _explained(table)]
+    return "\n".join([f"**{_plain(table.title)}**", "", body, "", *notes, ""])
 
 
-def _gather(frame: pd.DataFrame, prefix: str) -> pd.Series[str]:
-    """Each row's values below a dotted prefix as ``name=value`` text."""
-    columns = [c for c in frame.columns if c.startswith(prefix)]
+def _csv(table: Table) -> str:
+    """The numbers of each column, its mark and its notes in columns of their own, where it has any."""
+    heads: list[str] = []
+    columns: list[list[str]] = []
+    for name, column in zip(table.columns, zip(*(row for row in table.rows), strict=True), strict=True):
+        parts = list(dict.fromkeys(part for entry in column for part in entry.numbers))
+        for part in parts:
+            heads.append(name if len(parts) == 1 else f"{name}: {part}")
+            columns.append([entry.numbers.get(part, "") for entry in column])
+        if not parts:
+            heads.append(name)
+            columns.append([entry.text for entry in column])
+        if any(entry.mark for entry in column):
+            heads.append(f"{name}: mark")
+            columns.append([entry.mark for entry in column])
+        if any(entry.notes for entry in column):
+            heads.append(f"{name}: note")
+            columns.append(["; ".join(entry.notes) for entry in column])
+    if table.grouped:
+        for number in range(1, len(columns[0])):
+            columns[0][number] = columns[0][number] or columns[0][number - 1]
+    buffer = io.StringIO()
+    buffer.writelines(f"# {line}\n" for line in (table.title, *table.notes))
+    csv.writer(buffer, lineterminator="\n").writerows([heads, *zip(*columns, strict=True)])
+    return buffer.getvalue()
 
-    def text(row: pd.Series[Any]) -> str:
-        present = {c.removeprefix(prefix): row[c] for c in columns if _is_there(row[c])}
-        return " ".join(f"{k}={json.dumps(v) if isinstance(v, list) else v}" for k, v in present.items())
 
-    return frame.apply(text, axis=1) if columns else pd.Series("", index=frame.index)
-
-
-def _is_there(value: Any) -> bool:
-    return isinstance(value, list | dict) or not pd.isna(value)
+def _explained(table: Table) -> list[str]:
+    """The lines below a table."""
+    return [*(f"({letter}) {text}" for text, letter in table.footnotes.items()), *table.notes]
 
 
-def _mean(values: pd.Series[Any], form: str) -> str:
-    return format(values.mean(), form) if values.notna().any() else "--"
+def _references(entry: Entry, letters: Mapping[str, str]) -> str:
+    return f" ({','.join(letters[text] for text in entry.notes)})" if entry.notes else ""
 
 
-def _mean_sd(values: pd.Series[Any], *, sign: bool = False) -> str:
-    if values.empty:
-        return "--"
-    mean = f"{values.mean():+.2f}" if sign else f"{values.mean():.2f}"
-    return f"{mean} ± {values.std(ddof=1):.2f}" if len(values) > 1 else mean
+def _letters() -> itertools.chain[str]:
+    alphabet = "abcdefghijklmnopqrstuvwxyz"
+    return itertools.chain(alphabet, ("".join(two) for two in itertools.product(alphabet, repeat=2)))
+
+
+def _align(table: Table) -> list[str]:
+    return ["left"] * table.num_labels + ["right"] * (len(table.heads[0]) - table.num_labels)
+
+
+def _plain(text: str) -> str:
+    """Text without meaning for Markdown or HTML."""
+    text = re.sub(r"[\\`*|]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|\](?=[(\[])", r"\\\g<0>", text)
+    return text.replace("&", "&amp;").replace("<", "&lt;")

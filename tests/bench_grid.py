@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from timed_command import timed
 
 from kdbench.grid import Grid
 from kdbench.runs import CONFIG, RECORD
@@ -20,27 +19,6 @@ pairs = ["crd-same-family", "crd-different-family"]
 methods = ["ce", "kd", "crd", "reviewkd", "dkd", "pckd"]
 seeds = 1350
 """
-
-
-def timed(benchmark: Any, *words: str) -> float:
-    """Type a command in a process of its own; returns its peak memory, or this process's if that is more, in MB."""
-    memory = 0.0
-
-    def run() -> None:
-        nonlocal memory
-        with Path(os.devnull).open("w") as nowhere:
-            pid = os.posix_spawn(
-                sys.executable,
-                [sys.executable, "-m", "kdbench", *words],
-                os.environ,
-                file_actions=[(os.POSIX_SPAWN_DUP2, nowhere.fileno(), 1)],
-            )
-            _, status, usage = os.wait4(pid, 0)
-            assert status == 0
-            memory = usage.ru_maxrss / 1e3
-
-    benchmark.pedantic(run, rounds=3, warmup_rounds=1)
-    return memory
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import math
 import numpy as np
 import pytest
 
-from kdbench.pooled import pooled_gain, probability_of_improvement
+from kdbench.pooled import pooled_gain, probability_of_improvement, stratified_bootstrap
 from kdbench.stats import Interval, holm, paired, t_interval
 
 NUM = 2500
@@ -44,6 +44,14 @@ def test_pooled_gain_covers_95_percent(n: int, num_pairs: int, widest: int) -> N
     found = coverage([pooled_gain(list(experiment)) for experiment in pairs], gains.mean())
     assert found >= 0.95 - deviation(0.95)
     assert found <= (0.95 if num_pairs == 1 else 0.965) + deviation(0.95)
+
+
+@pytest.mark.parametrize(("n", "num_pairs"), [(3, 1), (3, 7), (3, 13), (5, 7)])
+def test_the_bootstrap_covers_95_percent(n: int, num_pairs: int) -> None:
+    """1,000 experiments; as much as the interval whose degrees of freedom it takes, up to 0.965."""
+    pairs = np.random.default_rng([n, num_pairs]).normal(size=(1000, num_pairs, n))
+    found = [stratified_bootstrap(list(own), resamples=1000, seed=number) for number, own in enumerate(pairs)]
+    assert 0.95 - deviation(0.95, 1000) <= coverage(found, 0.0) <= 0.965 + deviation(0.965, 1000)
 
 
 def test_pooled_gain_where_one_pair_decides() -> None:

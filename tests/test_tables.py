@@ -1,126 +1,145 @@
-"""Tables of records."""
+"""One table, four renderings: equal numbers, nothing that a user's words can break."""
 
 from __future__ import annotations
 
-import copy
 import csv
-import json
-import statistics
+import html
+import re
+import shutil
+import subprocess
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 import pytest
+from tabulate import tabulate
 
-from kdbench.errors import UserError
-from kdbench.runs import read_records
-from kdbench.tables import comparisons, render
+from kdbench.tables import Entry, Format, Table, render, words
 
-TOP1 = {"ce": [70.0, 71.0, 72.5], "kd": [71.0, 73.0, 73.0]}
-
-
-def record(method: str, seed: int, top1: float, **changes: Any) -> dict[str, Any]:
-    taught = method != "ce"
-    values: dict[str, Any] = {
-        "cell": f"{method}{seed}{json.dumps(changes)}",
-        "protocol": "p-v1",
-        "protocol_version": 1,
-        "overrides": {},
-        "dataset": "digits",
-        "precision": "fp32",
-        "teacher": {"network": "resnet20", "id": "cell:abcdef0123", "accuracy": 80.0} if taught else None,
-        "student": "resnet8",
-        "method": method,
-        "settings_chosen": {},
-        "seed": seed,
-        "epochs": 10,
-        "top1": top1,
-        "nll": 1.0,
-        "ece": 2.0,
-        "cost": {"views_per_image": 1, "train_seconds": 20.0},
-        "config": {},
-    }
-    if taught:
-        values |= {"agreement": 90.0, "teacher_kl": 0.5}
-    return values | changes
-
-
-def write(folder: Path, records: list[dict[str, Any]]) -> None:
-    for number, values in enumerate(records):
-        path = folder / str(number) / "record.json"
-        path.parent.mkdir(parents=True)
-        path.write_text(json.dumps(values))
-
-
-@pytest.fixture
-def runs(tmp_path: Path) -> Path:
-    write(tmp_path, [record(m, seed, v) for m, values in TOP1.items() for seed, v in enumerate(values)])
-    return tmp_path
-
-
-def test_mean_sd_and_paired_gain(runs: Path) -> None:
-    (table,) = comparisons(read_records(runs).frame)
-    assert table.title == "p-v1: resnet20 (80.00 %, abcdef01) > resnet8"
-    rows = table.frame.set_index("method")
-    assert rows.loc["ce", "top-1 %"] == f"{statistics.mean(TOP1['ce']):.2f} ± {statistics.stdev(TOP1['ce']):.2f}"
-    gains = [a - b for a, b in zip(TOP1["kd"], TOP1["ce"], strict=True)]
-    assert rows.loc["kd", "gain"] == f"{statistics.mean(gains):+.2f} ± {statistics.stdev(gains):.2f}"
-    assert rows.loc["ce", "gain"] == "--"
-    assert rows.loc["kd", "n"] == 3
-    assert rows.loc["ce", "agree %"] == "--"
-
-
-def test_renderings_hold_the_same_cells(runs: Path) -> None:
-    (table,) = comparisons(read_records(runs).frame)
-    cells = [str(v) for row in table.frame.itertuples(index=False) for v in row]
-    for form in ("terminal", "markdown"):
-        text = render(table, form)  # type: ignore[arg-type]
-        assert all(cell in text for cell in cells)
-    lines = [line for line in render(table, "csv").splitlines() if not line.startswith("#")]
-    assert [cell for row in list(csv.reader(lines))[1:] for cell in row] == cells
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"overrides": {"epochs": 3}, "epochs": 3},
-        {"dataset": "npz:0123"},
-        {"precision": "bf16"},
-        {"protocol_version": 2},
-        {"teacher": {"network": "resnet20", "id": "cell:ffff", "accuracy": 81.0}},
-    ],
+HOSTILE = r"a|b <script>alert(1)</script> _x_ *y* `z` [l](u) $m$ 10% & # {~^} \input{/etc/passwd} naïve ∫"
+TABLE = Table(
+    "A title",
+    (("", "teacher", "t1", "t1"), ("", "student", "s1", "s2")),
+    (
+        (*words("logits", "kd"), Entry("74.92 ± 0.28 ↑1.34", {"top-1 %": "74.92", "sd": "0.28"}, "best"), Entry("--")),
+        (
+            *words("", "dkd"),
+            Entry("73.5", {"top-1 %": "73.50"}, "second", ("n = 2",)),
+            Entry("70.1", {"top-1 %": "70.1"}),
+        ),
+        (
+            *words("features", "at"),
+            Entry("--", notes=("not run",)),
+            Entry("70.2 ↓0.1", {"top-1 %": "70.2"}, "", ("n = 2",)),
+        ),
+    ),
+    ("first note", "second note"),
+    num_labels=2,
+    grouped=True,
 )
-def test_different_rules_are_never_mixed(changes: dict[str, Any], runs: Path) -> None:
-    write(runs / "more", [record("kd", seed, 60.0, **changes) for seed in range(2)])
-    tables = comparisons(read_records(runs).frame)
-    assert len(tables) == 2
-    assert {int(n) for t in tables for n in t.frame.loc[t.frame["method"] == "kd", "n"]} == {2, 3}
-    with_alone = [t for t in tables if "ce" in set(t.frame["method"])]
-    assert len(with_alone) == (2 if "teacher" in changes else 1)
 
 
-def test_chosen_settings_make_a_row_of_their_own(runs: Path) -> None:
-    write(runs / "more", [record("kd", 0, 75.0, settings_chosen={"temperature": 2.0})])
-    (table,) = comparisons(read_records(runs).frame)
-    assert set(table.frame["method"]) == {"ce", "kd", "kd temperature=2.0"}
+def numbers(text: str) -> set[str]:
+    return set(re.findall(r"\d+\.\d+", text))
 
 
-def test_two_records_of_one_cell_are_refused(runs: Path) -> None:
-    write(runs / "copy", [copy.deepcopy(record("kd", 0, 71.0))])
-    with pytest.raises(UserError, match="two records of one cell"):
-        comparisons(read_records(runs).frame)
+@pytest.mark.parametrize("form", get_args(Format))
+def test_all_renderings_have_the_same_numbers_and_notes(form: Format) -> None:
+    text = render([TABLE], form)
+    shown = {"csv": {"74.92", "0.28", "73.50", "70.1", "70.2"}}
+    assert numbers(text.replace("0.1pt", "")) == shown.get(
+        form, {"74.92", "0.28", "1.34", "73.5", "70.1", "70.2", "0.1"}
+    )
+    for line in ("A title", "first note", "second note", "n = 2", "not run"):
+        assert line.lower() in text.lower()
 
 
-def test_begun_cells_are_counted(runs: Path) -> None:
-    (runs / "begun").mkdir()
-    (runs / "begun" / "state").write_bytes(b"")
-    assert read_records(runs).unfinished == 1
+def test_marks_arrows_and_footnotes() -> None:
+    assert "*74.92 ± 0.28 ↑1.34*" in render([TABLE], "terminal")
+    assert "_73.5_ (a)" in render([TABLE], "terminal")
+    assert "(a) n = 2\n(b) not run\n" in render([TABLE], "terminal")
+    assert "**74.92 ± 0.28 ↑1.34**" in render([TABLE], "markdown")
+    assert "<u>73.5</u> (a)" in render([TABLE], "markdown")
+    latex = render([TABLE], "latex")
+    assert r"\textbf{74.92 {\scriptsize $\pm$ 0.28} {\scriptsize $\uparrow$1.34}}" in latex
+    assert r"\underline{73.5}\textsuperscript{a}" in latex
+    assert r"\multicolumn{2}{c}{t1}" in latex
+    assert latex.count("\\midrule") == 2
 
 
-@pytest.mark.checkout
-def test_the_stored_table_is_what_the_stored_records_say() -> None:
-    folder = Path(__file__).parent.parent / "results" / "cifar10-subset"
-    records = read_records(folder / "runs")
-    assert not records.problems
-    assert len(records.frame) == 19
-    tables = "\n".join(render(table, "markdown") for table in comparisons(records.frame))
-    assert tables == (folder / "table.md").read_text(encoding="utf-8")
+def test_the_csv_is_one_row_a_row_with_a_column_a_number() -> None:
+    lines = render([TABLE], "csv").splitlines()
+    assert lines[:3] == ["# A title", "# first note", "# second note"]
+    head, *rows = csv.reader(lines[3:])
+    assert head[:5] == ["", "teacher > student", "t1 > s1: top-1 %", "t1 > s1: sd", "t1 > s1: mark"]
+    assert [row[:5] for row in rows] == [
+        ["logits", "kd", "74.92", "0.28", "best"],
+        ["logits", "dkd", "73.50", "", "second"],
+        ["features", "at", "", "", ""],
+    ]
+    assert {row[head.index("t1 > s1: note")] for row in rows} == {"", "n = 2", "not run"}
+
+
+def test_words_of_users_are_words_in_markdown() -> None:
+    text = render([Table(HOSTILE, (("method", "x"),), ((*words(HOSTILE), Entry("1")),), (HOSTILE,))], "markdown")
+    assert "<script" not in text
+    row = next(line for line in text.splitlines() if line.startswith("| a"))
+    assert len(re.findall(r"(?<!\\)\|", row)) == 3
+    assert r"\*y\*" in text
+    assert r"\`z\`" in text
+    assert r"\_x\_" in text
+    assert r"[l\](u)" in text
+    assert html.unescape("&lt;script>") in html.unescape(text)
+
+
+def test_names_with_underscores_stay_readable_in_markdown() -> None:
+    assert "wrn_40_2" in render([Table("t", (("wrn_40_2",),), (words("resnet8"),))], "markdown")
+
+
+def test_latex_escapes_every_special_character() -> None:
+    text = render(
+        [Table(HOSTILE, (("method", HOSTILE),), ((*words(HOSTILE), Entry(HOSTILE, notes=(HOSTILE,))),))], "latex"
+    )
+    assert r"\input{/etc" not in text
+    assert r"\textbackslash{}input\{/etc/passwd\}" in text
+    assert r"\$m\$ 10\% \& \# \{\textasciitilde{}\textasciicircum{}\}" in text
+    assert "∫" not in text
+    assert "naïve" in text
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs pdflatex: apt-get install texlive-latex-recommended")
+@pytest.mark.parametrize("use", ["alone", "part of a paper"])
+def test_latex_compiles(use: str, tmp_path: Path) -> None:
+    wide = Table(
+        "wide", (("method", *(f"column {n}" for n in range(30))),), (words(*("75.12 ± 0.34" for _ in range(31))),)
+    )
+    hostile = Table(
+        HOSTILE, (("method", HOSTILE),), ((*words(HOSTILE), Entry(HOSTILE, {}, "best", (HOSTILE,))),), (HOSTILE,)
+    )
+    (tmp_path / "tables.tex").write_text(render([TABLE, wide, hostile], "latex"), encoding="utf-8")
+    name = "tables.tex"
+    if use != "alone":
+        name = "paper.tex"
+        (tmp_path / name).write_text(
+            "\\documentclass[twocolumn]{article}\\usepackage{booktabs,graphicx}\\begin{document}before\n"
+            "\\input{tables}\nafter\\end{document}"
+        )
+    ran = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", name], cwd=tmp_path, capture_output=True, check=False
+    )
+    log = ran.stdout.decode(errors="replace")
+    assert ran.returncode == 0, log[-2000:]
+    assert "Overfull \\hbox" not in log
+    assert "incomplete" not in log
+    assert (tmp_path / name.replace("tex", "pdf")).stat().st_size > 10_000
+
+
+def test_the_markdown_is_what_tabulate_makes() -> None:
+    table = Table("t", (("method", "n"),), ((*words("kd"), Entry("3")),))
+    expected = tabulate([["kd", "3"]], headers=["method", "n"], tablefmt="pipe", colalign=["left", "right"])
+    assert expected in render([table], "markdown")
+
+
+def test_several_tables_are_one_text() -> None:
+    both = render([TABLE, TABLE], "terminal")
+    assert both.count("A title") == 2
+    assert render([TABLE, TABLE], "latex").count("kdbenchend\\endcsname") == 1

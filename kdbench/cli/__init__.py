@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from kdbench.cli import cache, data, grid, look, teacher, train
+from kdbench.cli import cache, data, grid, look, tables, teacher, train
 from kdbench.errors import Interrupted, UserError
 
 app = typer.Typer(
@@ -17,7 +17,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (train.demo, train.train, look.table, look.bench, look.list_, look.show):
+for command in (
+    train.demo,
+    train.train,
+    tables.table,
+    tables.leaderboard,
+    tables.compare,
+    tables.claims,
+    look.bench,
+    look.list_,
+    look.show,
+):
     app.command(command.__name__.rstrip("_"))(command)
 for name, group in (("teacher", teacher.app), ("data", data.app), ("cache", cache.app), ("grid", grid.app)):
     app.add_typer(group, name=name)

@@ -1,4 +1,4 @@
-"""``kdbench table``, ``bench``, ``list`` and ``show``: what is there, and how fast it is."""
+"""``kdbench bench``, ``list`` and ``show``: what is there, and how fast it is."""
 
 from __future__ import annotations
 
@@ -10,26 +10,6 @@ from typing import Annotated, Literal
 import typer
 
 from kdbench.cli.options import DEMO, Compile, Device, Epochs, Precision, console, print_rows
-from kdbench.errors import UserError
-
-
-def table(
-    runs: Annotated[Path, typer.Argument(help="Folder of runs.")] = Path("runs"),
-    form: Annotated[Literal["terminal", "markdown", "csv"], typer.Option("--format")] = "terminal",
-) -> None:
-    """Print the finished cells as tables."""
-    from kdbench.runs import read_records  # noqa: PLC0415
-    from kdbench.tables import comparisons, render  # noqa: PLC0415
-
-    records = read_records(runs)
-    tables = comparisons(records.frame)
-    if not tables:
-        raise UserError(f"no finished cells in {runs}: 'kdbench demo' or 'kdbench train' makes some")
-    console.print("\n".join(render(t, form) for t in tables), markup=False, end="")
-    if records.unfinished:
-        sys.stderr.write(f"{records.unfinished} cells are begun and not finished\n")
-    if records.problems:
-        raise UserError("; ".join(records.problems))
 
 
 def bench(
@@ -45,7 +25,7 @@ def bench(
     precision: Precision = None,
     device: Device = None,
     compile_: Compile = False,
-    form: Annotated[Literal["terminal", "markdown", "csv"], typer.Option("--format")] = "terminal",
+    form: Annotated[Literal["terminal", "markdown", "latex", "csv"], typer.Option("--format")] = "terminal",
 ) -> None:
     """Time this machine: steps of each method, live and cached, their parts, and the hours of a grid."""
     from rich.progress import Progress  # noqa: PLC0415
@@ -82,7 +62,7 @@ def bench(
             )
             shown.remove_task(task)
             table = timing.table(measured, rows, teacher, seeds, processor(chosen))
-            console.print(render(table, form), markup=False)
+            sys.stdout.write(render([table], form) + "\n")
 
 
 def list_(

@@ -123,8 +123,10 @@ def _described(cell: Cell) -> str:
 
 def compare(session: Session) -> None:
     """Run the comparison that a protocol proposes, and print its table."""
-    from kdbench.runs import as_frame  # noqa: PLC0415
-    from kdbench.tables import comparisons, render  # noqa: PLC0415
+    from kdbench.comparisons import compare as split  # noqa: PLC0415
+    from kdbench.layouts import detail  # noqa: PLC0415
+    from kdbench.runs import Records, as_frame  # noqa: PLC0415
+    from kdbench.tables import render  # noqa: PLC0415
 
     teacher, student = session.protocol.try_pair.split(">")
     train_teacher_shown(session, teacher, seed=0)
@@ -133,8 +135,8 @@ def compare(session: Session) -> None:
         for method in session.protocol.try_methods
         for seed in session.protocol.try_seeds
     ]
-    for found in comparisons(as_frame(run_shown(session, cells))):
-        console.print(f"\n{render(found, 'terminal')}", markup=False, end="")
+    (found,) = split(Records(as_frame(run_shown(session, cells)), [], []))
+    console.print(f"\n{render([detail(found, pair) for pair in found.pairs], 'terminal')}", markup=False, end="")
     console.print(
         f"\nRecords: {session.runs / session.protocol.name}; 'kdbench table {session.runs}' prints them again."
     )
