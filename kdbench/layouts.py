@@ -278,19 +278,21 @@ def _paper_notes(comparison: Comparison, baseline: Row | None, marks: Marks, epo
 def _compute_notes(comparison: Comparison) -> list[str]:
     """Who computes more than others."""
     views: dict[int, list[str]] = {}
+    asked: dict[bool, list[str]] = {}
     for row in comparison.rows:
-        views.setdefault(row.views, []).append(row.label)
-    views.pop(0, None)
-    if len(views) < 2:
-        return []
-    least = min(views)
+        forwards = [own.frame["teacher_forwards"] for (key, _), own in comparison.results.items() if key == row]
+        if row.views:
+            views.setdefault(row.views, []).append(row.label)
+        if row != comparison.alone and any(map(len, forwards)):
+            asked.setdefault(any((own > 0).any() for own in forwards), []).append(row.label)
     lines = []
-    for number, labels in sorted(views.items()):
-        if number != least:
-            verb = "trains" if len(labels) == 1 else "train"
-            lines.append(
-                f"unequal compute: {', '.join(labels)} {verb} on {number} views of an image, others on {least}"
-            )
+    for number in sorted(views)[1:]:
+        verb = "trains" if len(views[number]) == 1 else "train"
+        others = f"others on {min(views)}"
+        lines.append(f"unequal compute: {', '.join(views[number])} {verb} on {number} views of an image, {others}")
+    if len(asked) > 1:
+        live, cached = ", ".join(asked[True]), ", ".join(asked[False])
+        lines.append(f"unequal compute: the teacher was asked live for {live}, and read from a cache for {cached}")
     return lines
 
 

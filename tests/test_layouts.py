@@ -133,6 +133,15 @@ def test_what_a_reader_must_know_stands_below() -> None:
     assert column(paper(found), "views")["pckd"].text == "4"
 
 
+def test_who_asked_the_live_teacher_is_named() -> None:
+    cached = [fake_record("at", seed, 75.0) for seed in range(3)]
+    for record in cached:
+        record["cost"]["teacher_forwards"] = 0
+    told = "unequal compute: the teacher was asked live for crd, dkd, kd, and read from a cache for at"
+    assert told in paper(one(*cached)).notes
+    assert not any("asked live" in note for note in paper(one()).notes)
+
+
 def test_settings_that_nobody_published_are_named() -> None:
     source = "defaults; no published settings for resnet20>resnet8 on digits"
     found = one(*(fake_record("at", seed, 70.0, settings_source=source) for seed in range(3)))
