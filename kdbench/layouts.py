@@ -96,9 +96,10 @@ def paper(comparison: Comparison, baseline: Row | None = None, marks: Marks = "c
     baseline = baseline or comparison.alone
     rows = [row for row in comparison.rows if row != comparison.alone]
     complete = {row for row in rows if comparison.complete(row)}
-    counts = Counter(
-        len(result.frame) for key, result in comparison.results.items() if key[0] in rows and len(result.frame)
-    )
+    numbers = {
+        row: [len(own.frame) for (key, _), own in comparison.results.items() if key == row] for row in comparison.rows
+    }
+    counts = Counter(number for row in rows or comparison.rows for number in numbers.get(row, []) if number)
     usual = counts.most_common(1)[0][0] if counts else 0
     columns = []
     for pair in comparison.pairs:
