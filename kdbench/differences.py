@@ -25,8 +25,8 @@ class Versus:
     row: Row
     pairs: Mapping[Pair, tuple[Mapping[int, float], Mapping[int, float]]]
     """Its values and the baseline's, by seed, of the pairs in which both have a record of one seed at least."""
-    mean: float
-    """Over pairs, of the mean difference in percentage points."""
+    means: Mapping[Pair, float]
+    """Their mean differences in percentage points."""
     pooled: Interval | None
     """Of the same; None where a pair has one seed only."""
     outcome: tuple[int, int, int]
@@ -37,6 +37,11 @@ class Versus:
     """What ``p`` cannot fall below."""
     holm_p: float = math.nan
     """Corrected for the number of methods."""
+
+    @property
+    def mean(self) -> float:
+        """The mean difference over pairs, which weigh the same."""
+        return sum(self.means.values()) / len(self.means)
 
 
 def against(
@@ -87,7 +92,7 @@ def _versus(
     return Versus(
         row=row,
         pairs=values,
-        mean=sum(means) / len(means),
+        means=dict(zip(values, means, strict=True)),
         pooled=pooled,
         outcome=win_tie_loss(means, margin),
         p=sign_flip_p(weighted),

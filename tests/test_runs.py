@@ -131,7 +131,7 @@ def test_begun_cells_are_counted_on_the_screen(typed: Typed, runs: Path) -> None
     assert "1 cell is begun and not finished" in err
 
 
-@pytest.mark.parametrize("command", ["table", "leaderboard", "compare", "claims"])
+@pytest.mark.parametrize("command", ["table", "leaderboard", "compare", "claims", "report"])
 def test_an_empty_folder_says_what_to_run(command: str, typed: Typed, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     code, out, err = typed(command, tmp_path / "empty")

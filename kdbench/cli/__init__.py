@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from kdbench.cli import cache, data, grid, look, tables, teacher, train
+from kdbench.cli import cache, data, grid, look, report, tables, teacher, train
 from kdbench.errors import Interrupted, UserError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ for command in (
     tables.leaderboard,
     tables.compare,
     tables.claims,
+    report.report,
     look.bench,
     look.list_,
     look.show,

@@ -15,6 +15,7 @@ from kdbench.errors import UserError
 if TYPE_CHECKING:
     from kdbench.comparisons import Comparison
     from kdbench.layouts import Marks
+    from kdbench.runs import Records
     from kdbench.tables import Table
 
 Runs = Annotated[Path, typer.Argument(help="Folder of runs, or any folder of records.")]
@@ -66,7 +67,7 @@ def table(
         raise UserError("--source and --beside are about published values: add --published DATASET")
     if published and layout != "paper":
         raise UserError("published values stand beside ours in the paper layout: add --layout paper")
-    with _comparisons(runs or Path("runs"), protocol, methods, pairs, baseline) as found:
+    with comparisons(runs or Path("runs"), protocol, methods, pairs, baseline) as (found, _):
         if layout == "detail":
             tables = [detail(one, pair, epoch) for one in found for pair in one.pairs]
         else:
@@ -89,7 +90,7 @@ def leaderboard(
     """Rank methods over all pairs, with what each costs."""
     from kdbench import leaderboard as boards  # noqa: PLC0415
 
-    with _comparisons(runs, protocol, methods, pairs) as found:
+    with comparisons(runs, protocol, methods, pairs) as (found, _):
         notes = boards.stability_notes(found, epoch)
         ranked = [boards.leaderboard(one, epoch) for one in found]
         _print([boards.leaderboard_table(*one) for one in zip(ranked, notes, strict=True)], form)
@@ -114,7 +115,7 @@ def compare(
     from kdbench.differences import against, by_pair, choose_baseline, pooled_table  # noqa: PLC0415
     from kdbench.leaderboard import pairwise_table  # noqa: PLC0415
 
-    with _comparisons(runs, protocol, methods, pairs, baseline) as found:
+    with comparisons(runs, protocol, methods, pairs, baseline) as (found, _):
         shown = []
         for one in found:
             base = choose_baseline(one, baseline)
@@ -142,7 +143,7 @@ def claims(
     from kdbench import ledger  # noqa: PLC0415
     from kdbench.published import datasets, load_published  # noqa: PLC0415
 
-    with _comparisons(runs, protocol, methods, pairs) as found:
+    with comparisons(runs, protocol, methods, pairs) as (found, _):
         values = [load_published(dataset) for dataset in datasets()]
         held = [(one, ledger.claims(one, own)) for one in found for own in values]
         shown = [ledger.ledger_table(one, claims) for one, claims in held if claims]
@@ -175,14 +176,14 @@ def _published(
 
 
 @contextlib.contextmanager
-def _comparisons(
+def comparisons(
     runs: Path,
     protocol: str | None,
     methods: list[str] | None,
     pairs: list[str] | None,
     baseline: str | None = None,
-) -> Iterator[list[Comparison]]:
-    """What may be compared; at the end, what could not be read is told, and makes the exit code 2."""
+) -> Iterator[tuple[list[Comparison], Records]]:
+    """What may be compared, and the records; at the end, what could not be read is told, and makes the exit code 2."""
     from kdbench.comparisons import compare as split  # noqa: PLC0415
     from kdbench.comparisons import select  # noqa: PLC0415
     from kdbench.runs import read_records  # noqa: PLC0415
@@ -197,7 +198,7 @@ def _comparisons(
     wanted = [*_split(methods), *([baseline] if baseline and methods else [])]
     found = [select(one, wanted, pairs or []) for one in found]
     if found:
-        yield found
+        yield found, records
     if records.begun:
         number = len(records.begun)
         sys.stderr.write(f"{number} {'cell is' if number == 1 else 'cells are'} begun and not finished\n")

@@ -122,10 +122,11 @@ def _described(cell: Cell) -> str:
 
 
 def compare(session: Session) -> None:
-    """Run the comparison that a protocol proposes, and print its table."""
+    """Run the comparison that a protocol proposes, print its table and write a report of all that is there."""
     from kdbench.comparisons import compare as split  # noqa: PLC0415
     from kdbench.layouts import detail  # noqa: PLC0415
-    from kdbench.runs import Records, as_frame  # noqa: PLC0415
+    from kdbench.report import write_report  # noqa: PLC0415
+    from kdbench.runs import Records, as_frame, read_records  # noqa: PLC0415
     from kdbench.tables import render  # noqa: PLC0415
 
     teacher, student = session.protocol.try_pair.split(">")
@@ -137,6 +138,8 @@ def compare(session: Session) -> None:
     ]
     (found,) = split(Records(as_frame(run_shown(session, cells)), [], []))
     console.print(f"\n{render([detail(found, pair) for pair in found.pairs], 'terminal')}", markup=False, end="")
-    console.print(
-        f"\nRecords: {session.runs / session.protocol.name}; 'kdbench table {session.runs}' prints them again."
-    )
+    runs = session.runs
+    console.print(f"\nRecords: {runs / session.protocol.name}; 'kdbench table {runs}' prints them again.", markup=False)
+    records = read_records(runs)
+    page, *_ = write_report(runs, runs / "report", split(records), records, command=f"kdbench report {runs}")
+    console.print(f"Report: {page}; open it in a browser.", markup=False)
