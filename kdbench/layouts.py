@@ -161,7 +161,8 @@ def ranked(values: Mapping[Row, Mapping[int, float]], marks: Marks) -> dict[Row,
 def _clear(values: Sequence[Mapping[int, float]]) -> bool:
     """Whether the first of two is better beyond doubt."""
     gaps = list(difference(*values).values()) if len(values) == 2 else []
-    return len(gaps) > 1 and t_interval(gaps, LEVEL / 100).low > 0
+    found = t_interval(gaps, LEVEL / 100) if gaps else None
+    return found is not None and found.sd > 0 and found.low > 0
 
 
 def gain(differences: Mapping[int, float]) -> Entry:
@@ -170,13 +171,15 @@ def gain(differences: Mapping[int, float]) -> Entry:
 
 
 def interval_entry(found: Interval) -> Entry:
-    """A difference in percentage points with its interval."""
+    """A difference in percentage points with its interval; none where all differences are equal, as of few seeds."""
     numbers = {
         "mean": fixed(found.mean, sign=True),
         "low": fixed(found.low, sign=True),
         "high": fixed(found.high, sign=True),
         "n": str(found.n),
     }
+    if not found.high > found.low:
+        numbers |= {"low": "", "high": ""}
     text = numbers["mean"] + (f" [{numbers['low']}, {numbers['high']}]" if numbers["low"] else "")
     return Entry(text, {name: text for name, text in numbers.items() if text})
 

@@ -93,6 +93,15 @@ def test_only_clear_differences_are_marked_unless_asked() -> None:
     assert marks == {"Teacher": "", "Student": "", "crd": "", "dkd": "", "kd": "", "pkt": "best"}
 
 
+def test_equal_differences_are_no_interval_and_no_mark() -> None:
+    even = [fake_record("pkt", seed, top1 + 2.0) for seed, top1 in enumerate(TOP1["dkd"])]
+    found = one(*even)
+    assert column(paper(found), PAIR)["pkt"].mark == ""
+    alone = [fake_record("ce", seed, 70.0, teacher=None) for seed in range(2)]
+    (two,) = split(*alone, *(fake_record("kd", seed, 69.2) for seed in range(2)))
+    assert column(detail(two, two.pairs[0]), "gain")["kd"].text == "-0.80"
+
+
 def test_rows_that_are_not_complete_are_never_marked() -> None:
     short = [fake_record("pkt", seed, 99.0) for seed in range(2)]
     entries = column(paper(one(*short), marks="all"), PAIR)
