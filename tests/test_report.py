@@ -20,6 +20,7 @@ from report_runs import EPOCHS, PAIRS, line, records, write_runs
 
 from kdbench.comparisons import compare
 from kdbench.errors import UserError
+from kdbench.protocol import load_protocol
 from kdbench.report import write_report
 from kdbench.report.cells import CELLS_LISTED
 from kdbench.report.curves import CELLS_READ, Curve, band, read_curve
@@ -256,7 +257,20 @@ def test_one_pair_has_no_ranks_and_the_page_says_why(tmp_path: Path) -> None:
     write_runs(tmp_path / "runs", records()[:8])
     page = report(tmp_path / "runs", tmp_path / "out")
     assert "No critical-difference diagram" in page.text
-    assert "here 4 and 1." in page.text
+    assert "here are 4 methods and 1 pair." in page.text
+
+
+@pytest.mark.usefixtures("quick")
+def test_each_comparison_has_a_section_and_files_of_its_own(tmp_path: Path) -> None:
+    changed = load_protocol("digits-demo-v1").override(epochs=3)
+    others = [fake_record(method, 1, 70.0, protocol=changed) for method in ("kd", "crd")]
+    write_runs(tmp_path / "runs", [*records(), *others])
+    page = report(tmp_path / "runs", tmp_path / "out")
+    assert {"c1-leaderboard", "c2-leaderboard"} <= set(page.values("id"))
+    assert len(page.values("id")) == len(set(page.values("id")))
+    assert {cell[1] for cell in page.data["cells"].values()} == {"c1", "c2"}
+    names = {path.stem for path in (tmp_path / "out" / "plots").glob("*.svg")}
+    assert {"digits-demo-v1-1-cost", "digits-demo-v1-2-cost"} <= names
 
 
 @pytest.mark.usefixtures("quick")

@@ -133,12 +133,11 @@ class Cells:
         if record.get("cell") != own["cell"]:
             self.problems.append(f"{Path(own['folder']) / RECORD} was changed while the report was made")
             record = {}
-        parts = [self._shared(record.get(name)) for name in _SHARED]
         flat = dict(_flat({name: value for name, value in record.items() if name not in _TOLD}))
         flat = {name: flat.pop(name) for name in _METRICS if name in flat} | flat
         names = [[_group(name), _label(name)] for name in flat]
-        config = record.get("config", {})
-        parts[0] = self._shared({name: value for name, value in config.items() if name != "seed"})
+        config = {name: value for name, value in record.get("config", {}).items() if name != "seed"}
+        parts = [self._shared((record | {"config": config}).get(name)) for name in _SHARED]
         values = [_short(value) for value in flat.values()]
         return [title, section, own["cell"], parts, self._shared(names), values, self._folder(own), _thinned(curve)]
 

@@ -44,9 +44,9 @@ def table_html(
     body = Markup("").join(_body(table, ident, attributes, filled or {}, numbers, sortable=sortable))
     head = Markup("\n").join(_head(table, numbers, sortable=sortable))
     shown = Markup(
-        '<div class="scroll" role="region" aria-labelledby="{0}-caption" tabindex="0">\n<table id="{0}">\n'
+        '<div class="scroll" role="region" aria-labelledby="{0}-caption" tabindex="0">\n<table id="{0}"{4}>\n'
         '<caption id="{0}-caption"><span>{1}</span></caption>\n<thead>\n{2}\n</thead>\n{3}</table>\n</div>\n'
-    ).format(ident, table.title, head, body)
+    ).format(ident, table.title, head, body, Markup(' class="grouped"') if table.grouped else "")
     return shown + _below(table, ident)
 
 

@@ -40,8 +40,8 @@ def curves_plot(comparison: Comparison, pair: Pair, curves: Curves, quantity: Qu
         return None
     style = looks(comparison)
     order = sorted(found, key=lambda row: -found[row].mean[-1])
-    columns = _legend_columns(order)
-    figure, axes = _figure(3.3 + 0.2 * math.ceil(len(order) / columns))
+    columns = _legend_columns(list(found))
+    figure, axes = _figure(3.3 + 0.2 * math.ceil(len(found) / columns))
     for row, own in found.items():
         _draw_band(axes, own, style[row])
     values = [value for own in found.values() for value in (*own.low, *own.high)]
@@ -50,7 +50,7 @@ def curves_plot(comparison: Comparison, pair: Pair, curves: Curves, quantity: Qu
     axes.set_xlabel("epoch")
     axes.set_ylabel(QUANTITIES[quantity][0])
     axes.set_title(label(pair.name))
-    _legend(figure, order, style, columns)
+    _legend(figure, list(found), style, columns)
     title = f"{QUANTITIES[quantity][1]}, {pair.name}"
     ends = ", ".join(f"{row.label} {fixed(found[row].mean[-1])}" for row in order)
     words = "Mean over seeds, with a band from the lowest to the highest seed. At the end: "

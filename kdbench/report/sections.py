@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from markupsafe import Markup
 
 from kdbench.comparisons import Comparison, settings_text
-from kdbench.differences import against, pooled_table
+from kdbench.differences import pooled_table
 from kdbench.layouts import detail, paper
 from kdbench.leaderboard import Leaderboard, leaderboard, leaderboard_table, stability_notes
 from kdbench.report.cells import CELLS_LISTED, Cells
@@ -56,14 +56,15 @@ class Section:
 
 def make_sections(found: Sequence[Comparison], cells: Cells, tell: Told) -> list[Section]:
     """The sections of a page, in the order of the comparisons; ``cells`` takes all their cells."""
+    tell("comparing methods", 0.0)
     boards = [leaderboard(one) for one in found]
     stability = stability_notes(found)
     names = _names(found)
     shown = []
     with styled():
         for number, (board, lines) in enumerate(zip(boards, stability, strict=True)):
-            part = number / len(found), 1 / len(found)
-            shown.append(_section(board, lines, f"c{number + 1}", names[number], cells, _within(tell, *part)))
+            within = _within(tell, 0.3 + 0.7 * number / len(found), 0.7 / len(found))
+            shown.append(_section(board, lines, f"c{number + 1}", names[number], cells, within))
     return shown
 
 
@@ -78,9 +79,9 @@ def _section(board: Leaderboard, stability: Sequence[str], ident: str, name: str
     curves = read_curves(comparison)
     tell("reading cells", 0.1)
     cells.add(comparison, ident, curves)
-    tell("writing tables", 0.3)
+    tell("writing tables", 0.2)
     alone = comparison.alone
-    versus = against(comparison, alone) if alone else []
+    versus = [own.versus for own in board.standings if own.versus]
     table, filled = cells.table(comparison, ident)
     families = [own.row.family for own in board.standings]
     shown = Section(
@@ -107,20 +108,20 @@ def _section(board: Leaderboard, stability: Sequence[str], ident: str, name: str
         rules=[(key, json.dumps(value) if isinstance(value, list | dict) else str(value))
                for key, value in comparison.rules.items()],
     )  # fmt: skip
-    tell("drawing", 0.4)
+    tell("drawing", 0.25)
     for key, plot in _single(board, name).items():
         if isinstance(plot, Plot):
             setattr(shown, key, draw(plot))
         else:
             shown.missing[key] = plot
-    _add_curves(shown, comparison, curves, name, _within(tell, 0.45, 0.55))
+    _add_curves(shown, comparison, curves, name, _within(tell, 0.3, 0.7))
     return shown
 
 
 def _single(board: Leaderboard, name: str) -> dict[str, Plot | str]:
     """The plots that a comparison has one of, or why it has none."""
     comparison, alone = board.comparison, board.comparison.alone
-    versus = against(comparison, alone) if alone else []
+    versus = [own.versus for own in board.standings if own.versus]
     return {
         "differences": (differences_plot(comparison, alone, versus, f"{name}-differences") if alone else None)
         or "No differences to the student alone: no pair has records of one seed with a method and without a teacher.",
@@ -128,14 +129,16 @@ def _single(board: Leaderboard, name: str) -> dict[str, Plot | str]:
         or "No plot of accuracy against cost: fewer than two methods have a record in every pair.",
         "ranks": ranks_plot(board, f"{name}-ranks")
         or "No critical-difference diagram: ranks are tested with three methods or more that have a record in every "
-        f"pair, and two pairs or more; here {len(board.ranked)} and {len(comparison.pairs)}.",
+        f"pair, and two pairs or more; here are {_count(len(board.ranked), 'method')} and "
+        f"{_count(len(comparison.pairs), 'pair')}.",
     }
 
 
 def _add_curves(shown: Section, comparison: Comparison, curves: Curves, name: str, tell: Told) -> None:
     """A plot for each quantity and pair, and what is missing or was left out."""
     notes = {
-        "top1": "Mean over seeds on the test set; the band reaches from the lowest to the highest seed.",
+        "top1": "Mean over seeds on the test set, in the epochs that all seeds of a method have; the band reaches from "
+        "the lowest to the highest seed.",
         "loss": "Mean over seeds of the sum of all losses that a method minimises; the band reaches from the lowest to "
         "the highest seed. Methods minimise different sums: compare shapes, not heights.",
     }
