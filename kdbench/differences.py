@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kdbench.comparisons import Comparison, Epoch, Pair, Row
+from kdbench.entries import BEST_ON_TEST, LEVEL, difference, fixed, interval_entry
 from kdbench.errors import UserError
-from kdbench.layouts import BEST_ON_TEST, LEVEL, difference, fixed, interval_entry
 from kdbench.pooled import pooled_gain, probability_of_improvement, stratified_bootstrap, win_tie_loss
 from kdbench.stats import TOLERANCE, Interval, can_reach, holm, paired, sign_flip_p, smallest_p
 from kdbench.tables import MISSING, Entry, Table, words

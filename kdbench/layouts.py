@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -10,44 +9,18 @@ from typing import Literal
 import pandas as pd
 
 from kdbench.comparisons import Comparison, Epoch, Pair, Result, Row
-from kdbench.stats import Interval, t_interval
+from kdbench.entries import BEST_ON_TEST, LEVEL, accuracy, difference, fixed, gain
+from kdbench.stats import t_interval
 from kdbench.tables import MISSING, Entry, Mark, Table, words
 
 Marks = Literal["clear", "all", "none"]
 """Best and second of a column: where the paired interval excludes zero, always, or never."""
-LEVEL = 95
-"""Percent of the intervals."""
 _RULES: dict[Marks, str] = {
     "clear": "best bold and second underlined, among complete rows, where the paired difference to the next best has a "
     f"{LEVEL} % interval that excludes zero",
     "all": "best bold and second underlined, among complete rows, whether or not the difference is clear",
     "none": "",
 }
-BEST_ON_TEST = "† the best epoch was selected on the test set: such numbers are too high and no fair comparison"
-
-
-def fixed(value: float, digits: int = 2, *, sign: bool = False) -> str:
-    """A number as it is printed; nothing for a NaN, and no minus before a zero."""
-    if math.isnan(value):
-        return ""
-    text = format(value, f"{'+' if sign else ''}.{digits}f")
-    return text.replace("-", "+" if sign else "") if float(text) == 0 else text
-
-
-def accuracy(values: Mapping[int, float], epoch: Epoch = "last") -> Entry:
-    """Mean and standard deviation (ddof 1) over seeds."""
-    if not values:
-        return Entry(MISSING)
-    found = t_interval(list(values.values()))
-    numbers = {"top-1 %": fixed(found.mean), "sd": fixed(found.sd), "n": str(found.n)}
-    mark = "†" if epoch == "best" else ""
-    text = f"{numbers['top-1 %']}{mark}" + (f" ± {numbers['sd']}" if numbers["sd"] else "")
-    return Entry(text, {name: text for name, text in numbers.items() if text})
-
-
-def difference(own: Mapping[int, float], other: Mapping[int, float]) -> dict[int, float]:
-    """Paired differences by seed."""
-    return {seed: value - other[seed] for seed, value in own.items() if seed in other}
 
 
 def detail(comparison: Comparison, pair: Pair, epoch: Epoch = "last") -> Table:
@@ -163,25 +136,6 @@ def _clear(values: Sequence[Mapping[int, float]]) -> bool:
     gaps = list(difference(*values).values()) if len(values) == 2 else []
     found = t_interval(gaps, LEVEL / 100) if gaps else None
     return found is not None and found.sd > 0 and found.low > 0
-
-
-def gain(differences: Mapping[int, float]) -> Entry:
-    """A mean paired difference in percentage points, with its t interval."""
-    return interval_entry(t_interval(list(differences.values()), LEVEL / 100)) if differences else Entry(MISSING)
-
-
-def interval_entry(found: Interval) -> Entry:
-    """A difference in percentage points with its interval; none where all differences are equal, as of few seeds."""
-    numbers = {
-        "mean": fixed(found.mean, sign=True),
-        "low": fixed(found.low, sign=True),
-        "high": fixed(found.high, sign=True),
-        "n": str(found.n),
-    }
-    if not found.high > found.low:
-        numbers |= {"low": "", "high": ""}
-    text = numbers["mean"] + (f" [{numbers['low']}, {numbers['high']}]" if numbers["low"] else "")
-    return Entry(text, {name: text for name, text in numbers.items() if text})
 
 
 def teachers(comparison: Comparison) -> list[str]:

@@ -11,8 +11,9 @@ import pandas as pd
 
 from kdbench.comparisons import COLUMN, Comparison, Epoch, Pair, Row
 from kdbench.differences import MARGIN, Versus, against, dependent, p_value, pooled_entry
+from kdbench.entries import LEVEL, fixed
 from kdbench.errors import UserError
-from kdbench.layouts import LEVEL, fixed, provenance, teachers, top1_words
+from kdbench.layouts import provenance, teachers, top1_words
 from kdbench.ranks import Ranking, average_ranks, friedman, nemenyi, rank_stability, wilcoxon_holm
 from kdbench.tables import MISSING, Entry, Table, words
 

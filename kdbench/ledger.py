@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kdbench.comparisons import Comparison, Epoch, Pair, Row, settings_text
-from kdbench.layouts import BEST_ON_TEST, LEVEL, accuracy, fixed, interval_entry
+from kdbench.entries import BEST_ON_TEST, LEVEL, accuracy, fixed, interval_entry
 from kdbench.protocol import load_protocol, protocol_names
 from kdbench.published import Published, PublishedValue
 from kdbench.published_tables import NOT_OURS

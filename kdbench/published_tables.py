@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import pandas as pd
 
-from kdbench.comparisons import FAMILIES, Comparison, Pair
+from kdbench.comparisons import FAMILIES, Comparison, Pair, place
+from kdbench.entries import fixed
 from kdbench.errors import UserError
-from kdbench.layouts import Marks, fixed
+from kdbench.layouts import Marks
 from kdbench.protocol import load_protocol, named_pairs
 from kdbench.published import Published, PublishedValue
 from kdbench.tables import MISSING, Entry, Mark, Table, words
@@ -139,8 +140,8 @@ def _under(published: Published, protocol: str, frame: pd.DataFrame) -> Table:
     accuracy = load_protocol(protocol).accuracy
     pairs = _ordered(frame)
     rows = [
-        (*words("", role), *(_number(accuracy[pair.split(">")[place]], None) for pair in pairs))
-        for place, role in enumerate(_NETWORKS)
+        (*words("", role), *(_number(accuracy[pair.split(">")[side]], None) for pair in pairs))
+        for side, role in enumerate(_NETWORKS)
     ]
     rows += _methods(published, frame, pairs)
     return Table(
@@ -186,7 +187,7 @@ def _methods(
 ) -> list[tuple[Entry, ...]]:
     """Rows of methods by family, in the order of years."""
     methods = [published.methods[name] for name in dict.fromkeys(frame["method"])]
-    methods.sort(key=lambda method: (_place(method.family), method.year or 9999))
+    methods.sort(key=lambda method: (place(method.family, FAMILIES), method.year or 9999))
     values = dict(iter(frame.groupby(["method", "pair"])))
     rows: list[tuple[Entry, ...]] = []
     before = None
@@ -215,7 +216,7 @@ def _one(values: pd.DataFrame, *, reasons: bool) -> Entry:
 def _ordered(frame: pd.DataFrame) -> list[str]:
     usual = [pair for members in named_pairs().values() for pair in members.pairs]
     found = list(dict.fromkeys(frame["pair"]))
-    return sorted(found, key=lambda pair: usual.index(pair) if pair in usual else len(usual))
+    return sorted(found, key=lambda pair: place(pair, usual))
 
 
 def _heads(pairs: Sequence[str], num_labels: int = 1) -> tuple[tuple[str, ...], ...]:
@@ -228,10 +229,6 @@ def _heads(pairs: Sequence[str], num_labels: int = 1) -> tuple[tuple[str, ...], 
 
 def _titles(published: Published, frame: pd.DataFrame) -> str:
     return "; ".join(f"{key}: {published.sources[key].title}" for key in dict.fromkeys(frame["source"]))
-
-
-def _place(family: str) -> int:
-    return FAMILIES.index(family) if family in FAMILIES else len(FAMILIES)
 
 
 def _row(frame: pd.DataFrame, name: str) -> str:

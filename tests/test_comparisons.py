@@ -10,7 +10,8 @@ import pytest
 from fake_records import fake_grid, fake_record, write_records
 from test_runs import begin
 
-from kdbench.comparisons import Comparison, compare, select
+from kdbench import splitting
+from kdbench.comparisons import Comparison, select
 from kdbench.errors import UserError
 from kdbench.protocol import load_protocol
 from kdbench.runs import Records, as_frame, read_records
@@ -21,7 +22,7 @@ KD = [fake_record("kd", seed, 70.0 + seed) for seed in range(3)]
 
 
 def split(*records: dict[str, Any]) -> list[Comparison]:
-    return compare(Records(as_frame(records), [], []))
+    return splitting.split(Records(as_frame(records), [], []))
 
 
 def labels(comparison: Comparison) -> list[str]:
@@ -121,7 +122,7 @@ def test_cells_that_are_not_finished_have_their_place(tmp_path: Path) -> None:
     begin(tmp_path / "b", 0, chosen={"temperature": 2.0})
     begin(tmp_path / "c", 0, teacher="resnet56", teacher_id="file:1")
     begin(tmp_path / "d", 0, protocol=DIGITS.override(epochs=3))
-    (found,) = compare(read_records(tmp_path))
+    (found,) = splitting.split(read_records(tmp_path))
     pair, other = found.pairs
     assert [cell.config["seed"] for cell in found.results[found.find("kd"), pair].begun] == [3]
     assert not found.complete(found.find("kd"))

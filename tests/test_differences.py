@@ -14,7 +14,8 @@ from test_comparisons import ALONE, split
 from test_layouts import column, records
 from test_runs import begin
 
-from kdbench.comparisons import Comparison, compare
+from kdbench import splitting
+from kdbench.comparisons import Comparison
 from kdbench.differences import against, by_pair, choose_baseline, pooled_table
 from kdbench.errors import UserError
 from kdbench.leaderboard import leaderboard, leaderboard_table, pairwise_table, stability_notes
@@ -152,7 +153,7 @@ def test_methods_without_all_pairs_are_not_ranked(tmp_path: Path) -> None:
     write_records(tmp_path, [*fake_grid(PAIRS, GAINS, 2), *more])
     begin(tmp_path / "begun", 2, protocol=load_protocol("cifar100-crd-v1"), teacher="vgg13", student="vgg8",
           teacher_id="cell:vgg13")  # fmt: skip
-    (one,) = compare(read_records(tmp_path))
+    (one,) = splitting.split(read_records(tmp_path))
     table = leaderboard_table(leaderboard(one))
     last = table.rows[-1]
     assert [entry.text for entry in last[:3]] == ["--", "at", "--"]

@@ -13,8 +13,10 @@ from scipy.stats import t
 from test_comparisons import split
 from test_runs import begin
 
-from kdbench.comparisons import Comparison, compare
-from kdbench.layouts import detail, fixed, paper
+from kdbench import splitting
+from kdbench.comparisons import Comparison
+from kdbench.entries import fixed
+from kdbench.layouts import detail, paper
 from kdbench.runs import read_records
 from kdbench.tables import Entry, Table, render
 
@@ -122,7 +124,7 @@ def test_cells_that_are_missing_say_why(tmp_path: Path) -> None:
     begin(tmp_path / "a", 3, "diverged")
     begin(tmp_path / "b", 4)
     begin(tmp_path / "c", 0, chosen={"temperature": 2.0})
-    (found,) = compare(read_records(tmp_path))
+    (found,) = splitting.split(read_records(tmp_path))
     entries = column(paper(found), PAIR)
     assert entries["kd"].notes == ("1 seed failed (diverged); 1 seed not finished",)
     assert entries["kd temperature=2.0"].text == "--"

@@ -18,7 +18,6 @@ from fake_records import fake_record, write_records
 from markupsafe import Markup
 from report_runs import EPOCHS, PAIRS, line, records, write_runs
 
-from kdbench.comparisons import compare
 from kdbench.errors import UserError
 from kdbench.protocol import load_protocol
 from kdbench.report import write_report
@@ -28,6 +27,7 @@ from kdbench.report.drawing import INK, RULE, Drawn, Plot, label
 from kdbench.report.markup import sort_value, table_html
 from kdbench.report.sections import file_name
 from kdbench.runs import read_records
+from kdbench.splitting import split
 from kdbench.tables import Entry, Table, words
 
 HOSTILE = (
@@ -72,7 +72,7 @@ class Page(HTMLParser):
 
 def report(runs: Path, out: Path) -> Page:
     read = read_records(runs)
-    paths = write_report(runs, out, compare(read), read)
+    paths = write_report(runs, out, split(read), read)
     assert paths[0] == out / "index.html"
     assert all(path.exists() for path in paths)
     return Page(paths[0].read_text(encoding="utf-8"))
@@ -363,7 +363,7 @@ def test_a_failure_leaves_the_earlier_report(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr("kdbench.report.sections.draw", fail)
     with pytest.raises(OSError):  # noqa: PT011
-        write_report(tmp_path / "runs", tmp_path, compare(read), read)
+        write_report(tmp_path / "runs", tmp_path, split(read), read)
     assert (tmp_path / "index.html").read_text() == "earlier"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index.html", "runs"]
 
@@ -372,7 +372,7 @@ def test_a_failure_leaves_the_earlier_report(tmp_path: Path, monkeypatch: pytest
 def test_a_record_that_changes_meanwhile_is_named(tmp_path: Path) -> None:
     folders = write_runs(tmp_path / "runs", records()[:4])
     read = read_records(tmp_path / "runs")
-    found = compare(read)
+    found = split(read)
     (folders[1] / "record.json").unlink()
     write_report(tmp_path / "runs", tmp_path / "out", found, read)
     assert "1/record.json was changed while the report was made" in (tmp_path / "out" / "index.html").read_text()

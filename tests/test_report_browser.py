@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from report_runs import records, write_runs
 
-from kdbench.comparisons import compare
 from kdbench.report import write_report
 from kdbench.report.cells import CELLS_LISTED
 from kdbench.runs import read_records
+from kdbench.splitting import split
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -79,7 +79,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
         record["environment"]["device"] = HOSTILE
     write_runs(folder / "runs", made)
     read = read_records(folder / "runs")
-    return write_report(folder / "runs", folder / "out", compare(read), read)[0].as_uri()
+    return write_report(folder / "runs", folder / "out", split(read), read)[0].as_uri()
 
 
 @pytest.fixture

@@ -184,9 +184,9 @@ def comparisons(
     baseline: str | None = None,
 ) -> Iterator[tuple[list[Comparison], Records]]:
     """What may be compared, and the records; at the end, what could not be read is told, and makes the exit code 2."""
-    from kdbench.comparisons import compare as split  # noqa: PLC0415
     from kdbench.comparisons import select  # noqa: PLC0415
     from kdbench.runs import read_records  # noqa: PLC0415
+    from kdbench.splitting import split  # noqa: PLC0415
 
     records = read_records(runs)
     found = split(records)

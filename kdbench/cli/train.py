@@ -123,10 +123,10 @@ def _described(cell: Cell) -> str:
 
 def compare(session: Session) -> None:
     """Run the comparison that a protocol proposes, print its table and write a report of all that is there."""
-    from kdbench.comparisons import compare as split  # noqa: PLC0415
     from kdbench.layouts import detail  # noqa: PLC0415
     from kdbench.report import write_report  # noqa: PLC0415
     from kdbench.runs import Records, as_frame, read_records  # noqa: PLC0415
+    from kdbench.splitting import split  # noqa: PLC0415
     from kdbench.tables import render  # noqa: PLC0415
 
     teacher, student = session.protocol.try_pair.split(">")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from kdbench.comparisons import Comparison, Pair, Row
 from kdbench.differences import Versus, pooled_entry
-from kdbench.layouts import LEVEL, fixed, top1_words
+from kdbench.entries import LEVEL, fixed
+from kdbench.layouts import top1_words
 from kdbench.leaderboard import Leaderboard
 from kdbench.report.curves import Band, Curves, Quantity, band
 from kdbench.report.drawing import COLOURS, INK, Look, Plot, label, looks
