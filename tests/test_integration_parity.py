@@ -20,6 +20,8 @@ from kdbench.methods import crd, dkd, kd, pckd, reviewkd
 from kdbench.models import build_backbone
 from kdbench.net import Net, Outputs
 
+pytestmark = pytest.mark.once
+
 NUM_DATA = 200
 
 

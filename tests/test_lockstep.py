@@ -24,6 +24,8 @@ from kdbench.runs import FAILURE, RECORD
 from kdbench.teacher_plan import CacheMode, lockstep_groups
 from kdbench.teacher_source import LiveTeacher
 
+pytestmark = pytest.mark.once
+
 SETTINGS = {name: dict(chosen) for name, chosen in METHODS.items()}
 
 

@@ -23,6 +23,8 @@ from kdbench.methods import ce, crd, dkd, kd, pckd, reviewkd
 from kdbench.net import Outputs
 from kdbench.registry import resolve_settings
 
+pytestmark = pytest.mark.once
+
 METHODS: list[type[Method]] = [ce.CE, kd.KD, dkd.DKD, crd.CRD, reviewkd.ReviewKD, pckd.PCKD]
 CIFAR_PAIRS = {
     *("wrn_40_2>wrn_16_2", "wrn_40_2>wrn_40_1", "resnet56>resnet20", "resnet110>resnet20", "resnet110>resnet32"),

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from kdbench.models import NETWORKS, build_backbone, canonical_network
 from kdbench.net import PARTS, Backbone, Features, Net
 
+pytestmark = pytest.mark.once
+
 STATE_DICTS = sorted(p.stem for p in (FOLDER / "models" / "state_dicts").glob("*.json") if p.stem != "summary")
 FILES = parity_files.names("models")
 ONE_OF_EACH = ["resnet8", "wrn_16_1", "vgg8", "MobileNetV2", "ShuffleNetV1", "ShuffleNetV2"]

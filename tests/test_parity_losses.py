@@ -13,6 +13,8 @@ from kdbench.methods import crd, dkd, kd, pckd, reviewkd
 from kdbench.methods.ce import cross_entropy
 from kdbench.net import Outputs
 
+pytestmark = pytest.mark.once
+
 
 def total(terms: dict[str, Tensor]) -> Tensor:
     return torch.stack(list(terms.values())).sum()

@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 
 selenium = pytest.importorskip("selenium")
 BROWSER, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (BROWSER.exists() and DRIVER.exists()), reason=f"needs {BROWSER} and {DRIVER}: apt install chromium-driver"
-)
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.skipif(
+        not (BROWSER.exists() and DRIVER.exists()), reason=f"needs {BROWSER} and {DRIVER}: apt install chromium-driver"
+    ),
+]
 PHONE = 360
 """Pixels."""
 HOSTILE = "<img src=x onerror=alert(1)>"

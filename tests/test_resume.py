@@ -26,6 +26,8 @@ from kdbench.run import Diverged, Observer, Progress, Run
 from kdbench.runs import STATE
 from kdbench.trainer import train_cells
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope="module")
 def results(tiny_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:

@@ -13,6 +13,8 @@ import pytest
 from kdbench.pooled import pooled_gain, probability_of_improvement, stratified_bootstrap
 from kdbench.stats import Interval, holm, paired, t_interval
 
+pytestmark = pytest.mark.once
+
 NUM = 2500
 
 

@@ -35,6 +35,8 @@ from kdbench.teacher_cache import Estimate, Identity, TeacherCache, Visits
 from kdbench.teacher_source import LiveTeacher
 from kdbench.trainer import Lockstep, Outcomes, quietly
 
+pytestmark = pytest.mark.once
+
 ROTATIONS = ViewPlan((0, 1, 2, 3))
 SMALL = Augmentation(pad=1, flip=True)
 IDENTITY = Identity(
