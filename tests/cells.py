@@ -29,6 +29,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "crd": {"num_negatives": 20, "feat_dim": 16},
     "reviewkd": {"max_mid_channels": 16},
     "pckd": {},
+    "at": {},
+    "sp": {},
+    "pkt": {},
+    "rkd": {},
+    "nst": {},
+    "cc": {"feat_dim": 16},
 }
 PAIRS = {
     "cifar": ("resnet20", "resnet8"),
