@@ -86,7 +86,7 @@ class RKD(TaskMethod):
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(TaskMethod.Config):
-        """Defaults: RepDistiller's setting for all CIFAR-100 pairs, which is the paper's."""
+        """Defaults: RepDistiller's setting for all CIFAR-100 pairs."""
 
         distance_weight: float = 25.0
         """Weight of the distance loss."""

@@ -19,14 +19,14 @@ from torch.nn import functional
 
 import kdbench.methods
 from kdbench.method import PLAIN, Method, field_docs
-from kdbench.methods import at, cc, ce, crd, dkd, kd, nst, pckd, pkt, reviewkd, rkd, sp
+from kdbench.methods import at, cc, ce, crd, dkd, kd, kdsvd, nst, pckd, pkt, reviewkd, rkd, sp
 from kdbench.methods._task import TaskMethod
 from kdbench.net import Outputs
 from kdbench.registry import resolve_settings
 
 METHODS: list[type[Method]] = [
     *(ce.CE, kd.KD, dkd.DKD, crd.CRD, reviewkd.ReviewKD, pckd.PCKD),
-    *(at.AT, sp.SP, pkt.PKT, rkd.RKD, nst.NST, cc.CC),
+    *(at.AT, sp.SP, pkt.PKT, rkd.RKD, nst.NST, cc.CC, kdsvd.KDSVD),
 ]
 # Settings with which a method does not depend on the order of a batch, where that is not its default.
 UNORDERED: dict[type[Method], dict[str, Any]] = {cc.CC: {"form": "kernel"}}
