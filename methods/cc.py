@@ -71,11 +71,11 @@ class CC(TaskMethod):
         """Defaults: RepDistiller's setting for all CIFAR-100 pairs."""
 
         cc_weight: float = 0.02
-        """Weight of the loss; this one belongs to ``neighbours``, the kernel's values are far smaller."""
+        """Weight of the loss; this one belongs to the form "neighbours", the kernel's values are far smaller."""
         form: Literal["neighbours", "kernel"] = "neighbours"
         """What is compared: neighbours as in RepDistiller, or the paper's kernel."""
         feat_dim: int = 128
-        """Width of the embeddings of ``neighbours``."""
+        """Width of the embeddings, which the form "neighbours" has."""
         gamma: float = 0.4
         """Inverse width of the kernel, for features of unit length."""
 

@@ -5,9 +5,9 @@ A stage is summarised by the leading right singular vectors of its map, and the 
 vectors of neighbouring stages follow the teacher's. The paper's map is a matrix of positions by channels, as in
 RepDistiller; mdistiller's is one of channels and rows by columns (``matrix = "columns"``).
 
-``M = U S V^T`` of each image's map; of ``k + 3`` student vectors the one that is most parallel to each of the teacher's
-``k`` is taken, with its sign; both times the teacher's singular values, as a unit vector of ``k``;
-``r(v, w)_ab = exp(-(v_a - w_b)^2 / 8)`` for stages i and i - 1, ``loss = sum of (r^s - r^t)^2 / B``, summed over pairs
+``M = U S V^T`` of each image's map; for each of the teacher's first ``k`` vectors the most parallel of the student's
+first ``k + 3`` is taken and turned towards it; both are multiplied by the teacher's values, scaled to unit length;
+``r_ab = exp(-(v_a - w_b)^2 / 8)`` for vectors ``v``, ``w`` of stages i and i - 1, ``loss = sum (r^s - r^t)^2 / B``
 
 The sign of a singular vector is arbitrary and the loss depends on the teacher's: here its entries sum to at least 0,
 as the first vector's do anyhow where maps are not negative.
