@@ -101,12 +101,12 @@ class Grid:
 
     def _teacher(self, word: str) -> TeacherRef:
         session = self.session
-        network, at, _ = word.partition("@")
+        network, mark, _ = word.partition("@")
         cell = session.cell(method=session.protocol.alone, student=network, seed=0)
         own = cell.taught
         card: TeacherCard | None
         with _about(self.file.path, "pairs", word):
-            if at:
+            if mark:
                 card = find_teacher(session.runs, session.protocol, word, network)
             else:
                 # One that was trained under other rules, for fewer epochs say, is meant only if it is named.
@@ -248,13 +248,13 @@ def _pairs(words: list[str]) -> Iterator[str]:
             yield from sets[word].pairs
             continue
         teacher, arrow, student = word.partition(">")
-        network, at, short = teacher.partition("@")
+        network, mark, short = teacher.partition("@")
         try:
             pair = parse_pair(f"{network}{arrow}{student}")
         except UserError as error:
             raise UserError(f"{error}; known are the sets {', '.join(sets)} and {', '.join(NETWORKS)}") from None
         known_teacher, _, known_student = pair.partition(">")
-        yield f"{known_teacher}{at}{short.strip()}>{known_student}"
+        yield f"{known_teacher}{mark}{short.strip()}>{known_student}"
 
 
 def _seeds(value: Any) -> tuple[int, ...]:

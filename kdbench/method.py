@@ -151,7 +151,15 @@ class Method(nn.Module, abc.ABC):
 
 
 def field_docs(config: type) -> dict[str, str]:
-    """Return the docstring below each field of a ``Config`` class."""
+    """Return the docstring below each field of a ``Config`` class, those of inherited fields first."""
+    docs: dict[str, str] = {}
+    for owner in reversed(config.__mro__):
+        if dataclasses.is_dataclass(owner):
+            docs |= _own_docs(owner)
+    return docs
+
+
+def _own_docs(config: type) -> dict[str, str]:
     body = ast.parse(textwrap.dedent(inspect.getsource(config))).body[0]
     assert isinstance(body, ast.ClassDef)
     docs: dict[str, str] = {}

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdbench.method import Batch, Method, Setup, resource
+from kdbench.method import Batch, Setup, resource
 from kdbench.net import Outputs, Part
 
-from .ce import at_least_float32, check_settings, cross_entropy, inner_products
-from .kd import kl_per_image
+from ._task import TaskMethod
+from .ce import at_least_float32, check_settings, inner_products
 
 
 @functools.cache
@@ -121,7 +121,7 @@ def move_bank(bank: Tensor, index: Tensor, embedding: Tensor, momentum: float) -
 
 
 @final
-class CRD(Method):
+class CRD(TaskMethod):
     """Noise-contrastive estimation between student and teacher embeddings."""
 
     FAMILY = "contrast"
@@ -133,17 +133,11 @@ class CRD(Method):
     )
 
     @dataclass(frozen=True, slots=True, kw_only=True)
-    class Config(Method.Config):
-        """Defaults: the authors' code (RepDistiller) for all CIFAR-100 pairs."""
+    class Config(TaskMethod.Config):
+        """Defaults: the authors' code (RepDistiller) for all CIFAR-100 pairs; CRD+KD is ``kd_weight = 1``."""
 
-        ce_weight: float = 1.0
-        """Weight of the cross entropy."""
         crd_weight: float = 0.8
         """Weight of the contrast, student against teacher plus teacher against student."""
-        kd_weight: float = 0.0
-        """Weight of KD's KL divergence; 1 gives the CRD+KD of the paper's tables."""
-        kd_temperature: float = 4.0
-        """Temperature of that KL divergence."""
         feat_dim: int = 128
         """Width of the embeddings."""
         num_negatives: int = 16384
@@ -158,9 +152,9 @@ class CRD(Method):
         """Inner products held at once, 256 MiB; with a larger bank a batch is taken some images at a time."""
 
         def __post_init__(self) -> None:
-            weights = ("ce_weight", "crd_weight", "kd_weight", "epsilon")
-            positive = ("temperature", "kd_temperature", "feat_dim", "num_negatives", "max_products")
-            check_settings(self, non_negative=weights, positive=positive, fractions=("momentum",))
+            TaskMethod.Config.__post_init__(self)
+            positive = ("temperature", "feat_dim", "num_negatives", "max_products")
+            check_settings(self, non_negative=("crd_weight", "epsilon"), positive=positive, fractions=("momentum",))
 
     config: Config
     labels: Tensor
@@ -184,18 +178,9 @@ class CRD(Method):
             self.register_buffer(f"{side}_bank", torch.empty(size, dim).uniform_(-limit, limit))
             self.register_buffer(f"{side}_log_z", torch.tensor(math.inf))  # infinite until the first batch sets it
 
-    @classmethod
-    def needs(cls, config: Config) -> frozenset[Part]:
-        """Return the penultimate features, and the logits for the KL divergence alone."""
-        return cls.teacher_reads if config.kd_weight > 0 else frozenset({"penultimate"})
-
-    def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted cross entropy and contrast; the banks then take the batch's embeddings."""
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Return the weighted contrast; the banks then take the batch's embeddings."""
         config = self.config
-        terms = {"ce": config.ce_weight * cross_entropy(student.logits, batch.targets).mean()}
-        if config.kd_weight > 0:
-            kl = kl_per_image(student.logits, teacher.logits, config.kd_temperature)
-            terms["kd"] = config.kd_weight * kl.mean()
         limits = (self.num_negatives, self.largest_class)
         negatives = draw_negatives(batch.targets, self.labels, *limits, batch.generator)
         columns = torch.cat([batch.index[:, None], negatives], dim=1)
@@ -204,10 +189,9 @@ class CRD(Method):
         theirs = functional.normalize(at_least_float32(self.teacher_embed(teacher.penultimate)), dim=1)
         by_student = self._contrast(ours, self.teacher_bank, self.student_log_z, columns)
         by_teacher = self._contrast(theirs, self.student_bank, self.teacher_log_z, columns)
-        terms["crd"] = config.crd_weight * (by_student + by_teacher)
         move_bank(self.student_bank, batch.index, ours, config.momentum)
         move_bank(self.teacher_bank, batch.index, theirs, config.momentum)
-        return terms
+        return {"crd": config.crd_weight * (by_student + by_teacher)}
 
     def _contrast(self, embedding: Tensor, bank: Tensor, log_z: Tensor, columns: Tensor) -> Tensor:
         config, size = self.config, bank.shape[0]

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from kdbench.cell import Cell, TeacherRef
 from kdbench.data.batches import Batches, DeviceData
 from kdbench.data.datasets import Dataset, load_dataset
+from kdbench.errors import UserError
 from kdbench.metrics import evaluate
 from kdbench.networks import build_net, predict, weights_hash
 from kdbench.protocol import Protocol, load_protocol
@@ -29,11 +31,23 @@ METHODS: dict[str, dict[str, Any]] = {
     "crd": {"num_negatives": 20, "feat_dim": 16},
     "reviewkd": {"max_mid_channels": 16},
     "pckd": {},
+    "at": {},
+    "sp": {},
+    "pkt": {},
+    "rkd": {},
+    "nst": {},
+    "cc": {"feat_dim": 16},
+    "kdsvd": {},
 }
 PAIRS = {
     "cifar": ("resnet20", "resnet8"),
     "timm": ("timm:test_resnet", "timm:test_efficientnet"),
     "vit>cnn": ("timm:test_vit", "MobileNetV2"),
+}
+# What a method says of a pair that it cannot work on; tests of it on that pair are skipped.
+REFUSED = {
+    ("kdsvd", "timm"): "equally many channels",
+    ("kdsvd", "vit>cnn"): "at least 2 stages",
 }
 CPU = torch.device("cpu")
 
@@ -89,9 +103,12 @@ def make_run(npz: Path, runs: Path, method: str, pair: str = "cifar", seed: int 
     teacher, student = PAIRS[pair]
     cell = make_cell(protocol, method, teacher, student, seed)
     source = make_source(teacher, protocol, dataset) if cell.teacher else None
-    return Run(
-        cell, Batches(DeviceData(dataset, protocol, CPU), protocol, seed), source, Options(runs=runs, device=CPU)
-    )
+    batches, options = Batches(DeviceData(dataset, protocol, CPU), protocol, seed), Options(runs=runs, device=CPU)
+    if (method, pair) in REFUSED:
+        with pytest.raises(UserError, match=REFUSED[method, pair]) as refused:
+            Run(cell, batches, source, options)
+        pytest.skip(str(refused.value))
+    return Run(cell, batches, source, options)
 
 
 def steps(run: Run, num: int) -> None:

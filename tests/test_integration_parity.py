@@ -16,7 +16,7 @@ from stub_nets import stub_batch
 from torch import Tensor, nn
 
 from kdbench.method import Method, Setup
-from kdbench.methods import crd, dkd, kd, pckd, reviewkd
+from kdbench.methods import at, crd, dkd, kd, nst, pckd, pkt, reviewkd, rkd, sp
 from kdbench.models import build_backbone
 from kdbench.net import Net, Outputs
 
@@ -70,7 +70,8 @@ def build(case: Case, setup: Setup) -> tuple[Method, dict[str, Tensor]]:
             bank.copy_(torch.from_numpy(values.astype(np.float32)).view_as(bank))
         added = {"embed_s.linear": contrast.student_embed, "embed_t.linear": contrast.teacher_embed}
         return contrast, fill_added(case, added)
-    simple: dict[str, type[Method]] = {"KD": kd.KD, "DKD": dkd.DKD}
+    simple: dict[str, type[Method]] = {"KD": kd.KD, "DKD": dkd.DKD, "AT": at.AT, "SP": sp.SP, "PKT": pkt.PKT}
+    simple |= {"RKD": rkd.RKD, "NST": nst.NST}
     return simple[name](simple[name].Config(), setup).double(), {}
 
 

@@ -19,13 +19,19 @@ from torch.nn import functional
 
 import kdbench.methods
 from kdbench.method import PLAIN, Method, field_docs
-from kdbench.methods import ce, crd, dkd, kd, pckd, reviewkd
+from kdbench.methods import at, cc, ce, crd, dkd, kd, kdsvd, nst, pckd, pkt, reviewkd, rkd, sp
+from kdbench.methods._task import TaskMethod
 from kdbench.net import Outputs
 from kdbench.registry import resolve_settings
 
 pytestmark = pytest.mark.once
 
-METHODS: list[type[Method]] = [ce.CE, kd.KD, dkd.DKD, crd.CRD, reviewkd.ReviewKD, pckd.PCKD]
+METHODS: list[type[Method]] = [
+    *(ce.CE, kd.KD, dkd.DKD, crd.CRD, reviewkd.ReviewKD, pckd.PCKD),
+    *(at.AT, sp.SP, pkt.PKT, rkd.RKD, nst.NST, cc.CC, kdsvd.KDSVD),
+]
+# Settings with which a method does not depend on the order of a batch, where that is not its default.
+UNORDERED: dict[type[Method], dict[str, Any]] = {cc.CC: {"form": "kernel"}}
 CIFAR_PAIRS = {
     *("wrn_40_2>wrn_16_2", "wrn_40_2>wrn_40_1", "resnet56>resnet20", "resnet110>resnet20", "resnet110>resnet32"),
     *("resnet32x4>resnet8x4", "vgg13>vgg8", "vgg13>MobileNetV2", "ResNet50>MobileNetV2", "ResNet50>vgg8"),
@@ -171,7 +177,8 @@ def test_inner_products_stay_in_float32_under_autocast() -> None:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("weight", [0.0, 1.0])
 def test_a_batchs_order_does_not_matter(method: type[Method], weight: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = built(method, **({"kd_weight": weight} if method is crd.CRD else {})).double()
+    divergence = {"kd_weight": weight} if issubclass(method, TaskMethod) else {}
+    module = built(method, **divergence, **UNORDERED.get(method, {})).double()
     views = method.views(module.config).num_views
     state = {key: value.clone() for key, value in module.state_dict().items()}
     targets = torch.tensor([3, 1, 3, 0, 2])
@@ -524,7 +531,7 @@ def test_published_settings_are_found() -> None:
     betas = {pair: dkd.DKD.Config(**recipe["settings"]).beta for recipe in recipes(dkd.DKD) for pair in recipe["pairs"]}
     assert len(betas) == 11
     assert (betas["resnet56>resnet20"], betas["wrn_40_2>wrn_16_2"], betas["resnet32x4>resnet8x4"]) == (2, 6, 8)
-    for method in (kd.KD, crd.CRD):
+    for method in (kd.KD, crd.CRD, at.AT, sp.SP, pkt.PKT, rkd.RKD, nst.NST, cc.CC):
         assert {pair for recipe in recipes(method) for pair in recipe["pairs"]} == CIFAR_PAIRS
 
 

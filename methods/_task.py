@@ -1,0 +1,63 @@
+"""What most methods have beside their own loss: the cross entropy, and KD's divergence where a weight is given."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from typing import final
+
+from torch import Tensor
+
+from kdbench.method import Batch, Method
+from kdbench.net import Outputs, Part
+
+from .ce import check_settings, cross_entropy
+from .kd import kl_per_image
+
+
+class TaskMethod(Method, abc.ABC):
+    """A method whose own terms stand beside ``ce`` and, with ``kd_weight``, ``kd``: the METHOD+KD of papers' tables.
+
+    Its ``teacher_reads`` holds ``logits`` for the divergence.
+    """
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config(Method.Config):
+        """Weights of what is not the method's own."""
+
+        ce_weight: float = 1.0
+        """Weight of the cross entropy."""
+        kd_weight: float = 0.0
+        """Weight of KD's KL divergence; above 0 it is added as in the papers' METHOD+KD."""
+        kd_temperature: float = 4.0
+        """Temperature of that divergence, which includes its square."""
+
+        def __post_init__(self) -> None:
+            check_settings(self, non_negative=("ce_weight", "kd_weight"), positive=("kd_temperature",))
+
+    config: Config
+
+    @classmethod
+    def needs(cls, config: Config) -> frozenset[Part]:
+        """Return what the method's own terms read, and the logits for the divergence alone."""
+        return cls.teacher_reads if config.kd_weight > 0 else cls.own_needs(config)
+
+    @classmethod
+    def own_needs(cls, config: Config) -> frozenset[Part]:  # noqa: ARG003
+        """Return what the method's own terms read of the teacher: all but the logits, unless said otherwise."""
+        return cls.teacher_reads - {"logits"}
+
+    @abc.abstractmethod
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Return the method's own terms, named and weighted."""
+
+    @final
+    def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Return the weighted cross entropy, KD's divergence where it has a weight, and the method's own terms."""
+        config = self.config
+        terms = {"ce": config.ce_weight * cross_entropy(student.logits[: batch.size], batch.targets).mean()}
+        if config.kd_weight > 0:
+            plain = slice(batch.size)
+            kl = kl_per_image(student.logits[plain], teacher.logits[plain], config.kd_temperature)
+            terms["kd"] = config.kd_weight * kl.mean()
+        return terms | self.distill(student, teacher, batch)
