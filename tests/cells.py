@@ -29,12 +29,22 @@ METHODS: dict[str, dict[str, Any]] = {
     "crd": {"num_negatives": 20, "feat_dim": 16},
     "reviewkd": {"max_mid_channels": 16},
     "pckd": {},
+    "fitnet": {},
+    "dist": {},
+    "nkd": {},
+    "vid": {},
+    "ofd": {},
+    "srrl": {},
+    "ickd": {},
 }
 PAIRS = {
     "cifar": ("resnet20", "resnet8"),
     "timm": ("timm:test_resnet", "timm:test_efficientnet"),
     "vit>cnn": ("timm:test_vit", "MobileNetV2"),
 }
+# Methods and pairs of networks that they cannot run on: they say so before any training.
+REFUSED = {("fitnet", "vit>cnn"), ("ofd", "timm"), ("ofd", "vit>cnn")}
+CELLS = [(method, pair) for pair in PAIRS for method in METHODS if (method, pair) not in REFUSED]
 CPU = torch.device("cpu")
 
 Typed = Callable[..., tuple[int, str, str]]

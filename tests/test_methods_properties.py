@@ -19,11 +19,15 @@ from torch.nn import functional
 
 import kdbench.methods
 from kdbench.method import PLAIN, Method, field_docs
-from kdbench.methods import ce, crd, dkd, kd, pckd, reviewkd
+from kdbench.methods import ce, crd, dist, dkd, fitnet, ickd, kd, nkd, ofd, pckd, reviewkd, srrl, vid
+from kdbench.methods._task import TaskMethod
 from kdbench.net import Outputs
 from kdbench.registry import resolve_settings
 
-METHODS: list[type[Method]] = [ce.CE, kd.KD, dkd.DKD, crd.CRD, reviewkd.ReviewKD, pckd.PCKD]
+METHODS: list[type[Method]] = [
+    *(ce.CE, kd.KD, dkd.DKD, crd.CRD, reviewkd.ReviewKD, pckd.PCKD),
+    *(fitnet.FitNet, dist.DIST, nkd.NKD, vid.VID, ofd.OFD, srrl.SRRL, ickd.ICKD),
+]
 CIFAR_PAIRS = {
     *("wrn_40_2>wrn_16_2", "wrn_40_2>wrn_40_1", "resnet56>resnet20", "resnet110>resnet20", "resnet110>resnet32"),
     *("resnet32x4>resnet8x4", "vgg13>vgg8", "vgg13>MobileNetV2", "ResNet50>MobileNetV2", "ResNet50>vgg8"),
@@ -169,7 +173,7 @@ def test_inner_products_stay_in_float32_under_autocast() -> None:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("weight", [0.0, 1.0])
 def test_a_batchs_order_does_not_matter(method: type[Method], weight: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = built(method, **({"kd_weight": weight} if method is crd.CRD else {})).double()
+    module = built(method, **({"kd_weight": weight} if issubclass(method, TaskMethod) else {})).double()
     views = method.views(module.config).num_views
     state = {key: value.clone() for key, value in module.state_dict().items()}
     targets = torch.tensor([3, 1, 3, 0, 2])
@@ -522,7 +526,7 @@ def test_published_settings_are_found() -> None:
     betas = {pair: dkd.DKD.Config(**recipe["settings"]).beta for recipe in recipes(dkd.DKD) for pair in recipe["pairs"]}
     assert len(betas) == 11
     assert (betas["resnet56>resnet20"], betas["wrn_40_2>wrn_16_2"], betas["resnet32x4>resnet8x4"]) == (2, 6, 8)
-    for method in (kd.KD, crd.CRD):
+    for method in (kd.KD, crd.CRD, fitnet.FitNet, vid.VID):
         assert {pair for recipe in recipes(method) for pair in recipe["pairs"]} == CIFAR_PAIRS
 
 

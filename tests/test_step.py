@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from cells import METHODS, PAIRS, make_run, steps
+from cells import CELLS, METHODS, make_run, steps
 from recorded_graph import RecordedGraph, record
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
@@ -31,7 +31,7 @@ from kdbench.teacher_cache import Identity, TeacherCache, Visits
 from kdbench.trainer import Lockstep, Outcomes, quietly
 
 every_method = pytest.mark.parametrize("method", METHODS)
-every_pair = pytest.mark.parametrize("pair", PAIRS)
+every_cell = pytest.mark.parametrize(("method", "pair"), CELLS)
 
 
 def fake_step(run: Run) -> None:
@@ -42,8 +42,7 @@ def fake_step(run: Run) -> None:
         steps(run, 1)
 
 
-@every_method
-@every_pair
+@every_cell
 def test_no_step_waits_for_the_device(method: str, pair: str, tiny_npz: Path, tmp_path: Path) -> None:
     fake_step(make_run(tiny_npz, tmp_path, method, pair))
 
