@@ -1,41 +1,42 @@
-"""What methods that compare feature maps share."""
+"""Feature maps of two networks: which stages belong together, and the size at which they are compared."""
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from kdbench.method import Setup
+from kdbench.net import Outputs
 
 
-def pooled_to(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps ``(B, C, H, W)`` average-pooled to a size; as they are where they have it."""
-    return maps if maps.shape[2:] == size else functional.adaptive_avg_pool2d(maps, size)
+def num_matched(method: str, setup: Setup, least: int = 1) -> int:
+    """Return how many stages of the two networks are matched, counted from the deepest.
 
-
-def at_one_size(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
-    """Two maps ``(B, C, H, W)``, each average-pooled to the smaller of both heights and widths."""
-    size = min(ours.shape[2], theirs.shape[2]), min(ours.shape[3], theirs.shape[3])
-    return pooled_to(ours, size), pooled_to(theirs, size)
-
-
-def shared_stages(setup: Setup, name: str) -> int:
-    """Return how many stages both networks have; ValueError where one has none. The deepest ones are matched."""
-    for net in (setup.student, setup.teacher):
-        if not net.shapes:
-            raise ValueError(f"{name} compares feature maps, but {net.name} shows none: choose another network")
-    return min(len(setup.student.shapes), len(setup.teacher.shapes))
-
-
-def conv_norm(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Pointwise convolution without bias, and batch norm."""
-    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
-
-
-def check_norm_input(maps: Tensor, name: str, *, training: bool) -> None:
-    """Raise ValueError for maps that leave a batch norm one value a channel, whose variance is not defined."""
-    if training and maps.shape[0] * maps[0, 0].numel() < 2:
+    Raises
+    ------
+    ValueError
+        A network has fewer than ``least`` stages.
+    """
+    num = min(len(setup.student.shapes), len(setup.teacher.shapes))
+    if num < least:
+        few = min(setup.student, setup.teacher, key=lambda net: len(net.shapes))
         raise ValueError(
-            f"{name} cannot train on a batch of one image, because its batch norm sees one value a channel: choose a "
-            "batch size that does not leave one image over at the end of the epoch"
+            f"{method} needs networks of at least {least} stage{'s' if least > 1 else ''}, but {few.name} has "
+            f"{len(few.shapes)}: choose another network, or a method that reads logits or penultimate features"
         )
+    return num
+
+
+def matched(student: Outputs, teacher: Outputs, num: int) -> list[tuple[Tensor, Tensor]]:
+    """Return the deepest ``num`` stages of student and teacher in pairs, shallow to deep."""
+    return list(zip(student.stages[-num:], teacher.stages[-num:], strict=True))
+
+
+def to_smaller_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps ``(B, C, H, W)`` of two networks at one size: the larger ones are average-pooled to the smaller."""
+    size = (min(first.shape[2], second.shape[2]), min(first.shape[3], second.shape[3]))
+    return _pooled_to(first, size), _pooled_to(second, size)
+
+
+def _pooled_to(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    return maps if maps.shape[2:] == size else functional.adaptive_avg_pool2d(maps, size)

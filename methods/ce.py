@@ -42,10 +42,7 @@ def at_least_float32(value: Tensor) -> Tensor:
 
 
 def inner_products(rows: Tensor, others: Tensor) -> Tensor:
-    """Inner products ``(..., A, C)`` of rows ``(..., A, D)`` and ``(..., C, D)``.
-
-    They are taken in at least float32, under autocast too.
-    """
+    """Inner products ``(..., A, C)`` of rows ``(..., A, D)`` and ``(..., C, D)``; at least float32, in autocast too."""
     with torch.autocast(rows.device.type, enabled=False):
         return at_least_float32(rows) @ at_least_float32(others).mT
 

@@ -21,16 +21,15 @@ from torch.nn import functional
 from kdbench.method import Batch, Setup
 from kdbench.net import Outputs, Part
 
-from ._maps import check_norm_input, pooled_to
+from ._connectors import check_norm_input
+from ._maps import to_smaller_size
 from ._task import TaskMethod
 from .ce import at_least_float32, check_settings
 
 
 def hint_loss(regressed: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared error of maps ``(B, C, H, W)`` over all elements; a larger teacher map is average-pooled."""
-    regressed = at_least_float32(regressed)
-    size = (regressed.shape[2], regressed.shape[3])
-    return functional.mse_loss(regressed, pooled_to(at_least_float32(teacher), size))
+    """Mean squared error of maps ``(B, C, H, W)`` over all elements; of two sizes the smaller one is taken."""
+    return functional.mse_loss(*to_smaller_size(at_least_float32(regressed), at_least_float32(teacher)))
 
 
 def sizing_conv(student: tuple[int, int, int], teacher: tuple[int, int, int]) -> nn.Module:

@@ -1,6 +1,6 @@
 """ICKD: inter-channel correlation for knowledge distillation.
 
-Liu, Huang, Lin, Xia, Xu, Chang, Liu, Wang; Exploring Inter-Channel Correlation for Diversity-Preserved Knowledge
+Liu, Huang, Lin, Xie, Wang, Chang, Liang; Exploring Inter-Channel Correlation for Diversity-preserved Knowledge
 Distillation; ICCV 2021; arXiv 2202.03680.
 The student's last map, brought to the teacher's channels, should have the teacher's inner products between
 channels: how alike and how diverse what they respond to is. This is ICKD-C, the version for classification, after
@@ -21,7 +21,8 @@ from torch.nn import functional
 from kdbench.method import Batch, Setup
 from kdbench.net import Outputs, Part
 
-from ._maps import check_norm_input, conv_norm, shared_stages
+from ._connectors import check_norm_input, conv_norm
+from ._maps import num_matched
 from ._task import TaskMethod
 from .ce import check_settings, inner_products
 
@@ -68,7 +69,7 @@ class ICKD(TaskMethod):
 
     def __init__(self, config: Any, setup: Setup) -> None:
         super().__init__(config, setup)
-        shared_stages(setup, "ICKD")
+        num_matched("ICKD", setup)
         self.embed = conv_norm(setup.student.shapes[-1][0], setup.teacher.shapes[-1][0])
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002

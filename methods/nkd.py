@@ -61,8 +61,6 @@ class NKD(TaskMethod):
     class Config(TaskMethod.Config):
         """Defaults: the authors' on ImageNet."""
 
-        target_weight: float = 1.0
-        """Weight of the target's term."""
         gamma: float = 1.5
         """Weight of the other classes' term, which includes the squared temperature."""
         temperature: float = 1.0
@@ -70,7 +68,7 @@ class NKD(TaskMethod):
 
         def __post_init__(self) -> None:
             TaskMethod.Config.__post_init__(self)
-            check_settings(self, non_negative=("target_weight", "gamma"), positive=("temperature",))
+            check_settings(self, non_negative=("gamma",), positive=("temperature",))
 
     config: Config
 
@@ -92,7 +90,7 @@ class NKD(TaskMethod):
         config = self.config
         inputs = (student.logits, teacher.logits, batch.targets)
         return {
-            "target": config.target_weight * target_loss(*inputs),
+            "target": target_loss(*inputs),
             "others": config.gamma * others_loss(*inputs, config.temperature),
         }
 

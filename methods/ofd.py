@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from kdbench.method import Batch, Setup
 from kdbench.net import Outputs, Part
 
-from ._maps import at_one_size, check_norm_input, conv_norm, shared_stages
+from ._connectors import check_norm_input, conv_norm
+from ._maps import num_matched, to_smaller_size
 from ._task import TaskMethod
 from .ce import at_least_float32, check_settings
 
@@ -94,7 +95,7 @@ class OFD(TaskMethod):
                 f"OFD reads the batch norm before the last ReLU of each stage, and {teacher.name} shows none: choose a "
                 "teacher that has them, e.g. a resnet, wrn or vgg"
             )
-        self.num_stages = shared_stages(setup, "OFD")
+        self.num_stages = num_matched("OFD", setup)
         self.student_preact = student.has_preact
         shapes = student.shapes[-self.num_stages :], teacher.shapes[-self.num_stages :]
         self.connectors = nn.ModuleList(conv_norm(ours[0], theirs[0]) for ours, theirs in zip(*shapes, strict=True))
@@ -113,7 +114,7 @@ class OFD(TaskMethod):
             zip(self.connectors, ours, teacher.preact[-self.num_stages :], strict=True)
         ):
             check_norm_input(maps, "OFD", training=self.training)
-            connected, goal = at_one_size(connector(maps), theirs)
+            connected, goal = to_smaller_size(connector(maps), theirs)
             halvings = self.num_stages - 1 - number
             losses.append(partial_distance(connected, goal, self.get_buffer(f"margin{number}")) / 2**halvings)
         return torch.stack(losses)

@@ -21,7 +21,7 @@ from torch.nn import functional
 from kdbench.method import Batch, Setup
 from kdbench.net import Outputs, Part
 
-from ._maps import check_norm_input, conv_norm
+from ._connectors import check_norm_input, conv_norm
 from ._task import TaskMethod
 from .ce import at_least_float32, check_settings, inner_products
 

@@ -23,7 +23,7 @@ from torch.nn import functional
 from kdbench.method import Batch, Setup
 from kdbench.net import Outputs, Part
 
-from ._maps import at_one_size, shared_stages
+from ._maps import matched, num_matched, to_smaller_size
 from ._task import TaskMethod
 from .ce import at_least_float32, check_settings
 
@@ -91,7 +91,7 @@ class VID(TaskMethod):
     def __init__(self, config: Any, setup: Setup) -> None:
         super().__init__(config, setup)
         config = self.config
-        self.num_stages = shared_stages(setup, "VID")
+        self.num_stages = num_matched("VID", setup)
         pairs = [
             (ours[0], theirs[0])
             for ours, theirs in zip(
@@ -106,11 +106,11 @@ class VID(TaskMethod):
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
         """Return the weighted negative log likelihood."""
-        stages = (outputs.stages[-self.num_stages :] for outputs in (student, teacher))
         losses = []
-        for regressor, log_scale, ours, theirs in zip(self.regressors, self.log_scales, *stages, strict=True):
-            reduced, goal = at_one_size(ours, theirs)
-            losses.append(vid_loss(regressor(reduced), log_scale, goal, self.config.epsilon))
+        pairs = matched(student, teacher, self.num_stages)
+        for regressor, log_scale, pair in zip(self.regressors, self.log_scales, pairs, strict=True):
+            ours, theirs = to_smaller_size(*pair)
+            losses.append(vid_loss(regressor(ours), log_scale, theirs, self.config.epsilon))
         return {"vid": self.config.vid_weight * torch.stack(losses).sum()}
 
 
