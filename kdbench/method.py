@@ -94,7 +94,7 @@ class Setup:
         return self._teacher
 
 
-_RESOURCE = "resource"
+_RESOURCE, _LATER = "resource", "later"
 
 
 def resource(default: Any) -> Any:
@@ -102,9 +102,23 @@ def resource(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={_RESOURCE: True})
 
 
+def later(default: Any) -> Any:
+    """Return a field of a ``Config`` that was added to a method whose results were kept before.
+
+    Its default must change nothing: at that value the field is no part of a cell's identity, so that the cells of
+    before stay what they are.
+    """
+    return dataclasses.field(default=default, metadata={_LATER: True})
+
+
 def deciding(config: Any) -> dict[str, Any]:
     """Return the settings that decide results, as plain values."""
-    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if _RESOURCE not in f.metadata}
+    return {
+        field.name: value
+        for field in dataclasses.fields(config)
+        for value in (getattr(config, field.name),)
+        if _RESOURCE not in field.metadata and not (_LATER in field.metadata and value == field.default)
+    }
 
 
 class Method(nn.Module, abc.ABC):

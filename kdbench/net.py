@@ -114,6 +114,10 @@ class Backbone(nn.Module, abc.ABC):
     def head(self) -> nn.Linear:
         """The linear classifier."""
 
+    def preact_norms(self) -> tuple[nn.BatchNorm2d, ...]:
+        """The batch norm that ends the main path to each map of ``preact``; none unless all of them end in one."""
+        return ()
+
 
 @final
 class Net(nn.Module):

@@ -3,7 +3,8 @@
 Zhao, Cui, Song, Qiu, Liang; CVPR 2022; arXiv 2203.08679.
 The KL divergence of KD splits into one between (target, all others) and one among the other classes; the second,
 which KD weights by the teacher's doubt, gets a weight of its own. Everything is computed from log-sum-exps: the
-authors' ``log(softmax)`` and their mask of -1000 have the same value but lose their gradient at large margins.
+authors' ``log(softmax)`` and their mask of -1000 have the same value but lose their gradient at large margins. With
+``standardize`` both terms are taken of z-scores of the logits, as in LSKD (see kd).
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
-from kdbench.method import Batch, Method, Setup
+from kdbench.method import Batch, Method, Setup, later
 from kdbench.net import Outputs, Part
 
 from .ce import at_least_float32, check_settings, cross_entropy
-from .kd import kl_per_image
+from .kd import kl_per_image, standardized
 
 
 def split_target(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,6 +63,7 @@ class DKD(Method):
     teacher_reads: ClassVar[frozenset[Part]] = frozenset({"logits"})
     DEVIATIONS = (
         "the warm-up of 20 of 240 epochs is a fraction of training here, so it scales with the number of epochs",
+        "LSKD's published DKD+LS is standardize = true, temperature = 2, and alpha and beta 9 times their values",
         "losses are taken from log-sum-exps: gradients stay finite where the authors' float32 code gives NaN",
     )
 
@@ -79,6 +81,8 @@ class DKD(Method):
         """Divides the logits of both networks."""
         warmup: float = 20 / 240
         """Fraction of training over which alpha and beta rise linearly from 0; 0 switches the warm-up off."""
+        standardize: bool = later(False)
+        """Divide z-scores of the logits instead (LSKD), which wants alpha and beta times 9 and a temperature of 2."""
 
         def __post_init__(self) -> None:
             weights = ("ce_weight", "alpha", "beta")
@@ -98,7 +102,8 @@ class DKD(Method):
         """Return the weighted cross entropy, TCKD and NCKD."""
         config = self.config
         factor = warmup_factor(batch.progress, config.warmup)
-        inputs = (student.logits, teacher.logits, batch.targets, config.temperature)
+        prepared = standardized if config.standardize else at_least_float32
+        inputs = (prepared(student.logits), prepared(teacher.logits), batch.targets, config.temperature)
         return {
             "ce": config.ce_weight * cross_entropy(student.logits, batch.targets).mean(),
             "tckd": factor * config.alpha * tckd_loss(*inputs),

@@ -38,6 +38,13 @@ METHODS: dict[str, dict[str, Any]] = {
     "nst": {},
     "cc": {"feat_dim": 16},
     "kdsvd": {},
+    "fitnet": {},
+    "dist": {},
+    "nkd": {},
+    "vid": {},
+    "ofd": {},
+    "srrl": {},
+    "ickd": {},
 }
 PAIRS = {
     "cifar": ("resnet20", "resnet8"),
@@ -48,6 +55,9 @@ PAIRS = {
 REFUSED = {
     ("kdsvd", "timm"): "equally many channels",
     ("kdsvd", "vit>cnn"): "at least 2 stages",
+    ("fitnet", "vit>cnn"): "compares stage 2 of both networks",
+    ("ofd", "timm"): "batch norm before the last ReLU",
+    ("ofd", "vit>cnn"): "batch norm before the last ReLU",
 }
 CPU = torch.device("cpu")
 

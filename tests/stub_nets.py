@@ -29,6 +29,9 @@ class StubBackbone(Backbone):
     def head(self) -> nn.Linear:
         return self.fc
 
+    def preact_norms(self) -> tuple[nn.BatchNorm2d, ...]:
+        return tuple(nn.BatchNorm2d(shape[0]) for shape in self.shapes) if self.has_preact else ()
+
 
 def stub_net(
     *, width: int = 8, num_classes: int = 10, shapes: Sequence[tuple[int, int, int]] = (), preact: bool = True

@@ -16,7 +16,7 @@ from stub_nets import stub_batch
 from torch import Tensor, nn
 
 from kdbench.method import Method, Setup
-from kdbench.methods import at, crd, dkd, kd, nst, pckd, pkt, reviewkd, rkd, sp
+from kdbench.methods import at, crd, dkd, kd, nst, ofd, pckd, pkt, reviewkd, rkd, sp
 from kdbench.models import build_backbone
 from kdbench.net import Net, Outputs
 
@@ -30,7 +30,8 @@ def formula_net(case: Case, role: str, name: str) -> Net:
     k0, scale = int(case.value(f"hp.{role}_k0")), case.value(f"hp.bn_scale_{role}")
     backbone.load_state_dict(fill_by_formula(backbone.state_dict(), k0, scale))
     net = Net(name, backbone, mean=(0.0,) * 3, std=(1.0,) * 3, image_size=(32, 32)).double()
-    return net.train(role == "student")
+    # mdistiller's OFD leaves the teacher in training mode; here only the trainer decides, and it never does that.
+    return net.train(role == "student" or "/md_OFD_" in case.name)
 
 
 def fill_added(case: Case, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
@@ -59,9 +60,10 @@ def build(case: Case, setup: Setup) -> tuple[Method, dict[str, Tensor]]:
         added = {"embed_s.linear": preview.student_embed, "embed_t.linear": preview.teacher_embed}
         return preview.double(), fill_added(case, added | {"align.mlp.net": preview.align})
     name = label.split("_")[1]
-    if name == "ReviewKD":
-        review = reviewkd.ReviewKD(reviewkd.ReviewKD.Config(), setup)
-        return review.double(), fill_added(case, {"abfs": review.abfs})
+    if name in ("ReviewKD", "OFD"):
+        kind: type[Method] = reviewkd.ReviewKD if name == "ReviewKD" else ofd.OFD
+        method, prefix = kind(kind.Config(), setup), "abfs" if name == "ReviewKD" else "connectors"
+        return method.double(), fill_added(case, {prefix: method.get_submodule(prefix)})
     if name == "CRD":
         config = crd.CRD.Config(feat_dim=int(case.value("hp.feat_dim")), num_negatives=int(case.value("hp.K")))
         contrast = crd.CRD(config, setup).double()
@@ -116,6 +118,10 @@ def test_one_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if isinstance(method, crd.CRD):
         case.check("buf_after1.Z_v1", method.student_log_z.exp())
         case.check("buf_after1.Z_v2", method.teacher_log_z.exp())
+
+    if isinstance(method, ofd.OFD):
+        for key in (key for key in case.arrays if key.startswith("out.margin.")):
+            case.check(key, method.get_buffer(key.removeprefix("out.").replace(".", "")).flatten())
 
     total.backward()
     parameters = {f"student.{key}": value for key, value in student.backbone.named_parameters()} | added

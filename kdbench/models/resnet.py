@@ -73,6 +73,11 @@ class ResNet(Backbone):
         """Return ``fc``."""
         return self.fc
 
+    def preact_norms(self) -> tuple[nn.BatchNorm2d, ...]:
+        """Return ``bn2`` of each stage's last block."""
+        last = (self.layer1[-1], self.layer2[-1], self.layer3[-1])
+        return tuple(block.bn2 for block in last if isinstance(block, BasicBlock))
+
 
 def _stage(in_channels: int, channels: int, num_blocks: int, stride: int) -> nn.Sequential:
     first = BasicBlock(in_channels, channels, stride)

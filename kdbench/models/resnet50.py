@@ -69,6 +69,11 @@ class ResNet50(Backbone):
         """Return ``linear``."""
         return self.linear
 
+    def preact_norms(self) -> tuple[nn.BatchNorm2d, ...]:
+        """Return ``bn3`` of each stage's last block."""
+        last = (self.layer1[-1], self.layer2[-1], self.layer3[-1], self.layer4[-1])
+        return tuple(block.bn3 for block in last if isinstance(block, Bottleneck))
+
 
 def _stage(in_channels: int, channels: int, num_blocks: int, stride: int) -> nn.Sequential:
     first = Bottleneck(in_channels, channels, stride)

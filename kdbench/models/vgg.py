@@ -70,6 +70,11 @@ class VGG(Backbone):
         """Return ``classifier``."""
         return self.classifier
 
+    def preact_norms(self) -> tuple[nn.BatchNorm2d, ...]:
+        """Return the last batch norm of each block after the stem."""
+        last = (self.block1[-1], self.block2[-1], self.block3[-1], self.block4[-1])
+        return tuple(norm for norm in last if isinstance(norm, nn.BatchNorm2d))
+
 
 def _block(in_channels: int, channels: int, num_convs: int) -> nn.Sequential:
     """Convolutions, each with batch norm, and with a ReLU between two of them."""

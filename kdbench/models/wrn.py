@@ -99,6 +99,11 @@ class WideResNet(Backbone):
         """Return ``fc``."""
         return self.fc
 
+    def preact_norms(self) -> tuple[nn.BatchNorm2d, ...]:
+        """Return the batch norms that follow the groups."""
+        following = (self.block2.layer[0], self.block3.layer[0])
+        return *(block.bn1 for block in following if isinstance(block, WideBlock)), self.bn1
+
 
 def build(name: str, num_classes: int) -> WideResNet:
     """Build wrn_DEPTH_WIDEN."""

@@ -1,0 +1,85 @@
+"""DIST: knowledge distillation from a stronger teacher.
+
+Huang, You, Wang, Qian, Xu; NeurIPS 2022; arXiv 2205.10536.
+The student follows the teacher's relations rather than its probabilities: Pearson's correlation of the softened
+predictions, of each image over the classes (inter-class) and of each class over the images of the batch
+(intra-class). Follows the authors' code: both terms carry the squared temperature.
+
+Legend: ``B`` images, ``K`` classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from kdbench.method import Batch
+from kdbench.net import Outputs, Part
+
+from ._task import TaskMethod
+from .ce import at_least_float32, check_settings
+
+
+def pearson(ours: Tensor, theirs: Tensor, *, dim: int, epsilon: float) -> Tensor:
+    """Pearson's correlation of two matrices along ``dim``; ``epsilon`` is added to the product of the norms."""
+    ours, theirs = (values - values.mean(dim=dim, keepdim=True) for values in (ours, theirs))
+    norms = torch.linalg.vector_norm(ours, dim=dim) * torch.linalg.vector_norm(theirs, dim=dim)
+    correlation: Tensor = (ours * theirs).sum(dim=dim) / (norms + epsilon)
+    return correlation
+
+
+def relation_losses(student: Tensor, teacher: Tensor, temperature: float, epsilon: float) -> tuple[Tensor, Tensor]:
+    """Inter-class and intra-class loss of logits ``(B, K)``.
+
+    ``temperature**2 * (1 - r)``, r the mean correlation of the softened predictions over the images, each along its
+    classes, and over the classes, each along its images. Of a single image the intra-class r is 0.
+    """
+    ours, theirs = (functional.softmax(at_least_float32(x) / temperature, dim=1) for x in (student, teacher))
+    inter, intra = (1 - pearson(ours, theirs, dim=dim, epsilon=epsilon).mean() for dim in (1, 0))
+    return temperature**2 * inter, temperature**2 * intra
+
+
+@final
+class DIST(TaskMethod):
+    """Correlation of predictions between the classes of an image and between the images of a class."""
+
+    FAMILY = "logits"
+    teacher_reads: ClassVar[frozenset[Part]] = frozenset({"logits"})
+    DEVIATIONS = ("the authors' CIFAR-100 code has one weight of 2 for both terms, here inter_weight and intra_weight",)
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config(TaskMethod.Config):
+        """Defaults: the authors' for CIFAR-100."""
+
+        inter_weight: float = 2.0
+        """Weight of the inter-class term, which includes the squared temperature; the paper's beta."""
+        intra_weight: float = 2.0
+        """Weight of the intra-class term, which includes the squared temperature; the paper's gamma."""
+        temperature: float = 4.0
+        """Divides the logits of both networks; 1 on ImageNet."""
+        epsilon: float = 1e-8
+        """Added to the product of norms below each correlation."""
+
+        def __post_init__(self) -> None:
+            TaskMethod.Config.__post_init__(self)
+            check_settings(self, non_negative=("inter_weight", "intra_weight", "epsilon"), positive=("temperature",))
+
+    config: Config
+
+    @classmethod
+    def own_needs(cls, config: TaskMethod.Config) -> frozenset[Part]:  # noqa: ARG003
+        """Return the logits."""
+        return cls.teacher_reads
+
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
+        """Return the weighted inter-class and intra-class terms."""
+        config = self.config
+        inter, intra = relation_losses(student.logits, teacher.logits, config.temperature, config.epsilon)
+        return {"inter": config.inter_weight * inter, "intra": config.intra_weight * intra}
+
+
+METHOD = DIST
