@@ -19,6 +19,8 @@ from kdbench.models import build_backbone
 from kdbench.net import Net, Outputs
 from kdbench.registry import resolve_settings
 
+pytestmark = pytest.mark.once
+
 
 def task_settings(case: Case) -> dict[str, Any]:
     """Weights of the cross entropy and of KD's divergence, and its temperature where the file has one."""

@@ -23,6 +23,8 @@ from kdbench.methods.ce import cross_entropy
 from kdbench.methods.kd import kl_per_image
 from kdbench.net import Outputs
 
+pytestmark = pytest.mark.once
+
 seeds = st.integers(0, 2**31 - 1)
 
 
