@@ -133,6 +133,10 @@ class Run:
             nesterov=protocol.nesterov,
             fused=True,
         )
+        # A first step that overflows in fp16 is left out, and the fused optimiser would go on from a momentum that
+        # nobody has set.
+        for parameter in self.parameters:
+            self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         self.scaler = torch.amp.GradScaler(device.type, enabled=protocol.precision == "fp16")
         self.epoch, self.step = 1, 0
         self.history: list[dict[str, Any]] = []

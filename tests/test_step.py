@@ -34,6 +34,18 @@ every_method = pytest.mark.parametrize("method", METHODS)
 every_pair = pytest.mark.parametrize("pair", PAIRS)
 
 
+def test_a_first_step_that_overflows_changes_nothing(tiny_npz: Path, tmp_path: Path) -> None:
+    """The step is left out, weights and momentum stay, and the next one starts from there."""
+    run = make_run(tiny_npz, tmp_path, "kd", precision="fp16")
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
+    before = [parameter.clone() for parameter in run.parameters]
+    steps(run, 1)
+    assert run.scaler.get_scale() < 2.0**60
+    for parameter, old in zip(run.parameters, before, strict=True):
+        assert torch.equal(parameter, old)
+        assert not run.optimizer.state[parameter]["momentum_buffer"].any()
+
+
 def fake_step(run: Run) -> None:
     """Do a step with tensors that have shapes but no values: what asks for a value, or for a shape that depends on
     values, fails, and so does what could not be recorded as a CUDA graph."""
