@@ -94,6 +94,10 @@ class Comparison:
         """What there is of a row and a pair; students without a teacher stand in all their pairs."""
         return self.results.get((row, pair))
 
+    def results_of(self, row: Row) -> list[Result]:
+        """What there is of a row, in all its pairs."""
+        return [result for (own, _), result in self.results.items() if own == row]
+
     def seeds(self, pair: Pair) -> set[int]:
         """All seeds that were begun for a pair with a teacher, by any method; a student alone has as many for all."""
         found: set[int] = set()

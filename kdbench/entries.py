@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 from kdbench.comparisons import Epoch
 from kdbench.stats import Interval, t_interval
@@ -38,6 +39,15 @@ def difference(own: Mapping[int, float], other: Mapping[int, float]) -> dict[int
     return {seed: value - other[seed] for seed, value in own.items() if seed in other}
 
 
+def with_difference(entry: Entry, mean: float) -> Entry:
+    """An accuracy followed by its difference to a baseline in percentage points, behind an arrow up or down."""
+    signed = fixed(mean, sign=True)
+    arrow = "" if float(signed) == 0 else "↑" if mean > 0 else "↓"
+    return replace(
+        entry, text=f"{entry.text} {arrow}{signed[1:]}", numbers=dict(entry.numbers) | {"difference": signed}
+    )
+
+
 def gain(differences: Mapping[int, float]) -> Entry:
     """A mean paired difference in percentage points, with its t interval."""
     return interval_entry(t_interval(list(differences.values()), LEVEL / 100)) if differences else Entry(MISSING)
@@ -45,13 +55,7 @@ def gain(differences: Mapping[int, float]) -> Entry:
 
 def interval_entry(found: Interval) -> Entry:
     """A difference in percentage points with its interval; none where all differences are equal, as of few seeds."""
-    numbers = {
-        "mean": fixed(found.mean, sign=True),
-        "low": fixed(found.low, sign=True),
-        "high": fixed(found.high, sign=True),
-        "n": str(found.n),
-    }
+    mean, low, high = (fixed(value, sign=True) for value in (found.mean, found.low, found.high))
     if not found.high > found.low:
-        numbers |= {"low": "", "high": ""}
-    text = numbers["mean"] + (f" [{numbers['low']}, {numbers['high']}]" if numbers["low"] else "")
-    return Entry(text, {name: text for name, text in numbers.items() if text})
+        return Entry(mean, {"mean": mean, "n": str(found.n)})
+    return Entry(f"{mean} [{low}, {high}]", {"mean": mean, "low": low, "high": high, "n": str(found.n)})

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import pandas as pd
 
 from kdbench.comparisons import Comparison, Epoch, Pair, Result, Row
-from kdbench.entries import BEST_ON_TEST, LEVEL, accuracy, difference, fixed, gain
+from kdbench.entries import BEST_ON_TEST, LEVEL, accuracy, difference, fixed, gain, with_difference
 from kdbench.stats import t_interval
 from kdbench.tables import MISSING, Entry, Mark, Table, words
 
@@ -69,10 +70,8 @@ def paper(comparison: Comparison, baseline: Row | None = None, marks: Marks = "c
     baseline = baseline or comparison.alone
     rows = [row for row in comparison.rows if row != comparison.alone]
     complete = {row for row in rows if comparison.complete(row)}
-    numbers = {
-        row: [len(own.frame) for (key, _), own in comparison.results.items() if key == row] for row in comparison.rows
-    }
-    counts = Counter(number for row in rows or comparison.rows for number in numbers.get(row, []) if number)
+    numbers = [len(result.frame) for row in rows or comparison.rows for result in comparison.results_of(row)]
+    counts = Counter(filter(None, numbers))
     usual = counts.most_common(1)[0][0] if counts else 0
     columns = []
     for pair in comparison.pairs:
@@ -151,15 +150,9 @@ def teachers(comparison: Comparison) -> list[str]:
 def _cell(
     values: Mapping[int, float], reference: Mapping[int, float], mark: Mark, notes: tuple[str, ...], epoch: Epoch
 ) -> Entry:
-    entry = accuracy(values, epoch)
+    entry = replace(accuracy(values, epoch), mark=mark, notes=notes)
     gaps = difference(values, reference)
-    if not gaps:
-        return Entry(entry.text, entry.numbers, mark, notes)
-    mean = sum(gaps.values()) / len(gaps)
-    signed = fixed(mean, sign=True)
-    arrow = "" if float(signed) == 0 else "↑" if mean > 0 else "↓"
-    numbers = dict(entry.numbers) | {"difference": signed}
-    return Entry(f"{entry.text} {arrow}{signed[1:]}", numbers, mark, notes)
+    return with_difference(entry, sum(gaps.values()) / len(gaps)) if gaps else entry
 
 
 def _gaps(result: Result | None, seeds: set[int], usual: int) -> tuple[str, ...]:
@@ -183,7 +176,7 @@ def _failed(reason: str) -> str:
 
 
 def _noted(entry: Entry, result: Result, seeds: set[int]) -> Entry:
-    return Entry(entry.text, entry.numbers, entry.mark, _gaps(result, seeds, len(result.frame)))
+    return replace(entry, notes=_gaps(result, seeds, len(result.frame)))
 
 
 def top1_words(comparison: Comparison, epoch: Epoch) -> str:
@@ -238,7 +231,7 @@ def _compute_notes(comparison: Comparison) -> list[str]:
     views: dict[int, list[str]] = {}
     asked: dict[bool, list[str]] = {}
     for row in comparison.rows:
-        forwards = [own.frame["teacher_forwards"] for (key, _), own in comparison.results.items() if key == row]
+        forwards = [result.frame["teacher_forwards"] for result in comparison.results_of(row)]
         if row.views:
             views.setdefault(row.views, []).append(row.label)
         if row != comparison.alone and any(map(len, forwards)):
@@ -270,9 +263,8 @@ def provenance(comparison: Comparison) -> list[str]:
 
 
 def _unpublished(comparison: Comparison, row: Row) -> bool:
-    found = [result for (own, _), result in comparison.results.items() if own == row]
     return any(
         source.startswith("defaults") and "no published" in source
-        for result in found
+        for result in comparison.results_of(row)
         for source in result.frame["source"].unique()
     )

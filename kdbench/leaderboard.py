@@ -55,21 +55,15 @@ class Leaderboard:
 def leaderboard(comparison: Comparison, epoch: Epoch = "last") -> Leaderboard:
     """Rank the methods that have a record in every pair; the others follow without a rank."""
     means = {row: _means(comparison, row, epoch) for row in comparison.rows}
-    ranked, scores = _scores(comparison, epoch)
+    ranked, scores = _scores(comparison, means)
     ranking = friedman(scores) if len(ranked) > 2 and len(comparison.pairs) > 1 else None
-    ranks = average_ranks_of(comparison, epoch)
+    ranks = _ranks(ranked, scores)
     versus = {own.row: own for own in against(comparison, comparison.alone, epoch)} if comparison.alone else {}
     standings = [
         _standing(comparison, row, means[row], ranks.get(row, math.nan), versus.get(row)) for row in comparison.rows
     ]
     standings.sort(key=lambda own: (math.isnan(own.rank), own.rank, -own.mean if own.num_pairs else 0.0))
     return Leaderboard(comparison, epoch, tuple(standings), ranking, ranked)
-
-
-def average_ranks_of(comparison: Comparison, epoch: Epoch) -> dict[Row, float]:
-    """The average rank over pairs of each method that has a record in all of them, 1 is best."""
-    ranked, scores = _scores(comparison, epoch)
-    return dict(zip(ranked, average_ranks(scores).tolist(), strict=True)) if ranked else {}
 
 
 def pairwise_table(comparison: Comparison, epoch: Epoch = "last") -> Table:
@@ -80,10 +74,11 @@ def pairwise_table(comparison: Comparison, epoch: Epoch = "last") -> Table:
     UserError
         There are fewer than three methods with records in all pairs, or fewer than two pairs.
     """
-    ranked, scores = _scores(comparison, epoch)
+    means = {row: _means(comparison, row, epoch) for row in comparison.rows}
+    ranked, scores = _scores(comparison, means)
     if len(ranked) < 3 or len(comparison.pairs) < 2:
         raise UserError(f"{comparison.title}: --pairwise takes three methods and two pairs with all records")
-    ranks = average_ranks_of(comparison, epoch)
+    ranks = _ranks(ranked, scores)
     by_rank, by_sign = nemenyi(scores), wilcoxon_holm(scores)
     order = sorted(range(len(ranked)), key=lambda index: ranks[ranked[index]])
     rows = [
@@ -115,7 +110,7 @@ def leaderboard_table(board: Leaderboard, stability: Sequence[str] = ()) -> Tabl
     for place, own in enumerate(board.standings, 1):
         missing = len(comparison.pairs) - own.num_pairs
         notes = [f"not ranked: {missing} of {len(comparison.pairs)} pairs have no record"] if missing else []
-        waiting = sum(len(result.begun) for (row, _), result in comparison.results.items() if row == own.row)
+        waiting = any(result.begun for result in comparison.results_of(own.row))
         notes += ["not all of its cells are finished"] if waiting else []
         versus = own.versus
         rows.append(
@@ -162,12 +157,12 @@ def leaderboard_table(board: Leaderboard, stability: Sequence[str] = ()) -> Tabl
 def stability_notes(comparisons: Sequence[Comparison], epoch: Epoch = "last") -> list[list[str]]:
     """For each comparison, how much the order of methods depends on the epoch that is reported, and on the rules."""
     other: Epoch = "best" if epoch == "last" else "last"
+    orders = [_order(comparison, epoch) for comparison in comparisons]
     notes = []
-    for number, comparison in enumerate(comparisons):
-        own = _order(comparison, epoch)
+    for number, (comparison, own) in enumerate(zip(comparisons, orders, strict=True)):
         lines = _tau("the last and by the best-on-test epoch", own, _order(comparison, other))
-        for earlier in comparisons[:number]:
-            lines += _tau(f"these rules and by those of {earlier.title}", own, _order(earlier, epoch))
+        for earlier, order in zip(comparisons[:number], orders, strict=False):
+            lines += _tau(f"these rules and by those of {earlier.title}", own, order)
         notes.append(lines)
     return notes
 
@@ -181,14 +176,21 @@ def _tau(what: str, first: Mapping[str, float], second: Mapping[str, float]) -> 
 
 
 def _order(comparison: Comparison, epoch: Epoch) -> dict[str, float]:
-    return {row.label: -rank for row, rank in average_ranks_of(comparison, epoch).items()}
-
-
-def _scores(comparison: Comparison, epoch: Epoch) -> tuple[tuple[Row, ...], list[list[float]]]:
-    """The methods that have a record in every pair, and their means."""
     means = {row: _means(comparison, row, epoch) for row in comparison.rows}
+    return {row.label: -rank for row, rank in _ranks(*_scores(comparison, means)).items()}
+
+
+def _scores(
+    comparison: Comparison, means: Mapping[Row, Mapping[Pair, float]]
+) -> tuple[tuple[Row, ...], list[list[float]]]:
+    """The methods that have a record in every pair, and their means."""
     ranked = tuple(row for row, own in means.items() if len(own) == len(comparison.pairs))
     return ranked, [list(means[row].values()) for row in ranked]
+
+
+def _ranks(ranked: Sequence[Row], scores: Sequence[Sequence[float]]) -> dict[Row, float]:
+    """The average rank over pairs of each of these methods, 1 is best."""
+    return dict(zip(ranked, average_ranks(scores).tolist(), strict=True)) if ranked else {}
 
 
 def _means(comparison: Comparison, row: Row, epoch: Epoch) -> dict[Pair, float]:

@@ -109,3 +109,8 @@ def named_pairs() -> dict[str, PairSet]:
     """Sets of pairs by name."""
     text = (resources.files("kdbench") / "pairs.toml").read_text(encoding="utf-8")
     return {name: PairSet(entry["protocol"], tuple(entry["pairs"])) for name, entry in tomllib.loads(text).items()}
+
+
+def usual_pairs() -> list[str]:
+    """The pairs of all sets, in the order of papers."""
+    return [pair for members in named_pairs().values() for pair in members.pairs]

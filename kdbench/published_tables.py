@@ -9,10 +9,10 @@ from dataclasses import replace
 import pandas as pd
 
 from kdbench.comparisons import FAMILIES, Comparison, Pair, place
-from kdbench.entries import fixed
+from kdbench.entries import fixed, with_difference
 from kdbench.errors import UserError
 from kdbench.layouts import Marks
-from kdbench.protocol import load_protocol, named_pairs
+from kdbench.protocol import load_protocol, usual_pairs
 from kdbench.published import Published, PublishedValue
 from kdbench.tables import MISSING, Entry, Mark, Table, words
 
@@ -214,7 +214,7 @@ def _one(values: pd.DataFrame, *, reasons: bool) -> Entry:
 
 
 def _ordered(frame: pd.DataFrame) -> list[str]:
-    usual = [pair for members in named_pairs().values() for pair in members.pairs]
+    usual = usual_pairs()
     found = list(dict.fromkeys(frame["pair"]))
     return sorted(found, key=lambda pair: place(pair, usual))
 
@@ -242,12 +242,9 @@ def _entry(values: Mapping[str, float], row: str, base: str, marked: Mapping[str
     value = values[row]
     if math.isnan(value):
         return Entry("NA")
-    numbers = {"top-1 %": fixed(value)}
-    text = numbers["top-1 %"]
-    if row not in {base, *_NETWORKS} and not math.isnan(values[base]):
-        numbers["difference"] = signed = fixed(value - values[base], sign=True)
-        text += f" {'' if float(signed) == 0 else '↑' if value > values[base] else '↓'}{signed[1:]}"
-    return Entry(text, numbers, marked.get(row, ""))
+    entry = replace(_number(value, None), mark=marked.get(row, ""))
+    compared = row not in {base, *_NETWORKS} and not math.isnan(values[base])
+    return with_difference(entry, value - values[base]) if compared else entry
 
 
 def _ranked(values: Mapping[str, float], marks: Marks) -> dict[str, Mark]:

@@ -10,7 +10,7 @@ from typing import Any
 from kdbench.data.datasets import DATASETS
 from kdbench.method import field_docs
 from kdbench.models import NETWORKS
-from kdbench.protocol import load_protocol, named_pairs, protocol_names
+from kdbench.protocol import load_protocol, named_pairs, protocol_names, usual_pairs
 from kdbench.registry import load_method, load_recipes, method_name, method_names
 
 Rows = list[dict[str, Any]]
@@ -88,7 +88,7 @@ def method_page(name: str) -> str:
         if field.name in kind.OURS:
             lines += _wrapped(f"our choice: {kind.OURS[field.name]}", 6)
     known = {pair for recipe in recipes for pair in recipe.pairs}
-    rest = [pair for members in named_pairs().values() for pair in members.pairs if pair not in known]
+    rest = [pair for pair in usual_pairs() if pair not in known]
     if fields:
         lines += ["", "Published settings by pair"]
     for recipe in recipes:

@@ -19,7 +19,7 @@ import pandas as pd
 
 from kdbench.comparisons import FAMILIES, Comparison, Pair, Result, Row, place, settings_text
 from kdbench.identity import identity_text
-from kdbench.protocol import load_protocol, named_pairs, protocol_names
+from kdbench.protocol import load_protocol, protocol_names, usual_pairs
 from kdbench.runs import Begun, Records
 
 
@@ -144,7 +144,7 @@ def _pairs(frame: pd.DataFrame, begun: Sequence[Begun]) -> tuple[Pair, ...]:
     several = defaultdict(set)
     for pair in pairs:
         several[pair.teacher].add((pair.teacher_id, pair.teacher_weights))
-    usual = [pair for members in named_pairs().values() for pair in members.pairs]
+    usual = usual_pairs()
     ordered = sorted(pairs, key=lambda pair: (place(f"{pair.teacher}>{pair.student}", usual), pair))
     return tuple(replace(pair, name=_pair_name(pair, several[pair.teacher])) for pair in ordered)
 
