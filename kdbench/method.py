@@ -8,6 +8,7 @@ import dataclasses
 import inspect
 import itertools
 import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
@@ -23,22 +24,28 @@ class ViewPlan:
     """Which augmented versions of an image a method sees.
 
     Every image is flipped once (or not), then each view turns it by its number of quarter turns and crops it on
-    its own. View 0 is the plain view, which all methods share for one seed, epoch and image.
+    its own. View 0 is the plain view, which all methods share for one seed, epoch and image. Behind these stand views
+    that are flipped and cropped on their own and then strongly augmented; see :mod:`kdbench.data.strong`.
     """
 
     quarter_turns: tuple[int, ...] = (0,)
+    num_strong: int = 0
 
     def __post_init__(self) -> None:
         if self.quarter_turns[:1] != (0,) or not set(self.quarter_turns) <= {0, 1, 2, 3}:
             raise ValueError(f"quarter_turns must start with 0 and hold 0..3, not {self.quarter_turns}")
+        if self.num_strong < 0:
+            raise ValueError(f"num_strong must be 0 or more, not {self.num_strong}")
 
     @property
     def num_views(self) -> int:
         """Number of views an image has, ``V``."""
-        return len(self.quarter_turns)
+        return len(self.quarter_turns) + self.num_strong
 
     def begins_with(self, other: ViewPlan) -> bool:
         """Whether the first views are those of another plan; its images are then the first of this one's."""
+        if other.num_strong:
+            return self.quarter_turns == other.quarter_turns and self.num_strong >= other.num_strong
         return self.quarter_turns[: other.num_views] == other.quarter_turns
 
 
@@ -57,9 +64,9 @@ class Batch:
     index: Tensor
     """``(B,)``, positions in the training set; no position twice."""
     epoch: int
-    """From 1."""
+    """From 1; in pre-training, of that."""
     epochs: int
-    """In all."""
+    """In all; in pre-training, of that."""
     generator: torch.Generator
     """For the method's own randomness, on the images' device."""
 
@@ -121,6 +128,31 @@ def deciding(config: Any) -> dict[str, Any]:
     }
 
 
+Loss = Callable[[Outputs, Outputs, Batch], dict[str, Tensor]]
+"""From what student and teacher say of a batch to named, weighted scalar terms; their sum is minimised."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pretraining:
+    """What is trained before the protocol's first epoch, by a loss of its own; all else is frozen and in eval mode.
+
+    The teacher gives what the method's ``needs`` name. The optimiser is the protocol's, and a fresh one afterwards.
+    """
+
+    loss: Loss
+    train: tuple[nn.Module, ...]
+    """Of the method and the student; what the loss does not reach stays as it is."""
+    freeze: tuple[nn.Module, ...] = ()
+    """Of these modules, those that stay as they are from the first epoch on."""
+    student_reads: frozenset[Part] = frozenset()
+    """What the loss reads of the student, which is not run where that is nothing."""
+    learning_rate: float | None = None
+    """Of the first epoch; by default the protocol's for this student."""
+    milestones: tuple[float, ...] = ()
+    """Fractions of pre-training after which the learning rate is multiplied by the protocol's ``decay``."""
+
+
 class Method(nn.Module, abc.ABC):
     """One published way to distil. It owns only what it adds to the student: heads and buffers.
 
@@ -158,6 +190,22 @@ class Method(nn.Module, abc.ABC):
         The teacher cache keeps no more than this.
         """
         return cls.teacher_reads
+
+    @classmethod
+    def pretraining(cls, config: Any) -> float:  # noqa: ARG003
+        """Return the length of pre-training over that of the protocol; 0 for none. It is one epoch at least."""
+        return 0.0
+
+    def pretrain(self, student: Net) -> Pretraining:
+        """Return what is done before the protocol's first epoch; asked only where ``pretraining`` is above 0."""
+        raise NotImplementedError
+
+    def wrap(self, setup: Setup) -> Net:
+        """Return the network that is trained, evaluated and saved, the student itself unless said otherwise.
+
+        Modules that stand in it are no part of the method. What is drawn here comes from the method's stream.
+        """
+        return setup.student
 
     @abc.abstractmethod
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:

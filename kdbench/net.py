@@ -10,9 +10,11 @@ from typing import Any, ClassVar, Literal, final
 import torch
 from torch import Tensor, nn
 
-Part = Literal["logits", "penultimate", "stages", "preact"]
-PARTS: frozenset[Part] = frozenset({"logits", "penultimate", "stages", "preact"})
+Part = Literal["logits", "penultimate", "stem", "stages", "preact"]
+PARTS: frozenset[Part] = frozenset({"logits", "penultimate", "stem", "stages", "preact"})
 LOGITS: frozenset[Part] = frozenset({"logits"})
+Shape = tuple[int, int, int]
+"""Of one image's map: ``(C, H, W)``."""
 
 
 @final
@@ -31,13 +33,14 @@ class Outputs:
         *,
         logits: Tensor | None = None,
         penultimate: Tensor | None = None,
+        stem: Tensor | None = None,
         stages: tuple[Tensor, ...] | None = None,
         preact: tuple[Tensor, ...] | None = None,
         weight: Tensor | None = None,
         bias: Tensor | None = None,
     ) -> None:
         self._owner = owner
-        self._parts = {"logits": logits, "penultimate": penultimate, "stages": stages, "preact": preact}
+        self._parts = {"logits": logits, "penultimate": penultimate, "stem": stem, "stages": stages, "preact": preact}
         self._weight = weight
         self.bias = bias
 
@@ -52,6 +55,13 @@ class Outputs:
     def penultimate(self) -> Tensor:
         """The classifier's input, ``(V*B, D)``."""
         part = self._part("penultimate")
+        assert isinstance(part, Tensor)
+        return part
+
+    @property
+    def stem(self) -> Tensor:
+        """The map ``(V*B, C, H, W)`` that enters the first stage."""
+        part = self._part("stem")
         assert isinstance(part, Tensor)
         return part
 
@@ -93,11 +103,12 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What a backbone computes below its classifier. ``preact`` is None where the network has no such maps."""
+    """What a backbone computes below its classifier. ``preact`` and ``stem`` are None where it has no such maps."""
 
     penultimate: Tensor
     stages: tuple[Tensor, ...]
     preact: tuple[Tensor, ...] | None
+    stem: Tensor | None
 
 
 class Backbone(nn.Module, abc.ABC):
@@ -108,7 +119,7 @@ class Backbone(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def features(self, images: Tensor, *, maps: bool) -> Features:
-        """Features of normalised images ``(B, 3, H, W)``; without ``maps``, ``stages`` may be left empty."""
+        """Features of normalised images ``(B, 3, H, W)``; without ``maps``, only ``penultimate`` counts."""
 
     @abc.abstractmethod
     def head(self) -> nn.Linear:
@@ -132,7 +143,8 @@ class Net(nn.Module):
     mean, std
         Per-channel normalisation, in [0, 1].
     image_size
-        Height and width of the images, for the dry forward pass that finds ``shapes``.
+        Height and width of the images, for the dry forward pass that finds ``shapes``, those of the stages, and
+        ``stem_shape``.
     """
 
     mean: Tensor
@@ -157,7 +169,8 @@ class Net(nn.Module):
         with torch.no_grad():
             dry = self.eval().backbone.features(torch.zeros(1, 3, *image_size), maps=True)
         self.train(training)
-        self.shapes: tuple[tuple[int, int, int], ...] = tuple((m.shape[1], m.shape[2], m.shape[3]) for m in dry.stages)
+        self.shapes: tuple[Shape, ...] = tuple(map(_shape, dry.stages))
+        self.stem_shape: Shape | None = None if dry.stem is None else _shape(dry.stem)
         self.has_preact: bool = dry.preact is not None
 
     @property
@@ -172,13 +185,14 @@ class Net(nn.Module):
 
     def forward(self, images: Tensor, reads: Collection[Part] = LOGITS, owner: str = "student") -> Outputs:
         """Outputs for images ``(V*B, 3, H, W)`` in [0, 1], holding the parts named in ``reads``."""
-        maps = "stages" in reads or "preact" in reads
+        maps = not {"stem", "stages", "preact"}.isdisjoint(reads)
         features = self.backbone.features((images - self.mean) / self.std, maps=maps)
         head = self.backbone.head()
         return Outputs(
             owner,
             logits=head(features.penultimate) if "logits" in reads else None,
             penultimate=features.penultimate if "penultimate" in reads else None,
+            stem=features.stem if "stem" in reads else None,
             stages=features.stages if "stages" in reads else None,
             preact=features.preact if "preact" in reads else None,
             weight=head.weight,
@@ -188,3 +202,12 @@ class Net(nn.Module):
     def logits(self, images: Tensor) -> Tensor:
         """Logits ``(B, K)`` alone."""
         return self(images).logits  # type: ignore[no-any-return]
+
+    def around(self, backbone: Backbone) -> Net:
+        """Return another network of the same name that takes the same images."""
+        mean, std = self.mean.flatten().tolist(), self.std.flatten().tolist()
+        return Net(self.name, backbone, mean=mean, std=std, image_size=self.image_size)
+
+
+def _shape(maps: Tensor) -> Shape:
+    return maps.shape[1], maps.shape[2], maps.shape[3]

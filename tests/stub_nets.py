@@ -24,7 +24,7 @@ class StubBackbone(Backbone):
         level = images.mean(dim=(1, 2, 3))
         stages = tuple(level[:, None, None, None].expand(-1, *shape) for shape in self.shapes)
         pooled = level[:, None].expand(-1, self.fc.in_features)
-        return Features(pooled, stages, stages if self.has_preact else None)
+        return Features(pooled, stages, stages if self.has_preact else None, None)
 
     def head(self) -> nn.Linear:
         return self.fc

@@ -35,7 +35,8 @@ def test_every_part_is_equal(name: str) -> None:
     net = lively(Net(name, backbone, mean=(0.5,) * 3, std=(0.3,) * 3, image_size=(32, 32)).double())
     made = folded(net)
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    reads = [part for part in PARTS if part != "preact" or net.has_preact]
+    lacks = {"preact"} if not net.has_preact else set()
+    reads = [part for part in PARTS - lacks if part != "stem" or net.stem_shape]
     images = torch.rand(3, 3, 32, 32, dtype=torch.float64)
     with torch.no_grad():
         ours, theirs = made(images, reads), net(images, reads)
@@ -70,7 +71,7 @@ class Shared(Backbone):
             out = out + self.conv(2 * images)
         elif self.how == "listed":
             out = torch.cat([out, x]).unflatten(0, (2, -1)).sum(0)
-        return Features(out.mean((2, 3)), stages, None)
+        return Features(out.mean((2, 3)), stages, None, None)
 
     def head(self) -> nn.Linear:
         return self.fc
@@ -94,7 +95,7 @@ class Peeking(Shared):
 
     def features(self, images: torch.Tensor, *, maps: bool) -> Features:
         found = super().features(images, maps=maps)
-        return Features(found.penultimate * self.bn.weight.mean(), found.stages, None)
+        return Features(found.penultimate * self.bn.weight.mean(), found.stages, None, None)
 
 
 def test_a_network_that_reads_its_layers_in_its_own_way_is_left_alone() -> None:

@@ -58,7 +58,8 @@ def test_same_state_dict_and_shapes_as_the_reference(name: str) -> None:
     images = torch.zeros(1, 3, 32, 32, device="meta")
     assert count_macs(backbone.eval(), images) == reference["macs_32x32"]
     features = backbone.features(images, maps=True)
-    assert [list(m.shape[1:]) for m in features.stages] == reference["feats"][1:]
+    assert features.stem is not None
+    assert [list(m.shape[1:]) for m in (features.stem, *features.stages)] == reference["feats"]
     assert list(features.penultimate.shape[1:]) == reference["pooled_feat"]
     if reference["preact_feats"] is None:
         assert features.preact is None
@@ -82,12 +83,17 @@ def filled(case: parity_files.Case, name: str) -> tuple[Backbone, Tensor]:
 
 
 def check_maps(case: parity_files.Case, name: str, maps: tuple[Tensor, ...]) -> None:
-    """Compare each map's mean and root mean square by channel; the file's entry 0 is the stem."""
+    """Compare the mean and root mean square of maps 1, 2, ... by channel."""
     assert f"out.{name}_mean.{len(maps)}" in case.arrays
     assert f"out.{name}_mean.{len(maps) + 1}" not in case.arrays
     for i, m in enumerate(maps, start=1):
-        case.check(f"out.{name}_mean.{i}", m.mean((2, 3)))
-        case.check(f"out.{name}_rms.{i}", m.square().mean((2, 3)).sqrt())
+        check_map(case, name, i, m)
+
+
+def check_map(case: parity_files.Case, name: str, i: int, values: Tensor) -> None:
+    """Compare the mean and root mean square of map i by channel."""
+    case.check(f"out.{name}_mean.{i}", values.mean((2, 3)))
+    case.check(f"out.{name}_rms.{i}", values.square().mean((2, 3)).sqrt())
 
 
 @pytest.mark.parametrize("file", names("formula_"))
@@ -99,6 +105,8 @@ def test_eval_mode_agrees_with_the_reference(file: str) -> None:
     case.check("out.pooled", features.penultimate)
     case.check("out.logits", backbone.head()(features.penultimate))
     check_maps(case, "feats", features.stages)
+    assert features.stem is not None
+    check_map(case, "feats", 0, features.stem)
     if features.preact is None:
         assert not any(key.startswith("out.preact") for key in case.arrays)
     else:
@@ -224,6 +232,7 @@ def test_a_net_normalises_its_input_and_knows_its_shapes() -> None:
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     net = Net("resnet8", backbone, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.5), image_size=(32, 32))
     assert net.shapes == ((16, 32, 32), (32, 16, 16), (64, 8, 8))
+    assert net.stem_shape == (16, 32, 32)
     assert (net.width, net.num_classes, net.has_preact) == (64, 7, True)
     assert all(torch.equal(before[key], value) for key, value in backbone.state_dict().items())
     images = torch.rand(2, 3, 32, 32)

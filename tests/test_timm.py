@@ -157,6 +157,7 @@ def test_as_a_net() -> None:
         image_size=(32, 32),
     )
     assert net.shapes == ((64, 2, 2),)
+    assert net.stem_shape is None
     assert (net.width, net.num_classes, net.has_preact) == (64, 10, False)
-    outputs = net(torch.rand(2, 3, 32, 32), PARTS - {"preact"})
+    outputs = net(torch.rand(2, 3, 32, 32), PARTS - {"preact", "stem"})
     assert outputs.logits.shape == (2, 10)

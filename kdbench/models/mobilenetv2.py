@@ -70,13 +70,13 @@ class MobileNetV2(Backbone):
 
     def features(self, images: Tensor, *, maps: bool) -> Features:
         """Return the maps after groups 1, 2, 4 and 6."""
-        x = self.conv1(images)
+        x = stem = self.conv1(images)
         stages: list[Tensor] = []
         for number, group in enumerate(self.blocks):
             x = group(x)
             if maps and number in STAGE_ENDS:
                 stages.append(x)
-        return Features(pooled(self.conv2(x)), tuple(stages), None)
+        return Features(pooled(self.conv2(x)), tuple(stages), None, stem)
 
     def head(self) -> nn.Linear:
         """Return ``classifier.0``."""

@@ -60,10 +60,10 @@ class ResNet50(Backbone):
 
     def features(self, images: Tensor, *, maps: bool) -> Features:
         """Return the maps of the four stages."""
-        x = torch.relu(self.bn1(self.conv1(images)))
+        stem = torch.relu(self.bn1(self.conv1(images)))
         layers = (self.layer1, self.layer2, self.layer3, self.layer4)
-        x, stages, preact = run_stages(x, layers, maps=maps)
-        return Features(pooled(x), stages, preact)
+        x, stages, preact = run_stages(stem, layers, maps=maps)
+        return Features(pooled(x), stages, preact, stem)
 
     def head(self) -> nn.Linear:
         """Return ``linear``."""

@@ -62,9 +62,9 @@ class ShuffleNetV1(Backbone):
 
     def features(self, images: Tensor, *, maps: bool) -> Features:
         """Return the maps of the three stages."""
-        x = torch.relu(self.bn1(self.conv1(images)))
-        x, stages, preact = run_stages(x, (self.layer1, self.layer2, self.layer3), maps=maps)
-        return Features(pooled(x), stages, preact)
+        stem = torch.relu(self.bn1(self.conv1(images)))
+        x, stages, preact = run_stages(stem, (self.layer1, self.layer2, self.layer3), maps=maps)
+        return Features(pooled(x), stages, preact, stem)
 
     def head(self) -> nn.Linear:
         """Return ``linear``."""

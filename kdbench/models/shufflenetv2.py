@@ -83,10 +83,10 @@ class ShuffleNetV2(Backbone):
 
     def features(self, images: Tensor, *, maps: bool) -> Features:
         """Return the maps of the three stages; ``preact`` is not shuffled."""
-        x = torch.relu(self.bn1(self.conv1(images)))
+        stem = torch.relu(self.bn1(self.conv1(images)))
         layers = (self.layer1, self.layer2, self.layer3)
-        x, stages, preact = run_stages(x, layers, activate=_activate, maps=maps)
-        return Features(pooled(torch.relu(self.bn2(self.conv2(x)))), stages, preact)
+        x, stages, preact = run_stages(stem, layers, activate=_activate, maps=maps)
+        return Features(pooled(torch.relu(self.bn2(self.conv2(x)))), stages, preact, stem)
 
     def head(self) -> nn.Linear:
         """Return ``linear``."""

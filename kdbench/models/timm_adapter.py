@@ -20,7 +20,7 @@ STEMS = ("stem", "conv_stem", "act1", "bn1", "layer0", "features.norm0", "featur
 
 @final
 class TimmBackbone(Backbone):
-    """A network of timm's with fresh weights; there is no ``preact``.
+    """A network of timm's with fresh weights; there is no ``stem`` and no ``preact``.
 
     ``stages`` are the last map at each spatial size among those that ``forward_intermediates`` gives, shallow to
     deep: the stages of a convolutional network, the map of the last block alone for a plain vision transformer. A
@@ -69,7 +69,7 @@ class TimmBackbone(Backbone):
             final_map, stages = self.model.forward_intermediates(images, indices=self._indices)
         else:
             final_map, stages = self.model.forward_features(images), ()
-        return Features(self.model.forward_head(final_map, pre_logits=True), tuple(stages), None)
+        return Features(self.model.forward_head(final_map, pre_logits=True), tuple(stages), None, None)
 
     def head(self) -> nn.Linear:
         """Return the model's classifier."""

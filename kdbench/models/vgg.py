@@ -55,7 +55,7 @@ class VGG(Backbone):
         num_poolings = 4 if images.shape[2] >= 64 else 3
         stages: list[Tensor] = []
         preacts: list[Tensor] = []
-        x = torch.relu(self.block0(images))
+        x = stem = torch.relu(self.block0(images))
         for number, block in enumerate((self.block1, self.block2, self.block3, self.block4), start=1):
             if number <= num_poolings and min(x.shape[2:]) > 1:
                 x = nn.functional.max_pool2d(x, 2)
@@ -64,7 +64,7 @@ class VGG(Backbone):
             if maps:
                 stages.append(x)
                 preacts.append(preact)
-        return Features(pooled(x), tuple(stages), tuple(preacts))
+        return Features(pooled(x), tuple(stages), tuple(preacts), stem)
 
     def head(self) -> nn.Linear:
         """Return ``classifier``."""

@@ -86,14 +86,15 @@ class WideResNet(Backbone):
 
     def features(self, images: Tensor, *, maps: bool) -> Features:
         """Return the maps of the three groups."""
-        first, _ = self.block1(self.conv1(images))
+        stem = self.conv1(images)
+        first, _ = self.block1(stem)
         second, first_preact = self.block2(first)
         third, second_preact = self.block3(second)
         third_preact = self.bn1(third)
         penultimate = pooled(torch.relu(third_preact))
         if not maps:
-            return Features(penultimate, (), ())
-        return Features(penultimate, (first, second, third), (first_preact, second_preact, third_preact))
+            return Features(penultimate, (), (), stem)
+        return Features(penultimate, (first, second, third), (first_preact, second_preact, third_preact), stem)
 
     def head(self) -> nn.Linear:
         """Return ``fc``."""
