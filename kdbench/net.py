@@ -18,11 +18,16 @@ Shape = tuple[int, int, int]
 
 
 @final
+class Undeclared(ValueError):
+    """A method reads a part of a network's outputs that it does not declare, or that the network does not have."""
+
+
+@final
 class Outputs:
     """What a network says about a batch, reduced to the parts that were asked for.
 
     Legend: ``B`` images, ``V`` views, ``K`` classes, ``D`` penultimate width, stage i with ``C_i`` channels.
-    Reading a part that was not asked for raises ``ValueError``: a method must declare what it reads.
+    Reading a part that was not asked for raises ``Undeclared``: a method must declare what it reads.
     """
 
     __slots__ = ("_owner", "_parts", "_weight", "bias")
@@ -83,7 +88,7 @@ class Outputs:
     def weight(self) -> Tensor:
         """The classifier's weight, ``(K, D)``; ``bias`` is ``(K,)`` or None."""
         if self._weight is None:
-            raise ValueError(f"{self._owner} gives nothing: the method declares no reads of it")
+            raise Undeclared(f"{self._owner} gives nothing: the method declares no reads of it")
         return self._weight
 
     def narrowed(self, reads: Collection[Part]) -> Outputs:
@@ -91,10 +96,14 @@ class Outputs:
         parts: dict[str, Any] = {name: value if name in reads else None for name, value in self._parts.items()}
         return Outputs(self._owner, **parts, weight=self._weight, bias=self.bias)
 
+    def parts(self) -> dict[str, Tensor | tuple[Tensor, ...]]:
+        """The parts that were asked for, by name."""
+        return {name: part for name, part in self._parts.items() if part is not None}
+
     def _part(self, name: str) -> Tensor | tuple[Tensor, ...]:
         part = self._parts[name]
         if part is None:
-            raise ValueError(
+            raise Undeclared(
                 f"{self._owner} does not give {name!r}: add it to the method's "
                 f"{self._owner}_reads, or choose a network that has it"
             )

@@ -10,7 +10,7 @@ import torch
 from kdbench.cell import Cell
 from kdbench.data.datasets import Dataset
 from kdbench.device import environment, peak_memory_mb
-from kdbench.registry import load_method
+from kdbench.registry import load_method, method_source
 from kdbench.teachers import TeacherCard
 
 
@@ -70,6 +70,7 @@ def make_record(
         else None,
         "student": cell.student,
         "method": cell.method,
+        "method_source": method_source(cell.method).text,
         "family": load_method(cell.method).FAMILY,
         "settings": cell.settings.values(),
         "settings_chosen": cell.settings.chosen,

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
-import pkgutil
 import tomllib
 import typing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from kdbench.errors import UserError
 from kdbench.method import Method, deciding
+from kdbench.method_sources import MethodSource, method_sources
 from kdbench.names import find_name
-
-_PACKAGE = "kdbench.methods"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +39,8 @@ class Settings:
 
 
 def method_names() -> list[str]:
-    """Names of all methods."""
-    package = importlib.import_module(_PACKAGE)
-    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+    """Names of all methods, those of users included."""
+    return list(method_sources())
 
 
 def method_name(name: str) -> str:
@@ -53,19 +48,35 @@ def method_name(name: str) -> str:
     return find_name("method", name, method_names(), "'kdbench list methods' names all")
 
 
+def method_source(name: str) -> MethodSource:
+    """Where a method comes from, by its registered name."""
+    return method_sources()[name]
+
+
 def load_method(name: str) -> type[Method]:
     """Import a method by its registered name."""
-    method = importlib.import_module(f"{_PACKAGE}.{name}").METHOD
-    assert issubclass(method, Method), f"METHOD of {_PACKAGE}.{name} is not a Method"
-    return typing.cast("type[Method]", method)
+    return method_source(name).load()
 
 
 def load_recipes(name: str) -> list[Recipe]:
-    """Read a method's recipe file, which lies beside its module; no file, no recipes."""
-    origin = importlib.import_module(f"{_PACKAGE}.{name}").__file__
-    file = Path(origin or "").with_suffix(".toml")
-    entries = tomllib.loads(file.read_text(encoding="utf-8")).get("recipe", []) if file.is_file() else []
-    return [Recipe(e["dataset"], tuple(e["pairs"]), e.get("settings", {}), e["source"]) for e in entries]
+    """Read a method's recipe file, which lies beside its module; no file, no recipes.
+
+    Raises
+    ------
+    UserError
+        It is not TOML, or an entry is not whole.
+    """
+    file = method_source(name).recipe_file
+    try:
+        entries = tomllib.loads(file.read_text(encoding="utf-8")).get("recipe", []) if file.is_file() else []
+        return [Recipe(e["dataset"], tuple(e["pairs"]), e.get("settings", {}), e["source"]) for e in entries]
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is not TOML: {error}") from None
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(
+            f'{file}: each [[recipe]] needs dataset = "...", pairs = ["TEACHER>STUDENT"], settings = {{...}}, '
+            'source = "..."'
+        ) from None
 
 
 def resolve_settings(
@@ -82,8 +93,9 @@ def resolve_settings(
     chosen = _typed(name, config, chosen or {})
     pair = f"{teacher}>{student}"
     found = [r for r in load_recipes(name) if r.dataset == dataset and pair in r.pairs]
-    assert len(found) <= 1, f"{name}.toml has {len(found)} recipes for {dataset} {pair}"
-    recipe = found[0].settings if found else {}
+    if len(found) > 1:
+        raise UserError(f"{method_source(name).recipe_file} has {len(found)} recipes for {pair} on {dataset}: keep one")
+    recipe = _typed(name, config, found[0].settings) if found else {}
     source = "defaults"
     if teacher:
         source = found[0].source if found else f"defaults; no published settings for {pair} on {dataset}"

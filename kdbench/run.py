@@ -25,7 +25,7 @@ from kdbench.metrics import evaluate
 from kdbench.net import Outputs
 from kdbench.networks import build_net, predict, save_weights
 from kdbench.record import Counts, make_record
-from kdbench.registry import load_method
+from kdbench.registry import load_method, method_source
 from kdbench.runs import METRICS, RECORD, STATE
 from kdbench.streams import generator, seeded, stream_seed
 from kdbench.teacher_source import TeacherSource
@@ -259,6 +259,7 @@ class Run:
         """Save everything that the rest of the run depends on; random streams are functions of the position."""
         state = {
             "cell": self.cell.id,
+            "method_source": method_source(self.cell.method).text,
             "epoch": self.epoch,
             "step": self.step,
             "student": self.student.backbone.state_dict(),
@@ -277,13 +278,19 @@ class Run:
         Raises
         ------
         UserError
-            The state is damaged or belongs to another cell.
+            The state is damaged, belongs to another cell, or is of other code of a user's method.
         """
         path = self.folder / STATE
         state = load_state(path)
         if state is not None:
             if state["cell"] != self.cell.id:
                 raise UserError(f"{path} belongs to cell {state['cell'][:8]}, not {self.cell.id[:8]}: move it away")
+            source = method_source(self.cell.method)
+            if source.changed_since(state.get("method_source", "")):
+                raise UserError(
+                    f"{source.where} has changed since {self.folder} was begun: raise VERSION in it to begin anew, put "
+                    "it back to go on, or delete that folder"
+                )
             self.student.backbone.load_state_dict(state["student"])
             self.method.load_state_dict(state["method"])
             self.optimizer.load_state_dict(state["optimizer"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import getpass
 import json
+import os
 import shlex
 import shutil
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from kdbench.device import CODE_STATE, code_state
 from kdbench.errors import UserError
 from kdbench.files import explain_os_errors, write_json
 from kdbench.grid import Grid
+from kdbench.own_methods import FOLDERS, folders
 from kdbench.session import NPZ
 from kdbench.states import State, Status, survey
 from kdbench.teacher_plan import CacheMode
@@ -114,7 +116,10 @@ def folder_of(grid: Grid) -> Path:
 
 
 def freeze_code(folder: Path) -> list[str]:
-    """Copy the code to a submission's folder; return the lines of shell that let a job import it from there."""
+    """Copy the code to a submission's folder; return the lines of shell that let a job import it from there.
+
+    Of a user's folders of methods, the files that may be methods, helpers and recipes are copied.
+    """
     code = folder / CODE
     ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
     parts = {"kdbench": kdbench, "kdbench/methods": kdbench.methods, "kdbench/slurm": kdbench.slurm}
@@ -123,8 +128,15 @@ def freeze_code(folder: Path) -> list[str]:
             for path in package.__path__:
                 shutil.copytree(path, code / name, ignore=ignore, dirs_exist_ok=True)
         write_json(code / CODE_STATE, code_state())
+        copies = [code / "own" / str(number) for number in range(len(folders()))]
+        for source, copy in zip(folders(), copies, strict=True):
+            copy.mkdir(parents=True)
+            for path in (*source.glob("*.py"), *source.glob("*.toml")):
+                shutil.copy(path, copy)
     # Without the second line the folder in which the job was submitted would come first.
-    return [f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}", "export PYTHONSAFEPATH=1"]
+    lines = [f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}", "export PYTHONSAFEPATH=1"]
+    own = os.pathsep.join(map(str, copies))
+    return [*lines, f"export {FOLDERS}={shlex.quote(own)}"] if own else lines
 
 
 def read_submissions(grid: Grid) -> list[Submission]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from kdbench.cli import cache, data, grid, look, report, tables, teacher, train
+from kdbench.cli import cache, data, grid, look, own, report, tables, teacher, train
 from kdbench.errors import Interrupted, UserError
+from kdbench.own_methods import FOLDERS, add_folders
 
 app = typer.Typer(
-    help="Head-to-head benchmarks of knowledge-distillation methods.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -28,10 +30,26 @@ for command in (
     look.bench,
     look.list_,
     look.show,
+    own.new,
+    own.validate,
 ):
     app.command(command.__name__.rstrip("_"))(command)
 for name, group in (("teacher", teacher.app), ("data", data.app), ("cache", cache.app), ("grid", grid.app)):
     app.add_typer(group, name=name)
+
+
+@app.callback()
+def everywhere(
+    methods: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help=f"A folder with methods of your own; may be repeated, and comes after those of {FOLDERS}.",
+            metavar="DIR",
+        ),
+    ] = None,
+) -> None:
+    """Head-to-head benchmarks of knowledge-distillation methods."""
+    add_folders(methods or [])
 
 
 def main() -> None:

@@ -1,0 +1,336 @@
+"""What must hold for every method: one function a check, which looks at a :class:`kdbench.trial.Trial`.
+
+``kdbench validate`` and the tests run the same table.
+"""
+
+from __future__ import annotations
+
+import math
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import final
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from kdbench.data.views import order, views
+from kdbench.errors import UserError
+from kdbench.method import PLAIN, Batch, Method
+from kdbench.models import parse_pair
+from kdbench.net import PARTS, Outputs, Undeclared
+from kdbench.networks import build_net, weights_hash
+from kdbench.protocol import Precision
+from kdbench.registry import load_method, load_recipes, resolve_settings
+from kdbench.run import Diverged
+from kdbench.trial import NUM_STEPS, Refused, Trial, remembered, steps, trained
+
+
+class Broken(Exception):
+    """A check does not hold; the text says what was seen."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that must hold."""
+
+    what: str
+    """In words."""
+    holds: Callable[[Trial], None]
+    """Raises ``Broken`` if it does not, and ``Refused`` where the method says that it cannot work."""
+    remedy: str
+    every_pair: bool = True
+    """Whether it is asked on every pair; on the first one alone otherwise."""
+
+
+def losses(trial: Trial) -> None:
+    """Every term of every step has a name and a finite value."""
+    for step, terms in enumerate(trial.epoch.terms, 1):
+        if not terms:
+            raise Broken("loss() returns no term")
+        for name, value in terms.items():
+            if not (isinstance(name, str) and name):
+                raise Broken(f"a term is called {name!r}")
+            if not isinstance(value, float):
+                raise Broken(f"term {name} is no scalar")
+            if not math.isfinite(value):
+                raise Broken(f"term {name} is {value} in step {step}")
+
+
+def reads(trial: Trial) -> None:
+    """The method reads what it declares, of student and teacher, and nothing else."""
+    kind = load_method(trial.method)
+    if unknown := (kind.student_reads | kind.teacher_reads) - PARTS:
+        raise Broken(f"there is no part {', '.join(sorted(unknown))}; parts are {', '.join(sorted(PARTS))}")
+    try:
+        epoch = trial.epoch
+    except Undeclared as error:
+        raise Broken(str(error)) from None
+    if more := epoch.run.needs - kind.teacher_reads:
+        raise Broken(f"needs() names {', '.join(sorted(more))}, which teacher_reads does not hold")
+    if epoch.asked:
+        raise Broken("loss() runs the teacher itself")
+
+
+def gradients(trial: Trial) -> None:
+    """Every trainable parameter gets a finite gradient, in some stage of training."""
+    epoch = trial.epoch
+    if missing := sorted(trained(epoch.run).keys() - epoch.reached):
+        raise Broken(f"{_listed(missing)} get{'s' if len(missing) == 1 else ''} no gradient")
+    if epoch.endless:
+        raise Broken(f"the gradient of {_listed(sorted(epoch.endless))} is not finite")
+
+
+def teacher(trial: Trial) -> None:
+    """The teacher, and what the method is given, stay bit for bit as they were."""
+    epoch = trial.epoch
+    if epoch.changed:
+        raise Broken(f"loss() changes {_listed(sorted(epoch.changed))}")
+    if epoch.teacher[0] != epoch.teacher[1]:
+        raise Broken("the teacher's weights or statistics are changed")
+    source = epoch.run.source
+    net = source.teacher.net if source else None
+    if net and (any(module.training for module in net.modules())):
+        raise Broken("the teacher is in training mode")
+    if net and any(p.grad is not None or p.requires_grad for p in net.parameters()):
+        raise Broken("the teacher gets gradients")
+
+
+def state(trial: Trial) -> None:
+    """A state that is saved and read again is the same."""
+    first, second, restored = trial.halves
+    if (second.epoch, second.step, second.sums) != (first.epoch, first.step, first.sums):
+        raise Broken("the position or the sums of the losses differ after a save")
+    if restored != remembered(first):
+        raise Broken("parameters or buffers differ after a save")
+
+
+def resume(trial: Trial) -> None:
+    """A run that is interrupted after a step ends where an undisturbed one ends."""
+    if trial.ended != trial.epoch.remembered[-1]:
+        raise Broken("after an interruption, training ends with other weights")
+
+
+def repeat(trial: Trial) -> None:
+    """Two runs of one seed are equal."""
+    if remembered(trial.halves[0]) != trial.epoch.remembered[0]:
+        raise Broken("two runs of one seed differ after their first step")
+
+
+def processes(trial: Trial) -> None:
+    """Two processes that run one cell get the same."""
+    if trial.elsewhere != trial.epoch.remembered[0]:
+        raise Broken("another process gets other weights in its first step")
+
+
+def seeds(trial: Trial) -> None:
+    """Another seed is another run."""
+    run = trial.run(seed=2)
+    steps(run, 1)
+    if remembered(run) == trial.epoch.remembered[0]:
+        raise Broken("seeds 1 and 2 give the same weights")
+
+
+def paired(trial: Trial) -> None:
+    """Student, order and plain views are those of every other method: they depend on the seed alone."""
+    epoch, run = trial.epoch, trial.epoch.run
+    if load_method(trial.method).wrap is Method.wrap:
+        plain = build_net(run.cell.student, run.cell.protocol, trial.dataset, seed=run.cell.seed, purpose="student")
+        if weights_hash(plain.state_dict()) != epoch.student:
+            raise Broken("the student does not begin with the weights that it has under other methods")
+    numbers = order(run.cell.seed, 1, len(trial.dataset.train_labels))
+    if [index for seen, _ in epoch.seen for index in seen] != numbers.tolist():
+        raise Broken("the images come in another order than under other methods")
+    ids = views(run.cell.seed, 1, len(numbers), run.data.images.augmentation, PLAIN)[0]
+    for index, images in epoch.seen:
+        if not torch.equal(images, run.data.images.augment(torch.tensor(index), ids[index])):
+            raise Broken("the plain views are not those of other methods")
+
+
+def one_image(trial: Trial) -> None:
+    """A batch of one image trains, or is refused with the reason."""
+    run = trial.run(batch_size=1)
+    try:
+        steps(run, 1)
+        run.drain()
+    except Diverged as error:
+        raise Broken(f"with one image, {_values(error)}") from None
+    except ValueError as error:
+        raise Refused(str(error)) from None
+
+
+def bf16(trial: Trial) -> None:
+    """Training in bfloat16 is finite, with losses in float32."""
+    _trains_in(trial, "bf16")
+
+
+def fp16(trial: Trial) -> None:
+    """Training in float16 is finite, with losses in float32."""
+    _trains_in(trial, "fp16")
+
+
+def no_waiting(trial: Trial) -> None:
+    """No step waits for the device: nothing in it depends on a value, and no shape does."""
+    run = trial.epoch.run
+    run.step = 0
+    # Tensors that have shapes but no values; what asks for a value fails, and so does what no CUDA graph can record.
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        steps(run, 1)
+
+
+def in_place(trial: Trial) -> None:
+    """Parameters and buffers change in place: a recorded step reads and writes the memory it was recorded with."""
+    before, after = trial.epoch.places
+    if moved := sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name)):
+        raise Broken(f"{_listed(moved)} moved to other memory")
+
+
+def recipe(trial: Trial) -> None:
+    """The recipe file's keys are settings of the right types, its pairs are known and none is there twice."""
+    known, default = typing.get_type_hints(load_method(trial.method).Config), load_method(trial.method).Config()
+    defaults = {f.name: getattr(default, f.name) for f in fields(default)}
+    seen: set[tuple[str, str]] = set()
+    for entry in load_recipes(trial.method):
+        if not entry.source:
+            raise Broken(f"a recipe for {entry.dataset} has no source")
+        for key, value in entry.settings.items():
+            if key not in known:
+                raise Broken(f"{key} is no setting; there are {', '.join(known) or 'none'}")
+            if value == defaults[key]:
+                raise Broken(f"{key} = {value!r} is the default: leave it out")
+        for pair in entry.pairs:
+            try:
+                spelt = parse_pair(pair)
+                student = pair.partition(">")[2]
+                resolve_settings(trial.method, dataset=entry.dataset, teacher=pair.partition(">")[0], student=student)
+            except UserError as error:
+                raise Broken(str(error)) from None
+            if spelt != pair:
+                raise Broken(f"pair {pair} is spelt {spelt}")
+            if (entry.dataset, pair) in seen:
+                raise Broken(f"{pair} on {entry.dataset} is there twice")
+            seen.add((entry.dataset, pair))
+
+
+def _trains_in(trial: Trial, precision: Precision) -> None:
+    run = trial.run(precision=precision)
+    low: set[str] = set()
+    loss = run.method.loss
+
+    def watched(student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        terms = loss(student, teacher, batch)
+        low.update(name for name, term in terms.items() if term.dtype not in (torch.float32, torch.float64))
+        return terms
+
+    run.method.loss = watched  # type: ignore[method-assign]
+    try:
+        steps(run, NUM_STEPS - 1)
+        run.drain()
+    except Diverged as error:
+        raise Broken(_values(error)) from None
+    if low:
+        raise Broken(f"{_listed(sorted(low))} of the loss {'is' if len(low) == 1 else 'are'} in half precision")
+    if any(parameter.dtype != torch.float32 for parameter in run.parameters):
+        raise Broken("a parameter is not float32 any more")
+
+
+def _values(error: Diverged) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in error.failure["terms"].items())
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+_ONCE = False
+CHECKS: dict[str, Check] = {
+    "losses": Check(
+        "every term of the loss has a name and is finite",
+        losses,
+        "return a dict of scalars; guard logarithms and divisions, or add a small number where the authors do",
+    ),
+    "reads": Check(
+        "what the loss reads is declared",
+        reads,
+        "name it in student_reads or teacher_reads, and take it from what loss() is given",
+    ),
+    "gradients": Check(
+        "every trainable parameter gets a finite gradient",
+        gradients,
+        "use it in loss(), drop it, or make it a buffer; a .detach() or no_grad() may stand in the way",
+    ),
+    "teacher": Check(
+        "the teacher and all that is given stay as they are",
+        teacher,
+        "work on copies, not with in-place operations, and do not register the teacher or a part of it as a module",
+    ),
+    "state": Check(
+        "a saved state comes back the same",
+        state,
+        "keep state in parameters and buffers that state_dict() holds, of shapes that do not change",
+    ),
+    "resume": Check(
+        "an interrupted run ends as an undisturbed one",
+        resume,
+        "keep what lives between steps in buffers (register_buffer), not in attributes or globals",
+    ),
+    "repeat": Check(
+        "two runs of one seed are equal",
+        repeat,
+        "draw random numbers with torch, in loss() with generator=batch.generator, and keep nothing in globals",
+    ),
+    "processes": Check(
+        "two processes get the same",
+        processes,
+        "do not depend on the order of a set, on hash(), id(), the time or the process",
+        _ONCE,
+    ),
+    "seeds": Check(
+        "another seed is another run",
+        seeds,
+        "do not seed random numbers or set the student's weights yourself",
+        _ONCE,
+    ),
+    "paired": Check(
+        "student, order and views are those of all methods",
+        paired,
+        "leave setup.student as it is; override wrap() if it must be another network",
+    ),
+    "one image": Check(
+        "a batch of one image trains, or is refused with the reason",
+        one_image,
+        "do not divide by B - 1 or by a variance over the batch, or raise ValueError with the remedy",
+        _ONCE,
+    ),
+    "bf16": Check(
+        "training in bfloat16 is finite, losses are in float32",
+        bf16,
+        "compute the loss in float32: call .float() on what it reads, and switch autocast off around matrix products",
+        _ONCE,
+    ),
+    "fp16": Check(
+        "training in float16 is finite, losses are in float32",
+        fp16,
+        "compute the loss in float32: call .float() on what it reads, and switch autocast off around matrix products",
+        _ONCE,
+    ),
+    "no waiting": Check(
+        "no step waits for the device",
+        no_waiting,
+        "no .item(), .tolist(), print, Python if on a tensor, boolean index or nonzero in loss(): use torch.where",
+    ),
+    "in place": Check(
+        "state changes in place",
+        in_place,
+        "write into a buffer (copy_, lerp_, index_copy_) instead of assigning a new tensor to it",
+    ),
+    "recipe": Check(
+        "the recipe file fits the settings",
+        recipe,
+        "mend the file that lies beside the method; 'kdbench show METHOD' lists settings, 'kdbench list pairs' pairs",
+        _ONCE,
+    ),
+}
+"""Every check by its name, in the order in which they are run; ``no waiting`` comes after what looks at weights."""

@@ -1,0 +1,68 @@
+"""``kdbench new`` and ``kdbench validate``: a method of one's own."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kdbench.cli.options import DEMO, console, print_rows
+from kdbench.own_methods import folders
+
+
+def new(
+    name: Annotated[str, typer.Argument(help="Lower-case letters, digits and _.")],
+    folder: Annotated[Path, typer.Option("--dir", help="Where to write it.", metavar="DIR")] = Path(),
+) -> None:
+    """Write the start of a method of your own: a file that works, and a recipe file."""
+    from kdbench.protocol import load_protocol  # noqa: PLC0415
+    from kdbench.templates import write_method  # noqa: PLC0415
+
+    for file in write_method(name, folder):
+        console.print(f"{file} is written", markup=False)
+    rules = load_protocol(DEMO)
+    teacher, student = rules.try_pair.split(">")
+    beside = " ".join(f"--method {method}" for method in (*rules.try_methods[:2], name))
+    found = folder.absolute() in folders()
+    kdbench = "kdbench" if found else f"kdbench --methods {shlex.quote(str(folder))}"
+    console.print("Change it, then type:")
+    for words in (
+        f"validate {name}",
+        f"teacher train --protocol {DEMO} --network {teacher}",
+        f"train --protocol {DEMO} --teacher {teacher} --student {student} {beside}",
+    ):
+        console.print(f"  {kdbench} {words}", markup=False)
+
+
+def validate(method: str) -> None:
+    """Check that a method keeps the rules that all methods keep; exit code 1 if it does not."""
+    from rich.progress import Progress, SpinnerColumn, TextColumn  # noqa: PLC0415
+
+    from kdbench import validate as checking  # noqa: PLC0415
+    from kdbench.registry import load_method, method_name, method_source  # noqa: PLC0415
+
+    name = method_name(method)
+    kind, source = load_method(name), method_source(name)
+    shown = Progress(SpinnerColumn(), TextColumn("{task.description}"), console=console, transient=True)
+    with tempfile.TemporaryDirectory(prefix="kdbench-") as scratch, shown:
+        task = shown.add_task("")
+        verdicts = checking.validate(name, Path(scratch), lambda what: shown.update(task, description=what))
+    console.print(
+        f"{name}, version {kind.VERSION} ({source.text}), in steps of a few images on the CPU\n", markup=False
+    )
+    print_rows(checking.rows(verdicts))
+    console.print()
+    for line in checking.remarks(verdicts):
+        console.print(line, markup=False)
+    failed = {verdict.check for verdict in verdicts if verdict.outcome == "FAILS"}
+    refused = all(verdict.outcome == "refused" for verdict in verdicts)
+    if refused:
+        console.print("nothing was checked: the method refuses every pair")
+    elif failed:
+        console.print(f"{len(failed)} of {len(checking.CHECKS)} checks fail")
+    else:
+        console.print(f"all {len(checking.CHECKS)} checks hold")
+    raise typer.Exit(1 if failed or refused else 0)
