@@ -75,7 +75,7 @@ def rows(verdicts: list[Verdict]) -> list[dict[str, Any]]:
     refused = {v.pair for v in verdicts if v.outcome == "refused" and v.check == next(iter(CHECKS))}
     return [
         {"check": name, "what must hold": check.what}
-        | {pair_text(pair): "refused" if pair in refused else found.get((name, pair), "") for pair in PAIRS}
+        | {pair: "refused" if pair in refused else found.get((name, pair), "") for pair in PAIRS}
         for name, check in CHECKS.items()
     ]
 

@@ -42,19 +42,19 @@ def validate(method: str) -> None:
     from rich.progress import Progress, SpinnerColumn, TextColumn  # noqa: PLC0415
 
     from kdbench import validate as checking  # noqa: PLC0415
+    from kdbench.checks import CHECKS  # noqa: PLC0415
     from kdbench.registry import load_method, method_name, method_source  # noqa: PLC0415
+    from kdbench.trial import PAIRS  # noqa: PLC0415
 
     name = method_name(method)
-    kind, source = load_method(name), method_source(name)
+    what = f"{name}, version {load_method(name).VERSION}, {method_source(name).text}"
     shown = Progress(SpinnerColumn(), TextColumn("{task.description}"), console=console, transient=True)
     with tempfile.TemporaryDirectory(prefix="kdbench-") as scratch, shown:
         task = shown.add_task("")
-        verdicts = checking.validate(name, Path(scratch), lambda what: shown.update(task, description=what))
-    console.print(
-        f"{name}, version {kind.VERSION} ({source.text}), in steps of a few images on the CPU\n", markup=False
-    )
+        verdicts = checking.validate(name, Path(scratch), lambda now: shown.update(task, description=now))
+    console.print(f"{what}, in steps of a few images on the CPU:\n", markup=False)
     print_rows(checking.rows(verdicts))
-    console.print()
+    console.print("\n" + "\n".join(f"{pair}: {checking.pair_text(pair)}" for pair in PAIRS) + "\n", markup=False)
     for line in checking.remarks(verdicts):
         console.print(line, markup=False)
     failed = {verdict.check for verdict in verdicts if verdict.outcome == "FAILS"}
@@ -62,7 +62,7 @@ def validate(method: str) -> None:
     if refused:
         console.print("nothing was checked: the method refuses every pair")
     elif failed:
-        console.print(f"{len(failed)} of {len(checking.CHECKS)} checks fail")
+        console.print(f"{len(failed)} of {len(CHECKS)} checks fail")
     else:
-        console.print(f"all {len(checking.CHECKS)} checks hold")
+        console.print(f"all {len(CHECKS)} checks hold")
     raise typer.Exit(1 if failed or refused else 0)
