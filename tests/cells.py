@@ -1,27 +1,23 @@
-"""Cells of a few small steps, for every method and for networks of every kind."""
+"""Every method, and cells of a few small steps with it; what they are made of is in :mod:`kdbench.trial`."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from kdbench.cell import Cell, TeacherRef
+from kdbench import trial
+from kdbench.cell import Cell
 from kdbench.data.batches import Batches, DeviceData
-from kdbench.data.datasets import Dataset, load_dataset
+from kdbench.data.datasets import load_dataset
 from kdbench.errors import UserError
-from kdbench.metrics import evaluate
-from kdbench.networks import build_net, predict, weights_hash
-from kdbench.protocol import Protocol, load_protocol
-from kdbench.registry import load_method, resolve_settings
+from kdbench.protocol import Protocol
 from kdbench.run import Options, Run
-from kdbench.teacher_source import LiveTeacher, TeacherSource
-from kdbench.teachers import Teacher, TeacherCard, freeze
-from kdbench.trainer import Lockstep, Outcomes
+from kdbench.trial import CPU, PAIRS, make_source, make_teacher, steps, tiny_protocol
+
+__all__ = ["CPU", "PAIRS", "make_source", "make_teacher", "steps", "tiny_protocol"]
 
 # One row a method: its name, and settings that make it small.
 METHODS: dict[str, dict[str, Any]] = {
@@ -46,65 +42,23 @@ METHODS: dict[str, dict[str, Any]] = {
     "srrl": {},
     "ickd": {},
 }
-PAIRS = {
-    "cifar": ("resnet20", "resnet8"),
-    "timm": ("timm:test_resnet", "timm:test_efficientnet"),
-    "vit>cnn": ("timm:test_vit", "MobileNetV2"),
-}
-# What a method says of a pair that it cannot work on; tests of it on that pair are skipped.
+# What a method says of a pair, or in a check, that it cannot work on; other tests of it on that pair are skipped.
 REFUSED = {
+    ("reviewkd", "one image"): "Expected more than 1 value per channel",
+    ("srrl", "one image"): "batch of one image",
     ("kdsvd", "timm"): "equally many channels",
     ("kdsvd", "vit>cnn"): "at least 2 stages",
     ("fitnet", "vit>cnn"): "compares stage 2 of both networks",
     ("ofd", "timm"): "batch norm before the last ReLU",
     ("ofd", "vit>cnn"): "batch norm before the last ReLU",
 }
-CPU = torch.device("cpu")
 
 Typed = Callable[..., tuple[int, str, str]]
 """Types a command; returns exit code, standard output and standard error."""
 
 
-def tiny_protocol(dataset: Dataset, **changes: Any) -> Protocol:
-    """The demo's protocol on a small data set, 2 epochs of 3 steps, the last of 10 images."""
-    protocol = load_protocol("digits-demo-v1").override(dataset=f"npz:{dataset.fingerprint[:16]}", epochs=2)
-    return dataclasses.replace(protocol, **{"batch_size": 16, "flip": True, **changes})
-
-
 def make_cell(protocol: Protocol, method: str, teacher: str, student: str, seed: int = 1) -> Cell:
-    kind = load_method(method)
-    return Cell(
-        protocol=protocol,
-        teacher=TeacherRef(teacher, "file:0") if kind.teacher_reads else None,
-        student=student,
-        method=method,
-        method_version=kind.VERSION,
-        settings=resolve_settings(
-            method, dataset=protocol.dataset, teacher=teacher, student=student, chosen=METHODS[method]
-        ),
-        seed=seed,
-    )
-
-
-def make_teacher(network: str, protocol: Protocol, dataset: Dataset) -> Teacher:
-    """An untrained teacher."""
-    net = freeze(build_net(network, protocol, dataset, seed=0, purpose="teacher"))
-    logits = predict(net, dataset.test_images)
-    card = TeacherCard(
-        network=network,
-        id="file:0",
-        dataset=protocol.dataset,
-        weights=weights_hash(net.backbone.state_dict()),
-        accuracy=evaluate(logits, dataset.test_labels)["top1"],
-        expected=None,
-        origin="untrained",
-    )
-    return Teacher(card, net, logits)
-
-
-def make_source(network: str, protocol: Protocol, dataset: Dataset) -> TeacherSource:
-    """A live, untrained teacher."""
-    return TeacherSource(LiveTeacher(make_teacher(network, protocol, dataset), protocol.precision, CPU), None)
+    return trial.make_cell(protocol, method, teacher, student, seed, METHODS[method])
 
 
 def make_run(npz: Path, runs: Path, method: str, pair: str = "cifar", seed: int = 1, **changes: Any) -> Run:
@@ -119,17 +73,3 @@ def make_run(npz: Path, runs: Path, method: str, pair: str = "cifar", seed: int 
             Run(cell, batches, source, options)
         pytest.skip(str(refused.value))
     return Run(cell, batches, source, options)
-
-
-def steps(run: Run, num: int) -> None:
-    """Do so many steps of the first epoch; what goes wrong is raised."""
-    outcomes = Outcomes([run.cell])
-    lockstep = Lockstep([run], run.batches, outcomes, run.options)
-    run.batches.begin(1)
-    run.begin_epoch()
-    for _ in range(num):
-        lockstep.tick(run.step, [run])
-        if outcomes.has(run.cell):
-            (error,) = outcomes.list()
-            assert isinstance(error, Exception)
-            raise error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import torch
 from cells import Typed
 
 from kdbench import cli
+from kdbench.own_methods import FOLDERS
+from kdbench.trial import tiny_arrays
 
 torch.set_num_threads(1)
 
@@ -29,8 +32,12 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Typed:
     """Type a command in an empty folder; returns exit code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
+    named = os.environ.get(FOLDERS, "")
 
     def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setenv(FOLDERS, named)  # each command is a process of its own
+        for module in [name for name in sys.modules if name.startswith("kdbench.own_methods.")]:
+            del sys.modules[module]
         monkeypatch.setattr(sys, "argv", ["kdbench", *map(str, words)])
         with pytest.raises(SystemExit) as ended:
             cli.main()
@@ -42,16 +49,7 @@ def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
 
 @pytest.fixture(scope="session")
 def tiny_npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """42 training and 30 test images of 3 classes, 16 x 16, each class a stripe pattern under noise."""
-    generator = np.random.default_rng(7)
-
-    def images(labels: np.ndarray) -> np.ndarray:
-        rows = np.arange(16)[:, None, None]
-        waves = [127 + 90 * np.sin(rows * (c + 1) * np.pi / 4) * np.ones((1, 16, 3)) for c in range(3)]
-        noise = generator.normal(0, 30, (len(labels), 16, 16, 3))
-        return np.clip(np.stack([waves[c] for c in labels]) + noise, 0, 255).astype(np.uint8)
-
-    train, test = np.arange(42) % 3, np.arange(30) % 3
+    """A data set of a few images as a file; see ``tiny_arrays``."""
     path = tmp_path_factory.mktemp("data") / "tiny.npz"
-    np.savez(path, train_images=images(train), train_labels=train, test_images=images(test), test_labels=test)
+    np.savez(path, **tiny_arrays())
     return path
