@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import typing
 from collections.abc import Callable
@@ -24,7 +25,8 @@ from kdbench.networks import build_net, weights_hash
 from kdbench.protocol import Precision
 from kdbench.registry import load_method, load_recipes, resolve_settings
 from kdbench.run import Diverged
-from kdbench.trial import NUM_STEPS, Refused, Trial, remembered, steps, trained
+from kdbench.trial import NUM_STEPS, steps
+from kdbench.watched import Refused, Trial, remembered, trained
 
 
 class Broken(Exception):
@@ -34,19 +36,33 @@ class Broken(Exception):
 @final
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that must hold."""
+    """One thing that must hold. Its function's docstring says what in its first line, and then what to do if not."""
 
-    what: str
-    """In words."""
     holds: Callable[[Trial], None]
     """Raises ``Broken`` if it does not, and ``Refused`` where the method says that it cannot work."""
-    remedy: str
     every_pair: bool = True
     """Whether it is asked on every pair; on the first one alone otherwise."""
 
+    @property
+    def what(self) -> str:
+        """What must hold."""
+        return self._text()[0]
+
+    @property
+    def remedy(self) -> str:
+        """What to do if it does not."""
+        return self._text()[2]
+
+    def _text(self) -> tuple[str, str, str]:
+        lines = (inspect.getdoc(self.holds) or "").partition("\n\n")
+        return lines[0].rstrip("."), lines[1], " ".join(lines[2].split())
+
 
 def losses(trial: Trial) -> None:
-    """Every term of every step has a name and a finite value."""
+    """Every term of the loss has a name and is finite.
+
+    Return a dict of scalars; guard logarithms and divisions, or add a small number where the authors do.
+    """
     for step, terms in enumerate(trial.epoch.terms, 1):
         if not terms:
             raise Broken("loss() returns no term")
@@ -60,7 +76,10 @@ def losses(trial: Trial) -> None:
 
 
 def reads(trial: Trial) -> None:
-    """The method reads what it declares, of student and teacher, and nothing else."""
+    """What the loss reads is declared.
+
+    Name it in student_reads or teacher_reads, and take it from what loss() is given.
+    """
     kind = load_method(trial.method)
     if unknown := (kind.student_reads | kind.teacher_reads) - PARTS:
         raise Broken(f"there is no part {', '.join(sorted(unknown))}; parts are {', '.join(sorted(PARTS))}")
@@ -75,7 +94,10 @@ def reads(trial: Trial) -> None:
 
 
 def gradients(trial: Trial) -> None:
-    """Every trainable parameter gets a finite gradient, in some stage of training."""
+    """Every trainable parameter gets a finite gradient.
+
+    Use it in loss(), drop it, or make it a buffer; a .detach() or no_grad() may stand in the way.
+    """
     epoch = trial.epoch
     if missing := sorted(trained(epoch.run).keys() - epoch.reached):
         raise Broken(f"{_listed(missing)} get{'s' if len(missing) == 1 else ''} no gradient")
@@ -84,7 +106,10 @@ def gradients(trial: Trial) -> None:
 
 
 def teacher(trial: Trial) -> None:
-    """The teacher, and what the method is given, stay bit for bit as they were."""
+    """The teacher and all that is given stay as they are.
+
+    Work on copies, not with in-place operations, and do not register the teacher or a part of it as a module.
+    """
     epoch = trial.epoch
     if epoch.changed:
         raise Broken(f"loss() changes {_listed(sorted(epoch.changed))}")
@@ -99,7 +124,10 @@ def teacher(trial: Trial) -> None:
 
 
 def state(trial: Trial) -> None:
-    """A state that is saved and read again is the same."""
+    """A saved state comes back the same.
+
+    Keep state in parameters and buffers that state_dict() holds, of shapes that do not change.
+    """
     first, second, restored = trial.halves
     if (second.epoch, second.step, second.sums) != (first.epoch, first.step, first.sums):
         raise Broken("the position or the sums of the losses differ after a save")
@@ -108,25 +136,37 @@ def state(trial: Trial) -> None:
 
 
 def resume(trial: Trial) -> None:
-    """A run that is interrupted after a step ends where an undisturbed one ends."""
+    """An interrupted run ends as an undisturbed one.
+
+    Keep what lives between steps in buffers (register_buffer), not in attributes or globals.
+    """
     if trial.ended != trial.epoch.remembered[-1]:
         raise Broken("after an interruption, training ends with other weights")
 
 
 def repeat(trial: Trial) -> None:
-    """Two runs of one seed are equal."""
+    """Two runs of one seed are equal.
+
+    Draw random numbers with torch, in loss() with generator=batch.generator, and keep nothing in globals.
+    """
     if remembered(trial.halves[0]) != trial.epoch.remembered[0]:
         raise Broken("two runs of one seed differ after their first step")
 
 
 def processes(trial: Trial) -> None:
-    """Two processes that run one cell get the same."""
+    """Two processes get the same.
+
+    Do not depend on the order of a set, on hash(), id(), the time or the process.
+    """
     if trial.elsewhere != trial.epoch.remembered[0]:
         raise Broken("another process gets other weights in its first step")
 
 
 def seeds(trial: Trial) -> None:
-    """Another seed is another run."""
+    """Another seed is another run.
+
+    Do not seed random numbers or set the student's weights yourself.
+    """
     run = trial.run(seed=2)
     steps(run, 1)
     if remembered(run) == trial.epoch.remembered[0]:
@@ -134,7 +174,10 @@ def seeds(trial: Trial) -> None:
 
 
 def paired(trial: Trial) -> None:
-    """Student, order and plain views are those of every other method: they depend on the seed alone."""
+    """Student, order and views are those of all methods.
+
+    Leave setup.student as it is; override wrap() if it must be another network.
+    """
     epoch, run = trial.epoch, trial.epoch.run
     if load_method(trial.method).wrap is Method.wrap:
         plain = build_net(run.cell.student, run.cell.protocol, trial.dataset, seed=run.cell.seed, purpose="student")
@@ -150,7 +193,10 @@ def paired(trial: Trial) -> None:
 
 
 def one_image(trial: Trial) -> None:
-    """A batch of one image trains, or is refused with the reason."""
+    """A batch of one image trains, or is refused with the reason.
+
+    Do not divide by B - 1 or by a variance over the batch, or raise ValueError with the remedy.
+    """
     run = trial.run(batch_size=1)
     try:
         steps(run, 1)
@@ -162,17 +208,26 @@ def one_image(trial: Trial) -> None:
 
 
 def bf16(trial: Trial) -> None:
-    """Training in bfloat16 is finite, with losses in float32."""
+    """Training in bfloat16 is finite, losses are in float32.
+
+    Compute the loss in float32: call .float() on what it reads, and switch autocast off around matrix products.
+    """
     _trains_in(trial, "bf16")
 
 
 def fp16(trial: Trial) -> None:
-    """Training in float16 is finite, with losses in float32."""
+    """Training in float16 is finite, losses are in float32.
+
+    Compute the loss in float32: call .float() on what it reads, and switch autocast off around matrix products.
+    """
     _trains_in(trial, "fp16")
 
 
 def no_waiting(trial: Trial) -> None:
-    """No step waits for the device: nothing in it depends on a value, and no shape does."""
+    """No step waits for the device.
+
+    No .item(), .tolist(), print, Python if on a tensor, boolean index or nonzero in loss(): use torch.where.
+    """
     run = trial.epoch.run
     run.step = 0
     # Tensors that have shapes but no values; what asks for a value fails, and so does what no CUDA graph can record.
@@ -181,14 +236,20 @@ def no_waiting(trial: Trial) -> None:
 
 
 def in_place(trial: Trial) -> None:
-    """Parameters and buffers change in place: a recorded step reads and writes the memory it was recorded with."""
+    """State changes in place.
+
+    Write into a buffer (copy_, lerp_, index_copy_) instead of assigning a new tensor to it.
+    """
     before, after = trial.epoch.places
     if moved := sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name)):
         raise Broken(f"{_listed(moved)} moved to other memory")
 
 
 def recipe(trial: Trial) -> None:
-    """The recipe file's keys are settings of the right types, its pairs are known and none is there twice."""
+    """The recipe file fits the settings.
+
+    Mend the file that lies beside the method; 'kdbench show METHOD' lists settings, 'kdbench list pairs' pairs.
+    """
     known, default = typing.get_type_hints(load_method(trial.method).Config), load_method(trial.method).Config()
     defaults = {f.name: getattr(default, f.name) for f in fields(default)}
     seen: set[tuple[str, str]] = set()
@@ -244,93 +305,22 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-_ONCE = False
-CHECKS: dict[str, Check] = {
-    "losses": Check(
-        "every term of the loss has a name and is finite",
-        losses,
-        "return a dict of scalars; guard logarithms and divisions, or add a small number where the authors do",
-    ),
-    "reads": Check(
-        "what the loss reads is declared",
-        reads,
-        "name it in student_reads or teacher_reads, and take it from what loss() is given",
-    ),
-    "gradients": Check(
-        "every trainable parameter gets a finite gradient",
-        gradients,
-        "use it in loss(), drop it, or make it a buffer; a .detach() or no_grad() may stand in the way",
-    ),
-    "teacher": Check(
-        "the teacher and all that is given stay as they are",
-        teacher,
-        "work on copies, not with in-place operations, and do not register the teacher or a part of it as a module",
-    ),
-    "state": Check(
-        "a saved state comes back the same",
-        state,
-        "keep state in parameters and buffers that state_dict() holds, of shapes that do not change",
-    ),
-    "resume": Check(
-        "an interrupted run ends as an undisturbed one",
-        resume,
-        "keep what lives between steps in buffers (register_buffer), not in attributes or globals",
-    ),
-    "repeat": Check(
-        "two runs of one seed are equal",
-        repeat,
-        "draw random numbers with torch, in loss() with generator=batch.generator, and keep nothing in globals",
-    ),
-    "processes": Check(
-        "two processes get the same",
-        processes,
-        "do not depend on the order of a set, on hash(), id(), the time or the process",
-        _ONCE,
-    ),
-    "seeds": Check(
-        "another seed is another run",
-        seeds,
-        "do not seed random numbers or set the student's weights yourself",
-        _ONCE,
-    ),
-    "paired": Check(
-        "student, order and views are those of all methods",
-        paired,
-        "leave setup.student as it is; override wrap() if it must be another network",
-    ),
-    "one image": Check(
-        "a batch of one image trains, or is refused with the reason",
-        one_image,
-        "do not divide by B - 1 or by a variance over the batch, or raise ValueError with the remedy",
-        _ONCE,
-    ),
-    "bf16": Check(
-        "training in bfloat16 is finite, losses are in float32",
-        bf16,
-        "compute the loss in float32: call .float() on what it reads, and switch autocast off around matrix products",
-        _ONCE,
-    ),
-    "fp16": Check(
-        "training in float16 is finite, losses are in float32",
-        fp16,
-        "compute the loss in float32: call .float() on what it reads, and switch autocast off around matrix products",
-        _ONCE,
-    ),
-    "no waiting": Check(
-        "no step waits for the device",
-        no_waiting,
-        "no .item(), .tolist(), print, Python if on a tensor, boolean index or nonzero in loss(): use torch.where",
-    ),
-    "in place": Check(
-        "state changes in place",
-        in_place,
-        "write into a buffer (copy_, lerp_, index_copy_) instead of assigning a new tensor to it",
-    ),
-    "recipe": Check(
-        "the recipe file fits the settings",
-        recipe,
-        "mend the file that lies beside the method; 'kdbench show METHOD' lists settings, 'kdbench list pairs' pairs",
-        _ONCE,
-    ),
+CHECKS = {
+    "losses": Check(losses),
+    "reads": Check(reads),
+    "gradients": Check(gradients),
+    "teacher": Check(teacher),
+    "state": Check(state),
+    "resume": Check(resume),
+    "repeat": Check(repeat),
+    "processes": Check(processes, every_pair=False),
+    "seeds": Check(seeds, every_pair=False),
+    "paired": Check(paired),
+    "one image": Check(one_image, every_pair=False),
+    "bf16": Check(bf16, every_pair=False),
+    "fp16": Check(fp16, every_pair=False),
+    "no waiting": Check(no_waiting),
+    "in place": Check(in_place),
+    "recipe": Check(recipe, every_pair=False),
 }
-"""Every check by its name, in the order in which they are run; ``no waiting`` comes after what looks at weights."""
+"""Every check by its name, in order; ``no waiting`` comes after what looks at weights."""

@@ -4,34 +4,82 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 import textwrap
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, final
 
-from kdbench.data.datasets import DATASETS
-from kdbench.method import field_docs
+import torch
+
+from kdbench.data.datasets import DATASETS, SHAPES, Dataset
+from kdbench.errors import UserError
+from kdbench.method import Setup, field_docs
 from kdbench.models import NETWORKS
-from kdbench.protocol import load_protocol, named_pairs, protocol_names, usual_pairs
-from kdbench.registry import load_method, load_recipes, method_name, method_names
+from kdbench.networks import build_net
+from kdbench.protocol import Protocol, load_protocol, named_pairs, protocol_names, usual_pairs
+from kdbench.registry import load_method, load_recipes, method_name, method_names, method_source, resolve_settings
 
 Rows = list[dict[str, Any]]
 
 
-def methods() -> Rows:
-    """One row a method."""
-    rows = []
-    for name in method_names():
-        kind = load_method(name)
-        views = kind.views(kind.Config()).num_views
-        rows.append(
-            {
+def methods(pair: str | None, protocol: Protocol) -> tuple[Rows, list[str]]:
+    """One row a method, and remarks on those that cannot be used, or not on the pair.
+
+    Parameters
+    ----------
+    pair
+        Where given, what each method trains beside its student is counted, under a protocol.
+    """
+    setup = _setup(pair, protocol) if pair else None
+    sources = {name: method_source(name) for name in method_names()}
+    rows: Rows = []
+    remarks = []
+    for name, source in sources.items():
+        try:
+            kind, card = load_method(name), _card(name)
+        except UserError as error:
+            remarks.append(f"broken: {error}")
+            row: dict[str, Any] = {"method": name, "family": "broken"}
+        else:
+            row = {
                 "method": name,
                 "family": kind.FAMILY,
-                "the teacher gives": ", ".join(sorted(kind.teacher_reads)) or "nothing",
-                "views": views,
-                "what": _card(name)[0],
+                "year": card.year,
+                "paper": card.paper,
+                "the teacher gives": ", ".join(sorted(kind.needs(kind.Config()))) or "nothing",
+                "views": kind.views(kind.Config()).num_views,
             }
-        )
-    return rows
+            if setup:
+                counted, remark = _extra_parameters(name, protocol, setup)
+                row |= {"extra parameters": counted}
+                remarks += [f"{counted}, {name}: {remark}"] if remark else []
+        if any(other.own for other in sources.values()):
+            row |= {"from": source.origin if source.own else ""}
+        rows.append(row)
+    return rows, remarks
+
+
+def _setup(pair: str, protocol: Protocol) -> Setup:
+    """What methods are built from, on a pair and images of a protocol that nobody has to load."""
+    num_images, side, num_classes = SHAPES[protocol.dataset]
+    images = torch.zeros(1, dtype=torch.uint8).expand(num_images, side, side, 3)
+    labels = torch.arange(num_images) % num_classes
+    dataset = Dataset(protocol.dataset, images, labels, images, labels, num_classes)
+    teacher, student = (build_net(name, protocol, dataset, seed=0, purpose="list") for name in pair.split(">"))
+    return Setup(student=student, teacher=teacher, labels=labels, epochs=protocol.epochs, steps_per_epoch=1)
+
+
+def _extra_parameters(name: str, protocol: Protocol, setup: Setup) -> tuple[str, str]:
+    """How many parameters a method trains beside the student, or that it cannot, and why."""
+    teacher, student = setup.teacher.name, setup.student.name
+    try:
+        config = resolve_settings(name, dataset=protocol.dataset, teacher=teacher, student=student).config
+        method = load_method(name)(config, setup)
+    except ValueError as error:
+        return "refused", str(error)
+    except Exception as error:
+        return "fails", method_source(name).place_of(error)
+    return f"{sum(p.numel() for p in method.parameters() if p.requires_grad):,}", ""
 
 
 def networks() -> Rows:
@@ -70,7 +118,7 @@ def pairs() -> Rows:
     return rows
 
 
-LISTS = {"methods": methods, "networks": networks, "datasets": datasets, "protocols": protocols, "pairs": pairs}
+LISTS = {"networks": networks, "datasets": datasets, "protocols": protocols, "pairs": pairs}
 
 
 def method_page(name: str) -> str:
@@ -79,8 +127,10 @@ def method_page(name: str) -> str:
     kind = load_method(name)
     docs = field_docs(kind.Config)
     fields, recipes = dataclasses.fields(kind.Config), load_recipes(name)
-    lines = [*_card(name), "", f"Reads of the teacher: {', '.join(sorted(kind.teacher_reads)) or 'nothing'}"]
+    lines = [*_card(name).lines, "", f"Reads of the teacher: {', '.join(sorted(kind.teacher_reads)) or 'nothing'}"]
     lines += [f"Views of each image: {kind.views(kind.Config()).num_views}", f"Version: {kind.VERSION}"]
+    if method_source(name).own:
+        lines += [f"From: {method_source(name).where}", f"Records say: {method_source(name).text}"]
     if fields:
         lines += ["", "Settings"]
     for field in fields:
@@ -108,8 +158,27 @@ def _wrapped(text: str, indent: int) -> list[str]:
     return textwrap.wrap(" ".join(text.split()), 110, initial_indent=" " * indent, subsequent_indent=" " * (indent + 4))
 
 
-def _card(name: str) -> list[str]:
-    """The lines of a method's module docstring, without the legend of its shapes."""
-    module = inspect.getmodule(load_method(name))
-    text = (inspect.getdoc(module) or name).partition("\n\nLegend:")[0]
-    return text.replace("``", "").splitlines()
+@final
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A method's module docstring, without the legend of its shapes."""
+
+    lines: list[str]
+    year: str
+    """Of its paper; empty where none is named."""
+    paper: str
+    """Title, venue and arXiv number in one line."""
+
+
+def _card(name: str) -> Card:
+    text = (inspect.getdoc(inspect.getmodule(load_method(name))) or name).partition("\n\nLegend:")[0].replace("``", "")
+    head, _, body = text.partition("\n\n")
+    title = " ".join(head.split()).rstrip(".")
+    said, title = (word.strip() for word in (title.partition(":")[0], title.partition(":")[2] or title))
+    # "Authors; Venue Year; arXiv number." comes first, sometimes with the full title in between.
+    parts = " ".join(body.split()).partition(". ")[0].rstrip(".").split("; ")
+    published = next((part for part in parts[1:] if re.search(r"\b(19|20)\d\d\b", part)), "")
+    place = ", ".join([published, *(part for part in parts[1:] if part.startswith("arXiv "))])
+    year = re.search(r"\b(?:19|20)\d\d\b", published)
+    assert said
+    return Card(text.splitlines(), year.group() if year else "", f"{title} ({place})" if year else title)

@@ -9,7 +9,8 @@ from typing import Any, Literal, final
 
 from kdbench.checks import CHECKS, Broken
 from kdbench.registry import method_source
-from kdbench.trial import PAIRS, Refused, Trial
+from kdbench.trial import PAIRS
+from kdbench.watched import Refused, Trial
 
 Outcome = Literal["ok", "refused", "FAILS"]
 

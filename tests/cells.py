@@ -44,7 +44,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 # What a method says of a pair, or in a check, that it cannot work on; other tests of it on that pair are skipped.
 REFUSED = {
-    ("reviewkd", "one image"): "Expected more than 1 value per channel",
+    ("reviewkd", "one image"): "batch of one image",
     ("srrl", "one image"): "batch of one image",
     ("kdsvd", "timm"): "equally many channels",
     ("kdsvd", "vit>cnn"): "at least 2 stages",

@@ -10,7 +10,8 @@ from cells import METHODS, REFUSED
 
 from kdbench.checks import CHECKS
 from kdbench.registry import method_names
-from kdbench.trial import PAIRS, Refused, Trial, first_steps_elsewhere
+from kdbench.trial import PAIRS
+from kdbench.watched import Refused, Trial, first_steps_elsewhere
 
 FIRST = next(iter(PAIRS))
 # Ordered so that what several checks look at is made once and then dropped; a refused pair is refused once.
