@@ -14,7 +14,7 @@ from typing import final
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
 from kdbench.data.views import order, views
 from kdbench.errors import UserError
@@ -23,7 +23,7 @@ from kdbench.models import parse_pair
 from kdbench.net import PARTS, Outputs, Undeclared
 from kdbench.networks import build_net, weights_hash
 from kdbench.protocol import Precision
-from kdbench.registry import load_method, load_recipes, resolve_settings
+from kdbench.registry import load_method, load_recipes, method_source, resolve_settings
 from kdbench.run import Diverged
 from kdbench.trial import NUM_STEPS, steps
 from kdbench.watched import Refused, Trial, remembered, trained
@@ -231,8 +231,13 @@ def no_waiting(trial: Trial) -> None:
     run = trial.epoch.run
     run.step = 0
     # Tensors that have shapes but no values; what asks for a value fails, and so does what no CUDA graph can record.
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        steps(run, 1)
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            steps(run, 1)
+    except DataDependentOutputException as error:
+        raise Broken(f"{method_source(trial.method).place_of(error)}, which asks for the value of a tensor") from None
+    except DynamicOutputShapeException as error:
+        raise Broken(f"{method_source(trial.method).place_of(error)}, a shape that depends on values") from None
 
 
 def in_place(trial: Trial) -> None:

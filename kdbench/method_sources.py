@@ -8,6 +8,7 @@ import importlib
 import pkgutil
 import re
 import sys
+import textwrap
 import traceback
 import typing
 from collections.abc import Iterator
@@ -84,7 +85,7 @@ class MethodSource:
         if isinstance(error, SyntaxError) and error.filename == str(self.file):
             lines.append(error.lineno)
         line = f", line {lines[-1]}" if lines else ""
-        text = (error.msg if isinstance(error, SyntaxError) else str(error)).strip().partition("\n")[0]
+        text = textwrap.shorten(error.msg if isinstance(error, SyntaxError) else str(error), 300)
         return f"{self.where}{line}: {type(error).__name__}{f': {text}' if text else ''}"
 
     def _module(self) -> ModuleType:

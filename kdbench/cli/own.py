@@ -48,7 +48,8 @@ def validate(method: str) -> None:
 
     name = method_name(method)
     what = f"{name}, version {load_method(name).VERSION}, {method_source(name).text}"
-    shown = Progress(SpinnerColumn(), TextColumn("{task.description}"), console=console, transient=True)
+    columns = SpinnerColumn(), TextColumn("{task.description}")
+    shown = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     with tempfile.TemporaryDirectory(prefix="kdbench-") as scratch, shown:
         task = shown.add_task("")
         verdicts = checking.validate(name, Path(scratch), lambda now: shown.update(task, description=now))
