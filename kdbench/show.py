@@ -36,7 +36,7 @@ def methods(pair: str | None, protocol: Protocol) -> tuple[Rows, list[str]]:
     remarks = []
     for name, source in sources.items():
         try:
-            kind, card = load_method(name), _card(name)
+            kind, card = load_method(name), card_of(name)
         except UserError as error:
             remarks.append(f"broken: {error}")
             row: dict[str, Any] = {"method": name, "family": "broken"}
@@ -127,7 +127,7 @@ def method_page(name: str) -> str:
     kind = load_method(name)
     docs = field_docs(kind.Config)
     fields, recipes = dataclasses.fields(kind.Config), load_recipes(name)
-    lines = [*_card(name).lines, "", f"Reads of the teacher: {', '.join(sorted(kind.teacher_reads)) or 'nothing'}"]
+    lines = [*card_of(name).lines, "", f"Reads of the teacher: {', '.join(sorted(kind.teacher_reads)) or 'nothing'}"]
     lines += [f"Views of each image: {kind.views(kind.Config()).num_views}", f"Version: {kind.VERSION}"]
     if method_source(name).own:
         lines += [f"From: {method_source(name).where}", f"Records say: {method_source(name).text}"]
@@ -170,7 +170,8 @@ class Card:
     """Title, venue and arXiv number in one line."""
 
 
-def _card(name: str) -> Card:
+def card_of(name: str) -> Card:
+    """What a method's file says at its beginning."""
     text = (inspect.getdoc(inspect.getmodule(load_method(name))) or name).partition("\n\nLegend:")[0].replace("``", "")
     head, _, body = text.partition("\n\n")
     title = " ".join(head.split()).rstrip(".")

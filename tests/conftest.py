@@ -32,15 +32,15 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Typed:
     """Type a command in an empty folder; returns exit code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
-    named = os.environ.get(FOLDERS, "")
 
     def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setenv(FOLDERS, named)  # each command is a process of its own
+        named = os.environ.get(FOLDERS, "")  # each command is a process of its own
         for module in [name for name in sys.modules if name.startswith("kdbench.own_methods.")]:
             del sys.modules[module]
         monkeypatch.setattr(sys, "argv", ["kdbench", *map(str, words)])
         with pytest.raises(SystemExit) as ended:
             cli.main()
+        monkeypatch.setenv(FOLDERS, named)
         captured = capsys.readouterr()
         return int(ended.value.code or 0), captured.out, captured.err
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdbench.cli.options import console
+from kdbench.cli.shown import warn_of_changes
 from kdbench.errors import Interrupted, UserError
 from kdbench.signals import Stop
 
@@ -42,10 +43,13 @@ def opened(
     from kdbench.grid import Grid  # noqa: PLC0415
     from kdbench.slurm.scheduler import Slurm  # noqa: PLC0415
     from kdbench.slurm.submissions import look  # noqa: PLC0415
+    from kdbench.states import State  # noqa: PLC0415
 
     scheduler = Slurm()
     grid = Grid.open(file, runs=runs, data=data, download=download, device=device, scheduler=scheduler)
-    return grid, look(grid, scheduler)
+    overview = look(grid, scheduler)
+    warn_of_changes(grid.session, overview.of(State.DONE))
+    return grid, overview
 
 
 def measured(grid: Grid, estimate: GridEstimate) -> GridEstimate:

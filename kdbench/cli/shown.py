@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from kdbench.cli.options import console
@@ -35,6 +36,7 @@ def run_shown(
             if not isinstance(outcome, Exception):
                 display.done(cell, outcome, found=cell.id in found)
                 records.append(outcome)
+    warn_of_changes(session, [cell for cell in cells if cell.id in found])
     failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
     for failure in failures:
         if not isinstance(failure, UserError):
@@ -42,6 +44,23 @@ def run_shown(
     if failures:
         raise UserError("\nkdbench: ".join(dict.fromkeys(map(str, failures))))
     return records
+
+
+def warn_of_changes(session: Session, done: list[Cell]) -> None:
+    """Say which of a user's methods have changed since records of these finished cells were made."""
+    from kdbench.files import read_object  # noqa: PLC0415
+    from kdbench.registry import method_source  # noqa: PLC0415
+    from kdbench.runs import RECORD  # noqa: PLC0415
+
+    changed = Counter[str]()
+    for cell in done:
+        source = method_source(cell.method)
+        if source.own:
+            record = read_object(cell.folder(session.runs) / RECORD)
+            changed[source.where] += source.changed_since(str(record.get("method_source", "")))
+    for where, number in (+changed).items():
+        what = "this record was" if number == 1 else f"{number} of these records were"
+        console.print(f"{where} has changed since {what} made: raise VERSION in it to run them again", markup=False)
 
 
 def train_teacher_shown(session: Session, network: str, seed: int) -> TeacherCard:
