@@ -32,6 +32,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Typed:
     """Type a command in an empty folder; returns exit code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(FOLDERS, os.environ.get(FOLDERS, ""))  # what commands set is undone
 
     def run(*words: object) -> tuple[int, str, str]:
         named = os.environ.get(FOLDERS, "")  # each command is a process of its own

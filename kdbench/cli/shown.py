@@ -59,8 +59,8 @@ def warn_of_changes(session: Session, done: list[Cell]) -> None:
             record = read_object(cell.folder(session.runs) / RECORD)
             changed[source.where] += source.changed_since(str(record.get("method_source", "")))
     for where, number in (+changed).items():
-        what = "this record was" if number == 1 else f"{number} of these records were"
-        console.print(f"{where} has changed since {what} made: raise VERSION in it to run them again", markup=False)
+        what, again = ("this record was", "it") if number == 1 else (f"{number} of these records were", "them")
+        console.print(f"{where} has changed since {what} made: raise VERSION in it to run {again} again", markup=False)
 
 
 def train_teacher_shown(session: Session, network: str, seed: int) -> TeacherCard:
