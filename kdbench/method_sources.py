@@ -167,13 +167,13 @@ def _in_folders(folders: tuple[Path, ...]) -> Iterator[MethodSource]:
 
 
 @functools.lru_cache(maxsize=1)
-def _installed(path: tuple[str, ...]) -> tuple[MethodSource, ...]:  # noqa: ARG001 - part of the key
-    points = metadata.entry_points(group=_GROUP)
-    return tuple(
-        MethodSource(point.name, f"package {point.dist.name} {point.dist.version}", point.module, own=True)
-        for point in points
-        if point.dist
-    )
+def _installed(path: tuple[str, ...]) -> tuple[MethodSource, ...]:
+    found: dict[tuple[str, str], MethodSource] = {}
+    for package in metadata.distributions(path=list(path)):
+        for point in package.entry_points.select(group=_GROUP):
+            source = MethodSource(point.name, f"package {package.name} {package.version}", point.module, own=True)
+            found.setdefault((package.name, point.name), source)  # the first on the path is the one that is imported
+    return tuple(found.values())
 
 
 def _digest(file: Path) -> str:

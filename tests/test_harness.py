@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 import subprocess
 import sys
 import tokenize
 from pathlib import Path
 
 import pytest
+from cells import Typed
 
 import kdbench
-import kdbench.methods
 from kdbench.registry import method_names
-from kdbench.show import method_page
 
 ROOT = Path(__file__).parent.parent
 
@@ -55,13 +55,25 @@ def test_the_readme_shows_both_commands_and_every_method() -> None:
 
 
 @pytest.mark.checkout
-def test_the_readmes_own_method_trains(tiny_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One file is enough."""
-    (code,) = re.findall(r'```python\n(""".*?)```', (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    (tmp_path / "mine.py").write_text(code)
-    monkeypatch.setattr(kdbench.methods, "__path__", [*kdbench.methods.__path__, str(tmp_path)])
-    session = kdbench.Session.open("digits-demo-v1", data=f"npz:{tiny_npz}", epochs=1, runs=tmp_path / "runs")
-    session.train_teacher("resnet8")
-    record = session.run(session.cell(method="mine", teacher="resnet8", student="resnet8", seed=1))
-    assert record["loss"].keys() == {"ce", "mine"}
-    assert "weight = 0.1: Weight of the squared error." in method_page("mine")
+def test_the_readmes_tutorial_is_typed(typed: Typed) -> None:
+    """Every command of "A method of your own", with the edit that it asks for; training is cut to one epoch."""
+    section = (ROOT / "README.md").read_text().partition("## A method of your own\n")[2].partition("\n## ")[0]
+    (edit,) = re.findall(r"```python\n(.*?)\n```", section, flags=re.DOTALL)
+    commands = re.findall(r"^kdbench .*$", section, flags=re.MULTILINE)
+    assert [re.sub("--methods own ", "", line).split()[1] for line in commands] == [
+        "new", "validate", "teacher", "train", "table",
+    ]  # fmt: skip
+    for line in commands:
+        words = shlex.split(line)[1:]
+        code, out, err = typed(*words, *(["--epochs", "1"] if "--protocol" in words else []))
+        assert code == 0, out + err
+        if "new" in words:
+            file = Path("own/mine.py")
+            before = file.read_text()
+            file.write_text(re.sub(r"def direction_loss.*?(?=\n\n\n)", edit, before, flags=re.DOTALL))
+            assert edit in file.read_text()
+            assert edit not in before
+        if "validate" in words:
+            assert "all 16 checks hold" in out
+            assert "\nrefused" not in out
+    assert re.search(r"^mine +[\d.]+ ± [\d.]+ +2 ", out, flags=re.MULTILINE)
