@@ -196,6 +196,13 @@ class Method(nn.Module, abc.ABC):
         """Return the length of pre-training over that of the protocol; 0 for none. It is one epoch at least."""
         return 0.0
 
+    @final
+    @classmethod
+    def pretraining_epochs(cls, config: Any, epochs: int) -> int:
+        """Return the number of epochs before the protocol's ``epochs``."""
+        part = cls.pretraining(config)
+        return max(1, round(part * epochs)) if part > 0 else 0
+
     def pretrain(self, student: Net) -> Pretraining:
         """Return what is done before the protocol's first epoch; asked only where ``pretraining`` is above 0."""
         raise NotImplementedError

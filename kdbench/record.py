@@ -21,6 +21,8 @@ class Counts:
     num_images: int
     """Images an epoch trains on."""
     views_per_image: int
+    student_pretrains: bool
+    """Whether the student is run in pre-training."""
     extra_parameters: int
     """Trainable parameters of the method's own."""
     teacher_outputs: str | None
@@ -48,7 +50,7 @@ def make_record(
     Parameters
     ----------
     history
-        One row of metrics for each epoch.
+        One row of metrics for each epoch of the protocol.
     seconds
         Time spent on training and on evaluation. What cells in lockstep share counts for each of them in full, so
         that it is about the time of the cell alone.
@@ -57,7 +59,7 @@ def make_record(
     """
     protocol, last = cell.protocol, history[-1]
     best = max(history, key=lambda row: row["top1"])
-    visited = protocol.epochs * counts.num_images
+    views = counts.num_images * counts.views_per_image
     return {
         "cell": cell.id,
         "protocol": protocol.name,
@@ -84,11 +86,12 @@ def make_record(
         "cost": {
             "train_seconds": seconds["train"],
             "evaluate_seconds": seconds["evaluate"],
-            "images_per_second": visited / seconds["train"],
+            "images_per_second": len(cell.epochs) * counts.num_images / seconds["train"],
             "views_per_image": counts.views_per_image,
-            "student_views": visited * counts.views_per_image,
+            "pretraining_epochs": len(cell.epochs) - protocol.epochs,
+            "student_views": views * (len(cell.epochs) if counts.student_pretrains else protocol.epochs),
             "teacher_outputs": counts.teacher_outputs,
-            "teacher_forwards": visited * counts.views_per_image if counts.teacher_outputs == "live" else 0,
+            "teacher_forwards": views * len(cell.epochs) if counts.teacher_outputs == "live" else 0,
             "cells_together": counts.cells_together,
             "compiled": counts.compiled,
             "peak_memory_mb": peak_memory_mb(device),

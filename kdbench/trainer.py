@@ -271,7 +271,7 @@ class Lockstep:
         images: dict[ViewPlan, tuple[Tensor, Span]] = {}
         for plan, views in ids.items():
             with Span(device) as span:
-                images[plan] = self.batches.data.images.augment(index, views), span
+                images[plan] = self.batches.images(index, views, plan), span
         shared = {}
         for group, (known, looking) in looked_up.items():
             _, plan = group
@@ -299,5 +299,5 @@ class Lockstep:
         if left:
             names = str(left[0].cell) if len(left) == 1 else f"{len(left)} cells"
             verb = "is" if len(left) == 1 else "are"
-            where = f"saved in epoch {epoch} after step {step}"
+            where = f"saved in {f'epoch {epoch}' if epoch > 0 else 'pre-training'} after step {step}"
             raise Interrupted(f"{names} {verb} {where}: type the same command to go on", signum)
