@@ -312,3 +312,17 @@ def test_strong_views_are_asked_live_and_in_lockstep(session: kdbench.Session, m
     assert records[0]["cost"]["views_per_image"] == 3
     (cells[0].folder(session.runs) / "record.json").unlink()
     assert session.run(cells[0])["weights"] == records[0]["weights"]
+
+
+def test_the_hint_may_come_first(session: kdbench.Session) -> None:
+    """As in FitNet's paper: the hint falls in pre-training, and cross entropy and KD follow without it."""
+    settings = {"init_fraction": 1.5, "kd_weight": 1.0}
+    cell = session.cell(method="fitnet", student="resnet8", teacher="resnet14", seed=1, settings=settings)
+    record = session.run(cell)
+    assert record["cost"]["pretraining_epochs"] == 3
+    assert set(record["loss"]) == {"ce", "kd"}
+    lines = (cell.folder(session.runs) / "pretraining.jsonl").read_text().splitlines()
+    hints = [json.loads(line)["loss/hint"] for line in lines]
+    assert hints == sorted(hints, reverse=True)
+    plain = session.cell(method="fitnet", student="resnet8", teacher="resnet14", seed=1)
+    assert "init_fraction" not in plain.identity()["method"]
