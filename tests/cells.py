@@ -45,6 +45,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "ofd": {},
     "srrl": {},
     "ickd": {},
+    "ab": {},
 }
 PAIRS = {
     "cifar": ("resnet20", "resnet8"),
@@ -58,6 +59,8 @@ REFUSED = {
     ("fitnet", "vit>cnn"): "compares stage 2 of both networks",
     ("ofd", "timm"): "batch norm before the last ReLU",
     ("ofd", "vit>cnn"): "batch norm before the last ReLU",
+    ("ab", "timm"): "maps before the last ReLU",
+    ("ab", "vit>cnn"): "maps before the last ReLU",
 }
 CPU = torch.device("cpu")
 

@@ -20,6 +20,7 @@ from torch.nn import functional
 import kdbench.methods
 from kdbench.method import PLAIN, Method, field_docs
 from kdbench.methods import (
+    ab,
     at,
     cc,
     ce,
@@ -51,6 +52,7 @@ METHODS: list[type[Method]] = [
     *(ce.CE, kd.KD, dkd.DKD, crd.CRD, reviewkd.ReviewKD, pckd.PCKD),
     *(at.AT, sp.SP, pkt.PKT, rkd.RKD, nst.NST, cc.CC, kdsvd.KDSVD),
     *(fitnet.FitNet, dist.DIST, nkd.NKD, vid.VID, ofd.OFD, srrl.SRRL, ickd.ICKD),
+    *(ab.AB,),
 ]
 # Settings with which a method does not depend on the order of a batch, where that is not its default.
 UNORDERED: dict[type[Method], dict[str, Any]] = {cc.CC: {"form": "kernel"}}
@@ -553,7 +555,7 @@ def test_published_settings_are_found() -> None:
     betas = {pair: dkd.DKD.Config(**recipe["settings"]).beta for recipe in recipes(dkd.DKD) for pair in recipe["pairs"]}
     assert len(betas) == 11
     assert (betas["resnet56>resnet20"], betas["wrn_40_2>wrn_16_2"], betas["resnet32x4>resnet8x4"]) == (2, 6, 8)
-    for method in (kd.KD, crd.CRD, at.AT, sp.SP, pkt.PKT, rkd.RKD, nst.NST, cc.CC, fitnet.FitNet, vid.VID):
+    for method in (kd.KD, crd.CRD, at.AT, sp.SP, pkt.PKT, rkd.RKD, nst.NST, cc.CC, fitnet.FitNet, vid.VID, ab.AB):
         assert {pair for recipe in recipes(method) for pair in recipe["pairs"]} == CIFAR_PAIRS
 
 
