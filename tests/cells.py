@@ -46,6 +46,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "srrl": {},
     "ickd": {},
     "ab": {},
+    "fsp": {},
 }
 PAIRS = {
     "cifar": ("resnet20", "resnet8"),
@@ -61,6 +62,8 @@ REFUSED = {
     ("ofd", "vit>cnn"): "batch norm before the last ReLU",
     ("ab", "timm"): "maps before the last ReLU",
     ("ab", "vit>cnn"): "maps before the last ReLU",
+    ("fsp", "timm"): "equally many channels",
+    ("fsp", "vit>cnn"): "equally many channels",
 }
 CPU = torch.device("cpu")
 
