@@ -78,9 +78,7 @@ class FSP(PretrainedMethod):
                 f"{nets[1].name} {channels[1]}: choose networks of one family and width"
             )
         if len(channels[0]) < 2:
-            raise ValueError(
-                f"FSP relates neighbouring maps, but {nets[0].name} has one: choose networks of more stages"
-            )
+            raise ValueError(f"FSP relates neighbouring maps; {nets[0].name} has fewer than 2: choose another network")
 
     def pretrain(self, student: Net) -> Pretraining:
         """Return the training of the student below its classifier."""

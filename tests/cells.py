@@ -47,6 +47,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "ickd": {},
     "ab": {},
     "fsp": {},
+    "ft": {},
 }
 PAIRS = {
     "cifar": ("resnet20", "resnet8"),

@@ -11,11 +11,11 @@ import torch
 from parity_files import Case, load, names
 from stub_nets import stub_batch, stub_net, stub_setup
 from test_methods_properties import CIFAR_PAIRS, recipes
-from test_parity_losses import check_gradients, check_state, load_weights, total, weight_leaves
+from test_parity_losses import check_gradients, check_state, load_weights, sides, total, weight_leaves
 from torch import Tensor, nn
 
 from kdbench.method import Method
-from kdbench.methods import ab, fsp
+from kdbench.methods import ab, fsp, ft
 from kdbench.methods.ce import cross_entropy
 from kdbench.methods.kd import kl_per_image
 from kdbench.models import build_backbone
@@ -36,15 +36,20 @@ def net_of(maps: list[Tensor], **more: Any) -> Net:
     return stub_net(shapes=[tuple(m.shape[1:]) for m in maps], **more)
 
 
+@functools.cache
+def cifar_net(name: str) -> Net:
+    return Net(name, build_backbone(name, 100, (32, 32)), mean=(0.0,) * 3, std=(1.0,) * 3, image_size=(32, 32))
+
+
 def check_main_stage_is_the_task_alone(kind: type[Method], student: Net, teacher: Net) -> None:
     """Cross entropy, and KD's divergence where it has a weight; what else the networks show is not read."""
     logits = [torch.randn(5, 10, generator=torch.Generator().manual_seed(i)) for i in (0, 1)]
-    sides = Outputs("student", logits=logits[0]), Outputs("teacher", logits=logits[1])
+    outputs = Outputs("student", logits=logits[0]), Outputs("teacher", logits=logits[1])
     ce, kl = cross_entropy(logits[0], ANY_BATCH.targets).mean(), kl_per_image(*logits, 4.0).mean()
     for weight, expected in ((0.0, {"ce": ce}), (0.5, {"ce": ce, "kd": 0.5 * kl})):
         method = kind(kind.Config(kd_weight=weight), stub_setup(student, teacher))
         assert ("logits" in kind.needs(method.config)) is (weight > 0)
-        terms = method.loss(*sides, ANY_BATCH)
+        terms = method.loss(*outputs, ANY_BATCH)
         assert list(terms) == list(expected)
         torch.testing.assert_close(terms, expected)
 
@@ -61,13 +66,13 @@ def test_ab(name: str) -> None:
     student, teacher = (net_of(list(maps.values())) for maps in (ours, theirs))
     method = ab.AB(config, stub_setup(student, teacher)).to(case.dtype)
     load_weights(case, method, {"": ""})
-    sides = Outputs("student", preact=tuple(ours.values())), Outputs("teacher", preact=tuple(theirs.values()))
-    terms = method.pretrain(student).loss(*sides, ANY_BATCH)
+    outputs = Outputs("student", preact=tuple(ours.values())), Outputs("teacher", preact=tuple(theirs.values()))
+    terms = method.pretrain(student).loss(*outputs, ANY_BATCH)
     case.check("out.total", total(terms))
     total(terms).backward()
     check_gradients(case, ours | weight_leaves(method, {"": ""}))
     check_state(case, "buf_after1.", method.state_dict())
-    case.check("out.ab_per_stage", method.boundary_losses(*sides))
+    case.check("out.ab_per_stage", method.boundary_losses(*outputs))
     for i, (connector, maps, goal) in enumerate(zip(method.connectors, ours.values(), theirs.values(), strict=True)):
         connected = connector(maps)
         case.check(f"out.connected.{i}", connected)
@@ -117,21 +122,16 @@ def test_ab_reads_the_stages_of_a_student_without_maps_before_the_relu_and_refus
 # --- FSP ---
 
 
-@functools.cache
-def cifar_net(name: str) -> Net:
-    return Net(name, build_backbone(name, 100, (32, 32)), mean=(0.0,) * 3, std=(1.0,) * 3, image_size=(32, 32))
-
-
 @pytest.mark.parametrize("name", names("fsp"))
 def test_fsp(name: str) -> None:
     case = load("fsp", name)
     ours, theirs = levels(case, "feats_s", 0, grad=True), levels(case, "feats_t", 0)
-    sides, nets = [], []
+    outputs, nets = [], []
     for owner, maps in (("student", ours), ("teacher", theirs)):
         stem, *stages = maps.values()
-        sides.append(Outputs(owner, stem=stem, stages=tuple(stages)))
+        outputs.append(Outputs(owner, stem=stem, stages=tuple(stages)))
         nets.append(net_of(stages, stem=tuple(stem.shape[1:])))
-    terms = fsp.FSP(fsp.FSP.Config(), stub_setup(*nets)).pretrain(nets[0]).loss(sides[0], sides[1], ANY_BATCH)
+    terms = fsp.FSP(fsp.FSP.Config(), stub_setup(*nets)).pretrain(nets[0]).loss(*outputs, ANY_BATCH)
     case.check("out.total", total(terms))
     total(terms).backward()
     check_gradients(case, ours)
@@ -181,3 +181,81 @@ def test_fsps_published_pairs_are_those_it_can_compare() -> None:
     for kind, pairs in able.items():
         assert {pair for recipe in recipes(kind) for pair in recipe["pairs"]} == pairs
     assert len(able[ab.AB]) == 13
+
+
+# --- FT ---
+
+FT_WEIGHTS = {
+    "translator.": "translator.encoder.",
+    "paraphraser.": "paraphraser.encoder.",
+    "decoder.": "paraphraser.decoder.",
+}
+
+
+@pytest.mark.parametrize("name", names("ft"))
+def test_ft(name: str) -> None:
+    case = load("ft", name)
+    ours, theirs = case.tensor("in.feats_s.3", grad=True), case.tensor("in.feats_t.3")
+    logits, teacher_logits, targets = sides(case)
+    config = ft.FT.Config(
+        ce_weight=case.value("hp.ce_weight"),
+        kd_weight=case.value("hp.kl_weight"),
+        kd_temperature=case.value("hp.kl_T"),
+        ft_weight=case.value("hp.kd_weight"),
+        paraphrase_rate=case.value("hp.k"),
+    )
+    assert (case.value("hp.p1"), case.value("hp.p2")) == (2, 1)
+    student, teacher = net_of([ours]), net_of([theirs])
+    method = ft.FT(config, stub_setup(student, teacher)).to(case.dtype)
+    load_weights(case, method, FT_WEIGHTS)
+    student_sees = Outputs("student", logits=logits, stages=(ours,))
+    teacher_sees = Outputs("teacher", logits=teacher_logits, stages=(theirs,))
+
+    terms = method.pretrain(student).loss(NO_OUTPUTS, teacher_sees.narrowed({"stages"}), ANY_BATCH)
+    case.check("out.reconstruction_mse", total(terms))
+    total(terms).backward()
+    check_gradients(case, weight_leaves(method, FT_WEIGHTS), "grad_reconstruction.")
+    case.check("out.reconstruction", method.decoder(method.paraphraser(theirs)))
+    method.zero_grad()
+
+    terms = method.loss(student_sees, teacher_sees, stub_batch(targets))
+    case.check("out.total", total(terms))
+    case.check("out.ce", cross_entropy(logits, targets).mean())
+    case.check("out.kl", kl_per_image(logits, teacher_logits, config.kd_temperature).mean())
+    case.check("out.ft", terms["ft"] / config.ft_weight)
+    total(terms).backward()
+    check_gradients(case, {"logits_s": logits, "feats_s.3": ours} | weight_leaves(method, FT_WEIGHTS))
+    state = {key.replace("translator.", "translator.encoder."): value for key, value in method.state_dict().items()}
+    check_state(case, "buf_after1.", state)
+    case.check("out.factor_s", method.translator(ours))
+    case.check("out.factor_t", method.paraphraser(theirs))
+
+
+def test_ft_trains_its_paraphraser_without_the_student_and_then_freezes_it() -> None:
+    student, teacher = stub_net(shapes=[(4, 8, 8)]), stub_net(shapes=[(4, 16, 16), (7, 8, 8)])
+    method = ft.FT(ft.FT.Config(), stub_setup(student, teacher))
+    stage = method.pretrain(student)
+    assert stage.train == stage.freeze == (method.paraphraser, method.decoder)
+    assert stage.student_reads == frozenset()
+    assert (stage.learning_rate, stage.milestones) == (0.01, ())
+    assert ft.FT.pretraining(method.config) == pytest.approx(30 / 240)
+    assert ft.FT.needs(method.config) == {"stages"}
+    maps = torch.randn(5, 7, 8, 8)
+    assert method.paraphraser(maps).shape == (5, 3, 8, 8)  # half of 7
+    with pytest.raises(ValueError, match="at least 1 stage"):
+        ft.FT(ft.FT.Config(), stub_setup(stub_net(), teacher))
+    single = ft.FT(ft.FT.Config(), stub_setup(stub_net(shapes=[(4, 1, 1)]), teacher))
+    pixel = Outputs("student", logits=torch.zeros(1, 10), stages=(torch.randn(1, 4, 1, 1),))
+    with pytest.raises(ValueError, match="batch of one image"):
+        single.loss(pixel, Outputs("teacher", stages=(maps[:1],)), stub_batch(torch.tensor([0])))
+
+
+@pytest.mark.parametrize(("student", "rate"), [("resnet20", 0.01), ("MobileNetV2", 0.01), ("vgg8", 0.05)])
+def test_fts_published_learning_rate_depends_on_the_student(student: str, rate: float) -> None:
+    found = {
+        ft.FT.Config(**recipe["settings"]).init_learning_rate
+        for recipe in recipes(ft.FT)
+        for pair in recipe["pairs"]
+        if pair.endswith(f">{student}")
+    }
+    assert found == {rate}
