@@ -48,6 +48,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "ab": {},
     "fsp": {},
     "ft": {},
+    "sskd": {},
 }
 PAIRS = {
     "cifar": ("resnet20", "resnet8"),

@@ -42,6 +42,7 @@ from kdbench.methods import (
     rkd,
     sp,
     srrl,
+    sskd,
     vid,
 )
 from kdbench.methods._task import TaskMethod
@@ -54,10 +55,10 @@ METHODS: list[type[Method]] = [
     *(ce.CE, kd.KD, dkd.DKD, crd.CRD, reviewkd.ReviewKD, pckd.PCKD),
     *(at.AT, sp.SP, pkt.PKT, rkd.RKD, nst.NST, cc.CC, kdsvd.KDSVD),
     *(fitnet.FitNet, dist.DIST, nkd.NKD, vid.VID, ofd.OFD, srrl.SRRL, ickd.ICKD),
-    *(ab.AB, fsp.FSP, ft.FT),
+    *(ab.AB, fsp.FSP, ft.FT, sskd.SSKD),
 ]
 # Settings with which a method does not depend on the order of a batch, where that is not its default.
-UNORDERED: dict[type[Method], dict[str, Any]] = {cc.CC: {"form": "kernel"}}
+UNORDERED: dict[type[Method], dict[str, Any]] = {cc.CC: {"form": "kernel"}, sskd.SSKD: {"ss_ratio": 1.0}}
 CIFAR_PAIRS = {
     *("wrn_40_2>wrn_16_2", "wrn_40_2>wrn_40_1", "resnet56>resnet20", "resnet110>resnet20", "resnet110>resnet32"),
     *("resnet32x4>resnet8x4", "vgg13>vgg8", "vgg13>MobileNetV2", "ResNet50>MobileNetV2", "ResNet50>vgg8"),

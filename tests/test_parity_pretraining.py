@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from parity_files import Case, load, names
 from stub_nets import stub_batch, stub_net, stub_setup
 from test_methods_properties import CIFAR_PAIRS, recipes
-from test_parity_losses import check_gradients, check_state, load_weights, sides, total, weight_leaves
+from test_parity_losses import check_gradients, check_state, load_weights, sides, total, view_major, weight_leaves
 from torch import Tensor, nn
 
 from kdbench.method import Method
-from kdbench.methods import ab, fsp, ft
+from kdbench.methods import ab, fsp, ft, sskd
 from kdbench.methods.ce import cross_entropy
 from kdbench.methods.kd import kl_per_image
 from kdbench.models import build_backbone
@@ -259,3 +261,113 @@ def test_fts_published_learning_rate_depends_on_the_student(student: str, rate: 
         if pair.endswith(f">{student}")
     }
     assert found == {rate}
+
+
+# --- SSKD ---
+
+SSKD_WEIGHTS = {"student_head.": "student.proj_head.", "teacher_head.": "teacher.proj_head."}
+
+
+def sample_major(rows: Tensor, views: int) -> Tensor:
+    """Rows in the order of the files, whose views of an image stand together."""
+    return rows.view(views, -1, *rows.shape[1:]).transpose(0, 1).flatten(0, 1)
+
+
+@pytest.mark.parametrize("name", names("sskd"))
+def test_sskd(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values with the stored choice of rows; our own choice has as many rows, of the same ranks."""
+    case = load("sskd", name)
+    views = int(case.value("hp.views"))
+    leaves = {key: case.tensor(f"in.{key}", grad=True) for key in ("logits_s", "pooled_s")}
+    targets = case.tensor("in.target")
+    student, teacher = (
+        Outputs(
+            owner,
+            logits=view_major(leaves.get(f"logits_{side}", case.tensor(f"in.logits_{side}")), views),
+            penultimate=view_major(leaves.get(f"pooled_{side}", case.tensor(f"in.pooled_{side}")), views),
+        )
+        for owner, side in (("student", "s"), ("teacher", "t"))
+    )
+    config = sskd.SSKD.Config(
+        **{f"{term}_weight": case.value(f"hp.{term}_weight") for term in ("ce", "kd", "tf", "ss")},
+        **{f"{term}_temperature": case.value(f"hp.{term}_T") for term in ("kd", "tf", "ss")},
+        **{f"{term}_ratio": case.value(f"hp.ratio_{term}") for term in ("tf", "ss")},
+    )
+    assert config == sskd.SSKD.Config()
+    assert sskd.SSKD.views(config).num_views == views
+    num_classes = student.logits.shape[1]
+    nets = [stub_net(width=side.penultimate.shape[1], num_classes=num_classes) for side in (student, teacher)]
+    method = sskd.SSKD(config, stub_setup(*nets)).to(case.dtype)
+    load_weights(case, method, SSKD_WEIGHTS)
+
+    num_rows, num_images = (views - 1) * len(targets), len(targets)
+    similar = [
+        sskd.similarities(head(side.penultimate), num_images)
+        for head, side in ((method.student_head, student), (method.teacher_head, teacher))
+    ]
+    for side, scores in zip("st", similar, strict=True):
+        case.check(f"out.similarity_{side}", sample_major(scores, views - 1))
+    scores = {"tf": teacher.logits[num_images:], "ss": similar[1]}
+    goals = {"tf": targets.repeat(views - 1), "ss": torch.arange(num_images).repeat(views - 1)}
+    assert torch.equal(sskd.own_images(similar[1]), goals["ss"])
+    stored = {}
+    for term in ("tf", "ss"):
+        chosen = torch.zeros(num_rows, dtype=torch.bool)
+        chosen[case.tensor(f"out.kept_{term}")] = True
+        ratio = case.value(f"hp.ratio_{term}")
+        stored[ratio] = view_major(chosen, views - 1)
+        ours = sskd.kept_rows(scores[term], goals[term], ratio)
+        ranks = (-scores[term]).argsort(dim=1).eq(goals[term][:, None]).int().argmax(dim=1)
+        assert torch.equal(ranks[ours].sort().values, ranks[stored[ratio]].sort().values)
+
+    monkeypatch.setattr(sskd, "kept_rows", lambda *given: stored[given[2]])
+    terms = method.loss(student, teacher, stub_batch(targets))
+    for term in ("ce", "kd", "tf", "ss"):
+        case.check(f"out.{term}", terms[term] / case.value(f"hp.{term}_weight"))
+    case.check("out.total", total(terms))
+    total(terms).backward()
+    check_gradients(case, leaves | weight_leaves(method, SSKD_WEIGHTS))
+
+
+@given(seed=st.integers(0, 2**31 - 1), ratio=st.sampled_from([0.0, 0.3, 0.75, 0.9, 1.0]))
+@settings(max_examples=40, deadline=None)
+def test_sskd_keeps_what_is_right_and_the_least_wrong_of_the_rest(seed: int, ratio: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randint(6, (12, 5), generator=generator).double()
+    targets = torch.randint(5, (12,), generator=generator)
+    rows = zip(scores.tolist(), targets.tolist(), strict=True)
+    ranks = [sum(score > row[goal] for score in row) for row, goal in rows]
+    wrong = [rank for rank in ranks if rank > 0]
+    order = sorted(range(12), key=ranks.__getitem__)  # stable
+    expected = set(order[: 12 - len(wrong) + int(ratio * len(wrong))])
+    kept = sskd.kept_rows(scores, targets, ratio)
+    assert {row for row, keep in enumerate(kept.tolist()) if keep} == expected
+    divergence = sskd.kept_divergence(scores.flip(1), scores, targets, 4.0, ratio)
+    literal = [kl_per_image(scores[[row]].flip(1), scores[[row]], 4.0).item() for row in expected]
+    assert divergence.item() == pytest.approx(sum(literal) / max(len(literal), 1), rel=1e-12)
+
+
+def test_sskds_head_learns_to_find_each_rotated_views_own_image() -> None:
+    """Cross entropy over cosines with the plain views; only the teacher's head is trained, without the student."""
+    torch.manual_seed(0)
+    student, teacher = stub_net(width=6), stub_net(width=8)
+    method = sskd.SSKD(sskd.SSKD.Config(), stub_setup(student, teacher)).double()
+    stage = method.pretrain(student)
+    assert stage.train == stage.freeze == (method.teacher_head,)
+    assert stage.student_reads == frozenset()
+    assert (stage.learning_rate, stage.milestones) == (0.05, (30 / 60, 45 / 60))
+    assert sskd.SSKD.pretraining(method.config) == pytest.approx(60 / 240)
+    for config in (method.config, sskd.SSKD.Config(kd_weight=0.0)):
+        assert sskd.SSKD.needs(config) == {"logits", "penultimate"}
+
+    features = torch.randn(4 * 5, 8, dtype=torch.float64)
+    (loss,) = stage.loss(NO_OUTPUTS, Outputs("teacher", penultimate=features), ANY_BATCH).values()
+    projected = method.teacher_head(features)
+    losses = []
+    for row in range(5, 20):
+        cosines = nn.functional.cosine_similarity(projected[row][None], projected[:5])
+        losses.append(cosines.logsumexp(0) - cosines[row % 5])
+    torch.testing.assert_close(loss, torch.stack(losses).mean())
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in method.teacher_head.parameters())
+    assert all(parameter.grad is None for parameter in method.student_head.parameters())
