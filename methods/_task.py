@@ -1,4 +1,7 @@
-"""What most methods have beside their own loss: the cross entropy, and KD's divergence where a weight is given."""
+"""What most methods have beside their own loss: the cross entropy, and KD's divergence where a weight is given.
+
+And what those share that train something of theirs before the protocol's first epoch.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ from typing import final
 
 from torch import Tensor
 
-from kdbench.method import Batch, Method
-from kdbench.net import Outputs, Part
+from kdbench.method import Batch, Method, Pretraining
+from kdbench.net import Net, Outputs, Part
 
 from .ce import check_settings, cross_entropy
 from .kd import kl_per_image
@@ -61,3 +64,30 @@ class TaskMethod(Method, abc.ABC):
             kl = kl_per_image(student.logits[plain], teacher.logits[plain], config.kd_temperature)
             terms["kd"] = config.kd_weight * kl.mean()
         return terms | self.distill(student, teacher, batch)
+
+
+class PretrainedMethod(TaskMethod, abc.ABC):
+    """A method with pre-training; its teacher is asked for the same parts in both."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config(TaskMethod.Config):
+        """Length of pre-training."""
+
+        init_fraction: float = 30 / 240
+        """Length of pre-training over that of the protocol; the reference's 30 of 240 epochs."""
+
+        def __post_init__(self) -> None:
+            TaskMethod.Config.__post_init__(self)
+            check_settings(self, positive=("init_fraction",))
+
+    config: Config
+
+    @final
+    @classmethod
+    def pretraining(cls, config: Config) -> float:
+        """Return the length of pre-training over that of the protocol."""
+        return config.init_fraction
+
+    @abc.abstractmethod
+    def pretrain(self, student: Net) -> Pretraining:
+        """Return what is trained before the protocol's first epoch."""

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from kdbench.method import Batch, Pretraining, Setup, later
 from kdbench.net import Net, Outputs, Part
 
-from ._connectors import check_norm_input
+from ._connectors import SizingConnector
 from ._maps import to_smaller_size
 from ._task import TaskMethod
 from .ce import at_least_float32, check_settings
@@ -30,38 +30,6 @@ from .ce import at_least_float32, check_settings
 def hint_loss(regressed: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared error of maps ``(B, C, H, W)`` over all elements; of two sizes the smaller one is taken."""
     return functional.mse_loss(*to_smaller_size(at_least_float32(regressed), at_least_float32(teacher)))
-
-
-def sizing_conv(student: tuple[int, int, int], teacher: tuple[int, int, int]) -> nn.Module:
-    """Convolution from a student's map to the teacher's channels and, where it can, size; shapes are ``(C, H, W)``.
-
-    A student of twice the size is halved and one of half the size doubled; one that is larger otherwise meets a
-    kernel that leaves the teacher's size. One that is smaller otherwise keeps its size.
-    """
-    (channels, height, width), (out_channels, rows, columns) = student, teacher
-    if (height, width) == (2 * rows, 2 * columns):
-        return nn.Conv2d(channels, out_channels, 3, stride=2, padding=1)
-    if (2 * height, 2 * width) == (rows, columns):
-        return nn.ConvTranspose2d(channels, out_channels, 4, stride=2, padding=1)
-    if height >= rows and width >= columns:
-        return nn.Conv2d(channels, out_channels, (1 + height - rows, 1 + width - columns))
-    return nn.Conv2d(channels, out_channels, 3, padding=1)
-
-
-@final
-class Regressor(nn.Module):
-    """Convolution to the teacher's shape, batch norm and ReLU."""
-
-    def __init__(self, student: tuple[int, int, int], teacher: tuple[int, int, int]) -> None:
-        super().__init__()
-        self.conv = sizing_conv(student, teacher)
-        self.bn = nn.BatchNorm2d(teacher[0])
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Return the teacher-like map."""
-        maps = self.conv(maps)
-        check_norm_input(maps, "FitNet", training=self.training)
-        return torch.relu(self.bn(maps))
 
 
 @final
@@ -109,7 +77,7 @@ class FitNet(TaskMethod):
                     f"FitNet compares stage {stage} of both networks, but {net.name} has {len(net.shapes)}: set "
                     "hint_stage to one that both have, or choose another network"
                 )
-        self.regressor = Regressor(setup.student.shapes[stage - 1], setup.teacher.shapes[stage - 1])
+        self.regressor = SizingConnector(setup.student.shapes[stage - 1], setup.teacher.shapes[stage - 1], "FitNet")
 
     @classmethod
     def pretraining(cls, config: Config) -> float:
@@ -129,7 +97,8 @@ class FitNet(TaskMethod):
     def hint(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
         """Return the weighted hint."""
         at = self.config.hint_stage - 1
-        return {"hint": self.config.hint_weight * hint_loss(self.regressor(student.stages[at]), teacher.stages[at])}
+        regressed = torch.relu(self.regressor(student.stages[at]))
+        return {"hint": self.config.hint_weight * hint_loss(regressed, teacher.stages[at])}
 
 
 METHOD = FitNet

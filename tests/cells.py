@@ -45,6 +45,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "ofd": {},
     "srrl": {},
     "ickd": {},
+    "ab": {},
+    "fsp": {},
+    "ft": {},
+    "sskd": {},
 }
 PAIRS = {
     "cifar": ("resnet20", "resnet8"),
@@ -58,6 +62,10 @@ REFUSED = {
     ("fitnet", "vit>cnn"): "compares stage 2 of both networks",
     ("ofd", "timm"): "batch norm before the last ReLU",
     ("ofd", "vit>cnn"): "batch norm before the last ReLU",
+    ("ab", "timm"): "maps before the last ReLU",
+    ("ab", "vit>cnn"): "maps before the last ReLU",
+    ("fsp", "timm"): "equally many channels",
+    ("fsp", "vit>cnn"): "equally many channels",
 }
 CPU = torch.device("cpu")
 
