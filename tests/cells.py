@@ -45,6 +45,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "ofd": {},
     "srrl": {},
     "ickd": {},
+    "ctkd": {},
 }
 PAIRS = {
     "cifar": ("resnet20", "resnet8"),

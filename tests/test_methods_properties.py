@@ -24,6 +24,7 @@ from kdbench.methods import (
     cc,
     ce,
     crd,
+    ctkd,
     dist,
     dkd,
     fitnet,
@@ -51,6 +52,7 @@ METHODS: list[type[Method]] = [
     *(ce.CE, kd.KD, dkd.DKD, crd.CRD, reviewkd.ReviewKD, pckd.PCKD),
     *(at.AT, sp.SP, pkt.PKT, rkd.RKD, nst.NST, cc.CC, kdsvd.KDSVD),
     *(fitnet.FitNet, dist.DIST, nkd.NKD, vid.VID, ofd.OFD, srrl.SRRL, ickd.ICKD),
+    ctkd.CTKD,
 ]
 # Settings with which a method does not depend on the order of a batch, where that is not its default.
 UNORDERED: dict[type[Method], dict[str, Any]] = {cc.CC: {"form": "kernel"}}
