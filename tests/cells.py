@@ -46,6 +46,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "srrl": {},
     "ickd": {},
     "ctkd": {},
+    "mlld": {},
 }
 PAIRS = {
     "cifar": ("resnet20", "resnet8"),

@@ -31,6 +31,7 @@ from kdbench.methods import (
     ickd,
     kd,
     kdsvd,
+    mlld,
     nkd,
     nst,
     ofd,
@@ -52,7 +53,7 @@ METHODS: list[type[Method]] = [
     *(ce.CE, kd.KD, dkd.DKD, crd.CRD, reviewkd.ReviewKD, pckd.PCKD),
     *(at.AT, sp.SP, pkt.PKT, rkd.RKD, nst.NST, cc.CC, kdsvd.KDSVD),
     *(fitnet.FitNet, dist.DIST, nkd.NKD, vid.VID, ofd.OFD, srrl.SRRL, ickd.ICKD),
-    ctkd.CTKD,
+    *(ctkd.CTKD, mlld.MLLD),
 ]
 # Settings with which a method does not depend on the order of a batch, where that is not its default.
 UNORDERED: dict[type[Method], dict[str, Any]] = {cc.CC: {"form": "kernel"}}
