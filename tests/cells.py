@@ -47,6 +47,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "ickd": {},
     "ctkd": {},
     "mlld": {},
+    "simkd": {},
 }
 PAIRS = {
     "cifar": ("resnet20", "resnet8"),
@@ -58,6 +59,7 @@ REFUSED = {
     ("kdsvd", "timm"): "equally many channels",
     ("kdsvd", "vit>cnn"): "at least 2 stages",
     ("fitnet", "vit>cnn"): "compares stage 2 of both networks",
+    ("simkd", "vit>cnn"): "layers between the two",
     ("ofd", "timm"): "batch norm before the last ReLU",
     ("ofd", "vit>cnn"): "batch norm before the last ReLU",
 }
