@@ -65,7 +65,7 @@ def last_map(outputs: Outputs, *, preact: bool) -> Tensor:
 
 @final
 class Reusing(Backbone):
-    """A body, a projector on its last map, pooled to ``size``, which adds a stage, and a frozen copy of a classifier."""
+    """A body, a projector on its last map pooled to ``size``, which adds a stage, and a frozen copy of a classifier."""
 
     def __init__(self, body: Backbone, projector: nn.Module, classifier: nn.Linear, size: tuple[int, int]) -> None:
         super().__init__()
