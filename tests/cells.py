@@ -49,6 +49,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "fsp": {},
     "ft": {},
     "sskd": {},
+    "ctkd": {},
+    "mlld": {},
+    "simkd": {},
 }
 PAIRS = {
     "cifar": ("resnet20", "resnet8"),
@@ -60,6 +63,7 @@ REFUSED = {
     ("kdsvd", "timm"): "equally many channels",
     ("kdsvd", "vit>cnn"): "at least 2 stages",
     ("fitnet", "vit>cnn"): "compares stage 2 of both networks",
+    ("simkd", "vit>cnn"): "layers between the two",
     ("ofd", "timm"): "batch norm before the last ReLU",
     ("ofd", "vit>cnn"): "batch norm before the last ReLU",
     ("ab", "timm"): "maps before the last ReLU",
