@@ -89,6 +89,7 @@ class Stepper:
         for run in self._runs:
             run.go_to(1)
             run.begin_epoch()
+        self._lockstep.open_readers(self._runs)
 
     def __call__(self) -> None:
         """Do one step."""

@@ -23,6 +23,8 @@ class Phase:
     loss: Loss
     student_reads: frozenset[Part]
     """What the loss reads of the student, which is not run where that is nothing."""
+    needs: frozenset[Part]
+    """What it reads of the teacher, which is not run either."""
     last: int
     """Number of the last epoch: 0 where the protocol's first comes next."""
     epochs: int
@@ -86,6 +88,7 @@ def phases_of(cell: Cell, method: Method, student: Net) -> tuple[Phase, ...]:
     main = Phase(
         loss=method.loss,
         student_reads=method.student_reads,
+        needs=method.needs(method.config),
         last=protocol.epochs,
         epochs=protocol.epochs,
         rate=lambda epoch: protocol.rate(cell.student, epoch),
@@ -102,6 +105,7 @@ def phases_of(cell: Cell, method: Method, student: Net) -> tuple[Phase, ...]:
         Phase(
             loss=first.loss,
             student_reads=first.student_reads,
+            needs=method.pretraining_needs(method.config),
             last=0,
             epochs=before,
             rate=lambda epoch: highest * protocol.decay ** sum(epoch > part * before for part in milestones),

@@ -21,8 +21,10 @@ class Counts:
     num_images: int
     """Images an epoch trains on."""
     views_per_image: int
-    student_pretrains: bool
-    """Whether the student is run in pre-training."""
+    student_epochs: int
+    """Epochs, those of pre-training among them, in which the student is run."""
+    teacher_epochs: int
+    """Epochs in which the teacher's outputs are needed."""
     extra_parameters: int
     """Trainable parameters of the method's own."""
     teacher_outputs: str | None
@@ -89,9 +91,9 @@ def make_record(
             "images_per_second": len(cell.epochs) * counts.num_images / seconds["train"],
             "views_per_image": counts.views_per_image,
             "pretraining_epochs": len(cell.epochs) - protocol.epochs,
-            "student_views": views * (len(cell.epochs) if counts.student_pretrains else protocol.epochs),
+            "student_views": views * counts.student_epochs,
             "teacher_outputs": counts.teacher_outputs,
-            "teacher_forwards": views * len(cell.epochs) if counts.teacher_outputs == "live" else 0,
+            "teacher_forwards": views * counts.teacher_epochs if counts.teacher_outputs == "live" else 0,
             "cells_together": counts.cells_together,
             "compiled": counts.compiled,
             "peak_memory_mb": peak_memory_mb(device),

@@ -22,7 +22,7 @@ from kdbench.errors import UserError
 from kdbench.files import write_atomic, write_json
 from kdbench.method import Batch, Method, Setup
 from kdbench.metrics import evaluate
-from kdbench.net import Net, Outputs
+from kdbench.net import Net, Outputs, Part
 from kdbench.networks import build_net, predict, save_weights
 from kdbench.phase import Phase, phases_of
 from kdbench.record import Counts, make_record
@@ -114,7 +114,6 @@ class Run:
             steps_per_epoch=batches.steps,
         )
         self.plan = kind.views(cell.settings.config)
-        self.needs = kind.needs(cell.settings.config)
         self.group = source, self.plan
         try:
             batches.add(self.plan)
@@ -157,6 +156,11 @@ class Run:
         self.epoch, self.step = epoch, step
         self.phase: Phase = self.phases[0 if epoch < 1 else -1]
         self.optimizer = self.phase.optimizer(self.cell.protocol)
+
+    @property
+    def needs(self) -> frozenset[Part]:
+        """What is read of the teacher at this time."""
+        return self.phase.needs
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
@@ -320,7 +324,8 @@ class Run:
         counts = Counts(
             num_images=min(self.batches.num_images, self.batches.steps * self.cell.protocol.batch_size),
             views_per_image=self.plan.num_views,
-            student_pretrains=any(phase.student_reads for phase in self.phases[:-1]),
+            student_epochs=sum(phase.epochs for phase in self.phases if phase.student_reads),
+            teacher_epochs=sum(phase.epochs for phase in self.phases if phase.needs),
             extra_parameters=self.extra_parameters,
             teacher_outputs=self.source.kind if self.source else None,
             cells_together=self.together,

@@ -57,7 +57,8 @@ class Wanted:
     def by(cls, cell: Cell) -> Wanted:
         """What a cell wants."""
         kind, config = load_method(cell.method), cell.settings.config
-        return cls(cell.seed, kind.views(config), kind.needs(config), cell.epochs)
+        before = kind.pretraining_needs(config) if cell.epochs.start < 1 else frozenset()
+        return cls(cell.seed, kind.views(config), kind.needs(config) | before, cell.epochs)
 
     @property
     def cacheable(self) -> bool:

@@ -80,6 +80,16 @@ class FitNet(TaskMethod):
         self.regressor = SizingConnector(setup.student.shapes[stage - 1], setup.teacher.shapes[stage - 1], "FitNet")
 
     @classmethod
+    def own_needs(cls, config: Any) -> frozenset[Part]:
+        """Return the stages, unless the hint was trained before."""
+        return frozenset() if config.init_fraction else cls.pretraining_needs(config)
+
+    @classmethod
+    def pretraining_needs(cls, config: Any) -> frozenset[Part]:  # noqa: ARG003
+        """Return the stages."""
+        return frozenset({"stages"})
+
+    @classmethod
     def pretraining(cls, config: Config) -> float:
         """Return ``init_fraction``."""
         return config.init_fraction

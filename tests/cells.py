@@ -139,6 +139,7 @@ def steps(run: Run, num: int) -> None:
     lockstep = Lockstep([run], run.batches, outcomes, run.options)
     run.batches.begin(run.epoch)
     run.begin_epoch()
+    lockstep.open_readers([run])
     for _ in range(num):
         lockstep.tick(run.step, [run])
         if outcomes.has(run.cell):
