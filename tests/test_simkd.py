@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kdbench.methods.ce import cross_entropy
 from kdbench.methods.kd import kl_per_image
-from kdbench.methods.simkd import Reusing, SimKD, bottleneck, last_map, map_loss
+from kdbench.methods.simkd import Reusing, SimKD, bottleneck, freeze_behind_last_map, last_map, map_loss
 from kdbench.models import build_backbone
 from kdbench.net import Backbone, Features, Net, Outputs
 
@@ -152,11 +152,12 @@ def test_the_network_trains_all_that_it_may_and_nothing_else(student_name: str, 
 
 
 def test_layers_behind_the_last_map_are_frozen_and_those_before_it_are_not() -> None:
-    student, teacher = net("MobileNetV2", seed=1), enlivened(net("resnet20"))
-    setup = stub_setup(student, teacher)
-    SimKD(SimKD.Config(), setup).wrap(setup)
-    frozen = {name for name, parameter in student.backbone.named_parameters() if not parameter.requires_grad}
-    assert {name.split(".")[0] for name in frozen} == {"conv2", "classifier"}
+    body = net("MobileNetV2").backbone
+    for training in (False, True):
+        freeze_behind_last_map(body.train(training), (32, 32))
+        assert body.blocks.training is training
+        frozen = {name for name, parameter in body.named_parameters() if not parameter.requires_grad}
+        assert {name.split(".")[0] for name in frozen} == {"conv2", "classifier"}
 
 
 def test_networks_and_settings_that_cannot_work_are_refused() -> None:

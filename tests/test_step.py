@@ -50,6 +50,7 @@ def fake_step(run: Run) -> None:
     """Do a step with tensors that have shapes but no values: what asks for a value, or for a shape that depends on
     values, fails, and so does what could not be recorded as a CUDA graph."""
     steps(run, 1)
+    run.batches.begin = lambda epoch: None  # type: ignore[method-assign]  # it has begun, which is no part of a step
     with FakeTensorMode(allow_non_fake_inputs=True):
         steps(run, 1)
 
@@ -197,7 +198,7 @@ def test_replayed_steps_are_the_steps(
     states = []
     for replayed in (False, True):
         run = make_run(tiny_npz, tmp_path / str(replayed), method, batch_size=4, learning_rate=1e-3)
-        if run.source and kind == "cache" and run.needs <= STORED:
+        if run.source and kind == "cache" and run.needs <= STORED and not run.plan.num_strong:
             run.source = dataclasses.replace(run.source, cache=cache_of(run, tmp_path))
             run.group = run.source, run.plan
         outcomes = Outcomes([run.cell])
