@@ -42,8 +42,9 @@ class TaskMethod(Method, abc.ABC):
 
     @classmethod
     def needs(cls, config: Config) -> frozenset[Part]:
-        """Return what the method's own terms read, and the logits for the divergence alone."""
-        return cls.teacher_reads if config.kd_weight > 0 else cls.own_needs(config)
+        """Return what the method's own terms read, and the logits for the divergence."""
+        own = cls.own_needs(config)
+        return own | {"logits"} if config.kd_weight > 0 else own
 
     @classmethod
     def own_needs(cls, config: Config) -> frozenset[Part]:  # noqa: ARG003
@@ -67,7 +68,7 @@ class TaskMethod(Method, abc.ABC):
 
 
 class PretrainedMethod(TaskMethod, abc.ABC):
-    """A method with pre-training; its teacher is asked for the same parts in both."""
+    """A method with pre-training, of which nothing is left afterwards unless said otherwise."""
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(TaskMethod.Config):
@@ -88,6 +89,20 @@ class PretrainedMethod(TaskMethod, abc.ABC):
         """Return the length of pre-training over that of the protocol."""
         return config.init_fraction
 
+    @classmethod
+    def pretraining_needs(cls, config: Config) -> frozenset[Part]:  # noqa: ARG003
+        """Return all that the teacher gives but its logits."""
+        return cls.teacher_reads - {"logits"}
+
+    @classmethod
+    def own_needs(cls, config: TaskMethod.Config) -> frozenset[Part]:  # noqa: ARG003
+        """Return nothing."""
+        return frozenset()
+
     @abc.abstractmethod
     def pretrain(self, student: Net) -> Pretraining:
         """Return what is trained before the protocol's first epoch."""
+
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
+        """Return nothing."""
+        return {}

@@ -112,9 +112,5 @@ class AB(PretrainedMethod):
         """Return the weighted loss of all stages."""
         return {"ab": self.boundary_losses(student, teacher).sum()}
 
-    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
-        """Return nothing: what the method has to say was said in pre-training."""
-        return {}
-
 
 METHOD = AB

@@ -2,9 +2,9 @@
 
 Romero, Ballas, Kahou, Chassang, Gatta, Bengio; ICLR 2015; arXiv 1412.6550.
 A middle stage of the student, through a convolutional regressor, predicts the teacher's map at the same stage. The
-paper trains student and regressor on this hint alone before it distils. Here, as in RepDistiller and mdistiller,
-whose numbers the tables print, the hint stands beside the cross entropy from the first step on, and the regressor
-has a batch norm and a ReLU.
+paper trains student and regressor on this hint alone before it distils (``init_fraction``). By default, as in
+RepDistiller and mdistiller, whose numbers the tables print, the hint stands beside the cross entropy from the first
+step on. The regressor has a batch norm and a ReLU, as there.
 
 Legend: ``B`` images; maps ``(B, C, H, W)``.
 """
@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdbench.method import Batch, Setup
-from kdbench.net import Outputs, Part
+from kdbench.method import Batch, Pretraining, Setup, later
+from kdbench.net import Net, Outputs, Part
 
 from ._connectors import SizingConnector
 from ._maps import to_smaller_size
@@ -43,7 +43,8 @@ class FitNet(TaskMethod):
     student_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "stages"})
     teacher_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "stages"})
     DEVIATIONS = (
-        "hint and cross entropy are trained together, as in RepDistiller and mdistiller; the paper has the hint first",
+        "hint and cross entropy are trained together, as in RepDistiller and mdistiller; the paper has the hint first, "
+        "which is init_fraction > 0, and distils the logits then: kd_weight",
         "a student map that is smaller by another factor than 2 keeps its size and the teacher's is pooled to it, as "
         "in the SimKD repository; RepDistiller refuses such pairs",
         "the teacher is as it was trained; mdistiller, to find shapes, runs it once over noise in training mode, which "
@@ -58,10 +59,12 @@ class FitNet(TaskMethod):
         """Weight of the mean squared error."""
         hint_stage: int = 2
         """Stage that gives the hint in both networks, counted from 1 without the stem: RepDistiller's hint layer."""
+        init_fraction: float = later(0.0)
+        """Length of a pre-training on the hint alone over that of the protocol; above 0 there is no hint afterwards."""
 
         def __post_init__(self) -> None:
             TaskMethod.Config.__post_init__(self)
-            check_settings(self, non_negative=("hint_weight",), positive=("hint_stage",))
+            check_settings(self, non_negative=("hint_weight", "init_fraction"), positive=("hint_stage",))
 
     config: Config
 
@@ -76,7 +79,32 @@ class FitNet(TaskMethod):
                 )
         self.regressor = SizingConnector(setup.student.shapes[stage - 1], setup.teacher.shapes[stage - 1], "FitNet")
 
-    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
+    @classmethod
+    def own_needs(cls, config: Any) -> frozenset[Part]:
+        """Return the stages, unless the hint was trained before."""
+        return frozenset() if config.init_fraction else cls.pretraining_needs(config)
+
+    @classmethod
+    def pretraining_needs(cls, config: Any) -> frozenset[Part]:  # noqa: ARG003
+        """Return the stages."""
+        return frozenset({"stages"})
+
+    @classmethod
+    def pretraining(cls, config: Config) -> float:
+        """Return ``init_fraction``."""
+        return config.init_fraction
+
+    def pretrain(self, student: Net) -> Pretraining:
+        """Train the regressor, and the student up to the stage of the hint, which is as far as the loss reaches."""
+        regressor = (self.regressor,)
+        reads: frozenset[Part] = frozenset({"stages"})
+        return Pretraining(loss=self.hint, train=(*regressor, student), freeze=regressor, student_reads=reads)
+
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Return the weighted hint, unless it was trained before."""
+        return {} if self.config.init_fraction else self.hint(student, teacher, batch)
+
+    def hint(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
         """Return the weighted hint."""
         at = self.config.hint_stage - 1
         regressed = torch.relu(self.regressor(student.stages[at]))

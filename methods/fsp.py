@@ -89,9 +89,5 @@ class FSP(PretrainedMethod):
         ours, theirs = ((out.stem, *out.stages) if "stem" in self.maps else out.stages for out in (student, teacher))
         return {"fsp": fsp_losses(ours, theirs).sum()}
 
-    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
-        """Return nothing: what the method has to say was said in pre-training."""
-        return {}
-
 
 METHOD = FSP

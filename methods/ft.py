@@ -25,7 +25,7 @@ from kdbench.net import Net, Outputs, Part
 
 from ._connectors import check_norm_input
 from ._maps import num_matched, to_smaller_size
-from ._task import PretrainedMethod
+from ._task import PretrainedMethod, TaskMethod
 from .at import attention
 from .ce import at_least_float32, check_settings
 
@@ -90,6 +90,11 @@ class FT(PretrainedMethod):
         self.paraphraser = conv_layers((out, out, factor, factor))
         self.decoder = conv_layers((factor, factor, out, out), transposed=True)
         self.translator = conv_layers((wide, wide, factor, factor), norm=True)
+
+    @classmethod
+    def own_needs(cls, config: TaskMethod.Config) -> frozenset[Part]:  # noqa: ARG003
+        """Return the stages."""
+        return frozenset({"stages"})
 
     def pretrain(self, student: Net) -> Pretraining:  # noqa: ARG002
         """Return the training of the paraphraser, which stays as it is afterwards."""

@@ -49,6 +49,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "fsp": {},
     "ft": {},
     "sskd": {},
+    "ctkd": {},
+    "mlld": {},
+    "simkd": {},
 }
 PAIRS = {
     "cifar": ("resnet20", "resnet8"),
@@ -60,6 +63,7 @@ REFUSED = {
     ("kdsvd", "timm"): "equally many channels",
     ("kdsvd", "vit>cnn"): "at least 2 stages",
     ("fitnet", "vit>cnn"): "compares stage 2 of both networks",
+    ("simkd", "vit>cnn"): "layers between the two",
     ("ofd", "timm"): "batch norm before the last ReLU",
     ("ofd", "vit>cnn"): "batch norm before the last ReLU",
     ("ab", "timm"): "maps before the last ReLU",
@@ -130,11 +134,12 @@ def make_run(npz: Path, runs: Path, method: str, pair: str = "cifar", seed: int 
 
 
 def steps(run: Run, num: int) -> None:
-    """Do so many steps of the first epoch; what goes wrong is raised."""
+    """Do so many steps of the epoch that a run is in; what goes wrong is raised."""
     outcomes = Outcomes([run.cell])
     lockstep = Lockstep([run], run.batches, outcomes, run.options)
-    run.batches.begin(1)
+    run.batches.begin(run.epoch)
     run.begin_epoch()
+    lockstep.open_readers([run])
     for _ in range(num):
         lockstep.tick(run.step, [run])
         if outcomes.has(run.cell):

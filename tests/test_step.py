@@ -220,11 +220,6 @@ def test_a_run_that_cannot_be_recorded_fails_alone(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "CUDAGraph", RecordedGraph)
     monkeypatch.setattr(torch.cuda, "graph", record)
-    runs = [make_run(tiny_npz, tmp_path, method, batch_size=4) for method in ("ce", "kd")]
-    runs[1].batches = runs[0].batches
-    outcomes = Outcomes([run.cell for run in runs])
-    lockstep = Lockstep(runs, runs[0].batches, outcomes, runs[0].options)
-    lockstep.graphs = StepGraphs(lockstep)
     loss = KD.loss
 
     def wait(self: KD, *parts: Any) -> dict[str, Tensor]:
@@ -233,6 +228,11 @@ def test_a_run_that_cannot_be_recorded_fails_alone(
         return loss(self, *parts)
 
     monkeypatch.setattr(KD, "loss", wait)
+    runs = [make_run(tiny_npz, tmp_path, method, batch_size=4) for method in ("ce", "kd")]
+    runs[1].batches = runs[0].batches
+    outcomes = Outcomes([run.cell for run in runs])
+    lockstep = Lockstep(runs, runs[0].batches, outcomes, runs[0].options)
+    lockstep.graphs = StepGraphs(lockstep)
     lockstep.train(Stop(), quietly)
     ce, kd = outcomes.list()
     assert isinstance(ce, dict)
