@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from parity_files import Case, load, names
 from stub_nets import stub_batch, stub_net, stub_setup
-from test_methods_properties import CIFAR_PAIRS, recipes
+from test_methods_properties import CIFAR_PAIRS, STAGES, built, outputs, recipes
 from test_parity_losses import check_gradients, check_state, load_weights, sides, total, view_major, weight_leaves
 from torch import Tensor, nn
 
@@ -46,14 +46,45 @@ def cifar_net(name: str) -> Net:
 def check_main_stage_is_the_task_alone(kind: type[Method], student: Net, teacher: Net) -> None:
     """Cross entropy, and KD's divergence where it has a weight; what else the networks show is not read."""
     logits = [torch.randn(5, 10, generator=torch.Generator().manual_seed(i)) for i in (0, 1)]
-    outputs = Outputs("student", logits=logits[0]), Outputs("teacher", logits=logits[1])
+    both = Outputs("student", logits=logits[0]), Outputs("teacher", logits=logits[1])
     ce, kl = cross_entropy(logits[0], ANY_BATCH.targets).mean(), kl_per_image(*logits, 4.0).mean()
     for weight, expected in ((0.0, {"ce": ce}), (0.5, {"ce": ce, "kd": 0.5 * kl})):
         method = kind(kind.Config(kd_weight=weight), stub_setup(student, teacher))
         assert ("logits" in kind.needs(method.config)) is (weight > 0)
-        terms = method.loss(*outputs, ANY_BATCH)
+        terms = method.loss(*both, ANY_BATCH)
         assert list(terms) == list(expected)
         torch.testing.assert_close(terms, expected)
+
+
+@pytest.mark.parametrize("kind", [ab.AB, fsp.FSP, ft.FT, sskd.SSKD])
+def test_pretraining_is_in_float32_and_does_not_depend_on_the_order_of_a_batch(kind: type[Method]) -> None:
+    module = built(kind)
+    stage = module.pretrain(stub_net(shapes=STAGES))
+    for part in stage.train:
+        part.requires_grad_(True)
+    views, order = module.views(module.config).num_views, torch.tensor([4, 2, 0, 1, 3])
+    owners = [outputs(owner, 5 * views, seed=seed) for seed, owner in enumerate(("student", "teacher"))]
+    losses = []
+    for chosen in (torch.arange(5), order):
+        rows = torch.cat([view * 5 + chosen for view in range(views)])
+        for dtype in (torch.bfloat16, torch.float32):
+            maps = [tuple(level[rows].to(dtype) for level in side.stages) for side in owners]
+            wide = [side.penultimate[rows].to(dtype) for side in owners]
+            student, teacher = (
+                Outputs(side, penultimate=pooled, stages=stages, preact=stages)
+                for side, pooled, stages in zip(("student", "teacher"), wide, maps, strict=True)
+            )
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+                (loss,) = stage.loss(student, teacher, stub_batch(order)).values()
+            assert loss.dtype == torch.float32
+            assert loss.isfinite()
+        losses.append(loss)
+    assert losses[0] > 0
+    torch.testing.assert_close(losses[0], losses[1])
+    losses[0].backward()
+    maps_read = owners[0].stages if stage.student_reads else ()
+    reached = [*maps_read, *(parameter for part in stage.freeze for parameter in part.parameters())]
+    assert all(leaf.grad is not None and leaf.grad.isfinite().all() for leaf in reached)
 
 
 # --- AB ---
@@ -68,13 +99,13 @@ def test_ab(name: str) -> None:
     student, teacher = (net_of(list(maps.values())) for maps in (ours, theirs))
     method = ab.AB(config, stub_setup(student, teacher)).to(case.dtype)
     load_weights(case, method, {"": ""})
-    outputs = Outputs("student", preact=tuple(ours.values())), Outputs("teacher", preact=tuple(theirs.values()))
-    terms = method.pretrain(student).loss(*outputs, ANY_BATCH)
+    both = Outputs("student", preact=tuple(ours.values())), Outputs("teacher", preact=tuple(theirs.values()))
+    terms = method.pretrain(student).loss(*both, ANY_BATCH)
     case.check("out.total", total(terms))
     total(terms).backward()
     check_gradients(case, ours | weight_leaves(method, {"": ""}))
     check_state(case, "buf_after1.", method.state_dict())
-    case.check("out.ab_per_stage", method.boundary_losses(*outputs))
+    case.check("out.ab_per_stage", method.boundary_losses(*both))
     for i, (connector, maps, goal) in enumerate(zip(method.connectors, ours.values(), theirs.values(), strict=True)):
         connected = connector(maps)
         case.check(f"out.connected.{i}", connected)
@@ -128,12 +159,12 @@ def test_ab_reads_the_stages_of_a_student_without_maps_before_the_relu_and_refus
 def test_fsp(name: str) -> None:
     case = load("fsp", name)
     ours, theirs = levels(case, "feats_s", 0, grad=True), levels(case, "feats_t", 0)
-    outputs, nets = [], []
+    both, nets = [], []
     for owner, maps in (("student", ours), ("teacher", theirs)):
         stem, *stages = maps.values()
-        outputs.append(Outputs(owner, stem=stem, stages=tuple(stages)))
+        both.append(Outputs(owner, stem=stem, stages=tuple(stages)))
         nets.append(net_of(stages, stem=tuple(stem.shape[1:])))
-    terms = fsp.FSP(fsp.FSP.Config(), stub_setup(*nets)).pretrain(nets[0]).loss(*outputs, ANY_BATCH)
+    terms = fsp.FSP(fsp.FSP.Config(), stub_setup(*nets)).pretrain(nets[0]).loss(*both, ANY_BATCH)
     case.check("out.total", total(terms))
     total(terms).backward()
     check_gradients(case, ours)
