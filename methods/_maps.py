@@ -43,4 +43,8 @@ def to_smaller_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 def pooled_to(maps: Tensor, size: Sequence[int]) -> Tensor:
     """Maps ``(B, C, H, W)`` average-pooled to a size, as they are if they have it."""
     height, width = size
-    return maps if maps.shape[2:] == (height, width) else functional.adaptive_avg_pool2d(maps, (height, width))
+    (rows, more_rows), (columns, more_columns) = divmod(maps.shape[2], height), divmod(maps.shape[3], width)
+    if more_rows or more_columns:
+        return functional.adaptive_avg_pool2d(maps, (height, width))
+    # On CUDA its gradient, unlike that of the other, is the same each time.
+    return maps if (rows, columns) == (1, 1) else functional.avg_pool2d(maps, (rows, columns))
