@@ -1,6 +1,6 @@
 """AB: knowledge transfer via distillation of activation boundaries formed by hidden neurons.
 
-Heo, Lee, Yun, Choi; AAAI 2019.
+Heo, Lee, Yun, Choi; AAAI 2019; arXiv 1811.03233.
 Before it learns its task, the student learns which of the teacher's neurons are active: through a connector its maps
 before the ReLU come to lie on the same side of 0 as the teacher's, at least a margin away. Then it is trained as
 usual. Follows RepDistiller, whose numbers the tables print.

@@ -1,6 +1,6 @@
 """FT: paraphrasing complex network, network compression via factor transfer.
 
-Kim, Park, Kwak; NeurIPS 2018.
+Kim, Park, Kwak; NeurIPS 2018; arXiv 1802.04977.
 A paraphraser, an autoencoder of the teacher's last feature map, is trained before the student; its code is the
 teacher's factor. A translator brings the student's last map to a factor of its own, which has to follow. Follows
 RepDistiller, whose numbers the tables print, also in comparing what the factors attend to instead of the factors.

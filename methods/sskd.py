@@ -1,6 +1,6 @@
 """SSKD: knowledge distillation meets self-supervision.
 
-Xu, Liu, Li, Loy; ECCV 2020.
+Xu, Liu, Li, Loy; ECCV 2020; arXiv 2006.07114.
 How similar an image's rotated views are to the images of a batch is knowledge too. A projection head on the frozen
 teacher is first trained to find each rotated view's own image; then the student, with a head of its own, follows the
 teacher's similarities, its logits of the plain views and those of the rotated ones. Of the rows where the teacher is
