@@ -27,7 +27,8 @@ from kdbench.networks import build_net
 from kdbench.protocol import load_protocol
 from kdbench.run import Run
 from kdbench.signals import Stop
-from kdbench.teacher_cache import STORED, Identity, TeacherCache, Visits
+from kdbench.teacher_cache import Identity, TeacherCache, Visits
+from kdbench.teacher_plan import Wanted
 from kdbench.trainer import Lockstep, Outcomes, quietly
 
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -198,7 +199,7 @@ def test_replayed_steps_are_the_steps(
     states = []
     for replayed in (False, True):
         run = make_run(tiny_npz, tmp_path / str(replayed), method, batch_size=4, learning_rate=1e-3)
-        if run.source and kind == "cache" and run.needs <= STORED and not run.plan.num_strong:
+        if run.source and kind == "cache" and Wanted.by(run.cell).cacheable:
             run.source = dataclasses.replace(run.source, cache=cache_of(run, tmp_path))
             run.group = run.source, run.plan
         outcomes = Outcomes([run.cell])
@@ -245,7 +246,7 @@ def cache_of(run: Run, runs: Path) -> TeacherCache:
     assert run.source
     live, protocol = run.source.live, run.cell.protocol
     visits = Visits(run.batches.num_images, run.data.images.augmentation)
-    visits.add(run.cell.seed, range(1, protocol.epochs + 1), run.plan)
+    visits.add(run.cell.seed, run.cell.epochs, run.plan)
     cache = TeacherCache(runs, Identity.of(live.teacher.card, protocol, run.data.dataset))
     cache.build(visits.pairs(), ("logits", "penultimate"), lambda pairs: live.forward(run.data, pairs), batch=64)
     return cache
