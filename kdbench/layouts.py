@@ -211,7 +211,8 @@ def _per_image(own: pd.DataFrame) -> Entry:
     """Forward passes of the teacher for each image and epoch."""
     if own.empty or not own["teacher"].iloc[0]:
         return Entry(MISSING)
-    return Entry(fixed((own["teacher_forwards"] / own["student_views"] * own["views"]).mean(), 0))
+    passes = (own["teacher_forwards"] / own["student_views"] * own["views"]).mean()
+    return Entry(fixed(passes, 0 if float(passes).is_integer() else 1))
 
 
 def _paper_notes(comparison: Comparison, baseline: Row | None, marks: Marks, epoch: Epoch, usual: int) -> list[str]:
