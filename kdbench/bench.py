@@ -87,7 +87,9 @@ class Stepper:
         if batches.epoch != 1:
             batches.begin(1)
         for run in self._runs:
+            run.go_to(1)
             run.begin_epoch()
+        self._lockstep.open_readers(self._runs)
 
     def __call__(self) -> None:
         """Do one step."""
@@ -175,13 +177,13 @@ class Bench:
     def data_step(self, plan: ViewPlan) -> Work:
         """Making the images of one step."""
         batches = self.batches(plan)
-        return lambda: self.data.images.augment(batches.index(0), batches.ids(0, plan))
+        return lambda: batches.images(batches.index(0), batches.ids(0, plan), plan)
 
     def teacher_step(self, cell: Cell, source: TeacherSource) -> Work:
         """Asking for the teacher's outputs of one step after the other."""
         wanted, batches = Wanted.by(cell), self.batches(_plan(cell))
         reader = source.reader(batches, wanted.plan, wanted.parts)
-        images = self.data.images.augment(batches.index(0), batches.ids(0, wanted.plan))
+        images = batches.images(batches.index(0), batches.ids(0, wanted.plan), wanted.plan)
         count = itertools.cycle(range(min(_STEPS, max(1, batches.steps - 1))))
         return lambda: reader.outputs(images, reader.inputs(next(count)))
 
@@ -197,7 +199,7 @@ class _OnViews:
 
     def __call__(self) -> None:
         run, index = self._run, self._batches.index(0)
-        images = run.data.images.augment(index, self._batches.ids(0, self._plan))
+        images = self._batches.images(index, self._batches.ids(0, self._plan), self._plan)
         repeated = index.repeat(self._plan.num_views)
         run.open_streams()
         run.update(images, repeated, Outputs("teacher"))
@@ -269,7 +271,7 @@ def table(bench: Bench, rows: Sequence[Row], teacher: float, seeds: int, machine
     """Rows of one pair as a table, with the hours that a grid of these methods will take."""
     protocol = bench.protocol
     batch, num_images = protocol.batch_size, len(bench.data.labels)
-    steps = bench.batches().steps * protocol.epochs
+    steps = {row.method: bench.batches().steps * len(bench.cell(row.method).epochs) for row in rows}
     lines = [
         {
             "method": row.method,
@@ -280,7 +282,7 @@ def table(bench: Bench, rows: Sequence[Row], teacher: float, seeds: int, machine
             "teacher %": f"{100 * row.teacher / row.step:.0f}",
             "student %": f"{100 * row.student / row.step:.0f}",
             "loss %": f"{max(100 * (row.step - row.data - row.teacher - row.student) / row.step, 0):.0f}",
-            "h/cell": f"{row.step * steps / 3600:.2f}",
+            "h/cell": f"{row.step * steps[row.method] / 3600:.2f}",
         }
         for row in rows
     ]
@@ -288,8 +290,11 @@ def table(bench: Bench, rows: Sequence[Row], teacher: float, seeds: int, machine
     best = live | {row.method: row.step for row in rows if row.outputs == "cache"}
     build, views = _build_hours(bench, rows, seeds)
     grid = f"{len(live)} methods x {seeds} seeds x {protocol.epochs} epochs"
-    hours = {name: seeds * steps * sum(found.values()) / 3600 for name, found in (("live", live), ("cached", best))}
-    training = teacher * steps / 3600
+    hours = {
+        name: seeds * sum(step * steps[method] for method, step in found.items()) / 3600
+        for name, found in (("live", live), ("cached", best))
+    }
+    training = teacher * bench.batches().steps * protocol.epochs / 3600
     overrides = ", ".join(f"{k}={v}" for k, v in protocol.overrides().items())
     return Table(
         f"{protocol.name}{f', with {overrides}' if overrides else ''}: {bench.teacher} > {bench.student} on {machine}",
@@ -307,8 +312,8 @@ def table(bench: Bench, rows: Sequence[Row], teacher: float, seeds: int, machine
 def forward_seconds(bench: Bench) -> float:
     """Seconds in which the live teacher says what a cache keeps of one view, asked in batches as a build asks."""
     device = bench.options.device
-    plain = [Wanted(seed=1, plan=PLAIN, parts=STORED)]
-    chunk = torch.from_numpy(visited(plain, bench.data, 1)[: forward_batch(device)])
+    plain = [Wanted(seed=1, plan=PLAIN, parts=STORED, epochs=range(1, 2))]
+    chunk = torch.from_numpy(visited(plain, bench.data)[: forward_batch(device)])
     times = alternate({"forward": lambda: bench.live.forward(bench.data, chunk)}, 3, device)
     return statistics.median(times["forward"]) / len(chunk)
 
@@ -319,5 +324,5 @@ def _build_hours(bench: Bench, rows: Sequence[Row], seeds: int) -> tuple[float, 
     if not cached:
         return 0.0, 0
     wanted = [replace(one, seed=seed) for seed in range(1, seeds + 1) for one in cached]
-    views = len(visited(wanted, bench.data, bench.protocol.epochs))
+    views = len(visited(wanted, bench.data))
     return views * forward_seconds(bench) / 3600, views

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,10 +20,8 @@ from kdbench.shapes import DataShape, NetShape
 from kdbench.teacher_plan import Wanted
 
 
-def expected_pairs(
-    num_images: int, augmentation: Augmentation, plans: Mapping[frozenset[ViewPlan], int], epochs: int
-) -> float:
-    """Expected number of pairs of image and view that are visited in so many epochs.
+def expected_pairs(num_images: int, augmentation: Augmentation, plans: Mapping[frozenset[ViewPlan], int]) -> float:
+    """Expected number of pairs of image and view that are visited.
 
     In an epoch, the views of an image share one flip, and each draws one of ``c`` crops by its seed and row. Of the
     ``f * c`` ids of a quarter turn (``f`` flips), one is drawn there by ``m`` rows with probability
@@ -32,7 +31,7 @@ def expected_pairs(
     Parameters
     ----------
     plans
-        How many seeds see which set of plans.
+        How many epochs, those of all seeds, see which set of plans.
 
     Returns
     -------
@@ -43,9 +42,9 @@ def expected_pairs(
     views = 0.0
     for turn in range(4):
         unseen = 1.0
-        for seen, num_seeds in plans.items():
+        for seen, num_epochs in plans.items():
             rows = {row for plan in seen for row, turns in enumerate(plan.quarter_turns) if turns == turn}
-            unseen *= (1 - (1 - (1 - 1 / crops) ** len(rows)) / flips) ** (epochs * num_seeds)
+            unseen *= (1 - (1 - (1 - 1 / crops) ** len(rows)) / flips) ** num_epochs
         views += flips * crops * (1 - unseen)
     return num_images * views
 
@@ -95,12 +94,11 @@ def cache_needs(
             wanted.setdefault(kind.cell.teacher.id, []).append((kind, want))
 
     def expected(found: Iterable[tuple[Sequence[Cell], Wanted]]) -> float:
-        by_seed: dict[int, set[ViewPlan]] = {}
+        seen: dict[tuple[int, int], set[ViewPlan]] = {}
         for cells, want in found:
-            for cell in cells:
-                by_seed.setdefault(cell.seed, set()).add(want.plan)
-        plans = Counter(map(frozenset, by_seed.values()))
-        return expected_pairs(data.num_images, augmentation, plans, protocol.epochs)
+            for cell, epoch in itertools.product(cells, want.epochs):
+                seen.setdefault((cell.seed, epoch), set()).add(want.plan)
+        return expected_pairs(data.num_images, augmentation, Counter(map(frozenset, seen.values())))
 
     needs = []
     free = free_space(grid.session.runs)
@@ -111,13 +109,13 @@ def cache_needs(
         teacher = grid.teachers[key]
         views = expected((kind.left, want) for kind, want in found)
         ever = expected(((*kind.left, *kind.done), want) for kind, want in found)
-        passes = sum(len(kind.left) * want.plan.num_views for kind, want in found)
+        passes = sum(len(kind.left) * want.plan.num_views * len(want.epochs) for kind, want in found)
         need = CacheNeed(
             teacher=teacher,
             views=views,
             missing=min(views, _missing(ever, _on_disk(teacher, protocol, parts, caches))),
             row_bytes=8 + sum(shapes[teacher.ref.network].row[part] for part in parts),
-            forwards=passes * data.num_images * protocol.epochs,
+            forwards=passes * data.num_images,
         )
         # As Sources decides, with each cell in a lockstep group of its own.
         used = not need.missing or (need.worthwhile and need.missing_bytes < free / 2)

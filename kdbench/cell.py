@@ -12,7 +12,7 @@ from typing import Any
 
 from kdbench.identity import identity_hash, identity_text
 from kdbench.protocol import Protocol
-from kdbench.registry import Settings
+from kdbench.registry import Settings, load_method
 
 _SEED = "\0seed"
 
@@ -65,6 +65,12 @@ class Cell:
     def id(self) -> str:
         """Hash of the identity, 64 hexadecimal digits."""
         return identity_hash(identity_text(self.identity()))
+
+    @cached_property
+    def epochs(self) -> range:
+        """Its epochs: 1 is the protocol's first, and those of pre-training end with 0."""
+        before = load_method(self.method).pretraining_epochs(self.settings.config, self.protocol.epochs)
+        return range(1 - before, self.protocol.epochs + 1)
 
     def with_seeds(self, seeds: Iterable[int]) -> list[Cell]:
         """Return the same cell under other seeds; the ids of very many are found at once."""

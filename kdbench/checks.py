@@ -9,7 +9,7 @@ import inspect
 import math
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import final
 
 import torch
@@ -18,13 +18,13 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 
 from kdbench.data.views import order, views
 from kdbench.errors import UserError
-from kdbench.method import PLAIN, Batch, Method
+from kdbench.method import PLAIN, Batch, Loss, Method
 from kdbench.models import parse_pair
 from kdbench.net import PARTS, Outputs, Undeclared
-from kdbench.networks import build_net, weights_hash
+from kdbench.networks import build_net
 from kdbench.protocol import Precision
 from kdbench.registry import load_method, load_recipes, method_source, resolve_settings
-from kdbench.run import Diverged
+from kdbench.run import Diverged, Run
 from kdbench.trial import NUM_STEPS, steps
 from kdbench.watched import Refused, Trial, remembered, trained
 
@@ -63,16 +63,17 @@ def losses(trial: Trial) -> None:
 
     Return a dict of scalars; guard logarithms and divisions, or add a small number where the authors do.
     """
-    for step, terms in enumerate(trial.epoch.terms, 1):
-        if not terms:
-            raise Broken("loss() returns no term")
-        for name, value in terms.items():
-            if not (isinstance(name, str) and name):
-                raise Broken(f"a term is called {name!r}")
-            if not isinstance(value, float):
-                raise Broken(f"term {name} is no scalar")
-            if not math.isfinite(value):
-                raise Broken(f"term {name} is {value} in step {step}")
+    for epoch in trial.epochs:
+        for step, terms in enumerate(epoch.terms, 1):
+            if not terms:
+                raise Broken("loss() returns no term")
+            for name, value in terms.items():
+                if not (isinstance(name, str) and name):
+                    raise Broken(f"a term is called {name!r}")
+                if not isinstance(value, float):
+                    raise Broken(f"term {name} is no scalar")
+                if not math.isfinite(value):
+                    raise Broken(f"term {name} is {value} in step {step}{_phase(epoch.run)}")
 
 
 def reads(trial: Trial) -> None:
@@ -84,13 +85,14 @@ def reads(trial: Trial) -> None:
     if unknown := (kind.student_reads | kind.teacher_reads) - PARTS:
         raise Broken(f"there is no part {', '.join(sorted(unknown))}; parts are {', '.join(sorted(PARTS))}")
     try:
-        epoch = trial.epoch
+        epochs = trial.epochs
     except Undeclared as error:
         raise Broken(str(error)) from None
-    if more := epoch.run.needs - kind.teacher_reads:
-        raise Broken(f"needs() names {', '.join(sorted(more))}, which teacher_reads does not hold")
-    if epoch.asked:
-        raise Broken("loss() runs the teacher itself")
+    for epoch in epochs:
+        if more := epoch.run.needs - kind.teacher_reads:
+            raise Broken(f"{', '.join(sorted(more))} is needed of the teacher, but teacher_reads does not hold it")
+        if epoch.asked:
+            raise Broken("loss() runs the teacher itself")
 
 
 def gradients(trial: Trial) -> None:
@@ -98,11 +100,11 @@ def gradients(trial: Trial) -> None:
 
     Use it in loss(), drop it, or make it a buffer; a .detach() or no_grad() may stand in the way.
     """
-    epoch = trial.epoch
-    if missing := sorted(trained(epoch.run).keys() - epoch.reached):
+    names = {name for epoch in trial.epochs for name in trained(epoch.run)}
+    if missing := sorted(names.difference(*(epoch.reached for epoch in trial.epochs))):
         raise Broken(f"{_listed(missing)} get{'s' if len(missing) == 1 else ''} no gradient")
-    if epoch.endless:
-        raise Broken(f"the gradient of {_listed(sorted(epoch.endless))} is not finite")
+    if endless := sorted(set().union(*(epoch.endless for epoch in trial.epochs))):
+        raise Broken(f"the gradient of {_listed(endless)} is not finite")
 
 
 def teacher(trial: Trial) -> None:
@@ -110,17 +112,17 @@ def teacher(trial: Trial) -> None:
 
     Work on copies, not with in-place operations, and do not register the teacher or a part of it as a module.
     """
-    epoch = trial.epoch
-    if epoch.changed:
-        raise Broken(f"loss() changes {_listed(sorted(epoch.changed))}")
-    if epoch.teacher[0] != epoch.teacher[1]:
-        raise Broken("the teacher's weights or statistics are changed")
-    source = epoch.run.source
-    net = source.teacher.net if source else None
-    if net and (any(module.training for module in net.modules())):
-        raise Broken("the teacher is in training mode")
-    if net and any(p.grad is not None or p.requires_grad for p in net.parameters()):
-        raise Broken("the teacher gets gradients")
+    for epoch in trial.epochs:
+        if epoch.changed:
+            raise Broken(f"loss() changes {_listed(sorted(epoch.changed))}")
+        if epoch.teacher[0] != epoch.teacher[1]:
+            raise Broken("the teacher's weights or statistics are changed")
+        source = epoch.run.source
+        net = source.teacher.net if source else None
+        if net and any(module.training for module in net.modules()):
+            raise Broken("the teacher is in training mode")
+        if net and any(p.grad is not None or p.requires_grad for p in net.parameters()):
+            raise Broken("the teacher gets gradients")
 
 
 def state(trial: Trial) -> None:
@@ -128,11 +130,12 @@ def state(trial: Trial) -> None:
 
     Keep state in parameters and buffers that state_dict() holds, of shapes that do not change.
     """
-    first, second, restored = trial.halves
-    if (second.epoch, second.step, second.sums) != (first.epoch, first.step, first.sums):
-        raise Broken("the position or the sums of the losses differ after a save")
-    if restored != remembered(first):
-        raise Broken("parameters or buffers differ after a save")
+    for pair in trial.halves:
+        first, second = pair.first, pair.second
+        if (second.epoch, second.step, second.sums) != (first.epoch, first.step, first.sums):
+            raise Broken("the position or the sums of the losses differ after a save")
+        if pair.restored != remembered(first):
+            raise Broken("parameters or buffers differ after a save")
 
 
 def resume(trial: Trial) -> None:
@@ -140,8 +143,11 @@ def resume(trial: Trial) -> None:
 
     Keep what lives between steps in buffers (register_buffer), not in attributes or globals.
     """
-    if trial.ended != trial.epoch.remembered[-1]:
-        raise Broken("after an interruption, training ends with other weights")
+    for pair, epoch in zip(trial.halves, trial.epochs, strict=True):
+        second = pair.second
+        steps(second, NUM_STEPS - second.step)
+        if remembered(second) != epoch.remembered[-1]:
+            raise Broken(f"after an interruption, training{_phase(second)} ends with other weights")
 
 
 def repeat(trial: Trial) -> None:
@@ -149,7 +155,7 @@ def repeat(trial: Trial) -> None:
 
     Draw random numbers with torch, in loss() with generator=batch.generator, and keep nothing in globals.
     """
-    if remembered(trial.halves[0]) != trial.epoch.remembered[0]:
+    if [remembered(pair.first) for pair in trial.halves] != _first_steps(trial):
         raise Broken("two runs of one seed differ after their first step")
 
 
@@ -158,7 +164,7 @@ def processes(trial: Trial) -> None:
 
     Do not depend on the order of a set, on hash(), id(), the time or the process.
     """
-    if trial.elsewhere != trial.epoch.remembered[0]:
+    if trial.elsewhere != _first_steps(trial):
         raise Broken("another process gets other weights in its first step")
 
 
@@ -169,7 +175,7 @@ def seeds(trial: Trial) -> None:
     """
     run = trial.run(seed=2)
     steps(run, 1)
-    if remembered(run) == trial.epoch.remembered[0]:
+    if remembered(run) == _first_steps(trial)[0]:
         raise Broken("seeds 1 and 2 give the same weights")
 
 
@@ -178,18 +184,22 @@ def paired(trial: Trial) -> None:
 
     Leave setup.student as it is; override wrap() if it must be another network.
     """
-    epoch, run = trial.epoch, trial.epoch.run
-    if load_method(trial.method).wrap is Method.wrap:
+    wraps = load_method(trial.method).wrap is not Method.wrap
+    for epoch in trial.epochs:
+        run = epoch.run
         plain = build_net(run.cell.student, run.cell.protocol, trial.dataset, seed=run.cell.seed, purpose="student")
-        if weights_hash(plain.state_dict()) != epoch.student:
-            raise Broken("the student does not begin with the weights that it has under other methods")
-    numbers = order(run.cell.seed, 1, len(trial.dataset.train_labels))
-    if [index for seen, _ in epoch.seen for index in seen] != numbers.tolist():
-        raise Broken("the images come in another order than under other methods")
-    ids = views(run.cell.seed, 1, len(numbers), run.data.images.augmentation, PLAIN)[0]
-    for index, images in epoch.seen:
-        if not torch.equal(images, run.data.images.augment(torch.tensor(index), ids[index])):
-            raise Broken("the plain views are not those of other methods")
+        for name, value in plain.backbone.state_dict().items():
+            # A method may put the student into a larger network, where its weights have longer names.
+            found = [own for other, own in epoch.student.items() if f".{other}".endswith(f".{name}")]
+            if not any(torch.equal(value, own) for own in found) and (found or not wraps):
+                raise Broken(f"{name} of the student does not begin as under other methods")
+        numbers = order(run.cell.seed, epoch.number, len(trial.dataset.train_labels))
+        if [index for seen, _ in epoch.seen for index in seen] != numbers.tolist():
+            raise Broken("the images come in another order than under other methods")
+        ids = views(run.cell.seed, epoch.number, len(numbers), run.data.images.augmentation, PLAIN)[0]
+        for index, images in epoch.seen:
+            if not torch.equal(images, run.data.images.augment(torch.tensor(index), ids[index])):
+                raise Broken("the plain views are not those of other methods")
 
 
 def one_image(trial: Trial) -> None:
@@ -197,14 +207,14 @@ def one_image(trial: Trial) -> None:
 
     Do not divide by B - 1 or by a variance over the batch, or raise ValueError with the remedy.
     """
-    run = trial.run(batch_size=1)
-    try:
-        steps(run, 1)
-        run.drain()
-    except Diverged as error:
-        raise Broken(f"with one image, {_values(error)}") from None
-    except ValueError as error:
-        raise Refused(str(error)) from None
+    for run in trial.runs(batch_size=1):
+        try:
+            steps(run, 1)
+            run.drain()
+        except Diverged as error:
+            raise Broken(f"with one image, {_values(error)}") from None
+        except ValueError as error:
+            raise Refused(str(error)) from None
 
 
 def bf16(trial: Trial) -> None:
@@ -228,16 +238,17 @@ def no_waiting(trial: Trial) -> None:
 
     No .item(), .tolist(), print, Python if on a tensor, boolean index or nonzero in loss(): use torch.where.
     """
-    run = trial.epoch.run
-    run.step = 0
     # Tensors that have shapes but no values; what asks for a value fails, and so does what no CUDA graph can record.
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            steps(run, 1)
-    except DataDependentOutputException as error:
-        raise Broken(f"{method_source(trial.method).place_of(error)}, which asks for the value of a tensor") from None
-    except DynamicOutputShapeException as error:
-        raise Broken(f"{method_source(trial.method).place_of(error)}, a shape that depends on values") from None
+    for epoch in trial.epochs:
+        run = epoch.run
+        run.step = 0
+        run.batches.begin = lambda epoch: None  # type: ignore[method-assign]  # it has begun, which is no part of a step
+        try:
+            with FakeTensorMode(allow_non_fake_inputs=True):
+                steps(run, 1)
+        except (DataDependentOutputException, DynamicOutputShapeException) as error:
+            what = "the value of a tensor" if isinstance(error, DataDependentOutputException) else "a shape of values"
+            raise Broken(f"{method_source(trial.method).place_of(error)}: it waits for {what}") from None
 
 
 def in_place(trial: Trial) -> None:
@@ -245,9 +256,10 @@ def in_place(trial: Trial) -> None:
 
     Write into a buffer (copy_, lerp_, index_copy_) instead of assigning a new tensor to it.
     """
-    before, after = trial.epoch.places
-    if moved := sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name)):
-        raise Broken(f"{_listed(moved)} moved to other memory")
+    for epoch in trial.epochs:
+        before, after = epoch.places
+        if moved := sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name)):
+            raise Broken(f"{_listed(moved)} moved to other memory")
 
 
 def recipe(trial: Trial) -> None:
@@ -281,25 +293,35 @@ def recipe(trial: Trial) -> None:
 
 
 def _trains_in(trial: Trial, precision: Precision) -> None:
-    run = trial.run(precision=precision)
-    low: set[str] = set()
-    loss = run.method.loss
+    for run in trial.runs(precision=precision):
+        low: set[str] = set()
 
-    def watched(student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        terms = loss(student, teacher, batch)
-        low.update(name for name, term in terms.items() if term.dtype not in (torch.float32, torch.float64))
-        return terms
+        def watched(
+            student: Outputs, teacher: Outputs, batch: Batch, *, loss: Loss = run.phase.loss, low: set[str] = low
+        ) -> dict[str, Tensor]:
+            terms = loss(student, teacher, batch)
+            low.update(name for name, term in terms.items() if term.dtype not in (torch.float32, torch.float64))
+            return terms
 
-    run.method.loss = watched  # type: ignore[method-assign]
-    try:
-        steps(run, NUM_STEPS - 1)
-        run.drain()
-    except Diverged as error:
-        raise Broken(_values(error)) from None
-    if low:
-        raise Broken(f"{_listed(sorted(low))} of the loss {'is' if len(low) == 1 else 'are'} in half precision")
-    if any(parameter.dtype != torch.float32 for parameter in run.parameters):
-        raise Broken("a parameter is not float32 any more")
+        run.phase = replace(run.phase, loss=watched)
+        try:
+            steps(run, NUM_STEPS - 1)
+            run.drain()
+        except Diverged as error:
+            raise Broken(_values(error)) from None
+        if low:
+            raise Broken(f"{_listed(sorted(low))} of the loss {'is' if len(low) == 1 else 'are'} in half precision")
+        if any(parameter.dtype != torch.float32 for parameter in run.parameters):
+            raise Broken("a parameter is not float32 any more")
+
+
+def _first_steps(trial: Trial) -> list[str]:
+    """What is remembered after the first step of each phase."""
+    return [epoch.remembered[0] for epoch in trial.epochs]
+
+
+def _phase(run: Run) -> str:
+    return " of pre-training" if run.phase is not run.phases[-1] else ""
 
 
 def _values(error: Diverged) -> str:

@@ -92,7 +92,8 @@ class Display(Watch):
 
 
 def _note(progress: Progress) -> str:
-    parts = [f"epoch {progress.epoch}/{progress.epochs}"]
+    before = "pre-training, " if progress.pretraining else ""
+    parts = [f"{before}epoch {progress.epoch}/{progress.epochs}"]
     if progress.top1 is not None:
         parts.append(f"{progress.top1:.2f} %")
     if progress.seconds_left is not None:

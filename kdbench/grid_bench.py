@@ -45,7 +45,7 @@ def measure(
     session = grid.session
     protocol, data = session.protocol, data_shape(session)
     dataset = session.given or random_dataset(protocol.dataset)
-    steps = num_steps(data.num_images, protocol.batch_size) * protocol.epochs
+    steps = num_steps(data.num_images, protocol.batch_size)
     cached = {need.teacher.ref for need in estimate.caches if need.used}
     build = {need.teacher.ref.network for need in estimate.to_build}
     count, total = 0, len(estimate.unknown) + len(build)
@@ -58,7 +58,7 @@ def measure(
             observe(f"{cell.method} {pair if cell.teacher else cell.student}", count / total)
             from_cache = cell.teacher in cached and Wanted.by(cell).cacheable
             step = bench.cached_step(cell) if from_cache else bench.live_step(cell)
-            cells[kind] = median(alternate({"step": step}, rounds, session.device)["step"]) * steps
+            cells[kind] = median(alternate({"step": step}, rounds, session.device)["step"]) * steps * len(cell.epochs)
             count += 1
         if bench.teacher in build - views.keys():
             observe(f"cache of {bench.teacher}", count / total)

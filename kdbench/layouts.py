@@ -211,7 +211,8 @@ def _per_image(own: pd.DataFrame) -> Entry:
     """Forward passes of the teacher for each image and epoch."""
     if own.empty or not own["teacher"].iloc[0]:
         return Entry(MISSING)
-    return Entry(fixed((own["teacher_forwards"] / own["student_views"] * own["views"]).mean(), 0))
+    passes = (own["teacher_forwards"] / own["student_views"] * own["views"]).mean()
+    return Entry(fixed(passes, 0 if float(passes).is_integer() else 1))
 
 
 def _paper_notes(comparison: Comparison, baseline: Row | None, marks: Marks, epoch: Epoch, usual: int) -> list[str]:
@@ -229,11 +230,16 @@ def _paper_notes(comparison: Comparison, baseline: Row | None, marks: Marks, epo
 def _compute_notes(comparison: Comparison) -> list[str]:
     """Who computes more than others."""
     views: dict[int, list[str]] = {}
+    before: dict[int, list[str]] = {}
     asked: dict[bool, list[str]] = {}
     for row in comparison.rows:
         forwards = [result.frame["teacher_forwards"] for result in comparison.results_of(row)]
+        earlier = [result.frame["pretraining_epochs"] for result in comparison.results_of(row)]
         if row.views:
             views.setdefault(row.views, []).append(row.label)
+        longest = max((own.max() for own in earlier if len(own)), default=0)
+        if longest:
+            before.setdefault(int(longest), []).append(row.label)
         if row != comparison.alone and any(map(len, forwards)):
             asked.setdefault(any((own > 0).any() for own in forwards), []).append(row.label)
     lines = []
@@ -241,6 +247,9 @@ def _compute_notes(comparison: Comparison) -> list[str]:
         verb = "trains" if len(views[number]) == 1 else "train"
         others = f"others on {min(views)}"
         lines.append(f"unequal compute: {', '.join(views[number])} {verb} on {number} views of an image, {others}")
+    for number, labels in sorted(before.items()):
+        verb, epochs = "has" if len(labels) == 1 else "have", f"{number} epoch{'s' if number > 1 else ''}"
+        lines.append(f"unequal compute: {', '.join(labels)} {verb} {epochs} of pre-training before those of the others")
     if len(asked) > 1:
         live, cached = ", ".join(asked[True]), ", ".join(asked[False])
         lines.append(f"unequal compute: the teacher was asked live for {live}, and read from a cache for {cached}")

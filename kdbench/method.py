@@ -137,7 +137,7 @@ Loss = Callable[[Outputs, Outputs, Batch], dict[str, Tensor]]
 class Pretraining:
     """What is trained before the protocol's first epoch, by a loss of its own; all else is frozen and in eval mode.
 
-    The teacher gives what the method's ``needs`` name. The optimiser is the protocol's, and a fresh one afterwards.
+    The teacher gives what ``pretraining_needs`` names. The optimiser is the protocol's, and a fresh one afterwards.
     """
 
     loss: Loss
@@ -187,7 +187,7 @@ class Method(nn.Module, abc.ABC):
     def needs(cls, config: Any) -> frozenset[Part]:  # noqa: ARG003
         """Return what the loss reads of the teacher with these settings; narrower than ``teacher_reads`` at times.
 
-        The teacher cache keeps no more than this.
+        The teacher is asked for this alone, and its cache keeps no more.
         """
         return cls.teacher_reads
 
@@ -195,6 +195,18 @@ class Method(nn.Module, abc.ABC):
     def pretraining(cls, config: Any) -> float:  # noqa: ARG003
         """Return the length of pre-training over that of the protocol; 0 for none. It is one epoch at least."""
         return 0.0
+
+    @classmethod
+    def pretraining_needs(cls, config: Any) -> frozenset[Part]:
+        """Return what the loss of pre-training reads of the teacher; by default, what the other one does."""
+        return cls.needs(config)
+
+    @final
+    @classmethod
+    def pretraining_epochs(cls, config: Any, epochs: int) -> int:
+        """Return the number of epochs before the protocol's ``epochs``."""
+        part = cls.pretraining(config)
+        return max(1, round(part * epochs)) if part > 0 else 0
 
     def pretrain(self, student: Net) -> Pretraining:
         """Return what is done before the protocol's first epoch; asked only where ``pretraining`` is above 0."""

@@ -21,6 +21,10 @@ class Counts:
     num_images: int
     """Images an epoch trains on."""
     views_per_image: int
+    student_epochs: int
+    """Epochs, those of pre-training among them, in which the student is run."""
+    teacher_epochs: int
+    """Epochs in which the teacher's outputs are needed."""
     extra_parameters: int
     """Trainable parameters of the method's own."""
     teacher_outputs: str | None
@@ -48,7 +52,7 @@ def make_record(
     Parameters
     ----------
     history
-        One row of metrics for each epoch.
+        One row of metrics for each epoch of the protocol.
     seconds
         Time spent on training and on evaluation. What cells in lockstep share counts for each of them in full, so
         that it is about the time of the cell alone.
@@ -57,7 +61,7 @@ def make_record(
     """
     protocol, last = cell.protocol, history[-1]
     best = max(history, key=lambda row: row["top1"])
-    visited = protocol.epochs * counts.num_images
+    views = counts.num_images * counts.views_per_image
     return {
         "cell": cell.id,
         "protocol": protocol.name,
@@ -85,11 +89,12 @@ def make_record(
         "cost": {
             "train_seconds": seconds["train"],
             "evaluate_seconds": seconds["evaluate"],
-            "images_per_second": visited / seconds["train"],
+            "images_per_second": len(cell.epochs) * counts.num_images / seconds["train"],
             "views_per_image": counts.views_per_image,
-            "student_views": visited * counts.views_per_image,
+            "pretraining_epochs": len(cell.epochs) - protocol.epochs,
+            "student_views": views * counts.student_epochs,
             "teacher_outputs": counts.teacher_outputs,
-            "teacher_forwards": visited * counts.views_per_image if counts.teacher_outputs == "live" else 0,
+            "teacher_forwards": views * counts.teacher_epochs if counts.teacher_outputs == "live" else 0,
             "cells_together": counts.cells_together,
             "compiled": counts.compiled,
             "peak_memory_mb": peak_memory_mb(device),

@@ -20,13 +20,14 @@ from kdbench.data.batches import Batches, DeviceData
 from kdbench.device import Span, autocast, be_deterministic, keep_freed_memory, memory_format
 from kdbench.errors import UserError
 from kdbench.files import write_atomic, write_json
-from kdbench.method import Batch, Setup
+from kdbench.method import Batch, Method, Setup
 from kdbench.metrics import evaluate
-from kdbench.net import Outputs
+from kdbench.net import Net, Outputs, Part
 from kdbench.networks import build_net, predict, save_weights
+from kdbench.phase import Phase, phases_of
 from kdbench.record import Counts, make_record
 from kdbench.registry import load_method, method_source
-from kdbench.runs import METRICS, RECORD, STATE
+from kdbench.runs import METRICS, PRETRAINING, RECORD, STATE
 from kdbench.streams import generator, seeded, stream_seed
 from kdbench.teacher_source import TeacherSource
 from kdbench.teachers import WEIGHTS
@@ -51,7 +52,9 @@ class Progress:
     """Where a running cell is. ``top1`` is the test accuracy after the last whole epoch, in percent."""
 
     epoch: int
+    """Of pre-training, or of the protocol's epochs."""
     epochs: int
+    pretraining: bool
     fraction: float
     top1: float | None
     seconds_left: float | None
@@ -72,7 +75,7 @@ class Diverged(UserError):
 
 @final
 class Run:
-    """One cell in progress. Steps count from 0, epochs from 1.
+    """One cell in progress. Steps count from 0, the protocol's epochs from 1; those of pre-training end with 0.
 
     Parameters
     ----------
@@ -101,22 +104,22 @@ class Run:
         self.permit = permit
         self.data: DeviceData = batches.data
         dataset, teacher = self.data.dataset, source.teacher if source else None
-        self.student = build_net(cell.student, protocol, dataset, seed=cell.seed, purpose="student")
+        student = build_net(cell.student, protocol, dataset, seed=cell.seed, purpose="student")
         kind = load_method(cell.method)
         setup = Setup(
-            student=self.student,
+            student=student,
             teacher=teacher.net if teacher else None,
             labels=dataset.train_labels,
             epochs=protocol.epochs,
             steps_per_epoch=batches.steps,
         )
         self.plan = kind.views(cell.settings.config)
-        self.needs = kind.needs(cell.settings.config)
         self.group = source, self.plan
         try:
             batches.add(self.plan)
             with seeded(cell.seed, "init", "method"):
                 self.method = kind(cell.settings.config, setup)
+                self.student = self.method.wrap(setup)
         except ValueError as error:
             raise UserError(f"{cell} cannot run: {error}") from None
         for module in (self.student, self.method):
@@ -124,22 +127,12 @@ class Run:
         compiled = options.compile and device.type != "cuda"
         self._student = torch.compile(self.student, dynamic=False) if compiled else self.student
         self.generator = generator(cell.seed, "method", device=device)
-        self.parameters = [p for m in (self.student, self.method) for p in m.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.SGD(
-            self.parameters,
-            lr=protocol.rate(cell.student, 1),
-            momentum=protocol.momentum,
-            weight_decay=protocol.weight_decay,
-            nesterov=protocol.nesterov,
-            fused=True,
-        )
-        # A first step that overflows in fp16 is left out, and the fused optimiser would go on from a momentum that
-        # nobody has set.
-        for parameter in self.parameters:
-            self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        self.extra_parameters = count_extra_parameters(student, self.student, self.method)
+        self.phases = phases_of(cell, self.method, self.student)
+        self.go_to(cell.epochs.start)
         self.scaler = torch.amp.GradScaler(device.type, enabled=protocol.precision == "fp16")
-        self.epoch, self.step = 1, 0
         self.history: list[dict[str, Any]] = []
+        self.history_before: list[dict[str, Any]] = []
         self.seconds = {"train": 0.0, "evaluate": 0.0}
         self.sums: dict[str, float] = {}
         self.pending: list[Tensor] = []
@@ -156,14 +149,34 @@ class Run:
     @property
     def done(self) -> bool:
         """Whether every epoch is over."""
-        return self.epoch > self.cell.protocol.epochs
+        return self.epoch not in self.cell.epochs
+
+    def go_to(self, epoch: int, step: int = 0) -> None:
+        """Stand at a step of an epoch, with a fresh optimiser of its phase."""
+        self.epoch, self.step = epoch, step
+        self.phase: Phase = self.phases[0 if epoch < 1 else -1]
+        self.optimizer = self.phase.optimizer(self.cell.protocol)
+
+    @property
+    def needs(self) -> frozenset[Part]:
+        """What is read of the teacher at this time."""
+        return self.phase.needs
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """What is trained at this time."""
+        return self.phase.parameters
+
+    @property
+    def number(self) -> int:
+        """Number of the epoch in its phase, from 1."""
+        return self.phase.number(self.epoch)
 
     def begin_epoch(self) -> None:
-        """Set the epoch's learning rate and training mode."""
+        """Set the epoch's learning rate and what is in training mode."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.cell.protocol.rate(self.cell.student, self.epoch)
-        self.student.train()
-        self.method.train()
+            group["lr"] = self.phase.rate(self.number)
+        self.phase.set_modes()
 
     def open_streams(self) -> None:
         """Set the random streams to the beginning of the step."""
@@ -180,11 +193,12 @@ class Run:
         teacher
             The parts that the method needs, of these views.
         """
-        protocol = self.cell.protocol
-        batch = Batch(images, self.data.labels[index], index, self.epoch, protocol.epochs, self.generator)
-        with autocast(self.options.device, protocol.precision):
-            student = self._student(images, self.method.student_reads)
-            terms = self.method.loss(student, teacher, batch)
+        phase = self.phase
+        batch = Batch(images, self.data.labels[index], index, self.number, phase.epochs, self.generator)
+        with autocast(self.options.device, self.cell.protocol.precision):
+            reads = phase.student_reads
+            student = self._student(images, reads) if reads else Outputs("student")
+            terms = phase.loss(student, teacher, batch)
         values = torch.stack([v.float() for v in terms.values()])
         self.terms = tuple(terms)
         self.optimizer.zero_grad(set_to_none=True)
@@ -223,31 +237,41 @@ class Run:
         """Say at which step of the epoch, and with which values, training broke down."""
         terms = {name: f"{value:g}" for name, value in values.items()}
         listed = ", ".join(f"{name} = {value}" for name, value in terms.items())
+        where = f"pre-training, epoch {self.number}," if self.epoch < 1 else f"epoch {self.epoch}"
         raise Diverged(
-            f"{self.cell} failed: diverged in epoch {self.epoch} at step {step} ({listed}); its last good state "
+            f"{self.cell} failed: diverged in {where} at step {step} ({listed}); its last good state "
             f"is kept in {self.folder}. Try smaller loss weights with --set, or fp32",
             {"epoch": self.epoch, "step": step, "terms": terms},
         )
 
     def end_epoch(self) -> None:
-        """Evaluate, write the epoch's line of metrics and move to the next epoch.
+        """Evaluate, write the epoch's line of metrics and move to the next epoch; pre-training is not evaluated.
 
         Raises
         ------
         Diverged
             The weights are finite, but the student's logits are not.
         """
-        started = time.monotonic()
-        row: dict[str, Any] = {"epoch": self.epoch, "lr": self.optimizer.param_groups[0]["lr"]}
+        row: dict[str, Any] = {"epoch": self.number, "lr": self.optimizer.param_groups[0]["lr"]}
         row |= {f"loss/{name}": total / self.batches.steps for name, total in self.sums.items()}
-        metrics = self.evaluate()
-        if not all(map(math.isfinite, metrics.values())):
-            self._diverged(self.step, metrics)
-        row |= metrics
-        self.seconds["evaluate"] += time.monotonic() - started
-        self.history.append(row)
-        write_atomic(self.folder / METRICS, "".join(f"{json.dumps(row)}\n" for row in self.history), permit=self.permit)
-        self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
+        if self.epoch < 1:
+            self._note(row, self.history_before, PRETRAINING)
+        else:
+            started = time.monotonic()
+            metrics = self.evaluate()
+            if not all(map(math.isfinite, metrics.values())):
+                self._diverged(self.step, metrics)
+            self.seconds["evaluate"] += time.monotonic() - started
+            self._note(row | metrics, self.history, METRICS)
+        self.sums = {}
+        if self.epoch == 0:
+            self.go_to(1)
+        else:
+            self.epoch, self.step = self.epoch + 1, 0
+
+    def _note(self, row: dict[str, Any], history: list[dict[str, Any]], name: str) -> None:
+        history.append(row)
+        write_atomic(self.folder / name, "".join(f"{json.dumps(row)}\n" for row in history), permit=self.permit)
 
     def evaluate(self) -> dict[str, float]:
         """Metrics of the student on the test set."""
@@ -267,6 +291,7 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "history": self.history,
+            "history_before": self.history_before,
             "sums": self.sums,
             "seconds": self.seconds,
         }
@@ -293,10 +318,11 @@ class Run:
                 )
             self.student.backbone.load_state_dict(state["student"])
             self.method.load_state_dict(state["method"])
-            self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
-            self.epoch, self.step = state["epoch"], state["step"]
+            self.go_to(state["epoch"], state["step"])
+            self.optimizer.load_state_dict(state["optimizer"])
             self.history, self.sums, self.seconds = state["history"], state["sums"], state["seconds"]
+            self.history_before = state["history_before"]
         self._start = (time.monotonic(), self.fraction)
 
     def finish(self) -> dict[str, Any]:
@@ -305,7 +331,9 @@ class Run:
         counts = Counts(
             num_images=min(self.batches.num_images, self.batches.steps * self.cell.protocol.batch_size),
             views_per_image=self.plan.num_views,
-            extra_parameters=sum(p.numel() for p in self.method.parameters() if p.requires_grad),
+            student_epochs=sum(phase.epochs for phase in self.phases if phase.student_reads),
+            teacher_epochs=sum(phase.epochs for phase in self.phases if phase.needs),
+            extra_parameters=self.extra_parameters,
             teacher_outputs=self.source.kind if self.source else None,
             cells_together=self.together,
             compiled=self.options.compile,
@@ -322,13 +350,21 @@ class Run:
     @property
     def fraction(self) -> float:
         """The part of training that is done."""
-        return (self.epoch - 1 + self.step / self.batches.steps) / self.cell.protocol.epochs
+        epochs = self.cell.epochs
+        return (self.epoch - epochs.start + self.step / self.batches.steps) / len(epochs)
 
     def progress(self) -> Progress:
         """Where the run is, and how long the rest will take at the speed since it was started."""
         started, before = self._start
         done = self.fraction - before
         left = (time.monotonic() - started) / done * (1 - self.fraction) if done > 0 else None
-        epochs = self.cell.protocol.epochs
         top1 = self.history[-1]["top1"] if self.history else None
-        return Progress(min(self.epoch, epochs), epochs, self.fraction, top1, left)
+        epochs = self.phase.epochs
+        return Progress(min(self.number, epochs), epochs, self.epoch < 1, self.fraction, top1, left)
+
+
+def count_extra_parameters(student: Net, made: Net, method: Method) -> int:
+    """Number of trainable parameters beyond the student's own."""
+    own = {id(parameter) for parameter in student.parameters()}
+    found = {id(p): p for module in (made, method) for p in module.parameters() if p.requires_grad}
+    return sum(parameter.numel() for key, parameter in found.items() if key not in own)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kdbench.cell import Cell
 
 RECORD, FAILURE, STATE, CONFIG = "record.json", "failed.json", "state", "config.toml"
-METRICS = "metrics.jsonl"
+METRICS, PRETRAINING = "metrics.jsonl", "pretraining.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +184,7 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any] | str:
             "train_seconds": _number(cost["train_seconds"]),
             "teacher_forwards": int(cost["teacher_forwards"]),
             "student_views": int(cost["student_views"]),
+            "pretraining_epochs": int(cost.get("pretraining_epochs", 0)),
             "extra_parameters": int(cost["extra_parameters"]),
             "device": sys.intern(made["device"]),
             "commit": sys.intern(f"{(made['commit'] or 'unknown')[:8]}{'+' if made['dirty'] else ''}"),

@@ -18,6 +18,7 @@ from kdbench.models import NETWORKS
 from kdbench.networks import build_net
 from kdbench.protocol import Protocol, load_protocol, named_pairs, protocol_names, usual_pairs
 from kdbench.registry import load_method, load_recipes, method_name, method_names, method_source, resolve_settings
+from kdbench.run import count_extra_parameters
 
 Rows = list[dict[str, Any]]
 
@@ -75,11 +76,12 @@ def _extra_parameters(name: str, protocol: Protocol, setup: Setup) -> tuple[str,
     try:
         config = resolve_settings(name, dataset=protocol.dataset, teacher=teacher, student=student).config
         method = load_method(name)(config, setup)
+        made = method.wrap(setup)
     except ValueError as error:
         return "refused", str(error)
     except Exception as error:
         return "fails", method_source(name).place_of(error)
-    return f"{sum(p.numel() for p in method.parameters() if p.requires_grad):,}", ""
+    return f"{count_extra_parameters(setup.student, made, method):,}", ""
 
 
 def networks() -> Rows:

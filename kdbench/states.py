@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from kdbench.cell import Cell
 from kdbench.claims import CLAIM_PREFIX, Holder, Scheduler, holder_of, living
 from kdbench.files import read_object
-from kdbench.runs import CONFIG, FAILURE, METRICS, RECORD, STATE
+from kdbench.runs import CONFIG, FAILURE, METRICS, PRETRAINING, RECORD, STATE
 
 
 class State(StrEnum):
@@ -131,8 +132,16 @@ def _failure(folder: Path) -> str:
 def _progress(status: Status) -> str:
     """How far an unfinished cell is."""
     try:
-        lines = (status.folder / METRICS).read_text(encoding="utf-8").splitlines()
-        row = json.loads(lines[-1])
+        row = _last_line(status.folder / METRICS)
         return f"epoch {row['epoch']}/{status.cell.protocol.epochs}, {row['top1']:.2f} %; "
     except (OSError, ValueError, LookupError, TypeError):
+        pass
+    try:
+        return f"pre-training, epoch {_last_line(status.folder / PRETRAINING)['epoch']}; "
+    except (OSError, ValueError, LookupError, TypeError):
         return ""
+
+
+def _last_line(path: Path) -> dict[str, Any]:
+    """The last line of a file of metrics."""
+    return json.loads(path.read_text(encoding="utf-8").splitlines()[-1])  # type: ignore[no-any-return]

@@ -51,24 +51,26 @@ class Wanted:
     seed: int
     plan: ViewPlan
     parts: frozenset[Part]
+    epochs: range
 
     @classmethod
     def by(cls, cell: Cell) -> Wanted:
         """What a cell wants."""
         kind, config = load_method(cell.method), cell.settings.config
-        return cls(cell.seed, kind.views(config), kind.needs(config))
+        before = kind.pretraining_needs(config) if cell.epochs.start < 1 else frozenset()
+        return cls(cell.seed, kind.views(config), kind.needs(config) | before, cell.epochs)
 
     @property
     def cacheable(self) -> bool:
         """Whether a cache keeps all of it."""
-        return self.parts <= STORED
+        return self.parts <= STORED and not self.plan.num_strong
 
 
-def visited(wanted: Sequence[Wanted], data: DeviceData, epochs: int) -> Pairs:
-    """Return all pairs of image and view that are visited in so many epochs, ascending."""
+def visited(wanted: Sequence[Wanted], data: DeviceData) -> Pairs:
+    """Return all pairs of image and view that are visited, ascending."""
     visits = Visits(len(data.labels), data.images.augmentation)
-    for seed, plan in dict.fromkeys((one.seed, one.plan) for one in wanted):
-        visits.add(seed, range(1, epochs + 1), plan)
+    for seed, plan, epochs in dict.fromkeys((one.seed, one.plan, one.epochs) for one in wanted):
+        visits.add(seed, epochs, plan)
     return visits.pairs()
 
 
@@ -92,7 +94,7 @@ class Demand:
         """
         cache = session.teacher_cache(card)
         cache.refresh()  # other processes may have added to it
-        pairs = visited(wanted, session.device_data, session.protocol.epochs)
+        pairs = visited(wanted, session.device_data)
         parts: set[Part] = {part for one in wanted for part in one.parts}
         return cls(card, cache, pairs, tuple(sorted(parts)))
 
@@ -230,9 +232,13 @@ class Sources:
         ids = {cell.id for cell in kept}
         for group in self._groups:
             here = [cell for cell in own if cell in group]
-            anyway = {Wanted.by(cell).plan for cell in here if cell.id not in ids}
-            total += sum(p.num_views for p in {Wanted.by(c).plan for c in here if c.id in ids} - anyway)
-        return total * len(session.dataset.train_labels) * session.protocol.epochs
+            ours: set[tuple[ViewPlan, int]] = set()
+            others: set[tuple[ViewPlan, int]] = set()
+            for cell in here:
+                visits = ours if cell.id in ids else others
+                visits |= {(Wanted.by(cell).plan, epoch) for epoch in cell.epochs}
+            total += sum(plan.num_views for plan, _ in ours - others)
+        return total * len(session.dataset.train_labels)
 
 
 def _begun(folder: Path) -> Kind | None:

@@ -182,10 +182,6 @@ class Lockstep:
         for run in runs:
             run.together = len(runs)
         self.readers: dict[Group, Reader] = {}
-        for source, plan in {run.group for run in runs}:
-            if source:
-                needs: frozenset[Part] = frozenset().union(*(r.needs for r in runs if r.group == (source, plan)))
-                self.readers[source, plan] = source.reader(batches, plan, needs)
         self._saved = self._observed = time.monotonic()
         self.graphs = StepGraphs(self) if options.compile and options.device.type == "cuda" else None
 
@@ -210,6 +206,7 @@ class Lockstep:
         self.batches.begin(epoch)
         for run in behind:
             run.begin_epoch()
+        self.open_readers(behind)
         for step in range(min(run.step for run in behind), self.batches.steps):
             joined = [run for run in self._still(behind) if run.step == step]
             if not joined:
@@ -230,6 +227,17 @@ class Lockstep:
                     self._interrupt(epoch, step + 1, stop.signum)
         if self.graphs:
             self.graphs.drop()
+
+    def open_readers(self, runs: list[Run]) -> None:
+        """Let runs be given what they need of their teachers from now on."""
+        needs: dict[Group, frozenset[Part]] = {}
+        for run in runs:
+            needs[run.group] = needs.get(run.group, frozenset()) | run.needs
+        self.readers = {
+            (source, plan): source.reader(self.batches, plan, parts)
+            for (source, plan), parts in needs.items()
+            if source
+        }
 
     def tick(self, step: int, joined: list[Run]) -> None:
         """Do one step of the runs that are there."""
@@ -271,7 +279,7 @@ class Lockstep:
         images: dict[ViewPlan, tuple[Tensor, Span]] = {}
         for plan, views in ids.items():
             with Span(device) as span:
-                images[plan] = self.batches.data.images.augment(index, views), span
+                images[plan] = self.batches.images(index, views, plan), span
         shared = {}
         for group, (known, looking) in looked_up.items():
             _, plan = group
@@ -299,5 +307,5 @@ class Lockstep:
         if left:
             names = str(left[0].cell) if len(left) == 1 else f"{len(left)} cells"
             verb = "is" if len(left) == 1 else "are"
-            where = f"saved in epoch {epoch} after step {step}"
+            where = f"saved in {f'epoch {epoch}' if epoch > 0 else 'pre-training'} after step {step}"
             raise Interrupted(f"{names} {verb} {where}: type the same command to go on", signum)

@@ -94,11 +94,12 @@ def make_source(network: str, protocol: Protocol, dataset: Dataset) -> TeacherSo
 
 
 def steps(run: Run, num: int) -> None:
-    """Do so many steps of the first epoch; what goes wrong is raised."""
+    """Do so many steps of the epoch that a run is in; what goes wrong is raised."""
     outcomes = Outcomes([run.cell])
     lockstep = Lockstep([run], run.batches, outcomes, run.options)
-    run.batches.begin(1)
+    run.batches.begin(run.epoch)
     run.begin_epoch()
+    lockstep.open_readers([run])
     for _ in range(num):
         lockstep.tick(run.step, [run])
         if outcomes.has(run.cell):

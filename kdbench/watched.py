@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -34,10 +34,11 @@ def remembered(run: Run) -> str:
 
 
 def trained(run: Run) -> dict[str, nn.Parameter]:
-    """What is trained, by name."""
+    """What is trained in some phase, by name."""
+    ids = {id(parameter) for phase in run.phases for parameter in phase.parameters}
     modules = {"student": run.student, "method": run.method}
     found = {f"{m}.{name}": p for m, module in modules.items() for name, p in module.named_parameters()}
-    return {name: parameter for name, parameter in found.items() if parameter.requires_grad}
+    return {name: parameter for name, parameter in found.items() if id(parameter) in ids}
 
 
 def places(run: Run) -> dict[str, int]:
@@ -53,11 +54,13 @@ class Refused(Exception):
 @final
 @dataclass
 class Epoch:
-    """What was seen in an epoch of one run."""
+    """What was seen in the first epoch of one phase."""
 
     run: Run
-    student: str
-    """Hash of the student's first weights."""
+    number: int
+    """As a run counts its epochs: below 1 in pre-training."""
+    student: dict[str, Tensor]
+    """The student's first state."""
     places: tuple[dict[str, int], dict[str, int]]
     """After the first step and after the last."""
     teacher: tuple[str, str]
@@ -93,7 +96,7 @@ class Trial:
     def __init__(self, method: str, pair: str, folder: Path, settings: dict[str, Any] | None = None) -> None:
         self.method, self.pair, self.folder, self.settings = method, pair, folder, settings or {}
         self.dataset = from_arrays("generated", tiny_arrays())
-        self._epoch: Epoch | Exception | None = None
+        self._epochs: list[Epoch] | Exception | None = None
 
     def run(self, seed: int = 1, **changes: Any) -> Run:
         """Build a run at its beginning, under a protocol with some changes.
@@ -113,41 +116,56 @@ class Trial:
         except UserError as error:
             raise Refused(str(error.__context__ or error)) from None
 
+    def runs(self, **changes: Any) -> Iterator[Run]:
+        """Build a run for each phase at the beginning of that phase: pre-training, if there is some, and the rest."""
+        run = self.run(**changes)
+        before = run.epoch < 1
+        yield run
+        if before:
+            run = self.run(**changes)
+            run.go_to(1)
+            yield run
+
     @property
-    def epoch(self) -> Epoch:
-        """One whole epoch, watched. What goes wrong in it is raised whenever it is asked for."""
-        if self._epoch is None:
+    def epochs(self) -> list[Epoch]:
+        """The first epoch of each phase, watched. What goes wrong in them is raised whenever they are asked for."""
+        if self._epochs is None:
             try:
-                self._epoch = _watch(self.run())
+                self._epochs = [_watch(run) for run in self.runs()]
             except Exception as error:
-                self._epoch = error
-        if isinstance(self._epoch, Exception):
-            raise self._epoch
-        return self._epoch
+                self._epochs = error
+        if isinstance(self._epochs, Exception):
+            raise self._epochs
+        return self._epochs
 
     @cached_property
-    def halves(self) -> tuple[Run, Run, str]:
-        """Two runs of the same cell: one saved after a step, one that goes on from there; what the second was then."""
-        first = self.run()
-        steps(first, 1)
-        with contextlib.suppress(Diverged):  # what is not finite is another check's to say
-            first.drain()
-        first.save()
-        second = self.run()
-        second.resume()
-        return first, second, remembered(second)
+    def halves(self) -> list[Halves]:
+        """Of each phase, an epoch that is interrupted after its first step."""
+        found = []
+        for first, second in zip(self.runs(), self.runs(), strict=True):
+            steps(first, 1)
+            with contextlib.suppress(Diverged):  # what is not finite is another check's to say
+                first.drain()
+            first.save()
+            second.resume()
+            found.append(Halves(first, second, remembered(second)))
+        return found
 
     @cached_property
-    def ended(self) -> str:
-        """What is trained and remembered at the end of an epoch that was interrupted after its first step."""
-        _, second, _ = self.halves
-        steps(second, NUM_STEPS - 1)
-        return remembered(second)
-
-    @cached_property
-    def elsewhere(self) -> str:
-        """What is trained and remembered after the first step in another process."""
+    def elsewhere(self) -> list[str]:
+        """What is trained and remembered after the first step of each phase in another process."""
         return first_steps_elsewhere([(self.method, self.pair, self.settings)])[0]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Halves:
+    """Two runs of one cell: one that was saved after a step, and one that goes on from there."""
+
+    first: Run
+    second: Run
+    restored: str
+    """What the second remembered to begin with."""
 
 
 def _watch(run: Run) -> Epoch:
@@ -158,7 +176,8 @@ def _watch(run: Run) -> Epoch:
     def weights() -> str:
         return "".join(weights_hash(net.state_dict()) for net in (frozen, live) if net)
 
-    epoch = Epoch(run, weights_hash(run.student.state_dict()), ({}, {}), (weights(), ""))
+    begun = {name: value.clone() for name, value in run.student.backbone.state_dict().items()}
+    epoch = Epoch(run, run.epoch, begun, ({}, {}), (weights(), ""))
 
     def update(images: Tensor, index: Tensor, teacher: Outputs) -> Tensor:
         nonlocal inside
@@ -202,8 +221,8 @@ def _parts(outputs: Outputs) -> dict[str, Tensor]:
     return found
 
 
-def first_steps_elsewhere(cells: Sequence[tuple[str, str, dict[str, Any]]]) -> list[str]:
-    """Do the first step of methods on pairs with settings in another process; return what each then remembers.
+def first_steps_elsewhere(cells: Sequence[tuple[str, str, dict[str, Any]]]) -> list[list[str]]:
+    """Do the first step of each phase of methods on pairs, with settings, in another process; return what is left.
 
     Raises
     ------
@@ -221,18 +240,19 @@ def first_steps_elsewhere(cells: Sequence[tuple[str, str, dict[str, Any]]]) -> l
     )
     if done.returncode:
         raise RuntimeError((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
-    found: list[str] = json.loads(done.stdout.splitlines()[-1])
+    found: list[list[str]] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
 def _main(words: str) -> None:
     threads, cells = json.loads(words)
     torch.set_num_threads(threads)
-    found = []
+    found: list[list[str]] = []
     for method, pair, settings in cells:
-        run = Trial(method, pair, Path(os.devnull), settings).run()
-        steps(run, 1)
-        found.append(remembered(run))
+        found.append([])
+        for run in Trial(method, pair, Path(os.devnull), settings).runs():
+            steps(run, 1)
+            found[-1].append(remembered(run))
     sys.stdout.write(f"\n{json.dumps(found)}\n")
 
 

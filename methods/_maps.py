@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 from torch.nn import functional
 
@@ -35,8 +37,14 @@ def matched(student: Outputs, teacher: Outputs, num: int) -> list[tuple[Tensor, 
 def to_smaller_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Maps ``(B, C, H, W)`` of two networks at one size: the larger ones are average-pooled to the smaller."""
     size = (min(first.shape[2], second.shape[2]), min(first.shape[3], second.shape[3]))
-    return _pooled_to(first, size), _pooled_to(second, size)
+    return pooled_to(first, size), pooled_to(second, size)
 
 
-def _pooled_to(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    return maps if maps.shape[2:] == size else functional.adaptive_avg_pool2d(maps, size)
+def pooled_to(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps ``(B, C, H, W)`` average-pooled to a size, as they are if they have it."""
+    height, width = size
+    (rows, more_rows), (columns, more_columns) = divmod(maps.shape[2], height), divmod(maps.shape[3], width)
+    if more_rows or more_columns:
+        return functional.adaptive_avg_pool2d(maps, (height, width))
+    # On CUDA its gradient, unlike that of the other, is the same each time.
+    return maps if (rows, columns) == (1, 1) else functional.avg_pool2d(maps, (rows, columns))

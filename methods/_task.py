@@ -1,4 +1,7 @@
-"""What most methods have beside their own loss: the cross entropy, and KD's divergence where a weight is given."""
+"""What most methods have beside their own loss: the cross entropy, and KD's divergence where a weight is given.
+
+And what those share that train something of theirs before the protocol's first epoch.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ from typing import final
 
 from torch import Tensor
 
-from kdbench.method import Batch, Method
-from kdbench.net import Outputs, Part
+from kdbench.method import Batch, Method, Pretraining
+from kdbench.net import Net, Outputs, Part
 
 from .ce import check_settings, cross_entropy
 from .kd import kl_per_image
@@ -39,8 +42,9 @@ class TaskMethod(Method, abc.ABC):
 
     @classmethod
     def needs(cls, config: Config) -> frozenset[Part]:
-        """Return what the method's own terms read, and the logits for the divergence alone."""
-        return cls.teacher_reads if config.kd_weight > 0 else cls.own_needs(config)
+        """Return what the method's own terms read, and the logits for the divergence."""
+        own = cls.own_needs(config)
+        return own | {"logits"} if config.kd_weight > 0 else own
 
     @classmethod
     def own_needs(cls, config: Config) -> frozenset[Part]:  # noqa: ARG003
@@ -61,3 +65,44 @@ class TaskMethod(Method, abc.ABC):
             kl = kl_per_image(student.logits[plain], teacher.logits[plain], config.kd_temperature)
             terms["kd"] = config.kd_weight * kl.mean()
         return terms | self.distill(student, teacher, batch)
+
+
+class PretrainedMethod(TaskMethod, abc.ABC):
+    """A method with pre-training, of which nothing is left afterwards unless said otherwise."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config(TaskMethod.Config):
+        """Length of pre-training."""
+
+        init_fraction: float = 30 / 240
+        """Length of pre-training over that of the protocol; the reference's 30 of 240 epochs."""
+
+        def __post_init__(self) -> None:
+            TaskMethod.Config.__post_init__(self)
+            check_settings(self, positive=("init_fraction",))
+
+    config: Config
+
+    @final
+    @classmethod
+    def pretraining(cls, config: Config) -> float:
+        """Return the length of pre-training over that of the protocol."""
+        return config.init_fraction
+
+    @classmethod
+    def pretraining_needs(cls, config: Config) -> frozenset[Part]:  # noqa: ARG003
+        """Return all that the teacher gives but its logits."""
+        return cls.teacher_reads - {"logits"}
+
+    @classmethod
+    def own_needs(cls, config: TaskMethod.Config) -> frozenset[Part]:  # noqa: ARG003
+        """Return nothing."""
+        return frozenset()
+
+    @abc.abstractmethod
+    def pretrain(self, student: Net) -> Pretraining:
+        """Return what is trained before the protocol's first epoch."""
+
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
+        """Return nothing."""
+        return {}

@@ -2,9 +2,9 @@
 
 Romero, Ballas, Kahou, Chassang, Gatta, Bengio; ICLR 2015; arXiv 1412.6550.
 A middle stage of the student, through a convolutional regressor, predicts the teacher's map at the same stage. The
-paper trains student and regressor on this hint alone before it distils. Here, as in RepDistiller and mdistiller,
-whose numbers the tables print, the hint stands beside the cross entropy from the first step on, and the regressor
-has a batch norm and a ReLU.
+paper trains student and regressor on this hint alone before it distils (``init_fraction``). By default, as in
+RepDistiller and mdistiller, whose numbers the tables print, the hint stands beside the cross entropy from the first
+step on. The regressor has a batch norm and a ReLU, as there.
 
 Legend: ``B`` images; maps ``(B, C, H, W)``.
 """
@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from kdbench.method import Batch, Setup
-from kdbench.net import Outputs, Part
+from kdbench.method import Batch, Pretraining, Setup, later
+from kdbench.net import Net, Outputs, Part
 
-from ._connectors import check_norm_input
+from ._connectors import SizingConnector
 from ._maps import to_smaller_size
 from ._task import TaskMethod
 from .ce import at_least_float32, check_settings
@@ -30,38 +30,6 @@ from .ce import at_least_float32, check_settings
 def hint_loss(regressed: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared error of maps ``(B, C, H, W)`` over all elements; of two sizes the smaller one is taken."""
     return functional.mse_loss(*to_smaller_size(at_least_float32(regressed), at_least_float32(teacher)))
-
-
-def sizing_conv(student: tuple[int, int, int], teacher: tuple[int, int, int]) -> nn.Module:
-    """Convolution from a student's map to the teacher's channels and, where it can, size; shapes are ``(C, H, W)``.
-
-    A student of twice the size is halved and one of half the size doubled; one that is larger otherwise meets a
-    kernel that leaves the teacher's size. One that is smaller otherwise keeps its size.
-    """
-    (channels, height, width), (out_channels, rows, columns) = student, teacher
-    if (height, width) == (2 * rows, 2 * columns):
-        return nn.Conv2d(channels, out_channels, 3, stride=2, padding=1)
-    if (2 * height, 2 * width) == (rows, columns):
-        return nn.ConvTranspose2d(channels, out_channels, 4, stride=2, padding=1)
-    if height >= rows and width >= columns:
-        return nn.Conv2d(channels, out_channels, (1 + height - rows, 1 + width - columns))
-    return nn.Conv2d(channels, out_channels, 3, padding=1)
-
-
-@final
-class Regressor(nn.Module):
-    """Convolution to the teacher's shape, batch norm and ReLU."""
-
-    def __init__(self, student: tuple[int, int, int], teacher: tuple[int, int, int]) -> None:
-        super().__init__()
-        self.conv = sizing_conv(student, teacher)
-        self.bn = nn.BatchNorm2d(teacher[0])
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Return the teacher-like map."""
-        maps = self.conv(maps)
-        check_norm_input(maps, "FitNet", training=self.training)
-        return torch.relu(self.bn(maps))
 
 
 @final
@@ -75,7 +43,8 @@ class FitNet(TaskMethod):
     student_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "stages"})
     teacher_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "stages"})
     DEVIATIONS = (
-        "hint and cross entropy are trained together, as in RepDistiller and mdistiller; the paper has the hint first",
+        "hint and cross entropy are trained together, as in RepDistiller and mdistiller; the paper has the hint first, "
+        "which is init_fraction > 0, and distils the logits then: kd_weight",
         "a student map that is smaller by another factor than 2 keeps its size and the teacher's is pooled to it, as "
         "in the SimKD repository; RepDistiller refuses such pairs",
         "the teacher is as it was trained; mdistiller, to find shapes, runs it once over noise in training mode, which "
@@ -90,10 +59,12 @@ class FitNet(TaskMethod):
         """Weight of the mean squared error."""
         hint_stage: int = 2
         """Stage that gives the hint in both networks, counted from 1 without the stem: RepDistiller's hint layer."""
+        init_fraction: float = later(0.0)
+        """Length of a pre-training on the hint alone over that of the protocol; above 0 there is no hint afterwards."""
 
         def __post_init__(self) -> None:
             TaskMethod.Config.__post_init__(self)
-            check_settings(self, non_negative=("hint_weight",), positive=("hint_stage",))
+            check_settings(self, non_negative=("hint_weight", "init_fraction"), positive=("hint_stage",))
 
     config: Config
 
@@ -106,12 +77,38 @@ class FitNet(TaskMethod):
                     f"FitNet compares stage {stage} of both networks, but {net.name} has {len(net.shapes)}: set "
                     "hint_stage to one that both have, or choose another network"
                 )
-        self.regressor = Regressor(setup.student.shapes[stage - 1], setup.teacher.shapes[stage - 1])
+        self.regressor = SizingConnector(setup.student.shapes[stage - 1], setup.teacher.shapes[stage - 1], "FitNet")
 
-    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
+    @classmethod
+    def own_needs(cls, config: Any) -> frozenset[Part]:
+        """Return the stages, unless the hint was trained before."""
+        return frozenset() if config.init_fraction else cls.pretraining_needs(config)
+
+    @classmethod
+    def pretraining_needs(cls, config: Any) -> frozenset[Part]:  # noqa: ARG003
+        """Return the stages."""
+        return frozenset({"stages"})
+
+    @classmethod
+    def pretraining(cls, config: Config) -> float:
+        """Return ``init_fraction``."""
+        return config.init_fraction
+
+    def pretrain(self, student: Net) -> Pretraining:
+        """Train the regressor, and the student up to the stage of the hint, which is as far as the loss reaches."""
+        regressor = (self.regressor,)
+        reads: frozenset[Part] = frozenset({"stages"})
+        return Pretraining(loss=self.hint, train=(*regressor, student), freeze=regressor, student_reads=reads)
+
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Return the weighted hint, unless it was trained before."""
+        return {} if self.config.init_fraction else self.hint(student, teacher, batch)
+
+    def hint(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
         """Return the weighted hint."""
         at = self.config.hint_stage - 1
-        return {"hint": self.config.hint_weight * hint_loss(self.regressor(student.stages[at]), teacher.stages[at])}
+        regressed = torch.relu(self.regressor(student.stages[at]))
+        return {"hint": self.config.hint_weight * hint_loss(regressed, teacher.stages[at])}
 
 
 METHOD = FitNet

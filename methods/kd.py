@@ -24,7 +24,7 @@ from kdbench.net import Outputs, Part
 from .ce import at_least_float32, check_settings, cross_entropy
 
 
-def kl_per_image(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+def kl_per_image(student: Tensor, teacher: Tensor, temperature: float | Tensor) -> Tensor:
     """``temperature**2 * KL(teacher || student)`` of each image in nats, ``(B,)``, from logits ``(B, K)``."""
     log_student = functional.log_softmax(at_least_float32(student) / temperature, dim=1)
     log_teacher = functional.log_softmax(at_least_float32(teacher) / temperature, dim=1)

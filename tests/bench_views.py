@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from kdbench.data.strong import strongly_augmented
 from kdbench.data.views import Augmentation, ResidentImages, order, views
 from kdbench.method import PLAIN, ViewPlan
 
@@ -23,3 +24,9 @@ def test_an_epoch_of_cifar_in_batches_of_64(benchmark: Any, plan: ViewPlan) -> N
             resident.augment(index, chosen[:, index])
 
     benchmark.pedantic(epoch, rounds=3, warmup_rounds=1)
+
+
+def test_an_epoch_of_cifar_strongly_augmented_at_once(benchmark: Any) -> None:
+    images = torch.randint(256, (50_000, 3, 32, 32), dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(0)
+    benchmark.pedantic(strongly_augmented, (images, generator), rounds=3, warmup_rounds=1)

@@ -41,6 +41,13 @@ METHODS: dict[str, dict[str, Any]] = {
     "ofd": {},
     "srrl": {},
     "ickd": {},
+    "ab": {},
+    "fsp": {},
+    "ft": {},
+    "sskd": {},
+    "ctkd": {},
+    "mlld": {},
+    "simkd": {},
 }
 # What a method says of a pair, or in a check, that it cannot work on; other tests of it on that pair are skipped.
 REFUSED = {
@@ -51,6 +58,11 @@ REFUSED = {
     ("fitnet", "vit>cnn"): "compares stage 2 of both networks",
     ("ofd", "timm"): "batch norm before the last ReLU",
     ("ofd", "vit>cnn"): "batch norm before the last ReLU",
+    ("simkd", "vit>cnn"): "layers between the two",
+    ("ab", "timm"): "maps before the last ReLU",
+    ("ab", "vit>cnn"): "maps before the last ReLU",
+    ("fsp", "timm"): "equally many channels",
+    ("fsp", "vit>cnn"): "equally many channels",
 }
 
 Typed = Callable[..., tuple[int, str, str]]

@@ -14,17 +14,26 @@ from kdbench.net import Backbone, Features, Net
 class StubBackbone(Backbone):
     """Gives maps of chosen shapes, filled from the images' means, and a linear classifier."""
 
-    def __init__(self, width: int, num_classes: int, shapes: Sequence[tuple[int, int, int]], preact: bool):
+    def __init__(
+        self,
+        width: int,
+        num_classes: int,
+        shapes: Sequence[tuple[int, int, int]],
+        preact: bool,
+        stem: tuple[int, int, int] | None,
+    ):
         super().__init__()
         self.fc = nn.Linear(width, num_classes)
         self.shapes = tuple(shapes)
         self.has_preact = preact
+        self.stem = stem
 
     def features(self, images: Tensor, *, maps: bool) -> Features:
         level = images.mean(dim=(1, 2, 3))
-        stages = tuple(level[:, None, None, None].expand(-1, *shape) for shape in self.shapes)
+        stem, *maps = (shape and level[:, None, None, None].expand(-1, *shape) for shape in (self.stem, *self.shapes))
+        stages = tuple(maps)
         pooled = level[:, None].expand(-1, self.fc.in_features)
-        return Features(pooled, stages, stages if self.has_preact else None, None)
+        return Features(pooled, stages, stages if self.has_preact else None, stem)
 
     def head(self) -> nn.Linear:
         return self.fc
@@ -34,9 +43,14 @@ class StubBackbone(Backbone):
 
 
 def stub_net(
-    *, width: int = 8, num_classes: int = 10, shapes: Sequence[tuple[int, int, int]] = (), preact: bool = True
+    *,
+    width: int = 8,
+    num_classes: int = 10,
+    shapes: Sequence[tuple[int, int, int]] = (),
+    preact: bool = True,
+    stem: tuple[int, int, int] | None = None,
 ) -> Net:
-    backbone = StubBackbone(width, num_classes, shapes, preact)
+    backbone = StubBackbone(width, num_classes, shapes, preact, stem)
     return Net("stub", backbone, mean=(0.0,) * 3, std=(1.0,) * 3, image_size=(8, 8))
 
 

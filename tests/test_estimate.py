@@ -62,7 +62,7 @@ def test_the_expected_pairs_are_those_that_are_visited_on_average(
         for plan in plans:
             visits.add(seed, range(1, epochs + 1), plan)
     counts = np.bincount(augmentation.split(torch.from_numpy(visits.pairs()))[0].numpy(), minlength=num_images)
-    expected = expected_pairs(num_images, augmentation, Counter(map(frozenset, seen)), epochs) / num_images
+    expected = expected_pairs(num_images, augmentation, Counter(map(frozenset, epochs * seen))) / num_images
     assert abs(counts.mean() - expected) <= 5 * counts.std() / num_images**0.5 + 1e-9
     assert counts.var() < expected, "what chance explains is judged by this bound"
 
@@ -143,7 +143,7 @@ def test_a_cache_lacks_what_new_seeds_visit(half_done: tuple[Path, Path], tiny_n
     (card,) = [teacher.card for teacher in grid.teachers.values()]
     assert card
     left = [Wanted.by(s.cell) for s in statuses if s.state != State.DONE and s.cell.teacher]
-    pairs = visited([one for one in left if one.cacheable], grid.session.device_data, 2)
+    pairs = visited([one for one in left if one.cacheable], grid.session.device_data)
     missing = grid.session.teacher_cache(card).missing(pairs, ("logits", "penultimate"))
     assert abs(need.views - len(pairs)) < 5 * len(pairs) ** 0.5
     exact = len(missing["logits"])

@@ -25,7 +25,7 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def elsewhere() -> dict[str, str]:
+def elsewhere() -> dict[str, list[str]]:
     """What every method remembers after its first step in one other process."""
     cells = [(method, FIRST, settings) for method, settings in METHODS.items()]
     return dict(zip(METHODS, first_steps_elsewhere(cells), strict=True))

@@ -20,16 +20,21 @@ from torch.nn import functional
 import kdbench.methods
 from kdbench.method import PLAIN, Method, field_docs
 from kdbench.methods import (
+    ab,
     at,
     cc,
     ce,
     crd,
+    ctkd,
     dist,
     dkd,
     fitnet,
+    fsp,
+    ft,
     ickd,
     kd,
     kdsvd,
+    mlld,
     nkd,
     nst,
     ofd,
@@ -37,8 +42,10 @@ from kdbench.methods import (
     pkt,
     reviewkd,
     rkd,
+    simkd,
     sp,
     srrl,
+    sskd,
     vid,
 )
 from kdbench.methods._task import TaskMethod
@@ -51,9 +58,13 @@ METHODS: list[type[Method]] = [
     *(ce.CE, kd.KD, dkd.DKD, crd.CRD, reviewkd.ReviewKD, pckd.PCKD),
     *(at.AT, sp.SP, pkt.PKT, rkd.RKD, nst.NST, cc.CC, kdsvd.KDSVD),
     *(fitnet.FitNet, dist.DIST, nkd.NKD, vid.VID, ofd.OFD, srrl.SRRL, ickd.ICKD),
+    *(ab.AB, fsp.FSP, ft.FT, sskd.SSKD),
+    *(ctkd.CTKD, mlld.MLLD),
 ]
+# SimKD's loss is of a network that it makes of the student; see test_simkd.py.
+DESCRIBED: list[type[Method]] = [*METHODS, simkd.SimKD]
 # Settings with which a method does not depend on the order of a batch, where that is not its default.
-UNORDERED: dict[type[Method], dict[str, Any]] = {cc.CC: {"form": "kernel"}}
+UNORDERED: dict[type[Method], dict[str, Any]] = {cc.CC: {"form": "kernel"}, sskd.SSKD: {"ss_ratio": 1.0}}
 CIFAR_PAIRS = {
     *("wrn_40_2>wrn_16_2", "wrn_40_2>wrn_40_1", "resnet56>resnet20", "resnet110>resnet20", "resnet110>resnet32"),
     *("resnet32x4>resnet8x4", "vgg13>vgg8", "vgg13>MobileNetV2", "ResNet50>MobileNetV2", "ResNet50>vgg8"),
@@ -141,7 +152,11 @@ def outputs(owner: str, rows: int, *, scale: float = 1.0, ties: bool = False, se
 def built(method: type[Method], **config: Any) -> Method:
     torch.manual_seed(0)
     net = stub_net(shapes=STAGES)
-    return method(method.Config(**config), stub_setup(net, net))
+    module = method(method.Config(**config), stub_setup(net, net))
+    if method.pretraining(module.config) > 0:
+        for part in module.pretrain(net).freeze:
+            part.requires_grad_(False)
+    return module
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -160,7 +175,7 @@ def test_values_and_gradients_are_finite_at_the_extremes(
     terms = module.loss(student, teacher, stub_batch(torch.arange(4), epoch=60))
     assert all(term.ndim == 0 and term.isfinite() for term in terms.values()), terms
     torch.stack(list(terms.values())).sum().backward()
-    gradients = [student.logits.grad] + [parameter.grad for parameter in module.parameters()]
+    gradients = [student.logits.grad] + [parameter.grad for parameter in module.parameters() if parameter.requires_grad]
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
 
 
@@ -503,7 +518,7 @@ def test_dkd_warms_up_over_a_fraction_of_training() -> None:
     assert dkd.warmup_factor(1 / 240, 0.0) == 1
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", DESCRIBED)
 def test_settings_are_described_and_checked(method: type[Method]) -> None:
     fields = {field.name: field for field in dataclasses.fields(method.Config)}
     docs = field_docs(method.Config)
@@ -530,7 +545,7 @@ def recipes(method: type[Method]) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", DESCRIBED)
 def test_recipes_agree_with_the_code(method: type[Method]) -> None:
     """Keys are fields, types match, values differ from the default, pairs are known and stand once."""
     hints = get_type_hints(method.Config)
@@ -553,11 +568,24 @@ def test_published_settings_are_found() -> None:
     betas = {pair: dkd.DKD.Config(**recipe["settings"]).beta for recipe in recipes(dkd.DKD) for pair in recipe["pairs"]}
     assert len(betas) == 11
     assert (betas["resnet56>resnet20"], betas["wrn_40_2>wrn_16_2"], betas["resnet32x4>resnet8x4"]) == (2, 6, 8)
-    for method in (kd.KD, crd.CRD, at.AT, sp.SP, pkt.PKT, rkd.RKD, nst.NST, cc.CC, fitnet.FitNet, vid.VID):
+    for method in (
+        kd.KD,
+        crd.CRD,
+        at.AT,
+        sp.SP,
+        pkt.PKT,
+        rkd.RKD,
+        nst.NST,
+        cc.CC,
+        fitnet.FitNet,
+        vid.VID,
+        ab.AB,
+        ft.FT,
+    ):
         assert {pair for recipe in recipes(method) for pair in recipe["pairs"]} == CIFAR_PAIRS
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", DESCRIBED)
 def test_a_file_exposes_its_method(method: type[Method]) -> None:
     assert importlib.import_module(method.__module__).METHOD is method
     assert method.FAMILY in {"none", "logits", "features", "relations", "contrast"}

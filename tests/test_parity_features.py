@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from kdbench.method import Batch, Method, deciding
 from kdbench.methods import dist, dkd, fitnet, ickd, kd, nkd, ofd, srrl, vid
+from kdbench.methods._connectors import SizingConnector
 from kdbench.methods.ce import cross_entropy
 from kdbench.models import build_backbone
 from kdbench.net import Net, Outputs
@@ -79,7 +80,7 @@ def test_fitnet(name: str) -> None:
     check_state(
         case, "buf_after1.", {key.replace("regressor", "conv_reg"): v for key, v in method.state_dict().items()}
     )
-    regressed = method.regressor(ours)
+    regressed = method.regressor(ours).relu()
     case.check("out.regressed", regressed)
     case.check("out.hint", fitnet.hint_loss(regressed, theirs))
     case.check("out.hint", terms["hint"] / config.hint_weight)
@@ -89,7 +90,7 @@ def test_fitnet(name: str) -> None:
 def test_fitnet_meets_a_teacher_of_any_size(student: tuple[int, int, int]) -> None:
     """It has the teacher's size where the student's is equal, double, half or larger, else the student's."""
     teacher = (6, 8, 8)
-    shape = fitnet.Regressor(student, teacher)(torch.randn(2, *student)).shape
+    shape = SizingConnector(student, teacher, "FitNet")(torch.randn(2, *student)).shape
     assert shape == (2, *(teacher if student[1:] not in ((3, 3), (6, 12)) else (6, *student[1:])))
     assert fitnet.hint_loss(torch.ones(shape), torch.ones(2, *teacher)) == 0
 

@@ -26,7 +26,8 @@ from kdbench.networks import build_net
 from kdbench.protocol import load_protocol
 from kdbench.run import Run
 from kdbench.signals import Stop
-from kdbench.teacher_cache import STORED, Identity, TeacherCache, Visits
+from kdbench.teacher_cache import Identity, TeacherCache, Visits
+from kdbench.teacher_plan import Wanted
 from kdbench.trainer import Lockstep, Outcomes, quietly
 
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -149,7 +150,7 @@ def test_replayed_steps_are_the_steps(
     states = []
     for replayed in (False, True):
         run = make_run(tiny_npz, tmp_path / str(replayed), method, batch_size=4, learning_rate=1e-3)
-        if run.source and kind == "cache" and run.needs <= STORED:
+        if run.source and kind == "cache" and Wanted.by(run.cell).cacheable:
             run.source = dataclasses.replace(run.source, cache=cache_of(run, tmp_path))
             run.group = run.source, run.plan
         outcomes = Outcomes([run.cell])
@@ -161,7 +162,7 @@ def test_replayed_steps_are_the_steps(
         assert isinstance(outcomes.list()[0], dict), outcomes.list()
         states.append({**run.student.state_dict(), **{f"method.{k}": v for k, v in run.method.state_dict().items()}})
     # Each epoch: nine replays of what is shared and of the run, and one of what is shared while recording.
-    assert RecordedGraph.replays == 2 * (9 * 2 + 1)
+    assert RecordedGraph.replays == len(run.cell.epochs) * (9 * 2 + 1)
     for name, value in states[0].items():
         # While it is recorded, a sum of gradients may be rounded in another order.
         torch.testing.assert_close(states[1][name], value, rtol=1e-4, atol=1e-5)
@@ -172,11 +173,6 @@ def test_a_run_that_cannot_be_recorded_fails_alone(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "CUDAGraph", RecordedGraph)
     monkeypatch.setattr(torch.cuda, "graph", record)
-    runs = [make_run(tiny_npz, tmp_path, method, batch_size=4) for method in ("ce", "kd")]
-    runs[1].batches = runs[0].batches
-    outcomes = Outcomes([run.cell for run in runs])
-    lockstep = Lockstep(runs, runs[0].batches, outcomes, runs[0].options)
-    lockstep.graphs = StepGraphs(lockstep)
     loss = KD.loss
 
     def wait(self: KD, *parts: Any) -> dict[str, Tensor]:
@@ -185,6 +181,11 @@ def test_a_run_that_cannot_be_recorded_fails_alone(
         return loss(self, *parts)
 
     monkeypatch.setattr(KD, "loss", wait)
+    runs = [make_run(tiny_npz, tmp_path, method, batch_size=4) for method in ("ce", "kd")]
+    runs[1].batches = runs[0].batches
+    outcomes = Outcomes([run.cell for run in runs])
+    lockstep = Lockstep(runs, runs[0].batches, outcomes, runs[0].options)
+    lockstep.graphs = StepGraphs(lockstep)
     lockstep.train(Stop(), quietly)
     ce, kd = outcomes.list()
     assert isinstance(ce, dict)
@@ -196,7 +197,7 @@ def cache_of(run: Run, runs: Path) -> TeacherCache:
     assert run.source
     live, protocol = run.source.live, run.cell.protocol
     visits = Visits(run.batches.num_images, run.data.images.augmentation)
-    visits.add(run.cell.seed, range(1, protocol.epochs + 1), run.plan)
+    visits.add(run.cell.seed, run.cell.epochs, run.plan)
     cache = TeacherCache(runs, Identity.of(live.teacher.card, protocol, run.data.dataset))
     cache.build(visits.pairs(), ("logits", "penultimate"), lambda pairs: live.forward(run.data, pairs), batch=64)
     return cache

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kdbench.data.datasets import Dataset
-from kdbench.data.views import Augmentation, ResidentImages, order, views
+from kdbench.data.views import Augmentation, ResidentImages, order, strong_views, views
 from kdbench.device import memory_format
 from kdbench.method import ViewPlan
 from kdbench.protocol import Protocol
@@ -46,6 +46,7 @@ class Batches:
         self._index = self._permutation
         self._ids: dict[ViewPlan, Tensor] = {}
         self._device_ids: dict[ViewPlan, Tensor] = {}
+        self._strong: list[Tensor] = []
 
     def add(self, plan: ViewPlan) -> None:
         """Let a plan's views be made.
@@ -65,14 +66,22 @@ class Batches:
         self._index = self._permutation.to(self.data.device, non_blocking=True)
         self._ids = {p: views(self.seed, epoch, self.num_images, self.data.images.augmentation, p) for p in self._plans}
         self._device_ids = {p: ids.to(self.data.device, non_blocking=True) for p, ids in self._ids.items()}
+        num_strong = max((plan.num_strong for plan in self._plans), default=0)
+        self._strong = [strong_views(self.seed, epoch, self.data.images, row) for row in range(num_strong)]
 
     def index(self, step: int) -> Tensor:
         """Positions ``(B,)`` of a step's images in the training set, on the device; steps count from 0."""
         return self._index[self._rows(step)]
 
     def ids(self, step: int, plan: ViewPlan) -> Tensor:
-        """View ids ``(V, B)`` of a step, on the device."""
+        """Ids ``(V, B)`` of a step's views that have one, on the device."""
         return self._device_ids[plan][:, self.index(step)]
+
+    def images(self, index: Tensor, ids: Tensor, plan: ViewPlan) -> Tensor:
+        """All views of a plan, ``(V*B, 3, H, W)`` in [0, 1], of images at ``index`` with the given ids."""
+        made = self.data.images.augment(index, ids)
+        strong = [self.data.images.scaled(rows[index]) for rows in self._strong[: plan.num_strong]]
+        return torch.cat([made, *strong]) if strong else made
 
     def visits(self, steps: range, plan: ViewPlan) -> Tensor:
         """Pairs of image and view as one number each, int64 on the CPU, in the order of the steps' rows.

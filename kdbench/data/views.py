@@ -16,8 +16,12 @@ from typing import final
 import torch
 from torch import Tensor
 
+from kdbench.data.strong import strongly_augmented
 from kdbench.method import ViewPlan
 from kdbench.streams import generator
+
+_CHUNK = 4096
+"""Images that are augmented at once for a whole epoch; changes no value."""
 
 
 @final
@@ -73,8 +77,24 @@ def order(seed: int, epoch: int, num_images: int) -> Tensor:
     return torch.randperm(num_images, generator=generator(seed, "order", epoch))
 
 
+def strong_views(seed: int, epoch: int, images: ResidentImages, row: int) -> Tensor:
+    """Return one strongly augmented view of each image, uint8 ``(N, 3, H, W)``, by position in the training set.
+
+    Each is mirrored or not and cropped on its own, and then augmented by :mod:`kdbench.data.strong`.
+    """
+    num_images, augmentation = len(images), images.augmentation
+    draw = generator(seed, "strong", epoch, row)
+    flip = torch.randint(2 if augmentation.flip else 1, (num_images,), generator=draw)
+    dy, dx = torch.randint(augmentation.num_offsets, (2, num_images), generator=draw)
+    ids = augmentation.view_id(flip, torch.zeros_like(flip), dy, dx).to(images.device)
+    index = torch.arange(num_images, device=images.device)
+    chunks = zip(index.split(_CHUNK), ids.split(_CHUNK), strict=True)
+    pixels = torch.cat([images.augment(*chunk).mul_(255).round_().to(torch.uint8) for chunk in chunks])
+    return strongly_augmented(pixels, draw)
+
+
 def views(seed: int, epoch: int, num_images: int, augmentation: Augmentation, plan: ViewPlan) -> Tensor:
-    """Return the view ids of an epoch, int64 ``(V, N)``, by position in the training set.
+    """Return the ids of an epoch's views that have one, int64 ``(V, N)``, by position in the training set.
 
     Row 0 is the plain view and equal for all plans. All rows of an image share its flip; row v is turned by
     ``plan.quarter_turns[v]`` and cropped by its own stream, so a plan that continues another one repeats its rows.
@@ -86,7 +106,7 @@ def views(seed: int, epoch: int, num_images: int, augmentation: Augmentation, pl
     crop = torch.stack(
         [
             torch.randint(augmentation.num_offsets, (2, num_images), generator=generator(seed, "crop", epoch, row))
-            for row in range(plan.num_views)
+            for row in range(len(plan.quarter_turns))
         ]
     )
     turns = torch.tensor(plan.quarter_turns).unsqueeze(1)
@@ -185,5 +205,8 @@ class ResidentImages:
         version = view // self.augmentation.num_offsets**2
         start = index * self._area + self._first[view]
         pixels = self._pixels.take(start.unsqueeze(-1) + self._steps[version])
-        channels = pixels.view(torch.uint8).view(-1, *self.size, 4)[..., :3].permute(0, 3, 1, 2)
-        return channels.to(torch.float32, memory_format=self.memory_format).div_(self._white)
+        return self.scaled(pixels.view(torch.uint8).view(-1, *self.size, 4)[..., :3].permute(0, 3, 1, 2))
+
+    def scaled(self, pixels: Tensor) -> Tensor:
+        """Return uint8 pixels ``(B, 3, H, W)`` as float32 in [0, 1]."""
+        return pixels.to(torch.float32, memory_format=self.memory_format).div_(self._white)

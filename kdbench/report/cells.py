@@ -43,6 +43,7 @@ _LABELS = {
     "cost.evaluate_seconds": "evaluation, s",
     "cost.images_per_second": "images per second",
     "cost.views_per_image": "views of an image in a step",
+    "cost.pretraining_epochs": "epochs of pre-training",
     "cost.student_views": "images seen by the student",
     "cost.teacher_outputs": "teacher outputs",
     "cost.teacher_forwards": "images seen by the teacher",

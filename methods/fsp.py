@@ -1,0 +1,93 @@
+"""FSP: a gift from knowledge distillation, fast optimization, network minimization and transfer learning.
+
+Yim, Joo, Bae, Kim; CVPR 2017.
+The flow of solution procedure between two layers is the matrix of inner products of their channels. Before it learns
+its task, the student learns to have the teacher's matrices between neighbouring maps, stem and stages; then it is
+trained as usual. Follows RepDistiller, whose numbers the tables print.
+
+``G = F_i+1 F_i^T / (H * W)`` for maps ``F`` as matrices of channels by positions, ``loss = sum_i mean((G_s - G_t)^2)``
+
+Legend: ``B`` images; maps ``(B, C, H, W)``.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from kdbench.method import Batch, Pretraining, Setup
+from kdbench.net import Net, Outputs, Part
+
+from ._maps import to_smaller_size
+from ._task import PretrainedMethod
+from .ce import at_least_float32, inner_products
+
+
+def flow(bottom: Tensor, top: Tensor) -> Tensor:
+    """Products of all channels of two maps of one network, mean over positions, ``(B, C_top, C_bottom)``.
+
+    Of two sizes the larger is average-pooled to the smaller.
+    """
+    bottom, top = to_smaller_size(at_least_float32(bottom), at_least_float32(top))
+    return inner_products(top.flatten(2), bottom.flatten(2)) / (top.shape[2] * top.shape[3])
+
+
+def fsp_losses(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Mean squared difference of two networks' flows; one entry for each pair of neighbouring maps."""
+    pairs = zip(itertools.pairwise(student), itertools.pairwise(teacher), strict=True)
+    return torch.stack([functional.mse_loss(flow(*ours), flow(*theirs)) for ours, theirs in pairs])
+
+
+@final
+class FSP(PretrainedMethod):
+    """Pre-training on the teacher's flows between maps, then cross entropy alone, or with ``kd_weight`` KD.
+
+    The networks need equally many channels at each map. Where one of them shows no stem, the stages alone are used.
+    """
+
+    FAMILY = "features"
+    student_reads: ClassVar[frozenset[Part]] = frozenset({"logits"})
+    teacher_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "stem", "stages"})
+    DEVIATIONS = (
+        "after pre-training there is no term of the method, as in RepDistiller, where -b changes nothing",
+        "networks that show no stem, those of timm, are compared between stages alone",
+    )
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config(PretrainedMethod.Config):
+        """Defaults: RepDistiller's for the CIFAR-100 pairs with equally many channels."""
+
+    config: Config
+
+    def __init__(self, config: Any, setup: Setup) -> None:
+        super().__init__(config, setup)
+        nets = setup.student, setup.teacher
+        has_stems = all(net.stem_shape for net in nets)
+        self.maps: frozenset[Part] = frozenset({"stem", "stages"} if has_stems else {"stages"})
+        shapes = [(net.stem_shape if has_stems else None, *net.shapes) for net in nets]
+        channels = [[shape[0] for shape in maps if shape] for maps in shapes]
+        if channels[0] != channels[1]:
+            raise ValueError(
+                f"FSP compares maps with equally many channels, but {nets[0].name} has {channels[0]} and "
+                f"{nets[1].name} {channels[1]}: choose networks of one family and width"
+            )
+        if len(channels[0]) < 2:
+            raise ValueError(f"FSP relates neighbouring maps; {nets[0].name} has fewer than 2: choose another network")
+
+    def pretrain(self, student: Net) -> Pretraining:
+        """Return the training of the student below its classifier."""
+        return Pretraining(loss=self.pretraining_loss, train=(student,), student_reads=self.maps)
+
+    def pretraining_loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
+        """Return the loss, summed over pairs of neighbouring maps."""
+        ours, theirs = ((out.stem, *out.stages) if "stem" in self.maps else out.stages for out in (student, teacher))
+        return {"fsp": fsp_losses(ours, theirs).sum()}
+
+
+METHOD = FSP
