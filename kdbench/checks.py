@@ -242,7 +242,8 @@ def no_waiting(trial: Trial) -> None:
     for epoch in trial.epochs:
         run = epoch.run
         run.step = 0
-        run.batches.begin = lambda epoch: None  # type: ignore[method-assign]  # it has begun, which is no part of a step
+        # It has begun, which is no part of a step.
+        run.batches.begin = lambda epoch: None  # type: ignore[method-assign]  # noqa: ARG005
         try:
             with FakeTensorMode(allow_non_fake_inputs=True):
                 steps(run, 1)

@@ -34,6 +34,8 @@ class Mine(Method):
         self.head = nn.Linear(setup.student.width, setup.student.num_classes)
         # INIT
 
+    # MORE
+
     def loss(self, student, teacher, batch):
         ce = nn.functional.cross_entropy(student.logits.float(), batch.targets)
         ours = (student.logits + self.head(student.penultimate)).float()
@@ -46,15 +48,18 @@ METHOD = Mine
 '''
 
 
-def write_own(folder: Path, name: str = "mine", *, init: str = "", loss: str = "", recipe: str = "") -> Path:
-    """Write a method, with more lines in its constructor and its loss, and a recipe."""
+def write_own(
+    folder: Path, name: str = "mine", *, init: str = "", more: str = "", loss: str = "", recipe: str = ""
+) -> Path:
+    """Write a method, with more lines in its constructor, its class and its loss, and a recipe."""
     folder.mkdir(exist_ok=True)
     text = METHOD.replace("# INIT\n", f"{_indented(init)}\n").replace("# LOSS\n", f"{_indented(loss)}\n")
+    text = text.replace("# MORE\n", f"{_indented(more, 4)}\n")
     (folder / f"{name}.py").write_text(text)
     if recipe:
         (folder / f"{name}.toml").write_text(recipe)
     return folder / f"{name}.py"
 
 
-def _indented(lines: str) -> str:
-    return textwrap.indent(lines, " " * 8).strip()
+def _indented(lines: str, num: int = 8) -> str:
+    return textwrap.indent(lines, " " * num).strip()

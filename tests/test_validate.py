@@ -13,7 +13,7 @@ from kdbench.checks import CHECKS
 from kdbench.own_methods import FOLDERS
 from kdbench.trial import PAIRS
 from kdbench.validate import Verdict, judge, remarks, rows
-from kdbench.watched import Trial
+from kdbench.watched import Trial, trained
 
 RECIPE = '[[recipe]]\ndataset = "cifar100"\npairs = {pairs}\nsettings = {settings}\nsource = "{source}"\n'
 
@@ -22,13 +22,32 @@ def recipe(pairs: str = '["resnet56>resnet20"]', settings: str = "{}", source: s
     return RECIPE.format(pairs=pairs, settings=settings, source=source)
 
 
+FIRST = """
+@classmethod
+def pretraining(cls, config):
+    return 1.0
+
+def pretrain(self, student):
+    from kdbench.method import Pretraining
+    return Pretraining(loss=self.first, train=(self.early,), freeze=(self.early,))
+
+def first(self, student, teacher, batch):
+    return {"early": self.early(teacher.logits).float().square().mean() * FACTOR}
+"""
+EARLY = "self.early = nn.Linear(setup.teacher.num_classes, 2)"
+
 # The check that must fail, what is broken, and what is said.
 BROKEN: list[tuple[str, dict[str, str], str]] = [
     ("losses", {"loss": 'mine = mine * float("nan")'}, r"term mine is nan in step 1"),
     ("losses", {"loss": "return {}"}, r"RuntimeError: stack expects a non-empty"),
     ("losses", {"loss": 'return {"": ce}'}, r"a term is called ''"),
     ("losses", {"loss": 'return {"ce": ce[None]}'}, r"term ce is no scalar"),
-    ("losses", {"loss": "x = 1 / 0"}, r"mine\.py, line 34: ZeroDivisionError: division by zero"),
+    ("losses", {"loss": "x = 1 / 0"}, r"mine\.py, line 36: ZeroDivisionError: division by zero"),
+    (
+        "losses",
+        {"init": EARLY, "more": f'FACTOR = float("inf"){FIRST}'.replace("* FACTOR", "* self.FACTOR")},
+        "term early is inf in step 1 of pre-training",
+    ),
     ("reads", {"loss": "x = student.stages"}, r"student does not give 'stages': add it to the method's student_reads"),
     ("reads", {"loss": "x = teacher.penultimate"}, r"teacher does not give 'penultimate'.*teacher_reads"),
     ("reads", {"init": "self.ask = [setup.teacher]", "loss": "self.ask[0](batch.images)"}, "runs the teacher itself"),
@@ -76,10 +95,10 @@ BROKEN: list[tuple[str, dict[str, str], str]] = [
     ("one image", {"loss": "mine = mine + (ours - ours.mean(dim=0)).square().sum() / (batch.size - 1)"}, r"mine = nan"),
     ("bf16", {"loss": "ce = student.logits.square().mean()"}, r"ce of the loss is in half precision"),
     ("fp16", {"loss": "ce = (1e6 * student.logits.half()).float().square().mean()"}, r"ce = (inf|nan)"),
-    ("no waiting", {"loss": "ce = ce * mine.item()"}, r"mine\.py, line 34: DataDependentOutputException"),
-    ("no waiting", {"loss": "ce = ours[ours > 0].mean()"}, r"line 34: DynamicOutputShapeException"),
-    ("no waiting", {"loss": "ce = ce if mine > 0 else -ce"}, r"line 34: DataDependentOutputException"),
-    ("no waiting", {"loss": "ce = ours[ours.argmax(dim=1).unique()].sum()"}, r"line 34: DynamicOutputShapeException"),
+    ("no waiting", {"loss": "ce = ce * mine.item()"}, r"mine\.py, line 36: DataDependentOutputException"),
+    ("no waiting", {"loss": "ce = ours[ours > 0].mean()"}, r"line 36: DynamicOutputShapeException"),
+    ("no waiting", {"loss": "ce = ce if mine > 0 else -ce"}, r"line 36: DataDependentOutputException"),
+    ("no waiting", {"loss": "ce = ours[ours.argmax(dim=1).unique()].sum()"}, r"line 36: DynamicOutputShapeException"),
     (
         "in place",
         {"init": 'self.register_buffer("mean", torch.zeros(()))', "loss": "self.mean = 0.9 * self.mean + ce.detach()"},
@@ -106,6 +125,15 @@ def test_every_check_can_fail(
     import re
 
     assert re.search(said, verdict.reason), verdict.reason
+
+
+def test_what_pre_training_alone_trains_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_own(tmp_path / "own", init=EARLY, more=FIRST.replace(" * FACTOR", ""))
+    monkeypatch.setenv(FOLDERS, str(tmp_path / "own"))
+    trial = Trial("mine", "cifar", tmp_path)
+    assert not [verdict for check in CHECKS if check != "processes" and (verdict := judge(check, trial)).reason]
+    assert [len(epoch.terms) for epoch in trial.epochs] == [3, 3]
+    assert all("method.early.weight" in trained(epoch.run) for epoch in trial.epochs)
 
 
 def test_every_check_is_broken_by_some_method() -> None:
