@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -62,6 +62,13 @@ class _Valueless(TorchFunctionMode):
         return given["tensor"] if func is nn.init.normal_ else func(*args, **given)
 
 
+@contextlib.contextmanager
+def without_values() -> Iterator[None]:
+    """Let tensors and modules be made without values."""
+    with torch.device("meta"), _Valueless():
+        yield
+
+
 def net_shape(network: str, data: DataShape, precision: Precision = "fp32") -> NetShape:
     """Find the shape of a network.
 
@@ -94,7 +101,7 @@ def net_shape(network: str, data: DataShape, precision: Precision = "fp32") -> N
 def _build(network: str, data: DataShape, *, valueless: bool) -> Backbone:
     if valueless:
         # Some networks of timm's compute with values while they are built; one that is unknown is so again below.
-        with contextlib.suppress(UserError, RuntimeError), torch.device("meta"), _Valueless():
+        with contextlib.suppress(UserError, RuntimeError), without_values():
             return build_backbone(network, data.num_classes, data.image_size)
     return build_backbone(network, data.num_classes, data.image_size)
 

@@ -425,6 +425,18 @@ def test_the_plan_on_the_screen(plan: Any, half_done: tuple[Path, Path], tmp_pat
     assert "time: nothing is left to run" in out
 
 
+def test_the_plan_says_which_pairs_a_method_refuses(plan: Any, tmp_path: Path) -> None:
+    """In the words in which its cells would fail, before anything is trained; the others are not named."""
+    methods = ["ce", "kd", "fsp", "ofd", "simkd"]
+    pairs = ["resnet14>resnet8", "resnet8x4>resnet8", "timm:test_resnet>resnet8"]
+    out = plan(write_grid(tmp_path / "refused.toml", pairs, methods=methods), tmp_path / "fresh")
+    assert re.findall(r"^refused: (\w+ \S+): (\w+ \w+)", out, flags=re.MULTILINE) == [
+        ("fsp resnet8x4>resnet8", "FSP compares"),
+        ("fsp timm:test_resnet>resnet8", "FSP compares"),
+        ("ofd timm:test_resnet>resnet8", "OFD reads"),
+    ]
+
+
 def printed(what: Any) -> str:
     console = Console(width=200, file=None, record=True, quiet=False)
     with console.capture() as captured:

@@ -44,6 +44,8 @@ def grid_plan(
     """Show what a grid needs: cells, teachers, caches, time and disk."""
     from kdbench.estimate import GridEstimate, this_device  # noqa: PLC0415
     from kdbench.grid_view import caches, disk_lines, headline, teachers, time_lines  # noqa: PLC0415
+    from kdbench.refusals import refusals  # noqa: PLC0415
+    from kdbench.shapes import data_shape  # noqa: PLC0415
 
     grid, overview = opened(file, runs, data, device=device)
     statuses = [*overview.statuses, *overview.teachers]
@@ -61,6 +63,8 @@ def grid_plan(
         estimate = measured(grid, estimate)
     for line in (*time_lines(estimate), *disk_lines(grid, estimate)):
         console.print(line, markup=False)
+    for what, reason in refusals(grid, estimate.kinds, data_shape(grid.session)).items():
+        console.print(f"refused: {what}: {reason}", markup=False)
 
 
 @app.command("run")
