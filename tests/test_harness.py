@@ -51,7 +51,10 @@ def test_the_readme_shows_both_commands_and_every_method() -> None:
     assert "\npip install . && kdbench demo" in readme
     assert "\npip install -e '.[dev]' && pytest" in readme
     for name in method_names():
-        assert f"`{name}`" in readme
+        assert f"\n| `{name}` |" in readme
+    named = re.search(r"head to head: (.*) and (\d+) others", readme)
+    assert named
+    assert len(named.group(1).split(", ")) + int(named.group(2)) == len(method_names()) - 1  # the student alone
 
 
 @pytest.mark.checkout
