@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import re
 import textwrap
@@ -13,8 +14,9 @@ import torch
 
 from kdbench.data.datasets import DATASETS, SHAPES, Dataset
 from kdbench.errors import UserError
-from kdbench.method import Setup, field_docs
+from kdbench.method import Method, Setup, field_docs
 from kdbench.models import NETWORKS
+from kdbench.net import Net, Part
 from kdbench.networks import build_net
 from kdbench.protocol import Protocol, load_protocol, named_pairs, protocol_names, usual_pairs
 from kdbench.registry import load_method, load_recipes, method_name, method_names, method_source, resolve_settings
@@ -47,8 +49,9 @@ def methods(pair: str | None, protocol: Protocol) -> tuple[Rows, list[str]]:
                 "family": kind.FAMILY,
                 "year": card.year,
                 "paper": card.paper,
-                "the teacher gives": ", ".join(sorted(kind.needs(kind.Config()))) or "nothing",
+                "the teacher gives": ", ".join(sorted(_needs(kind))) or "nothing",
                 "views": kind.views(kind.Config()).num_views,
+                "pre-training": _pretraining(kind),
             }
             if setup:
                 counted, remark = _extra_parameters(name, protocol, setup)
@@ -60,14 +63,37 @@ def methods(pair: str | None, protocol: Protocol) -> tuple[Rows, list[str]]:
     return rows, remarks
 
 
+def _needs(kind: type[Method]) -> frozenset[Part]:
+    """What a method needs of the teacher by default, in pre-training too."""
+    config = kind.Config()
+    return kind.needs(config) | (kind.pretraining_needs(config) if kind.pretraining(config) else frozenset())
+
+
+def _pretraining(kind: type[Method]) -> str:
+    """Length of pre-training by default, in percent of the protocol's epochs; empty where there is none."""
+    part = kind.pretraining(kind.Config())
+    return f"{100 * part:g} %" if part else ""
+
+
 def _setup(pair: str, protocol: Protocol) -> Setup:
     """What methods are built from, on a pair and images of a protocol that nobody has to load."""
+    teacher, student = (_net(name, protocol.name) for name in pair.split(">"))
+    labels = _unseen(protocol).train_labels
+    return Setup(student=student, teacher=teacher, labels=labels, epochs=protocol.epochs, steps_per_epoch=1)
+
+
+@functools.cache
+def _net(network: str, protocol: str) -> Net:
+    rules = load_protocol(protocol)
+    return build_net(network, rules, _unseen(rules), seed=0, purpose="list")
+
+
+def _unseen(protocol: Protocol) -> Dataset:
+    """A data set of the protocol's size, without its images."""
     num_images, side, num_classes = SHAPES[protocol.dataset]
     images = torch.zeros(1, dtype=torch.uint8).expand(num_images, side, side, 3)
     labels = torch.arange(num_images) % num_classes
-    dataset = Dataset(protocol.dataset, images, labels, images, labels, num_classes)
-    teacher, student = (build_net(name, protocol, dataset, seed=0, purpose="list") for name in pair.split(">"))
-    return Setup(student=student, teacher=teacher, labels=labels, epochs=protocol.epochs, steps_per_epoch=1)
+    return Dataset(protocol.dataset, images, labels, images, labels, num_classes)
 
 
 def _extra_parameters(name: str, protocol: Protocol, setup: Setup) -> tuple[str, str]:
@@ -82,6 +108,13 @@ def _extra_parameters(name: str, protocol: Protocol, setup: Setup) -> tuple[str,
     except Exception as error:
         return "fails", method_source(name).place_of(error)
     return f"{count_extra_parameters(setup.student, made, method):,}", ""
+
+
+def _refusal(name: str, pair: str) -> str:
+    """Why a method cannot work on a pair; empty where it can."""
+    protocol = load_protocol(next(members.protocol for members in named_pairs().values() if pair in members.pairs))
+    counted, reason = _extra_parameters(name, protocol, _setup(pair, protocol))
+    return reason if counted == "refused" else ""
 
 
 def networks() -> Rows:
@@ -130,7 +163,12 @@ def method_page(name: str) -> str:
     docs = field_docs(kind.Config)
     fields, recipes = dataclasses.fields(kind.Config), load_recipes(name)
     lines = [*card_of(name).lines, "", f"Reads of the teacher: {', '.join(sorted(kind.teacher_reads)) or 'nothing'}"]
-    lines += [f"Views of each image: {kind.views(kind.Config()).num_views}", f"Version: {kind.VERSION}"]
+    views = kind.views(kind.Config())
+    strong = f", {views.num_strong} strongly augmented" if views.num_strong else ""
+    lines += [f"Views of each image: {views.num_views}{strong}"]
+    if part := _pretraining(kind):
+        lines += [f"Pre-training: {part} of the protocol's epochs, before its first"]
+    lines += [f"Version: {kind.VERSION}"]
     if method_source(name).own:
         lines += [f"From: {method_source(name).where}", f"Records say: {method_source(name).text}"]
     if fields:
@@ -140,16 +178,19 @@ def method_page(name: str) -> str:
         if field.name in kind.OURS:
             lines += _wrapped(f"our choice: {kind.OURS[field.name]}", 6)
     known = {pair for recipe in recipes for pair in recipe.pairs}
-    rest = [pair for pair in usual_pairs() if pair not in known]
+    rest = [pair for pair in usual_pairs() if pair not in known] if fields else []
     if fields:
         lines += ["", "Published settings by pair"]
     for recipe in recipes:
         values = ", ".join(f"{k} = {v!r}" for k, v in recipe.settings.items()) or "the defaults"
         lines += _wrapped(f"{recipe.dataset}: {values}", 2)
         lines += [*_wrapped(f"for {', '.join(recipe.pairs)}", 6), *_wrapped(f"source: {recipe.source}", 6)]
-    if rest and fields:
+    refused = {pair: reason for pair in rest if (reason := _refusal(name, pair))}
+    if ours := [pair for pair in rest if pair not in refused]:
         lines += _wrapped("none published, so that using the defaults is our choice", 2)
-        lines += _wrapped(f"for {', '.join(rest)}", 6)
+        lines += _wrapped(f"for {', '.join(ours)}", 6)
+    for pair, reason in refused.items():
+        lines += _wrapped(f"refused on {pair}: {reason}", 2)
     if kind.DEVIATIONS:
         lines += ["", "Where paper and code differ, and what is done here"]
         lines += [line for text in kind.DEVIATIONS for line in _wrapped(f"- {text}", 2)]
