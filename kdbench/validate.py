@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, final
 
 from kdbench.checks import CHECKS, Broken
+from kdbench.net import Undeclared
 from kdbench.registry import method_source
 from kdbench.trial import PAIRS
 from kdbench.watched import Refused, Trial
@@ -24,6 +25,7 @@ class Verdict:
     pair: str
     outcome: Outcome
     reason: str = ""
+    remedy: str = ""
 
 
 def judge(check: str, trial: Trial) -> Verdict:
@@ -33,9 +35,11 @@ def judge(check: str, trial: Trial) -> Verdict:
     except Refused as refusal:
         return Verdict(check, trial.pair, "refused", str(refusal))
     except Broken as failure:
-        return Verdict(check, trial.pair, "FAILS", str(failure))
+        return Verdict(check, trial.pair, "FAILS", str(failure), CHECKS[check].remedy)
     except Exception as error:
-        return Verdict(check, trial.pair, "FAILS", method_source(trial.method).place_of(error))
+        reason = method_source(trial.method).place_of(error)
+        remedy = "Mend that line first: other checks need steps." if error is trial.outcome else CHECKS[check].remedy
+        return Verdict(check, trial.pair, "FAILS", reason, remedy)
     return Verdict(check, trial.pair, "ok")
 
 
@@ -52,16 +56,16 @@ def validate(method: str, folder: Path, observe: Callable[[str], None] = lambda 
     verdicts: list[Verdict] = []
     once = True
     for number, pair in enumerate(PAIRS):
+        observe(f"steps on {pair_text(pair)}")
         trial = Trial(method, pair, folder / str(number))
+        if isinstance(trial.outcome, Exception):  # nothing but this can be said of the pair
+            verdicts.append(judge("reads" if isinstance(trial.outcome, Undeclared) else "losses", trial))
+            continue
         for name, check in CHECKS.items():
-            if not (check.every_pair or once):
-                continue
-            observe(f"{name} on {pair_text(pair)}")
-            verdicts.append(judge(name, trial))
-            if name == next(iter(CHECKS)) and verdicts[-1].outcome == "refused":
-                break
-        else:
-            once = False
+            if check.every_pair or once:
+                observe(f"{name} on {pair_text(pair)}")
+                verdicts.append(judge(name, trial))
+        once = False
     return verdicts
 
 
@@ -73,7 +77,7 @@ def pair_text(pair: str) -> str:
 def rows(verdicts: list[Verdict]) -> list[dict[str, Any]]:
     """A table: one row a check, one column a pair."""
     found = {(verdict.check, verdict.pair): verdict.outcome for verdict in verdicts}
-    refused = {v.pair for v in verdicts if v.outcome == "refused" and v.check == next(iter(CHECKS))}
+    refused = {verdict.pair for verdict in verdicts if _refuses(verdict)}
     return [
         {"check": name, "what must hold": check.what}
         | {pair: "refused" if pair in refused else found.get((name, pair), "") for pair in PAIRS}
@@ -82,17 +86,18 @@ def rows(verdicts: list[Verdict]) -> list[dict[str, Any]]:
 
 
 def remarks(verdicts: list[Verdict]) -> Iterator[str]:
-    """Why checks failed or were refused; what several checks or pairs say alike is said once."""
-    said: dict[tuple[str, str], list[Verdict]] = {}
+    """Why checks failed or were refused; what is the same on several pairs is said once."""
+    said: dict[Verdict, list[str]] = {}
     for verdict in verdicts:
         if verdict.reason:
-            said.setdefault((verdict.outcome, verdict.reason), []).append(verdict)
-    for (outcome, reason), alike in said.items():
-        names = ", ".join(dict.fromkeys(verdict.check for verdict in alike))
-        pairs = ", ".join(dict.fromkeys(pair_text(verdict.pair) for verdict in alike))
-        if outcome == "refused":
-            what = pairs if names == next(iter(CHECKS)) else f"{names} on {pairs}"
-            yield f"refused, {what}: {reason}"
-        else:
-            yield f"FAILS, {names} on {pairs}: {reason}"
-            yield f"    {CHECKS[alike[0].check].remedy}"
+            said.setdefault(replace(verdict, pair=""), []).append(verdict.pair)
+    for verdict, pairs in said.items():
+        where = ", ".join(pairs)
+        yield f"{verdict.outcome}, {where if _refuses(verdict) else f'{verdict.check} on {where}'}: {verdict.reason}"
+        if verdict.remedy:
+            yield f"    {verdict.remedy}"
+
+
+def _refuses(verdict: Verdict) -> bool:
+    """Whether the method refuses the pair as a whole."""
+    return verdict.outcome == "refused" and verdict.check == next(iter(CHECKS))

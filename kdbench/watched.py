@@ -96,7 +96,6 @@ class Trial:
     def __init__(self, method: str, pair: str, folder: Path, settings: dict[str, Any] | None = None) -> None:
         self.method, self.pair, self.folder, self.settings = method, pair, folder, settings or {}
         self.dataset = from_arrays("generated", tiny_arrays())
-        self._epochs: list[Epoch] | Exception | None = None
 
     def run(self, seed: int = 1, **changes: Any) -> Run:
         """Build a run at its beginning, under a protocol with some changes.
@@ -126,17 +125,20 @@ class Trial:
             run.go_to(1)
             yield run
 
+    @cached_property
+    def outcome(self) -> list[Epoch] | Exception:
+        """The first epoch of each phase, watched, or what went wrong in them."""
+        try:
+            return [_watch(run) for run in self.runs()]
+        except Exception as error:
+            return error
+
     @property
     def epochs(self) -> list[Epoch]:
         """The first epoch of each phase, watched. What goes wrong in them is raised whenever they are asked for."""
-        if self._epochs is None:
-            try:
-                self._epochs = [_watch(run) for run in self.runs()]
-            except Exception as error:
-                self._epochs = error
-        if isinstance(self._epochs, Exception):
-            raise self._epochs
-        return self._epochs
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
 
     @cached_property
     def halves(self) -> list[Halves]:

@@ -60,10 +60,12 @@ def validate(method: str) -> None:
         console.print(line, markup=False)
     failed = {verdict.check for verdict in verdicts if verdict.outcome == "FAILS"}
     refused = all(verdict.outcome == "refused" for verdict in verdicts)
+    tried = any(verdict.outcome == "ok" for verdict in verdicts)
     if refused:
         console.print("nothing was checked: the method refuses every pair")
     elif failed:
-        console.print(f"{len(failed)} of {len(CHECKS)} checks fail")
+        verb, rest = "fails" if len(failed) == 1 else "fail", "" if tried else "; the others could not be tried"
+        console.print(f"{len(failed)} of {len(CHECKS)} checks {verb}{rest}")
     else:
         console.print(f"all {len(CHECKS)} checks hold")
     raise typer.Exit(1 if failed or refused else 0)
