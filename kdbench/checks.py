@@ -22,9 +22,10 @@ from kdbench.method import PLAIN, Batch, Loss, Method
 from kdbench.models import parse_pair
 from kdbench.net import PARTS, Outputs, Undeclared
 from kdbench.networks import build_net
+from kdbench.progress import Diverged
 from kdbench.protocol import Precision
 from kdbench.registry import load_method, load_recipes, method_source, resolve_settings
-from kdbench.run import Diverged, Run
+from kdbench.run import Run
 from kdbench.trial import NUM_STEPS, steps
 from kdbench.watched import Refused, Trial, remembered, trained
 

@@ -11,7 +11,7 @@ from rich.progress import Progress as Live
 
 from kdbench.cache_files import size
 from kdbench.cell import Cell
-from kdbench.run import Observer, Progress
+from kdbench.progress import Observer, Progress
 from kdbench.teacher_cache import Estimate
 from kdbench.teacher_plan import Watch
 

@@ -121,3 +121,10 @@ def phases_of(cell: Cell, method: Method, student: Net) -> tuple[Phase, ...]:
 def _ids(modules: Iterable[nn.Module]) -> set[int]:
     """Identities of the modules' parameters."""
     return {id(parameter) for module in modules for parameter in module.parameters()}
+
+
+def count_extra_parameters(student: Net, made: Net, method: Method) -> int:
+    """Number of trainable parameters beyond the student's own."""
+    own = {id(parameter) for parameter in student.parameters()}
+    found = {id(p): p for module in (made, method) for p in module.parameters() if p.requires_grad}
+    return sum(parameter.numel() for key, parameter in found.items() if key not in own)

@@ -20,11 +20,12 @@ from kdbench.data.batches import Batches, DeviceData
 from kdbench.device import Span, autocast, be_deterministic, keep_freed_memory, memory_format
 from kdbench.errors import UserError
 from kdbench.files import write_atomic, write_json
-from kdbench.method import Batch, Method, Setup
+from kdbench.method import Batch, Setup
 from kdbench.metrics import evaluate
-from kdbench.net import Net, Outputs, Part
+from kdbench.net import Outputs, Part
 from kdbench.networks import build_net, predict, save_weights
-from kdbench.phase import Phase, phases_of
+from kdbench.phase import Phase, count_extra_parameters, phases_of
+from kdbench.progress import Diverged, Progress
 from kdbench.record import Counts, make_record
 from kdbench.registry import load_method, method_source
 from kdbench.runs import METRICS, PRETRAINING, RECORD, STATE
@@ -45,32 +46,6 @@ class Options:
     """Knows about the jobs of other processes that work on cells."""
     compile: bool = False
     """On a GPU, launch each step as CUDA graphs; elsewhere, compile the student."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where a running cell is. ``top1`` is the test accuracy after the last whole epoch, in percent."""
-
-    epoch: int
-    """Of pre-training, or of the protocol's epochs."""
-    epochs: int
-    pretraining: bool
-    fraction: float
-    top1: float | None
-    seconds_left: float | None
-
-
-Observer = Callable[[Progress], None]
-
-
-class Diverged(UserError):
-    """A loss or a weight became NaN or infinite; ``failure`` is what the cell leaves."""
-
-    reason = "diverged"
-
-    def __init__(self, text: str, failure: dict[str, Any]) -> None:
-        super().__init__(text)
-        self.failure = failure
 
 
 @final
@@ -361,10 +336,3 @@ class Run:
         top1 = self.history[-1]["top1"] if self.history else None
         epochs = self.phase.epochs
         return Progress(min(self.number, epochs), epochs, self.epoch < 1, self.fraction, top1, left)
-
-
-def count_extra_parameters(student: Net, made: Net, method: Method) -> int:
-    """Number of trainable parameters beyond the student's own."""
-    own = {id(parameter) for parameter in student.parameters()}
-    found = {id(p): p for module in (made, method) for p in module.parameters() if p.requires_grad}
-    return sum(parameter.numel() for key, parameter in found.items() if key not in own)

@@ -18,9 +18,10 @@ from kdbench.data.datasets import Dataset, load_dataset
 from kdbench.device import pick_device
 from kdbench.errors import UserError
 from kdbench.models import canonical_network
+from kdbench.progress import Observer
 from kdbench.protocol import Protocol, load_protocol
 from kdbench.registry import load_method, method_name, resolve_settings
-from kdbench.run import Observer, Options
+from kdbench.run import Options
 from kdbench.teacher_cache import Identity, TeacherCache
 from kdbench.teacher_plan import CacheMode, Sources, Watch, lockstep_groups
 from kdbench.teacher_source import LiveTeacher
@@ -304,7 +305,7 @@ def train(
     cache
         ``auto``, ``on`` or ``off``: see :meth:`Session.run_all`.
     observer
-        Is called with a :class:`kdbench.run.Progress` while training.
+        Is called with a :class:`kdbench.progress.Progress` while training.
     **session
         ``runs``, ``data``, ``epochs``, ``precision``, ``device``, ``download``, ``save_every``, ``compile``:
         see :meth:`Session.open`.

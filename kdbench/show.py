@@ -18,9 +18,9 @@ from kdbench.method import Method, Setup, field_docs
 from kdbench.models import NETWORKS
 from kdbench.net import Net, Part
 from kdbench.networks import build_net
+from kdbench.phase import count_extra_parameters
 from kdbench.protocol import Protocol, load_protocol, named_pairs, protocol_names, usual_pairs
 from kdbench.registry import load_method, load_recipes, method_name, method_names, method_source, resolve_settings
-from kdbench.run import count_extra_parameters
 
 Rows = list[dict[str, Any]]
 

@@ -27,7 +27,8 @@ from kdbench.files import write_atomic, write_json
 from kdbench.graph import StepGraphs
 from kdbench.method import ViewPlan
 from kdbench.net import Outputs, Part
-from kdbench.run import Diverged, Observer, Options, Run
+from kdbench.progress import Diverged, Observer
+from kdbench.run import Options, Run
 from kdbench.runs import CONFIG, FAILURE, STATE, read_record
 from kdbench.signals import Stop
 from kdbench.teacher_source import Reader, TeacherSource

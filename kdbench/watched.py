@@ -21,7 +21,8 @@ from kdbench.data.datasets import from_arrays
 from kdbench.errors import UserError
 from kdbench.net import Outputs
 from kdbench.networks import weights_hash
-from kdbench.run import Diverged, Options, Run
+from kdbench.progress import Diverged
+from kdbench.run import Options, Run
 from kdbench.trial import CPU, NUM_STEPS, PAIRS, make_cell, make_source, steps, tiny_arrays, tiny_protocol
 
 

@@ -19,7 +19,7 @@ from kdbench.data.views import ResidentImages
 from kdbench.errors import Interrupted, UserError
 from kdbench.methods.kd import KD
 from kdbench.methods.reviewkd import ReviewKD
-from kdbench.run import Progress
+from kdbench.progress import Progress
 from kdbench.runs import FAILURE, RECORD
 from kdbench.teacher_plan import CacheMode, lockstep_groups
 from kdbench.teacher_source import LiveTeacher

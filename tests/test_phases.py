@@ -18,7 +18,8 @@ import kdbench.methods.kd
 from kdbench.method import Batch, Method, Pretraining, Setup, ViewPlan
 from kdbench.net import Backbone, Features, Net, Outputs, Part
 from kdbench.networks import load_weights, predict, read_weights
-from kdbench.run import Progress, Run
+from kdbench.progress import Progress
+from kdbench.run import Run
 
 
 class Hinted(Method):

@@ -22,7 +22,8 @@ from kdbench.checkpoint import load_state, save_state
 from kdbench.claims import Busy, Claims
 from kdbench.errors import Interrupted, UserError
 from kdbench.files import write_atomic
-from kdbench.run import Diverged, Observer, Progress, Run
+from kdbench.progress import Diverged, Observer, Progress
+from kdbench.run import Run
 from kdbench.runs import STATE
 from kdbench.trainer import train_cells
 

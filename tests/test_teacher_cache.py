@@ -28,7 +28,8 @@ from kdbench.data.views import Augmentation, views
 from kdbench.errors import Interrupted, UserError
 from kdbench.method import PLAIN, ViewPlan
 from kdbench.net import Part
-from kdbench.run import Options, Progress, Run
+from kdbench.progress import Progress
+from kdbench.run import Options, Run
 from kdbench.runs import CONFIG
 from kdbench.signals import Stop
 from kdbench.teacher_cache import Estimate, Identity, TeacherCache, Visits

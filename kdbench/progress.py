@@ -1,0 +1,35 @@
+"""What a run tells those who watch it: how far it is, and that it broke down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kdbench.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a running cell is. ``top1`` is the test accuracy after the last whole epoch, in percent."""
+
+    epoch: int
+    """Of pre-training, or of the protocol's epochs."""
+    epochs: int
+    pretraining: bool
+    fraction: float
+    top1: float | None
+    seconds_left: float | None
+
+
+Observer = Callable[[Progress], None]
+
+
+class Diverged(UserError):
+    """A loss or a weight became NaN or infinite; ``failure`` is what the cell leaves."""
+
+    reason = "diverged"
+
+    def __init__(self, text: str, failure: dict[str, Any]) -> None:
+        super().__init__(text)
+        self.failure = failure
