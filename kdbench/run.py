@@ -297,7 +297,7 @@ class Run:
             self.go_to(state["epoch"], state["step"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.history, self.sums, self.seconds = state["history"], state["sums"], state["seconds"]
-            self.history_before = state["history_before"]
+            self.history_before = state.get("history_before", [])
         self._start = (time.monotonic(), self.fraction)
 
     def finish(self) -> dict[str, Any]:

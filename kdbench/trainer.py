@@ -204,9 +204,11 @@ class Lockstep:
             self.active = self._still(self.active)
 
     def _run_epoch(self, epoch: int, behind: list[Run], stop: Stop, observe: dict[str, Observer]) -> None:
-        self.batches.begin(epoch)
+        with Span(self.options.device) as beginning:
+            self.batches.begin(epoch)
         for run in behind:
             run.begin_epoch()
+            run.spans += [beginning] if run.plan.num_strong else []  # what takes long is to make the strong views
         self.open_readers(behind)
         for step in range(min(run.step for run in behind), self.batches.steps):
             joined = [run for run in self._still(behind) if run.step == step]
