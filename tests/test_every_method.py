@@ -13,6 +13,8 @@ from kdbench.registry import method_names
 from kdbench.trial import PAIRS
 from kdbench.watched import Refused, Trial, first_steps_elsewhere
 
+pytestmark = pytest.mark.once
+
 FIRST = next(iter(PAIRS))
 # Ordered so that what several checks look at is made once and then dropped; a refused pair is refused once.
 CASES = [

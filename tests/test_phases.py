@@ -21,6 +21,8 @@ from kdbench.networks import load_weights, predict, read_weights
 from kdbench.progress import Progress
 from kdbench.run import Run
 
+pytestmark = pytest.mark.once
+
 
 class Hinted(Method):
     """A head learns from the teacher's features, then the student follows what it says of them."""

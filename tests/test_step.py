@@ -30,6 +30,8 @@ from kdbench.teacher_cache import Identity, TeacherCache, Visits
 from kdbench.teacher_plan import Wanted
 from kdbench.trainer import Lockstep, Outcomes, quietly
 
+pytestmark = pytest.mark.once
+
 every_method = pytest.mark.parametrize("method", METHODS)
 
 
