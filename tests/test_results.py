@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
 from cells import Typed
 
+from kdbench.registry import method_names
 from kdbench.runs import read_records
 
-FOLDER = Path(__file__).parent.parent / "results" / "cifar10-subset"
+RESULTS = Path(__file__).parent.parent / "results"
+FOLDERS = {"cifar10-subset": 19, "every-method": 59}
+"""Folders with records, and how many."""
 
 
 @pytest.mark.checkout
+@pytest.mark.parametrize("folder", FOLDERS)
 @pytest.mark.parametrize(
     ("file", "words"),
     [
@@ -22,20 +27,32 @@ FOLDER = Path(__file__).parent.parent / "results" / "cifar10-subset"
         ("compare.md", ["compare", "--format", "markdown"]),
     ],
 )
-def test_the_stored_tables_are_what_the_stored_records_say(file: str, words: list[str], typed: Typed) -> None:
-    code, out, err = typed(words[0], FOLDER / "runs", *words[1:])
+def test_the_stored_tables_are_what_the_stored_records_say(
+    folder: str, file: str, words: list[str], typed: Typed
+) -> None:
+    code, out, err = typed(words[0], RESULTS / folder / "runs", *words[1:])
     assert (code, err) == (0, "")
-    assert out == (FOLDER / file).read_text(encoding="utf-8")
+    assert out == (RESULTS / folder / file).read_text(encoding="utf-8")
 
 
 @pytest.mark.checkout
-def test_the_stored_records_are_whole() -> None:
-    records = read_records(FOLDER / "runs")
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_the_stored_records_are_whole(folder: str) -> None:
+    records = read_records(RESULTS / folder / "runs")
     assert not records.problems
-    assert len(records.frame) == 19
+    assert len(records.frame) == FOLDERS[folder]
+
+
+@pytest.mark.checkout
+def test_every_method_has_results() -> None:
+    folder = RESULTS / "every-method"
+    assert sorted(tomllib.loads((folder / "grid.toml").read_text(encoding="utf-8"))["methods"]) == method_names()
+    seeds = read_records(folder / "runs").frame.groupby("method")["seed"].nunique()
+    assert sorted(seeds.index) == method_names()
+    assert seeds.min() >= 2
 
 
 @pytest.mark.checkout
 def test_the_readme_shows_the_stored_paper_table() -> None:
-    readme = (FOLDER.parent.parent / "README.md").read_text(encoding="utf-8")
-    assert (FOLDER / "paper.md").read_text(encoding="utf-8").strip() in readme
+    readme = (RESULTS.parent / "README.md").read_text(encoding="utf-8")
+    assert (RESULTS / "cifar10-subset" / "paper.md").read_text(encoding="utf-8").strip() in readme
