@@ -86,3 +86,8 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def unfinished_writes(path: Path) -> list[Path]:
+    """What :func:`write_atomic` has left of a file where its process was killed."""
+    return list(path.parent.glob(f".{path.name}.*.tmp"))

@@ -19,7 +19,7 @@ from kdbench.claims import Scheduler
 from kdbench.data.batches import Batches, DeviceData
 from kdbench.device import Span, autocast, be_deterministic, keep_freed_memory, memory_format
 from kdbench.errors import UserError
-from kdbench.files import write_atomic, write_json
+from kdbench.files import unfinished_writes, write_atomic, write_json
 from kdbench.method import Batch, Setup
 from kdbench.metrics import evaluate
 from kdbench.net import Outputs, Part
@@ -28,7 +28,7 @@ from kdbench.phase import Phase, count_extra_parameters, phases_of
 from kdbench.progress import Diverged, Progress
 from kdbench.record import Counts, make_record
 from kdbench.registry import load_method, method_source
-from kdbench.runs import METRICS, PRETRAINING, RECORD, STATE
+from kdbench.runs import CONFIG, METRICS, PRETRAINING, RECORD, STATE
 from kdbench.streams import generator, seeded, stream_seed
 from kdbench.teacher_source import TeacherSource
 from kdbench.teachers import WEIGHTS
@@ -318,8 +318,12 @@ class Run:
             self.cell, self.data.dataset, card, self.history, self.seconds, counts, digest, self.options.device
         )
         write_json(self.folder / RECORD, record, permit=self.permit)
-        for name in (STATE, f"{STATE}.previous"):
-            (self.folder / name).unlink(missing_ok=True)
+        # What a process that was killed while it wrote has left goes as well.
+        begun = [self.folder / name for name in (CONFIG, METRICS, PRETRAINING, WEIGHTS, STATE, RECORD)]
+        left = [path for file in begun for path in unfinished_writes(file)]
+        left += [self.folder / f"{STATE}{which}" for which in ("", ".previous", ".new")]
+        for path in left:
+            path.unlink(missing_ok=True)
         return record
 
     @property

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import tomli_w
-from cells import Typed
+from cells import Typed, make_run, steps
 from fake_records import fake_record, write_records
 
 from kdbench.errors import UserError
@@ -148,3 +148,15 @@ def test_records_in_memory_are_read_the_same_way() -> None:
     assert as_frame([record])["top1"].tolist() == [70.0]
     with pytest.raises(ValueError, match="not a record of kdbench"):
         as_frame([{"cell": record["cell"]}])
+
+
+def test_what_a_killed_process_was_writing_is_tidied_away(tiny_npz: Path, tmp_path: Path) -> None:
+    run = make_run(tiny_npz, tmp_path, "ce")
+    for _ in run.cell.epochs:
+        steps(run, 3)
+        run.drain()
+        run.end_epoch()
+    left = run.folder / ".metrics.jsonl.e_lqp3kw.tmp"
+    left.write_text("half a li")
+    run.finish()
+    assert sorted(path.name for path in run.folder.iterdir()) == ["metrics.jsonl", "model.safetensors", "record.json"]
