@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -94,10 +93,12 @@ def cache_needs(
             wanted.setdefault(kind.cell.teacher.id, []).append((kind, want))
 
     def expected(found: Iterable[tuple[Sequence[Cell], Wanted]]) -> float:
+        # Of very many cells few differ in this.
+        asked = {(cell.seed, want.plan, want.epochs) for cells, want in found for cell in cells}
         seen: dict[tuple[int, int], set[ViewPlan]] = {}
-        for cells, want in found:
-            for cell, epoch in itertools.product(cells, want.epochs):
-                seen.setdefault((cell.seed, epoch), set()).add(want.plan)
+        for seed, plan, epochs in asked:
+            for epoch in epochs:
+                seen.setdefault((seed, epoch), set()).add(plan)
         return expected_pairs(data.num_images, augmentation, Counter(map(frozenset, seen.values())))
 
     needs = []

@@ -203,6 +203,12 @@ class Method(nn.Module, abc.ABC):
 
     @final
     @classmethod
+    def all_needs(cls, config: Any) -> frozenset[Part]:
+        """Return what is read of the teacher from the beginning to the end, in pre-training too."""
+        return cls.needs(config) | (cls.pretraining_needs(config) if cls.pretraining(config) > 0 else frozenset())
+
+    @final
+    @classmethod
     def pretraining_epochs(cls, config: Any, epochs: int) -> int:
         """Return the number of epochs before the protocol's ``epochs``."""
         part = cls.pretraining(config)

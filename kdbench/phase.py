@@ -125,6 +125,6 @@ def _ids(modules: Iterable[nn.Module]) -> set[int]:
 
 def count_extra_parameters(student: Net, made: Net, method: Method) -> int:
     """Number of trainable parameters beyond the student's own."""
-    own = {id(parameter) for parameter in student.parameters()}
+    own = _ids([student])
     found = {id(p): p for module in (made, method) for p in module.parameters() if p.requires_grad}
     return sum(parameter.numel() for key, parameter in found.items() if key not in own)

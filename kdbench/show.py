@@ -16,7 +16,7 @@ from kdbench.data.datasets import DATASETS, SHAPES, Dataset
 from kdbench.errors import UserError
 from kdbench.method import Method, Setup, field_docs
 from kdbench.models import NETWORKS
-from kdbench.net import Net, Part
+from kdbench.net import Net
 from kdbench.networks import build_net
 from kdbench.phase import count_extra_parameters
 from kdbench.protocol import Protocol, load_protocol, named_pairs, protocol_names, usual_pairs
@@ -49,7 +49,7 @@ def methods(pair: str | None, protocol: Protocol) -> tuple[Rows, list[str]]:
                 "family": kind.FAMILY,
                 "year": card.year,
                 "paper": card.paper,
-                "the teacher gives": ", ".join(sorted(_needs(kind))) or "nothing",
+                "the teacher gives": ", ".join(sorted(kind.all_needs(kind.Config()))) or "nothing",
                 "views": kind.views(kind.Config()).num_views,
                 "pre-training": _pretraining(kind),
             }
@@ -61,12 +61,6 @@ def methods(pair: str | None, protocol: Protocol) -> tuple[Rows, list[str]]:
             row |= {"from": source.origin if source.own else ""}
         rows.append(row)
     return rows, remarks
-
-
-def _needs(kind: type[Method]) -> frozenset[Part]:
-    """What a method needs of the teacher by default, in pre-training too."""
-    config = kind.Config()
-    return kind.needs(config) | (kind.pretraining_needs(config) if kind.pretraining(config) else frozenset())
 
 
 def _pretraining(kind: type[Method]) -> str:

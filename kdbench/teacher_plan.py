@@ -57,8 +57,7 @@ class Wanted:
     def by(cls, cell: Cell) -> Wanted:
         """What a cell wants."""
         kind, config = load_method(cell.method), cell.settings.config
-        before = kind.pretraining_needs(config) if cell.epochs.start < 1 else frozenset()
-        return cls(cell.seed, kind.views(config), kind.needs(config) | before, cell.epochs)
+        return cls(cell.seed, kind.views(config), kind.all_needs(config), cell.epochs)
 
     @property
     def cacheable(self) -> bool:
@@ -235,8 +234,8 @@ class Sources:
             ours: set[tuple[ViewPlan, int]] = set()
             others: set[tuple[ViewPlan, int]] = set()
             for cell in here:
-                visits = ours if cell.id in ids else others
-                visits |= {(Wanted.by(cell).plan, epoch) for epoch in cell.epochs}
+                visits, want = (ours if cell.id in ids else others), Wanted.by(cell)
+                visits |= {(want.plan, epoch) for epoch in want.epochs}
             total += sum(plan.num_views for plan, _ in ours - others)
         return total * len(session.dataset.train_labels)
 

@@ -122,8 +122,6 @@ def test_every_check_can_fail(
     monkeypatch.setenv(FOLDERS, str(tmp_path / "own"))
     verdict = judge(check, Trial("mine", "cifar", tmp_path))
     assert verdict.outcome == "FAILS"
-    import re
-
     assert re.search(said, verdict.reason), verdict.reason
 
 
