@@ -25,7 +25,7 @@ class ViewPlan:
 
     Every image is flipped once (or not), then each view turns it by its number of quarter turns and crops it on
     its own. View 0 is the plain view, which all methods share for one seed, epoch and image. Behind these stand views
-    that are flipped and cropped on their own and then strongly augmented; see :mod:`kdbench.data.strong`.
+    that are flipped and cropped on their own and then strongly augmented; see :mod:`kdbench.data.randaugment`.
     """
 
     quarter_turns: tuple[int, ...] = (0,)

@@ -13,13 +13,13 @@ import submitit
 from rich.console import Console
 
 import kdbench
-from kdbench.claims import Claims
-from kdbench.display import Display
+from kdbench.analysis.records import RECORD, STATE
+from kdbench.engine.display import Display
 from kdbench.errors import Interrupted
-from kdbench.files import write_json
-from kdbench.runs import RECORD, STATE
-from kdbench.teacher_cache import FOLDER as CACHES
-from kdbench.work import Worker, Workload
+from kdbench.grid.worker import Worker, Workload
+from kdbench.teachers.cache import FOLDER as CACHES
+from kdbench.utils.files import write_json
+from kdbench.utils.leases import Claims
 
 from .scheduler import Slurm
 

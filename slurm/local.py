@@ -13,11 +13,11 @@ from typing import Any, final
 
 import submitit
 
-from kdbench.cell import Cell
-from kdbench.claims import holder_of
 from kdbench.errors import UserError
-from kdbench.grid import Grid
-from kdbench.work import Workload
+from kdbench.experiment.cell import Cell
+from kdbench.grid.grid import Grid
+from kdbench.grid.worker import Workload
+from kdbench.utils.leases import holder_of
 
 from .job import ENDED, GridJob
 from .submissions import CODE, Launch, Sent, Submission, freeze_code, lives, new_folder

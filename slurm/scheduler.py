@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import final
 
-from kdbench.claims import Job, Scheduler
+from kdbench.utils.leases import Job, Scheduler
 
 _FIELDS = ("JobArrayID", "State", "RestartCnt", "Reason")
 _OVER = frozenset(

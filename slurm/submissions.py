@@ -15,16 +15,16 @@ from typing import Any, Literal
 import kdbench
 import kdbench.methods
 import kdbench.slurm
-from kdbench.cell import Cell, safe_name
-from kdbench.claims import holder_of, living
-from kdbench.device import CODE_STATE, code_state
+from kdbench.engine.session import NPZ
 from kdbench.errors import UserError
-from kdbench.files import explain_os_errors, write_json
-from kdbench.grid import Grid
-from kdbench.own_methods import FOLDERS, folders
-from kdbench.session import NPZ
-from kdbench.states import State, Status, survey
-from kdbench.teacher_plan import CacheMode
+from kdbench.experiment.cell import Cell, safe_name
+from kdbench.experiment.user_methods import FOLDERS, folders
+from kdbench.grid.grid import Grid
+from kdbench.grid.states import State, Status, survey
+from kdbench.teachers.plan import CacheMode
+from kdbench.utils.device import CODE_STATE, code_state
+from kdbench.utils.files import explain_os_errors, write_json
+from kdbench.utils.leases import holder_of, living
 
 from .scheduler import Known, Slurm
 

@@ -16,12 +16,12 @@ from typing import Any, final
 
 import submitit
 
-from kdbench.cell import Cell
 from kdbench.errors import UserError
-from kdbench.grid import Grid
-from kdbench.states import State
-from kdbench.teacher_plan import Wanted, by_teacher, lockstep_groups
-from kdbench.work import Workload
+from kdbench.experiment.cell import Cell
+from kdbench.grid.grid import Grid
+from kdbench.grid.states import State
+from kdbench.grid.worker import Workload
+from kdbench.teachers.plan import Wanted, by_teacher, lockstep_groups
 
 from .job import GridJob
 from .profile import Profile, Resources, Stage

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from kdbench.bench import alternate, ratio
+from kdbench.engine.bench import alternate, ratio
 from kdbench.models import build_backbone
 
 NETWORKS = ("resnet8", "resnet20", "resnet32", "resnet8x4", "wrn_16_2", "wrn_40_1", "vgg8", "MobileNetV2")

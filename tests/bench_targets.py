@@ -18,16 +18,16 @@ import torch
 from stub_nets import stub_batch, stub_net, stub_setup
 from torch.nn import functional
 
-from kdbench.bench import Bench, Work, alternate, ratio
 from kdbench.data.datasets import random_dataset
 from kdbench.data.views import order, views
+from kdbench.engine.bench import Bench, Work, alternate, ratio
+from kdbench.engine.run import Options
+from kdbench.experiment.protocol import load_protocol
 from kdbench.method import PLAIN
 from kdbench.methods.crd import CRD
+from kdbench.models.weights import build_net
 from kdbench.net import Outputs
-from kdbench.networks import build_net
-from kdbench.protocol import load_protocol
-from kdbench.run import Options
-from kdbench.teacher_plan import Wanted
+from kdbench.teachers.plan import Wanted
 
 CPU = torch.device("cpu")
 ROUNDS = 15

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from kdbench.data.strong import strongly_augmented
+from kdbench.data.randaugment import strongly_augmented
 from kdbench.data.views import Augmentation, ResidentImages, order, views
 from kdbench.method import PLAIN, ViewPlan
 

@@ -1,4 +1,4 @@
-"""Every method, and cells of a few small steps with it; what they are made of is in :mod:`kdbench.trial`."""
+"""Every method, and cells of a few small steps with it; see :mod:`kdbench.engine.checks.small`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from kdbench import trial
-from kdbench.cell import Cell
 from kdbench.data.batches import Batches, DeviceData
 from kdbench.data.datasets import load_dataset
+from kdbench.engine.checks import small as trial
+from kdbench.engine.checks.small import CPU, PAIRS, make_source, make_teacher, steps, tiny_protocol
+from kdbench.engine.run import Options, Run
 from kdbench.errors import UserError
-from kdbench.protocol import Protocol
-from kdbench.run import Options, Run
-from kdbench.trial import CPU, PAIRS, make_source, make_teacher, steps, tiny_protocol
+from kdbench.experiment.cell import Cell
+from kdbench.experiment.protocol import Protocol
 
 __all__ = ["CPU", "PAIRS", "make_source", "make_teacher", "steps", "tiny_protocol"]
 

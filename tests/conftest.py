@@ -13,8 +13,8 @@ import torch
 from cells import Typed
 
 from kdbench import cli
-from kdbench.own_methods import FOLDERS
-from kdbench.trial import tiny_arrays
+from kdbench.engine.checks.small import tiny_arrays
+from kdbench.experiment.user_methods import FOLDERS
 
 torch.set_num_threads(1)
 
@@ -36,7 +36,7 @@ def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
 
     def run(*words: object) -> tuple[int, str, str]:
         named = os.environ.get(FOLDERS, "")  # each command is a process of its own
-        for module in [name for name in sys.modules if name.startswith("kdbench.own_methods.")]:
+        for module in [name for name in sys.modules if name.startswith("kdbench.experiment.user_methods.")]:
             del sys.modules[module]
         monkeypatch.setattr(sys, "argv", ["kdbench", *map(str, words)])
         with pytest.raises(SystemExit) as ended:

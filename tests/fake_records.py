@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from kdbench.identity import identity_hash, identity_text
-from kdbench.protocol import Protocol, load_protocol
+from kdbench.experiment.identity import identity_hash, identity_text
+from kdbench.experiment.protocol import Protocol, load_protocol
 
 FINGERPRINT = "f" * 64
 

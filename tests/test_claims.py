@@ -16,15 +16,15 @@ from typing import Any
 import pytest
 from cells import make_run
 
-from kdbench import claims as claiming
-from kdbench.claims import MAX_DEATHS, STALE, Busy, Claim, Claims, Job, Scheduler, Superseded, holder_of, living
-from kdbench.runs import FAILURE, RECORD, STATE
-from kdbench.trainer import train_cells
+from kdbench.analysis.records import FAILURE, RECORD, STATE
+from kdbench.engine.lockstep import train_cells
+from kdbench.utils import leases as claiming
+from kdbench.utils.leases import MAX_DEATHS, STALE, Busy, Claim, Claims, Job, Scheduler, Superseded, holder_of, living
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from kdbench.claims import Busy, Claims
+from kdbench.utils.leases import Busy, Claims
 with Claims() as claims:
     try:
         claims.hold(Path(sys.argv[1]))

@@ -21,8 +21,8 @@ from cells import Typed
 
 import kdbench
 from kdbench.data.datasets import load_dataset
+from kdbench.experiment.protocol import load_protocol
 from kdbench.models import build_backbone
-from kdbench.protocol import load_protocol
 
 
 @pytest.fixture

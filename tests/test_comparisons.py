@@ -10,11 +10,11 @@ import pytest
 from fake_records import fake_grid, fake_record, write_records
 from test_runs import begin
 
-from kdbench import splitting
-from kdbench.comparisons import Comparison, select
+from kdbench.analysis import splitting
+from kdbench.analysis.comparison import Comparison, select
+from kdbench.analysis.records import Records, as_frame, read_records
 from kdbench.errors import UserError
-from kdbench.protocol import load_protocol
-from kdbench.runs import Records, as_frame, read_records
+from kdbench.experiment.protocol import load_protocol
 
 DIGITS = load_protocol("digits-demo-v1")
 ALONE = [fake_record("ce", seed, 65.0 + seed, teacher=None) for seed in range(3)]

@@ -14,14 +14,14 @@ from test_comparisons import ALONE, split
 from test_layouts import column, records
 from test_runs import begin
 
-from kdbench import splitting
-from kdbench.comparisons import Comparison
-from kdbench.differences import against, by_pair, choose_baseline, pooled_table
+from kdbench.analysis import splitting
+from kdbench.analysis.comparison import Comparison
+from kdbench.analysis.records import read_records
+from kdbench.analysis.tables.differences import against, by_pair, choose_baseline, pooled_table
+from kdbench.analysis.tables.leaderboard import leaderboard, leaderboard_table, pairwise_table, stability_notes
+from kdbench.analysis.tables.table import Table
 from kdbench.errors import UserError
-from kdbench.leaderboard import leaderboard, leaderboard_table, pairwise_table, stability_notes
-from kdbench.protocol import load_protocol
-from kdbench.runs import read_records
-from kdbench.tables import Table
+from kdbench.experiment.protocol import load_protocol
 
 PAIRS = ["wrn_40_2>wrn_16_2", "resnet56>resnet20", "resnet110>resnet20", "vgg13>vgg8"]
 GAINS = {"kd": 1.0, "dkd": 1.2, "crd": -0.5, "pkt": 0.02}

@@ -18,27 +18,29 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import kdbench.slurm.scheduler
-from kdbench import cache_needs, estimate, grid_bench, grid_view, shapes
-from kdbench.bench import Bench
-from kdbench.cache_list import list_caches
-from kdbench.cache_needs import expected_pairs
+from kdbench.analysis.records import RECORD
+from kdbench.cli import grid_view
 from kdbench.cli.grid import app
 from kdbench.data.batches import DeviceData
 from kdbench.data.datasets import SHAPES, load_dataset
 from kdbench.data.views import Augmentation
+from kdbench.engine.bench import Bench
 from kdbench.errors import UserError
-from kdbench.estimate import GridEstimate
-from kdbench.grid import Grid
-from kdbench.kinds import kinds_of
+from kdbench.grid import cache_needs, estimate, shapes
+from kdbench.grid import timing as grid_bench
+from kdbench.grid.cache_needs import expected_pairs
+from kdbench.grid.estimate import GridEstimate
+from kdbench.grid.grid import Grid
+from kdbench.grid.shapes import DataShape, net_shape
+from kdbench.grid.states import State, Status
+from kdbench.grid.variants import kinds_of
 from kdbench.method import PLAIN, ViewPlan
 from kdbench.models import NETWORKS, build_backbone
-from kdbench.runs import RECORD
-from kdbench.shapes import DataShape, net_shape
 from kdbench.slurm.submissions import look
-from kdbench.states import State, Status
-from kdbench.teacher_cache import Visits
-from kdbench.teacher_plan import Wanted, visited
-from kdbench.teacher_source import LiveTeacher
+from kdbench.teachers.cache import Visits
+from kdbench.teachers.cache_list import list_caches
+from kdbench.teachers.outputs import LiveTeacher
+from kdbench.teachers.plan import Wanted, visited
 
 TURNS = ViewPlan((0, 1, 2, 3))
 SEEN: dict[str, list[set[ViewPlan]]] = {

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from cells import METHODS, REFUSED
 
-from kdbench.checks import CHECKS
-from kdbench.registry import method_names
-from kdbench.trial import PAIRS
-from kdbench.watched import Refused, Trial, first_steps_elsewhere
+from kdbench.engine.checks.rules import CHECKS
+from kdbench.engine.checks.small import PAIRS
+from kdbench.engine.checks.watched import Refused, Trial, first_steps_elsewhere
+from kdbench.experiment.settings import method_names
 
 pytestmark = pytest.mark.once
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from kdbench.fold import folded
 from kdbench.models import NETWORKS, build_backbone
+from kdbench.models.fuse import folded
 from kdbench.net import PARTS, Backbone, Features, Net
 
 TIMM = ("timm:test_resnet", "timm:test_efficientnet", "timm:test_vit")

@@ -16,15 +16,15 @@ import tomli_w
 from cells import Typed
 from slurm_cluster.cluster import wait_for
 
-from kdbench.claims import Claims, Scheduler
-from kdbench.device import code_state
+from kdbench.analysis.records import CONFIG, FAILURE, RECORD, STATE
 from kdbench.errors import UserError
-from kdbench.grid import Grid, read_grid
-from kdbench.registry import method_names
-from kdbench.runs import CONFIG, FAILURE, RECORD, STATE
+from kdbench.experiment.settings import method_names
+from kdbench.grid.grid import Grid, read_grid
+from kdbench.grid.states import State, explain, survey
+from kdbench.grid.worker import Workload
 from kdbench.slurm.job import GridJob, progress_mark
-from kdbench.states import State, explain, survey
-from kdbench.work import Workload
+from kdbench.utils.device import code_state
+from kdbench.utils.leases import Claims, Scheduler
 
 PAPER = """
 protocol = "cifar100-crd-v1"

@@ -13,12 +13,12 @@ from scipy.stats import t
 from test_comparisons import split
 from test_runs import begin
 
-from kdbench import splitting
-from kdbench.comparisons import Comparison
-from kdbench.entries import fixed
-from kdbench.layouts import detail, paper
-from kdbench.runs import read_records
-from kdbench.tables import Entry, Table, render
+from kdbench.analysis import splitting
+from kdbench.analysis.comparison import Comparison
+from kdbench.analysis.records import read_records
+from kdbench.analysis.tables.entries import fixed
+from kdbench.analysis.tables.layouts import detail, paper
+from kdbench.analysis.tables.table import Entry, Table, render
 
 TOP1 = {
     "ce": [70.0, 71.0, 72.5],

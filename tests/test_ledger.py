@@ -12,9 +12,9 @@ from fake_records import fake_record, write_records
 from scipy.stats import t, ttest_ind_from_stats
 from test_comparisons import split
 
-from kdbench.ledger import Claim, against_published, claims
-from kdbench.protocol import load_protocol
-from kdbench.published import PublishedValue, load_published
+from kdbench.analysis.published.ledger import Claim, against_published, claims
+from kdbench.analysis.published.values import PublishedValue, load_published
+from kdbench.experiment.protocol import load_protocol
 
 PAIR: dict[str, Any] = {"teacher": "wrn_40_2", "student": "wrn_16_2", "teacher_accuracy": 75.61}
 RULES = load_protocol("cifar100-crd-v1")

@@ -14,15 +14,15 @@ import torch
 from cells import METHODS
 
 import kdbench
-from kdbench.cell import Cell
+from kdbench.analysis.records import FAILURE, RECORD
 from kdbench.data.views import ResidentImages
+from kdbench.engine.progress import Progress
 from kdbench.errors import Interrupted, UserError
+from kdbench.experiment.cell import Cell
 from kdbench.methods.kd import KD
 from kdbench.methods.reviewkd import ReviewKD
-from kdbench.progress import Progress
-from kdbench.runs import FAILURE, RECORD
-from kdbench.teacher_plan import CacheMode, lockstep_groups
-from kdbench.teacher_source import LiveTeacher
+from kdbench.teachers.outputs import LiveTeacher
+from kdbench.teachers.plan import CacheMode, lockstep_groups
 
 pytestmark = pytest.mark.once
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import kdbench.methods
+from kdbench.experiment.settings import resolve_settings
 from kdbench.method import PLAIN, Method, field_docs
 from kdbench.methods import (
     ab,
@@ -50,7 +51,6 @@ from kdbench.methods import (
 )
 from kdbench.methods._task import TaskMethod
 from kdbench.net import Outputs
-from kdbench.registry import resolve_settings
 
 pytestmark = pytest.mark.once
 

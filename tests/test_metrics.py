@@ -7,7 +7,7 @@ import torch
 from scipy.special import log_softmax, rel_entr
 from sklearn.metrics import log_loss, top_k_accuracy_score
 
-from kdbench.metrics import evaluate, expected_calibration_error
+from kdbench.models.evaluate import evaluate, expected_calibration_error
 
 
 def test_against_scikit_learn_and_scipy() -> None:

@@ -12,13 +12,13 @@ from stub_nets import stub_batch, stub_net, stub_setup
 from test_parity_losses import check_gradients, check_state, load_weights, sides, total, weight_leaves
 from torch import Tensor, nn
 
+from kdbench.experiment.settings import resolve_settings
 from kdbench.method import Batch, Method, deciding
 from kdbench.methods import dist, dkd, fitnet, ickd, kd, nkd, ofd, srrl, vid
 from kdbench.methods._connectors import SizingConnector
 from kdbench.methods.ce import cross_entropy
 from kdbench.models import build_backbone
 from kdbench.net import Net, Outputs
-from kdbench.registry import resolve_settings
 
 pytestmark = pytest.mark.once
 

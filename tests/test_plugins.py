@@ -15,12 +15,12 @@ from cells import Typed
 from own_files import write_own
 
 import kdbench
+from kdbench.cli.catalogue import Card, card_of
+from kdbench.engine.run import Run
 from kdbench.errors import UserError
-from kdbench.method_sources import method_sources
-from kdbench.own_methods import FOLDERS
-from kdbench.registry import load_method, method_name, method_names, method_source
-from kdbench.run import Run
-from kdbench.show import Card, card_of
+from kdbench.experiment.registry import method_sources
+from kdbench.experiment.settings import load_method, method_name, method_names, method_source
+from kdbench.experiment.user_methods import FOLDERS
 from kdbench.slurm.submissions import freeze_code
 
 ROOT = Path(__file__).parent.parent
@@ -86,11 +86,11 @@ def test_a_state_of_other_code_is_refused(own: Path, tiny_npz: Path, tmp_path: P
         with pytest.raises(KeyboardInterrupt):
             session.run(cell)
     write_own(own, loss="mine = 2 * mine")
-    del sys.modules["kdbench.own_methods.mine"]
+    del sys.modules["kdbench.experiment.user_methods.mine"]
     with pytest.raises(UserError, match=r"mine\.py has changed since .*mine/seed1-\w+ was begun: raise VERSION in it"):
         session.run(cell)
     write_own(own)
-    del sys.modules["kdbench.own_methods.mine"]
+    del sys.modules["kdbench.experiment.user_methods.mine"]
     assert session.run(cell)["method_source"] == method_source("mine").text
 
 
@@ -115,12 +115,12 @@ def test_own_methods_leave_the_search_path_alone(own: Path) -> None:
     file = write_own(own)
     file.write_text(file.read_text().replace("import random\n", "from kdbench.methods.kd import kl_per_image\n"))
     file.write_text(f"{file.read_text()}\nfrom ._shared import FACTOR\n")
-    assert load_method("mine").__module__ == "kdbench.own_methods.mine"
+    assert load_method("mine").__module__ == "kdbench.experiment.user_methods.mine"
     assert sys.path == path
     assert "mine" not in sys.modules
     before = method_source("mine").text
     (own / "_shared.py").write_text("FACTOR = 0.25\n")
-    del sys.modules["kdbench.own_methods.mine"]
+    del sys.modules["kdbench.experiment.user_methods.mine"]
     assert method_source("mine").text != before
 
 

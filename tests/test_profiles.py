@@ -9,7 +9,7 @@ import pytest
 
 import kdbench.slurm
 from kdbench.errors import UserError
-from kdbench.grid import Grid
+from kdbench.grid.grid import Grid
 from kdbench.slurm import submit
 from kdbench.slurm.profile import load_profile, minutes_of
 from kdbench.slurm.submissions import Launch, Overview

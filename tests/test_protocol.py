@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from kdbench.errors import UserError
+from kdbench.experiment.protocol import load_protocol, named_pairs, protocol_names
+from kdbench.experiment.settings import load_method, parse_settings, resolve_settings
 from kdbench.models import canonical_network
-from kdbench.protocol import load_protocol, named_pairs, protocol_names
-from kdbench.registry import load_method, parse_settings, resolve_settings
 
 
 @pytest.mark.parametrize("name", ["cifar100-crd-v1", "cifar10-crd-v1"])

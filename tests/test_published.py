@@ -15,11 +15,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from kdbench.analysis.published.values import Published, datasets, load_published
 from kdbench.errors import UserError
+from kdbench.experiment.protocol import load_protocol, named_pairs
+from kdbench.experiment.settings import method_names
 from kdbench.models import canonical_network
-from kdbench.protocol import load_protocol, named_pairs
-from kdbench.published import Published, datasets, load_published
-from kdbench.registry import method_names
 
 FOLDER = resources.files("kdbench.results") / "published"
 PROTOCOL = "cifar100-crd-v1"
@@ -247,7 +247,7 @@ def test_other_networks_than_the_protocols_cannot_be_compared(monkeypatch: pytes
             for t, ta, s, sa in networks
         ]
     )
-    monkeypatch.setattr("kdbench.published.read_values", lambda _: frame)
+    monkeypatch.setattr("kdbench.analysis.published.values.read_values", lambda _: frame)
     found = load_published("cifar100").frame
     assert found["protocol"].tolist() == [PROTOCOL, ""]
     assert found["differs"][1] == (
@@ -300,6 +300,7 @@ def test_a_student_alone_needs_no_teacher(cifar100: Published) -> None:
 
 def test_values_are_read_without_torch() -> None:
     code = (
-        "import sys; from kdbench.published import load_published as l; l('cifar100'); sys.exit('torch' in sys.modules)"
+        "import sys; from kdbench.analysis.published.values import load_published as load; load('cifar100'); "
+        "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,10 +12,10 @@ from fake_records import fake_grid, fake_record, write_records
 from test_comparisons import split
 from test_layouts import column
 
-from kdbench.layouts import paper
-from kdbench.published import load_published
-from kdbench.published_tables import printed_table, published_tables, with_published
-from kdbench.tables import Entry
+from kdbench.analysis.published.tables import printed_table, published_tables, with_published
+from kdbench.analysis.published.values import load_published
+from kdbench.analysis.tables.layouts import paper
+from kdbench.analysis.tables.table import Entry
 
 PAIR = "wrn_40_2 wrn_16_2"
 with (Path(__file__).parent / "data" / "pckd_table.csv").open(encoding="utf-8") as file:
@@ -117,7 +117,7 @@ def test_published_values_stand_only_beside_their_own_rules(typed: Typed, tmp_pa
 
 
 def test_shortened_training_has_no_published_values() -> None:
-    from kdbench.protocol import load_protocol
+    from kdbench.experiment.protocol import load_protocol
 
     short = load_protocol("cifar100-crd-v1").override(epochs=30)
     (found,) = split(*fake_grid(["vgg13>vgg8"], {"kd": 1.0}, 2, protocol=short))

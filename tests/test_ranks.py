@@ -11,8 +11,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import f, wilcoxon
 
-from kdbench.ranks import average_ranks, cliques, friedman, iman_davenport, nemenyi, rank_stability, wilcoxon_holm
-from kdbench.stats import holm
+from kdbench.analysis.stats.paired import holm
+from kdbench.analysis.stats.ranks import (
+    average_ranks,
+    cliques,
+    friedman,
+    iman_davenport,
+    nemenyi,
+    rank_stability,
+    wilcoxon_holm,
+)
 
 C45 = np.array(
     [

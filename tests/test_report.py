@@ -18,17 +18,17 @@ from fake_records import fake_record, write_records
 from markupsafe import Markup
 from report_runs import EPOCHS, PAIRS, line, records, write_runs
 
+from kdbench.analysis.records import read_records
+from kdbench.analysis.report import write_report
+from kdbench.analysis.report.cells import CELLS_LISTED
+from kdbench.analysis.report.curves import CELLS_READ, Curve, band, read_curve
+from kdbench.analysis.report.drawing import INK, RULE, Drawn, Plot, label
+from kdbench.analysis.report.markup import sort_value, table_html
+from kdbench.analysis.report.sections import file_name
+from kdbench.analysis.splitting import split
+from kdbench.analysis.tables.table import Entry, Table, words
 from kdbench.errors import UserError
-from kdbench.protocol import load_protocol
-from kdbench.report import write_report
-from kdbench.report.cells import CELLS_LISTED
-from kdbench.report.curves import CELLS_READ, Curve, band, read_curve
-from kdbench.report.drawing import INK, RULE, Drawn, Plot, label
-from kdbench.report.markup import sort_value, table_html
-from kdbench.report.sections import file_name
-from kdbench.runs import read_records
-from kdbench.splitting import split
-from kdbench.tables import Entry, Table, words
+from kdbench.experiment.protocol import load_protocol
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -85,7 +85,7 @@ def undrawn(plot: Plot) -> Drawn:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdbench.report.sections.draw", undrawn)
+    monkeypatch.setattr("kdbench.analysis.report.sections.draw", undrawn)
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_texts_of_users_do_not_act(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         folders = write_runs(tmp_path / name, hostile_records(texts))
         (folders[0] / "metrics.jsonl").write_text("damaged")
         pages.append(report(tmp_path / name, tmp_path / f"{name}-out"))
-        monkeypatch.setattr("kdbench.report.sections.draw", undrawn)
+        monkeypatch.setattr("kdbench.analysis.report.sections.draw", undrawn)
     page, plain = pages
     # The same tags and attributes as with harmless names: no text became markup.
     assert page.shape() == plain.shape()
@@ -361,7 +361,7 @@ def test_a_failure_leaves_the_earlier_report(tmp_path: Path, monkeypatch: pytest
     def fail(plot: object) -> None:
         raise OSError
 
-    monkeypatch.setattr("kdbench.report.sections.draw", fail)
+    monkeypatch.setattr("kdbench.analysis.report.sections.draw", fail)
     with pytest.raises(OSError):  # noqa: PT011
         write_report(tmp_path / "runs", tmp_path, split(read), read)
     assert (tmp_path / "index.html").read_text() == "earlier"

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from report_runs import records, write_runs
 
-from kdbench.report import write_report
-from kdbench.report.cells import CELLS_LISTED
-from kdbench.runs import read_records
-from kdbench.splitting import split
+from kdbench.analysis.records import read_records
+from kdbench.analysis.report import write_report
+from kdbench.analysis.report.cells import CELLS_LISTED
+from kdbench.analysis.splitting import split
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome

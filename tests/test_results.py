@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from cells import Typed
 
-from kdbench.registry import method_names
-from kdbench.runs import read_records
+from kdbench.analysis.records import read_records
+from kdbench.experiment.settings import method_names
 
 RESULTS = Path(__file__).parent.parent / "results"
 FOLDERS = {"cifar10-subset": 19, "every-method": 59}

@@ -17,15 +17,15 @@ import pytest
 import torch
 from cells import METHODS, make_run
 
-from kdbench import files
-from kdbench.checkpoint import load_state, save_state
-from kdbench.claims import Busy, Claims
+from kdbench.analysis.records import STATE
+from kdbench.engine.lockstep import train_cells
+from kdbench.engine.progress import Diverged, Observer, Progress
+from kdbench.engine.run import Run
 from kdbench.errors import Interrupted, UserError
-from kdbench.files import write_atomic
-from kdbench.progress import Diverged, Observer, Progress
-from kdbench.run import Run
-from kdbench.runs import STATE
-from kdbench.trainer import train_cells
+from kdbench.utils import files
+from kdbench.utils.checkpoint import load_state, save_state
+from kdbench.utils.files import write_atomic
+from kdbench.utils.leases import Busy, Claims
 
 pytestmark = pytest.mark.once
 

@@ -12,8 +12,8 @@ import tomli_w
 from cells import Typed, make_run, steps
 from fake_records import fake_record, write_records
 
+from kdbench.analysis.records import as_frame, read_records
 from kdbench.errors import UserError
-from kdbench.runs import as_frame, read_records
 
 
 @pytest.fixture

@@ -18,11 +18,11 @@ from cells import Typed
 from rich.console import Console
 from slurm_cluster.cluster import Cluster, running, wait_for
 
-from kdbench.claims import Scheduler, holder_of
-from kdbench.display import Display
-from kdbench.grid import Grid
-from kdbench.runs import FAILURE, RECORD, STATE
-from kdbench.work import Worker, Workload
+from kdbench.analysis.records import FAILURE, RECORD, STATE
+from kdbench.engine.display import Display
+from kdbench.grid.grid import Grid
+from kdbench.grid.worker import Worker, Workload
+from kdbench.utils.leases import Scheduler, holder_of
 
 pytestmark = pytest.mark.once
 

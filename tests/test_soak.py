@@ -20,8 +20,8 @@ import pytest
 import tomli_w
 from cells import METHODS
 
-from kdbench.claims import holder_of
-from kdbench.runs import RECORD
+from kdbench.analysis.records import RECORD
+from kdbench.utils.leases import holder_of
 
 pytestmark = pytest.mark.once
 

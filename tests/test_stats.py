@@ -15,9 +15,18 @@ from scipy.stats import rankdata, t, ttest_ind, wilcoxon
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from kdbench import stats
-from kdbench.pooled import pooled_gain, probability_of_improvement, win_tie_loss
-from kdbench.stats import can_reach, holm, midranks, paired, sign_flip_p, smallest_p, t_interval, wilcoxon_p
+from kdbench.analysis.stats import paired as stats
+from kdbench.analysis.stats.paired import (
+    can_reach,
+    holm,
+    midranks,
+    paired,
+    sign_flip_p,
+    smallest_p,
+    t_interval,
+    wilcoxon_p,
+)
+from kdbench.analysis.stats.pooled import pooled_gain, probability_of_improvement, win_tie_loss
 
 DARWIN = [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]
 """Crossed minus self-fertilised maize, eighths of an inch (Fisher 1935, section 17)."""
@@ -313,7 +322,10 @@ def test_mistakes_are_named(call: object, text: str) -> None:
 
 def test_import_is_quick() -> None:
     """SciPy takes a second to import: only what computes with it loads it."""
-    code = "import sys, kdbench.stats, kdbench.pooled, kdbench.ranks; print({'scipy', 'torch'} & set(sys.modules))"
+    code = (
+        "import sys; from kdbench.analysis.stats import paired, pooled, ranks; "
+        "print({'scipy', 'torch'} & set(sys.modules))"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout == "set()\n"
     assert stats.NUM_ENUMERATED >= 15

@@ -10,8 +10,8 @@ import math
 import numpy as np
 import pytest
 
-from kdbench.pooled import pooled_gain, probability_of_improvement, stratified_bootstrap
-from kdbench.stats import Interval, holm, paired, t_interval
+from kdbench.analysis.stats.paired import Interval, holm, paired, t_interval
+from kdbench.analysis.stats.pooled import pooled_gain, probability_of_improvement, stratified_bootstrap
 
 pytestmark = pytest.mark.once
 

@@ -18,17 +18,17 @@ import kdbench
 from kdbench.data.batches import Batches, DeviceData
 from kdbench.data.datasets import load_dataset
 from kdbench.data.views import order, views
-from kdbench.device import Span
-from kdbench.graph import StepGraphs
+from kdbench.engine.graphs import StepGraphs
+from kdbench.engine.lockstep import Lockstep, Outcomes, quietly
+from kdbench.engine.run import Run
+from kdbench.experiment.protocol import load_protocol
 from kdbench.method import PLAIN, ViewPlan
 from kdbench.methods.kd import KD
-from kdbench.networks import build_net
-from kdbench.protocol import load_protocol
-from kdbench.run import Run
-from kdbench.signals import Stop
-from kdbench.teacher_cache import Identity, TeacherCache, Visits
-from kdbench.teacher_plan import Wanted
-from kdbench.trainer import Lockstep, Outcomes, quietly
+from kdbench.models.weights import build_net
+from kdbench.teachers.cache import Identity, TeacherCache, Visits
+from kdbench.teachers.plan import Wanted
+from kdbench.utils.device import Span
+from kdbench.utils.signals import Stop
 
 pytestmark = pytest.mark.once
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdbench.streams import generator, stream_seed
+from kdbench.utils.streams import generator, stream_seed
 
 PURPOSES = st.lists(st.one_of(st.text(max_size=4), st.integers()), max_size=4).map(tuple)
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from torch import Tensor
 
-from kdbench.data.strong import CHUNK, GREY, LARGEST_CUT_OUT, OPERATIONS, cut_out, strongly_augmented
+from kdbench.data.randaugment import CHUNK, GREY, LARGEST_CUT_OUT, OPERATIONS, cut_out, strongly_augmented
 
 NUM_LEVELS = 25
 
@@ -150,7 +150,7 @@ def test_large_groups_are_done_in_chunks(monkeypatch: pytest.MonkeyPatch) -> Non
     whole = strongly_augmented(images, rng())
     assert 300 * images[0].numel() < CHUNK
     for values in (1, 7 * images[0].numel()):
-        monkeypatch.setattr("kdbench.data.strong.CHUNK", values)
+        monkeypatch.setattr("kdbench.data.randaugment.CHUNK", values)
         assert torch.equal(strongly_augmented(images, rng()), whole)
 
 
@@ -166,7 +166,7 @@ def test_operations_and_magnitudes_are_uniform(monkeypatch: pytest.MonkeyPatch) 
         return record
 
     recorded = {name: (recorder(name), low, high) for name, (_, low, high) in OPERATIONS.items()}
-    monkeypatch.setattr("kdbench.data.strong.OPERATIONS", recorded)
+    monkeypatch.setattr("kdbench.data.randaugment.OPERATIONS", recorded)
     strongly_augmented(noise(14_000, 1, 1), rng(7))
     counts = torch.tensor([sum(map(len, levels)) for levels in seen.values()])
     assert counts.sum() == 28_000
@@ -180,7 +180,7 @@ def test_operations_and_magnitudes_are_uniform(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_cut_out_is_up_to_half_as_wide_as_the_image_and_may_be_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdbench.data.strong.NUM_OPERATIONS", 0)
+    monkeypatch.setattr("kdbench.data.randaugment.NUM_OPERATIONS", 0)
     images = torch.zeros(4000, 3, 32, 32, dtype=torch.uint8)
     hidden = strongly_augmented(images, rng(8))[:, 0] == GREY[0]
     widths = hidden.any(dim=1).sum(dim=1)

@@ -19,22 +19,23 @@ from cells import CPU, PAIRS, make_cell, make_source, tiny_protocol
 from torch import Tensor
 
 import kdbench
-from kdbench import cache_files, teacher_cache
-from kdbench.cache_list import list_caches, remove_cache
-from kdbench.cell import Cell
+from kdbench.analysis.records import CONFIG
 from kdbench.data.batches import Batches, DeviceData
 from kdbench.data.datasets import load_dataset
 from kdbench.data.views import Augmentation, views
+from kdbench.engine.lockstep import Lockstep, Outcomes, quietly
+from kdbench.engine.progress import Progress
+from kdbench.engine.run import Options, Run
 from kdbench.errors import Interrupted, UserError
+from kdbench.experiment.cell import Cell
 from kdbench.method import PLAIN, ViewPlan
 from kdbench.net import Part
-from kdbench.progress import Progress
-from kdbench.run import Options, Run
-from kdbench.runs import CONFIG
-from kdbench.signals import Stop
-from kdbench.teacher_cache import Estimate, Identity, TeacherCache, Visits
-from kdbench.teacher_source import LiveTeacher
-from kdbench.trainer import Lockstep, Outcomes, quietly
+from kdbench.teachers import cache as teacher_cache
+from kdbench.teachers import segments as cache_files
+from kdbench.teachers.cache import Estimate, Identity, TeacherCache, Visits
+from kdbench.teachers.cache_list import list_caches, remove_cache
+from kdbench.teachers.outputs import LiveTeacher
+from kdbench.utils.signals import Stop
 
 pytestmark = pytest.mark.once
 

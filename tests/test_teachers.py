@@ -13,10 +13,10 @@ from cells import CPU
 
 from kdbench.data.datasets import Dataset, load_dataset, subset
 from kdbench.errors import UserError
+from kdbench.experiment.protocol import Protocol, load_protocol
 from kdbench.models import build_backbone
-from kdbench.networks import predict
-from kdbench.protocol import Protocol, load_protocol
-from kdbench.teachers import TeacherCard, find_teacher, import_teacher, load_teacher
+from kdbench.models.weights import predict
+from kdbench.teachers.cards import TeacherCard, find_teacher, import_teacher, load_teacher
 
 
 @pytest.fixture(scope="module")

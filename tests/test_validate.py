@@ -9,11 +9,11 @@ import pytest
 from cells import Typed
 from own_files import write_own
 
-from kdbench.checks import CHECKS
-from kdbench.own_methods import FOLDERS
-from kdbench.trial import PAIRS
-from kdbench.validate import Verdict, judge, remarks, rows
-from kdbench.watched import Trial, trained
+from kdbench.engine.checks.rules import CHECKS
+from kdbench.engine.checks.small import PAIRS
+from kdbench.engine.checks.validate import Verdict, judge, remarks, rows
+from kdbench.engine.checks.watched import Trial, trained
+from kdbench.experiment.user_methods import FOLDERS
 
 RECIPE = '[[recipe]]\ndataset = "cifar100"\npairs = {pairs}\nsettings = {settings}\nsource = "{source}"\n'
 

@@ -11,7 +11,7 @@ import typer
 
 from kdbench.cli import cache, data, grid, look, own, report, tables, teacher, train
 from kdbench.errors import Interrupted, UserError
-from kdbench.own_methods import FOLDERS, add_folders
+from kdbench.experiment.user_methods import FOLDERS, add_folders
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -27,11 +27,11 @@ def cache_build(
     device: Device = None,
 ) -> None:
     """Ask a teacher for every view that some methods and seeds will visit, once, and keep what it says."""
-    from kdbench.display import Display  # noqa: PLC0415
+    from kdbench.engine.display import Display  # noqa: PLC0415
+    from kdbench.engine.session import Session  # noqa: PLC0415
     from kdbench.models import canonical_network  # noqa: PLC0415
-    from kdbench.session import Session  # noqa: PLC0415
     from kdbench.slurm.scheduler import Slurm  # noqa: PLC0415
-    from kdbench.teacher_plan import Demand, Wanted  # noqa: PLC0415
+    from kdbench.teachers.plan import Demand, Wanted  # noqa: PLC0415
 
     session = Session.open(
         protocol,
@@ -59,8 +59,8 @@ def cache_build(
 @app.command("list")
 def cache_list(runs: Runs = Path("runs")) -> None:
     """List the caches that are there."""
-    from kdbench.cache_files import size  # noqa: PLC0415
-    from kdbench.cache_list import list_caches  # noqa: PLC0415
+    from kdbench.teachers.cache_list import list_caches  # noqa: PLC0415
+    from kdbench.teachers.segments import size  # noqa: PLC0415
 
     caches = list_caches(runs)
     if not caches:
@@ -94,11 +94,11 @@ def cache_prune(
     runs: Runs = Path("runs"),
 ) -> None:
     """Delete caches; without names, those whose teacher is gone and builds that were never finished."""
-    from kdbench.cache_files import size  # noqa: PLC0415
-    from kdbench.cache_list import list_caches, remove_cache  # noqa: PLC0415
-    from kdbench.protocol import protocol_names  # noqa: PLC0415
+    from kdbench.experiment.protocol import protocol_names  # noqa: PLC0415
     from kdbench.slurm.scheduler import Slurm  # noqa: PLC0415
-    from kdbench.teachers import list_teachers  # noqa: PLC0415
+    from kdbench.teachers.cache_list import list_caches, remove_cache  # noqa: PLC0415
+    from kdbench.teachers.cards import list_teachers  # noqa: PLC0415
+    from kdbench.teachers.segments import size  # noqa: PLC0415
 
     caches = {c.name: c for c in list_caches(runs)}
     if unknown := sorted(set(names or []) - caches.keys()):

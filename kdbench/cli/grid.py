@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from kdbench.cli.grid_shown import measured, missing, opened, print_counts, start
+from kdbench.cli.grid_running import measured, missing, opened, print_counts, start
 from kdbench.cli.options import Cache, Compile, Device, Download, Runs, SaveEvery, console
 from kdbench.errors import UserError
 
@@ -42,10 +42,10 @@ def grid_plan(
     device: Device = None,
 ) -> None:
     """Show what a grid needs: cells, teachers, caches, time and disk."""
-    from kdbench.estimate import GridEstimate, this_device  # noqa: PLC0415
-    from kdbench.grid_view import caches, disk_lines, headline, teachers, time_lines  # noqa: PLC0415
-    from kdbench.refusals import refusals  # noqa: PLC0415
-    from kdbench.shapes import data_shape  # noqa: PLC0415
+    from kdbench.cli.grid_view import caches, disk_lines, headline, teachers, time_lines  # noqa: PLC0415
+    from kdbench.grid.estimate import GridEstimate, this_device  # noqa: PLC0415
+    from kdbench.grid.refusals import refusals  # noqa: PLC0415
+    from kdbench.grid.shapes import data_shape  # noqa: PLC0415
 
     grid, overview = opened(file, runs, data, device=device)
     statuses = [*overview.statuses, *overview.teachers]
@@ -127,10 +127,10 @@ def grid_retry(
     data: GridData = None,
 ) -> None:
     """Try failed and lost cells again, as they were started last: on Slurm or here, with the same options."""
-    from kdbench.runs import FAILURE  # noqa: PLC0415
+    from kdbench.analysis.records import FAILURE  # noqa: PLC0415
+    from kdbench.grid.states import State  # noqa: PLC0415
     from kdbench.slurm.profile import load_profile, profile_from  # noqa: PLC0415
     from kdbench.slurm.submissions import Launch  # noqa: PLC0415
-    from kdbench.states import State  # noqa: PLC0415
 
     grid, overview = opened(file, runs, data)
     both = (*overview.statuses, *overview.teachers)
@@ -160,9 +160,9 @@ def grid_retry(
 @app.command("cancel")
 def grid_cancel(file: File, runs: Runs = Path("runs"), data: GridData = None) -> None:
     """Take back what is queued and stop what runs; states are saved, and nothing that is done is lost."""
+    from kdbench.grid.states import State  # noqa: PLC0415
     from kdbench.slurm.local import stop_worker  # noqa: PLC0415
     from kdbench.slurm.scheduler import ask  # noqa: PLC0415
-    from kdbench.states import State  # noqa: PLC0415
 
     grid, overview = opened(file, runs, data)
     mine = {cell.id for cell in (*grid.cells, *grid.to_train)}
@@ -201,10 +201,10 @@ def grid_status(
     """Show the state of every cell, why it failed, and where its log is."""
     from rich.live import Live  # noqa: PLC0415
 
-    from kdbench.grid_view import headline, lines, picture  # noqa: PLC0415
+    from kdbench.cli.grid_view import headline, lines, picture  # noqa: PLC0415
+    from kdbench.grid.states import State  # noqa: PLC0415
     from kdbench.slurm.scheduler import Slurm  # noqa: PLC0415
     from kdbench.slurm.submissions import look  # noqa: PLC0415
-    from kdbench.states import State  # noqa: PLC0415
 
     grid, overview = opened(file, runs, data)
     if watch:

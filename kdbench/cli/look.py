@@ -31,14 +31,14 @@ def bench(
     """Time this machine: steps of each method, live and cached, their parts, and the hours of a grid."""
     from rich.progress import Progress  # noqa: PLC0415
 
-    from kdbench import bench as timing  # noqa: PLC0415
+    from kdbench.analysis.tables.table import render  # noqa: PLC0415
     from kdbench.data.datasets import random_dataset  # noqa: PLC0415
-    from kdbench.device import pick_device, processor  # noqa: PLC0415
+    from kdbench.engine import bench as timing  # noqa: PLC0415
+    from kdbench.engine.run import Options  # noqa: PLC0415
+    from kdbench.experiment.protocol import load_protocol, named_pairs  # noqa: PLC0415
+    from kdbench.experiment.settings import method_name  # noqa: PLC0415
     from kdbench.models import parse_pair  # noqa: PLC0415
-    from kdbench.protocol import load_protocol, named_pairs  # noqa: PLC0415
-    from kdbench.registry import method_name  # noqa: PLC0415
-    from kdbench.run import Options  # noqa: PLC0415
-    from kdbench.tables import render  # noqa: PLC0415
+    from kdbench.utils.device import pick_device, processor  # noqa: PLC0415
 
     rules = load_protocol(protocol or load_protocol(DEMO).try_next).override(epochs=epochs, precision=precision)
     chosen = pick_device(device, compiling=compile_)
@@ -73,9 +73,9 @@ def list_(
     ] = None,
 ) -> None:
     """List what kdbench knows, and methods of your own."""
+    from kdbench.cli.catalogue import LISTS, methods  # noqa: PLC0415
+    from kdbench.experiment.protocol import load_protocol  # noqa: PLC0415
     from kdbench.models import parse_pair  # noqa: PLC0415
-    from kdbench.protocol import load_protocol  # noqa: PLC0415
-    from kdbench.show import LISTS, methods  # noqa: PLC0415
 
     if what != "methods":
         if pair:
@@ -95,6 +95,6 @@ def list_(
 
 def show(method: str) -> None:
     """Print a method's paper, idea, settings with their sources, and where paper and code differ."""
-    from kdbench.show import method_page  # noqa: PLC0415
+    from kdbench.cli.catalogue import method_page  # noqa: PLC0415
 
     console.print(method_page(method), markup=False)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from kdbench.cli.options import DEMO, console, print_rows
-from kdbench.own_methods import folders
+from kdbench.experiment.user_methods import folders
 
 
 def new(
@@ -18,8 +18,8 @@ def new(
     folder: Annotated[Path, typer.Option("--dir", help="Where to write it.", metavar="DIR")] = Path(),
 ) -> None:
     """Write the start of a method of your own: a file that works, and a recipe file."""
-    from kdbench.protocol import load_protocol  # noqa: PLC0415
-    from kdbench.templates import write_method  # noqa: PLC0415
+    from kdbench.experiment.protocol import load_protocol  # noqa: PLC0415
+    from kdbench.experiment.templates import write_method  # noqa: PLC0415
 
     for file in write_method(name, folder):
         console.print(f"{file} is written", markup=False)
@@ -41,10 +41,10 @@ def validate(method: str) -> None:
     """Check that a method keeps the rules that all methods keep; exit code 1 if it does not."""
     from rich.progress import Progress, SpinnerColumn, TextColumn  # noqa: PLC0415
 
-    from kdbench import validate as checking  # noqa: PLC0415
-    from kdbench.checks import CHECKS  # noqa: PLC0415
-    from kdbench.registry import load_method, method_name, method_source  # noqa: PLC0415
-    from kdbench.trial import PAIRS  # noqa: PLC0415
+    from kdbench.engine.checks import validate as checking  # noqa: PLC0415
+    from kdbench.engine.checks.rules import CHECKS  # noqa: PLC0415
+    from kdbench.engine.checks.small import PAIRS  # noqa: PLC0415
+    from kdbench.experiment.settings import load_method, method_name, method_source  # noqa: PLC0415
 
     name = method_name(method)
     what = f"{name}, version {load_method(name).VERSION}, {method_source(name).text}"

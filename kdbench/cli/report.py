@@ -25,7 +25,7 @@ def report(
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import Progress  # noqa: PLC0415
 
-    from kdbench.report import write_report  # noqa: PLC0415
+    from kdbench.analysis.report import write_report  # noqa: PLC0415
 
     # Without --out: where a report lies changes nothing in it.
     chosen = (("--protocol", [protocol] if protocol else []), ("--methods", methods), ("--pairs", pairs))

@@ -20,7 +20,7 @@ from kdbench.cli.options import (
     console,
     print_rows,
 )
-from kdbench.cli.shown import train_teacher_shown
+from kdbench.cli.running import train_teacher_shown
 
 app = typer.Typer(help="Train, import and list teachers.", no_args_is_help=True)
 
@@ -39,7 +39,7 @@ def teacher_train(
     save_every: SaveEvery = 60.0,
 ) -> None:
     """Train a network alone and make it a teacher."""
-    from kdbench.session import Session  # noqa: PLC0415
+    from kdbench.engine.session import Session  # noqa: PLC0415
     from kdbench.slurm.scheduler import Slurm  # noqa: PLC0415
 
     session = Session.open(
@@ -69,7 +69,7 @@ def teacher_import(
     device: Device = None,
 ) -> None:
     """Import a checkpoint as a teacher, after measuring it."""
-    from kdbench.session import Session  # noqa: PLC0415
+    from kdbench.engine.session import Session  # noqa: PLC0415
 
     session = Session.open(protocol, runs=runs, data=data, device=device, download=download)
     card = session.import_teacher(file, network, expected=accuracy)
@@ -80,8 +80,8 @@ def teacher_import(
 @app.command("list")
 def teacher_list(protocol: Annotated[str | None, typer.Option()] = None, runs: Runs = Path("runs")) -> None:
     """List the teachers that are there."""
-    from kdbench.protocol import load_protocol, protocol_names  # noqa: PLC0415
-    from kdbench.teachers import list_teachers  # noqa: PLC0415
+    from kdbench.experiment.protocol import load_protocol, protocol_names  # noqa: PLC0415
+    from kdbench.teachers.cards import list_teachers  # noqa: PLC0415
 
     names = [load_protocol(protocol).name] if protocol else protocol_names()
     cards = [(name, card) for name in names for card in list_teachers(runs, name)]

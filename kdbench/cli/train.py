@@ -21,18 +21,18 @@ from kdbench.cli.options import (
     SaveEvery,
     console,
 )
-from kdbench.cli.shown import run_shown, train_teacher_shown
+from kdbench.cli.running import run_shown, train_teacher_shown
 from kdbench.errors import UserError
 
 if TYPE_CHECKING:
-    from kdbench.cell import Cell
-    from kdbench.session import Session
+    from kdbench.engine.session import Session
+    from kdbench.experiment.cell import Cell
 
 
 def demo(runs: Runs = Path("runs"), device: Device = None) -> None:
     """Compare all methods on embedded data, in minutes."""
-    from kdbench.protocol import load_protocol  # noqa: PLC0415
-    from kdbench.session import Session  # noqa: PLC0415
+    from kdbench.engine.session import Session  # noqa: PLC0415
+    from kdbench.experiment.protocol import load_protocol  # noqa: PLC0415
     from kdbench.slurm.scheduler import Slurm  # noqa: PLC0415
 
     session = Session.open(DEMO, runs=runs, device=device, scheduler=Slurm())
@@ -75,8 +75,8 @@ def train(
     Every combination of students, methods, settings and seeds is a cell. Those of one seed are trained in lockstep:
     they share images and teacher, and each gets the result that it has alone.
     """
-    from kdbench.registry import method_name, parse_settings  # noqa: PLC0415
-    from kdbench.session import Session  # noqa: PLC0415
+    from kdbench.engine.session import Session  # noqa: PLC0415
+    from kdbench.experiment.settings import method_name, parse_settings  # noqa: PLC0415
     from kdbench.slurm.scheduler import Slurm  # noqa: PLC0415
 
     if together is not None and together < 1:
@@ -123,11 +123,11 @@ def _described(cell: Cell) -> str:
 
 def compare(session: Session) -> None:
     """Run the comparison that a protocol proposes, print its table and write a report of all that is there."""
-    from kdbench.layouts import detail  # noqa: PLC0415
-    from kdbench.report import write_report  # noqa: PLC0415
-    from kdbench.runs import Records, as_frame, read_records  # noqa: PLC0415
-    from kdbench.splitting import split  # noqa: PLC0415
-    from kdbench.tables import render  # noqa: PLC0415
+    from kdbench.analysis.records import Records, as_frame, read_records  # noqa: PLC0415
+    from kdbench.analysis.report import write_report  # noqa: PLC0415
+    from kdbench.analysis.splitting import split  # noqa: PLC0415
+    from kdbench.analysis.tables.layouts import detail  # noqa: PLC0415
+    from kdbench.analysis.tables.table import render  # noqa: PLC0415
 
     teacher, student = session.protocol.try_pair.split(">")
     train_teacher_shown(session, teacher, seed=0)

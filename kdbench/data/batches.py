@@ -9,9 +9,9 @@ from torch import Tensor
 
 from kdbench.data.datasets import Dataset
 from kdbench.data.views import Augmentation, ResidentImages, order, strong_views, views
-from kdbench.device import memory_format
+from kdbench.experiment.protocol import Protocol
 from kdbench.method import ViewPlan
-from kdbench.protocol import Protocol
+from kdbench.utils.device import memory_format
 
 
 @final

@@ -24,8 +24,8 @@ from torch import Tensor
 from kdbench.data import sources
 from kdbench.data.arrays import ARRAY_NAMES, Arrays, check_classes, image_array, label_array, name_tuple
 from kdbench.errors import UserError
-from kdbench.files import write_atomic
-from kdbench.names import squeeze
+from kdbench.utils.files import write_atomic
+from kdbench.utils.names import squeeze
 
 DATASETS: Final[Mapping[str, Callable[[Path, bool], Arrays]]] = MappingProxyType(
     {

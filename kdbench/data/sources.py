@@ -14,7 +14,7 @@ import torch
 
 from kdbench.data.arrays import ARRAY_NAMES, Arrays
 from kdbench.errors import UserError
-from kdbench.streams import generator
+from kdbench.utils.streams import generator
 
 
 def digits() -> Arrays:

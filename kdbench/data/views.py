@@ -16,9 +16,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from kdbench.data.strong import strongly_augmented
+from kdbench.data.randaugment import strongly_augmented
 from kdbench.method import ViewPlan
-from kdbench.streams import generator
+from kdbench.utils.streams import generator
 
 _CHUNK = 4096
 """Images that are augmented at once for a whole epoch; changes no value."""
@@ -80,7 +80,7 @@ def order(seed: int, epoch: int, num_images: int) -> Tensor:
 def strong_views(seed: int, epoch: int, images: ResidentImages, row: int) -> Tensor:
     """Return one strongly augmented view of each image, uint8 ``(N, 3, H, W)``, by position in the training set.
 
-    Each is mirrored or not and cropped on its own, and then augmented by :mod:`kdbench.data.strong`.
+    Each is mirrored or not and cropped on its own, and then augmented by :mod:`kdbench.data.randaugment`.
     """
     num_images, augmentation = len(images), images.augmentation
     draw = generator(seed, "strong", epoch, row)

@@ -1,0 +1,295 @@
+"""Published accuracies: what papers and repositories print, to be shown beside own results.
+
+They were found under rules that differ from table to table, and most sources repeat what others printed, so they are
+never ranked or tested with own results. What can be compared is the value of one pair and method under the same
+protocol, and each value says whether that is so: see :meth:`Published.values_for`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import pandas as pd
+
+from kdbench.analysis.published.files import (
+    METHODS_FILE,
+    Epoch,
+    PublishedMethod,
+    Source,
+    datasets,
+    read_methods,
+    read_sources,
+    read_values,
+)
+from kdbench.errors import UserError
+from kdbench.experiment.protocol import Protocol, load_protocol, protocol_names
+from kdbench.models import parse_pair
+from kdbench.utils.names import find_name
+
+__all__ = ["Published", "PublishedValue", "datasets", "load_published"]
+
+_NETWORKS = {"Teacher": "teacher_top1", "Student": "student_top1"}
+"""Rows of printed tables that show the networks alone, and the columns that hold their accuracies."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedValue:
+    """A published accuracy of one pair and method, in percent."""
+
+    method: str
+    """The published name."""
+    top1: float
+    std: float | None
+    n: int | None
+    """Runs that the value is the mean of; None if that is not known."""
+    epoch: Epoch
+    source: str
+    """The key of the source that is named for it."""
+    also_in: tuple[str, ...]
+    """Keys of the other sources that print it."""
+    differs: str
+    """Why the value cannot be compared with results under the protocol; empty if it can."""
+    note: str
+
+    @property
+    def comparable(self) -> bool:
+        """Whether networks, training rules and settings are the same; ``epoch`` may still be another."""
+        return not self.differs
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Published:
+    """Published values of one data set, or a selection of them.
+
+    The columns of ``frame`` are those of the file (see the README beside it) and
+
+    - ``pair``: teacher>student
+    - ``kdbench``: the method's name in kdbench, empty if it has none
+    - ``epoch``: last, best or unknown
+    - ``protocol``: the protocol whose results the value can be compared with, empty if there is none
+
+    ``differs`` is filled in wherever ``protocol`` is empty.
+    """
+
+    dataset: str
+    frame: pd.DataFrame
+    sources: dict[str, Source]
+    methods: dict[str, PublishedMethod]
+
+    def select(
+        self,
+        methods: Iterable[str] | None = None,
+        sources: Iterable[str] | None = None,
+        pairs: Iterable[str] | None = None,
+    ) -> Published:
+        """Return the values of some methods, sources and pairs; None stands for all.
+
+        A value belongs to every source that prints it. Where sources disagree, all their values are kept.
+
+        Parameters
+        ----------
+        methods
+            Published names, labels, or kdbench's names.
+        sources
+            Keys of sources.
+        pairs
+            ``teacher>student``; a pair without published values selects nothing.
+
+        Raises
+        ------
+        UserError
+            For a name that is not known, with the closest ones.
+        """
+        frame = self.frame
+        if methods is not None:
+            frame = frame[frame["method"].isin([self.method_name(name) for name in methods])]
+        if sources is not None:
+            wanted = {self._source_key(key) for key in sources}
+            frame = frame[[not wanted.isdisjoint(printed) for printed in _printed_in(frame)]]
+        if pairs is not None:
+            frame = frame[frame["pair"].isin([self._pair(pair) for pair in pairs])]
+        return dataclasses.replace(self, frame=frame.reset_index(drop=True))
+
+    def is_printed(self, source: str) -> bool:
+        """Whether a source's values are kept as one printed table of this data set."""
+        table = self.sources[self._source_key(source)].table
+        return table is not None and table.dataset == self.dataset
+
+    def printed(self, source: str) -> pd.DataFrame:
+        """Return a source's table as it was printed: its labels as rows, pairs as columns, NaN where it has no value.
+
+        Of a selection, the methods and pairs without any value are left out.
+
+        Raises
+        ------
+        UserError
+            The source's values are not kept as one printed table of this data set.
+        """
+        key = self._source_key(source)
+        table = self.sources[key].table
+        if table is None or not self.is_printed(key):
+            known = [s.key for s in self.sources.values() if s.table and s.table.dataset == self.dataset]
+            raise UserError(
+                f"{key} is not kept as a printed table of {self.dataset}: {', '.join(known) or 'no source'} is"
+            )
+        rows = self.select(sources=[key]).frame
+        assert not rows.duplicated(["pair", "method"]).any(), f"{key} prints two values for one pair and method"
+        networks = rows.groupby("pair")[list(_NETWORKS.values())].first().T
+        methods = rows.pivot(index="method", columns="pair", values="top1")
+        names = {label: _NETWORKS.get(label) or table.names.get(label, label) for label in table.rows}
+        known = [label for label, name in names.items() if name in networks.index or name in methods.index]
+        frame = pd.concat([networks, methods]).loc[[names[label] for label in known]].set_axis(known)
+        return frame[[pair for pair in table.pairs if pair in frame]]
+
+    def values_for(self, pair: str, method: str, protocol: str) -> tuple[PublishedValue, ...]:
+        """Return what was published for a pair and one of kdbench's methods: what a result can be held against.
+
+        A value is comparable if its source has the protocol's training rules, the accuracies that it prints for the
+        two networks are the protocol's, and the method's settings are those that kdbench has by default or in its
+        recipe for the pair. Which epoch is reported does not decide: the best accuracy on the test set lies about 0.3
+        above that of the last epoch.
+
+        For the protocol's method that trains without a teacher only the student counts, and its accuracies that
+        sources print beside their pairs come first.
+
+        Parameters
+        ----------
+        pair
+            ``teacher>student`` in kdbench's spelling.
+        method
+            kdbench's name of a method.
+        protocol
+            Name of the protocol, without overrides, that the result was found under.
+
+        Returns
+        -------
+        tuple[PublishedValue, ...]
+            Comparable values first; empty if nothing was published for the pair and method.
+        """
+        rules = load_protocol(protocol)
+        of_method = self.frame["kdbench"] == method
+        if method != rules.alone:
+            rows = self.frame[of_method & (self.frame["pair"] == pair)]
+            values = [_value(row, rules.name) for row in rows.to_dict("records")]
+        else:
+            of_student = self.frame["student"] == pair.rpartition(">")[2]
+            rows = self.frame[of_student & of_method]
+            values = self._beside(self.frame[of_student & ~of_method & (self.frame["protocol"] == rules.name)], method)
+            values += [_value(row, rules.name) for row in rows.to_dict("records")]
+        return tuple(sorted(values, key=lambda value: not value.comparable))
+
+    def method_name(self, name: str) -> str:
+        """Return the published name that a published name, a label or one of kdbench's names spells.
+
+        Raises
+        ------
+        UserError
+            There is no such method, with the closest ones.
+        """
+        exact = {known.lower(): known for known in self.methods}
+        if (lower := name.strip().lower()) in exact:
+            return exact[lower]
+        # Of names that differ in punctuation alone, such as a ++ at their end, a loose spelling means the shortest.
+        methods = sorted(self.methods.values(), key=lambda method: len(method.name), reverse=True)
+        spelled = {method.label: method.name for method in methods}
+        spelled |= {method.name: method.name for method in methods}
+        spelled |= {method.kdbench: method.name for method in methods if method.kdbench}
+        remedy = f"{METHODS_FILE} of the published values names all {len(methods)}"
+        return spelled[find_name("published method", name, spelled, remedy)]
+
+    def _source_key(self, key: str) -> str:
+        return find_name("source", key, self.sources, f"the sources are {', '.join(self.sources)}")
+
+    def _pair(self, pair: str) -> str:
+        with contextlib.suppress(UserError):
+            return parse_pair(pair)
+        known = sorted(set(self.frame["pair"]))
+        return find_name("pair", pair, known, f"there are published values of {self.dataset} for {', '.join(known)}")
+
+    def _beside(self, frame: pd.DataFrame, method: str) -> list[PublishedValue]:
+        """Accuracies of a student alone that are printed beside pairs, each with the first source that has it."""
+        name = self.method_name(method)
+        rows = frame.drop_duplicates("student_top1").to_dict("records")
+        return [
+            PublishedValue(
+                method=name,
+                top1=row["student_top1"],
+                std=None,
+                n=None,
+                epoch=_epoch(name, [row["source"]], self.sources),
+                source=row["source"],
+                also_in=(),
+                differs="",
+                note=f"printed beside {row['pair']}",
+            )
+            for row in rows
+        ]
+
+
+def load_published(dataset: str) -> Published:
+    """Read the published values of a data set, in any spelling.
+
+    Raises
+    ------
+    UserError
+        There are none.
+    """
+    known = datasets()
+    name = find_name("data set", dataset, known, f"there are published values of {' and '.join(known)}")
+    sources, methods = read_sources(), read_methods()
+    protocols = {p: rules for p in protocol_names() if (rules := load_protocol(p)).dataset == name}
+    frame = read_values(name)
+    differs = [_differs(row, sources[row["source"]], protocols) for row in frame.to_dict("records")]
+    frame = frame.assign(
+        pair=frame["teacher"] + ">" + frame["student"],
+        kdbench=[methods[method].kdbench for method in frame["method"]],
+        epoch=[_epoch(m, keys, sources) for m, keys in zip(frame["method"], _printed_in(frame), strict=True)],
+        protocol=["" if why else sources[key].protocol for why, key in zip(differs, frame["source"], strict=True)],
+        differs=differs if protocols else f"kdbench has no protocol for {name}",
+    )
+    return Published(name, frame, sources, methods)
+
+
+def _differs(row: dict[Any, Any], source: Source, protocols: dict[str, Protocol]) -> str:
+    """Why a value cannot be compared with results under its source's protocol; empty if it can."""
+    if row["differs"]:
+        return str(row["differs"])
+    if source.protocol not in protocols:
+        return source.differs or f"{source.key} has values to compare with on another data set"
+    accuracy = protocols[source.protocol].accuracy
+    networks = {role: (row[role], row[f"{role}_top1"]) for role in ("teacher", "student")}
+    return "; ".join(
+        f"{role} {name} has {top1:.2f} % in the source, {accuracy.get(name, 'no value')} in {source.protocol}"
+        for role, (name, top1) in networks.items()
+        if top1 != accuracy.get(name)
+    )
+
+
+def _epoch(method: str, keys: Sequence[str], sources: dict[str, Source]) -> Epoch:
+    """Return what the source that ran a method reports; the others repeat its value."""
+    return next((sources[key].epoch for key in keys if method in sources[key].own), "unknown")
+
+
+def _printed_in(frame: pd.DataFrame) -> list[tuple[str, ...]]:
+    """All sources of each row, the one that is named for it first."""
+    return [(first, *others) for first, others in zip(frame["source"], frame["also_in"], strict=True)]
+
+
+def _value(row: dict[Any, Any], protocol: str) -> PublishedValue:
+    other = f"comparable with {row['protocol']}, not with {protocol}" if row["protocol"] not in {"", protocol} else ""
+    return PublishedValue(
+        method=row["method"],
+        top1=row["top1"],
+        std=None if pd.isna(row["std"]) else row["std"],
+        n=None if pd.isna(row["n"]) else row["n"],
+        epoch=row["epoch"],
+        source=row["source"],
+        also_in=row["also_in"],
+        differs=row["differs"] or other,
+        note=row["note"],
+    )

@@ -1,0 +1,186 @@
+"""How plots look and how they are written: colours, inline SVG for the page, SVG and PDF files for a paper.
+
+Text, rules and paper are drawn in colours that nothing else has. The page replaces them by those of its theme, light or
+dark; in the files they stay what they are, near black, grey and white. Equal figures give equal bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup, escape
+
+from kdbench.analysis.comparison import Comparison, Row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK, RULE, PAPER = "#010203", "#d0d1d2", "#fefefd"
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Of Okabe and Ito (2008), told apart by colour-blind readers as well; black is the student alone."""
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
+_LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
+_LONGEST = 40
+"""Characters of a label."""
+_STYLE: dict[Any, Any] = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": 11.0,
+    "axes.titlesize": 11.0,
+    "axes.labelsize": 11.0,
+    "xtick.labelsize": 10.0,
+    "ytick.labelsize": 10.0,
+    "legend.fontsize": 10.0,
+    "text.color": INK,
+    "text.parse_math": False,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "axes.titlelocation": "left",
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "figure.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+    "path.simplify": True,
+}
+_FONTS = "'DejaVu Sans', Verdana, Arial, Helvetica, sans-serif"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a method is drawn, the same in all plots of a comparison."""
+
+    colour: str
+    marker: str
+    line: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A figure before it is written."""
+
+    name: str
+    """Of its files."""
+    title: str
+    description: str
+    """What it shows, in words."""
+    figure: Figure
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A plot in the forms that it is written in."""
+
+    name: str
+    title: str
+    inline: Markup
+    svg: str
+    pdf: bytes
+
+
+def looks(comparison: Comparison) -> dict[Row, Look]:
+    """Colour, marker and line of each method; colours return with another line and marker."""
+    taught = [row for row in comparison.rows if row != comparison.alone]
+    found = {
+        row: Look(
+            COLOURS[number % len(COLOURS)],
+            _MARKERS[number % len(_MARKERS)],
+            _LINES[(number // len(COLOURS)) % len(_LINES)],
+        )
+        for number, row in enumerate(taught)
+    }
+    return {row: found.get(row, Look(INK, "*", (0, (3, 1.5)))) for row in comparison.rows}
+
+
+def printable(text: str) -> str:
+    """A text without control characters, which XML refuses."""
+    return "".join(letter if letter.isprintable() else "�" for letter in text)
+
+
+def label(text: str) -> str:
+    """A user's text as a label: printable, and not too long."""
+    shown = printable(text)
+    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 1]}…"
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Figures that are made or written within have the style of the report, whatever the user's own is."""
+    import matplotlib as mpl  # noqa: PLC0415
+
+    with mpl.rc_context(), warnings.catch_warnings():
+        # A letter that the font lacks is an empty box in a PDF; the page and the SVG have the reader's fonts.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        mpl.rcdefaults()
+        mpl.rcParams.update(_STYLE)
+        yield
+
+
+def draw(plot: Plot) -> Drawn:
+    """Write a plot in all its forms; within :func:`styled`."""
+    import matplotlib as mpl  # noqa: PLC0415
+
+    mpl.rcParams["svg.hashsalt"] = plot.name
+    plot.figure.draw_without_rendering()
+    plot.figure.set_layout_engine("none")  # it is laid out: once is enough for both files
+    vector, document = io.StringIO(), io.BytesIO()
+    plot.figure.savefig(vector, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    plot.figure.savefig(document, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    svg = vector.getvalue()
+    return Drawn(plot.name, plot.title, _inline(plot, svg), _file(plot, svg), document.getvalue())
+
+
+def _file(plot: Plot, svg: str) -> str:
+    title, words = escape(printable(plot.title)), escape(printable(plot.description))
+    described = f"<title>{title}</title>\n <desc>{words}</desc>\n "
+    svg = svg.replace("'DejaVu Sans'", _FONTS).replace('"DejaVu Sans"', _FONTS)
+    return re.sub(r"(<svg [^>]*>\s*)", lambda found: found.group(1) + described, svg, count=1)
+
+
+def _inline(plot: Plot, svg: str) -> Markup:
+    """The picture as a part of the page: its own ids, the theme's colours, the page's font, a title and its words."""
+    start = svg.index("<svg ")
+    box = re.search(r'viewBox="([^"]*)"', svg)
+    assert box
+    width = box.group(1).split()[2]
+    body = svg[svg.index(">", start) + 1 :]
+    # The rule of its style sheet would hold for the whole page; the page has it for plots alone.
+    body = re.sub(r"<style[^>]*>.*?</style>", "", body, flags=re.DOTALL)
+    used = set(re.findall(r"(?:url\(#|xlink:href=\"#)([^\")]+)", body))
+    prefix = f"plot-{plot.name}-"
+    body = re.sub(r' id="([^"]*)"', lambda m: f' id="{prefix}{m[1]}"' if m[1] in used else "", body)
+    body = re.sub(r"(url\(#|xlink:href=\"#)", rf"\g<1>{prefix}", body)
+    body = re.sub(r"font: (?:[a-z0-9]+ )*?([\d.]+)px [^;\"]*", r"font-size: \1px", body)
+    body = re.sub(r"font-family: [^;\"]*;? ?", "", body)
+    body = body.replace(INK, "currentColor").replace(RULE, "var(--rule)").replace(PAPER, "none")
+    for number, colour in enumerate(COLOURS):
+        body = body.replace(colour, f"var(--method-{number}, {colour})")
+    body = re.sub(r"<defs>\s*</defs>|<g>\s*</g>", "", body)
+    return Markup(
+        '<svg class="plot" viewBox="{}" style="max-width: {}px" role="img" aria-labelledby="{}">'
+        '<title id="{}">{}</title><desc id="{}">{}</desc>'
+    ).format(
+        box.group(1),
+        round(float(width) * 1.5),
+        f"{prefix}title {prefix}desc",
+        f"{prefix}title",
+        plot.title,
+        f"{prefix}desc",
+        plot.description,
+    ) + Markup(body)  # noqa: S704

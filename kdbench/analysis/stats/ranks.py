@@ -1,0 +1,232 @@
+"""Many methods over many pairs of networks, by their ranks.
+
+Sources: Demsar 2006 (JMLR 7:1) for the Friedman test, Nemenyi's critical difference and the diagram; Iman and Davenport
+1980 (Communications in Statistics A9:571); Benavoli et al. 2016 (JMLR 17:5), who prefer pairwise Wilcoxon tests with
+Holm's correction, because average ranks let the verdict on two methods depend on which others take part; Kendall 1945
+(Biometrika 33:239) for tau-b.
+
+Ranks say nothing about how large a difference is: show the gains beside them. For 10 methods over 13 pairs the critical
+difference is 3.8 ranks, so most diagrams show that most methods cannot be told apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+
+from kdbench.analysis.stats.paired import TOLERANCE, Floats, check_level, holm, midranks, wilcoxon_p
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranking:
+    """What ``friedman`` found. ``K`` methods, ``N`` blocks.
+
+    Attributes
+    ----------
+    average_ranks
+        ``(K,)``: 1 is best, ties share their average.
+    statistic, p
+        Friedman's chi-squared with K-1 degrees of freedom, corrected for ties (Demsar's formula is not).
+    f_statistic, f_p
+        Iman and Davenport's F of it, with K-1 and (K-1)(N-1) degrees of freedom: closer to its level with few blocks.
+    critical_difference
+        Nemenyi: average ranks that differ by as much are different.
+    cliques
+        Groups of methods that cannot be told apart, as ``cliques`` gives them.
+    level
+        Of confidence: 0.95 means tests at 5 %.
+    """
+
+    average_ranks: Floats
+    statistic: float
+    p: float
+    f_statistic: float
+    f_p: float
+    critical_difference: float
+    cliques: tuple[tuple[int, ...], ...]
+    level: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stability:
+    """Kendall's tau-b of two rankings of ``n`` methods, from -1 (reversed) to 1 (the same), and its two-sided p."""
+
+    tau: float
+    p: float
+    n: int
+
+
+def friedman(scores: npt.ArrayLike, level: float = 0.95) -> Ranking:
+    """Rank methods within blocks and ask whether the ranks differ by more than chance (Demsar 2006, section 3.2.2).
+
+    Parameters
+    ----------
+    scores
+        ``(K, N)``: a row for each method, a column for each block (pair of networks, data set); higher is better.
+    level
+        Of confidence, between 0 and 1.
+
+    Raises
+    ------
+    ValueError
+        For fewer than three methods or two blocks, for missing scores.
+    """
+    from scipy.stats import f, friedmanchisquare, studentized_range  # noqa: PLC0415
+
+    ranks = _ranks(scores, least=3)
+    num_methods, num_blocks = ranks.shape
+    average = ranks.mean(axis=1)
+    # Where every method ties in every block there is nothing to test, and SciPy divides by zero.
+    statistic, p = friedmanchisquare(*ranks) if np.ptp(ranks) else (0.0, 1.0)
+    f_statistic = iman_davenport(float(statistic), num_methods, num_blocks)
+    error = math.sqrt(num_methods * (num_methods + 1) / (6 * num_blocks))
+    critical = float(studentized_range.ppf(check_level(level), num_methods, np.inf)) / math.sqrt(2) * error
+    return Ranking(
+        average_ranks=average,
+        statistic=float(statistic),
+        p=float(p),
+        f_statistic=f_statistic,
+        f_p=float(f.sf(f_statistic, num_methods - 1, (num_methods - 1) * (num_blocks - 1))),
+        critical_difference=critical,
+        cliques=cliques(average, abs(np.subtract.outer(average, average)) >= critical),
+        level=level,
+    )
+
+
+def iman_davenport(statistic: float, num_methods: int, num_blocks: int) -> float:
+    """F statistic of Friedman's chi-squared (Iman and Davenport 1980): the analysis of variance of the ranks."""
+    rest = num_blocks * (num_methods - 1) - statistic
+    return (num_blocks - 1) * statistic / rest if rest > TOLERANCE else math.inf
+
+
+def nemenyi(scores: npt.ArrayLike) -> Floats:
+    """Nemenyi's test of each two methods by their average ranks: ``(K, K)`` p values, 1 on the diagonal.
+
+    Parameters
+    ----------
+    scores
+        ``(K, N)`` as for ``friedman``, with its errors.
+    """
+    from scikit_posthocs import posthoc_nemenyi_friedman  # noqa: PLC0415
+
+    p_values: Floats = posthoc_nemenyi_friedman(_ranks(scores, least=3).T).to_numpy()
+    return p_values
+
+
+def wilcoxon_holm(scores: npt.ArrayLike) -> Floats:
+    """Exact Wilcoxon signed-rank test of each two methods over blocks, adjusted by Holm (Benavoli et al. 2016).
+
+    With fewer than six blocks no p can be 0.05 or less, and Holm's factor asks for more: the 15 comparisons of 6
+    methods need 10 blocks.
+
+    Parameters
+    ----------
+    scores
+        ``(K, N)`` as for ``friedman``; two methods are enough.
+
+    Raises
+    ------
+    ValueError
+        For fewer than two methods or two blocks, for missing scores.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(K, K)``: adjusted p, 1 on the diagonal. ``cliques(average_ranks, p <= 0.05)`` gives the bars of a diagram.
+    """
+    scores = _matrix(scores, least=2)
+    p_values = np.eye(len(scores))
+    both = list(combinations(range(len(scores)), 2))
+    for (i, j), p in zip(both, holm([wilcoxon_p(scores[i] - scores[j]) for i, j in both]), strict=True):
+        p_values[i, j] = p_values[j, i] = p
+    return p_values
+
+
+def average_ranks(scores: npt.ArrayLike) -> Floats:
+    """``(K,)`` average ranks of ``(K, N)`` scores, 1 for the highest; one method and one block are enough."""
+    ranks: Floats = _ranks(scores, least=1, blocks=1).mean(axis=1)
+    return ranks
+
+
+def cliques(average_ranks: npt.ArrayLike, different: npt.ArrayLike) -> tuple[tuple[int, ...], ...]:
+    """Find the largest groups of neighbours in rank of which no two are different: the bars of a diagram.
+
+    Parameters
+    ----------
+    average_ranks
+        ``(K,)``, 1 is best.
+    different
+        ``(K, K)``, symmetric: True where a test tells two methods apart.
+
+    Returns
+    -------
+    tuple of tuples
+        Indices of methods, best first; groups may overlap; a method that differs from its neighbours is in none.
+    """
+    order = np.argsort(average_ranks, kind="stable")
+    different = np.asarray(different, dtype=bool)[np.ix_(order, order)]
+    groups: list[tuple[int, ...]] = []
+    last = 0
+    for start in range(len(order)):
+        end = start + 1
+        while end < len(order) and not different[end, start:end].any():
+            end += 1
+        if end > max(last, start + 1):
+            groups.append(tuple(order[start:end].tolist()))
+            last = end
+    return tuple(groups)
+
+
+def rank_stability(first: Mapping[str, float], second: Mapping[str, float]) -> Stability:
+    """Say if two recipes, data sets or protocols put methods in the same order: Kendall's tau-b (1945).
+
+    Parameters
+    ----------
+    first, second
+        Score by method, for example top-1 in percent. Methods that only one of them has are left out.
+
+    Returns
+    -------
+    Stability
+        tau and p are nan if one of them ties all methods.
+
+    Raises
+    ------
+    ValueError
+        If fewer than two methods are common, for scores that are not finite.
+    """
+    from scipy.stats import kendalltau  # noqa: PLC0415
+
+    names = sorted(first.keys() & second.keys())
+    if len(names) < 2:
+        raise ValueError(f"{len(names)} methods in common: an order needs two or more methods that both have")
+    scores = np.array([[first[name] for name in names], [second[name] for name in names]], dtype=float)
+    if not np.isfinite(scores).all():
+        raise ValueError("scores must be finite: leave out the methods that have none")
+    found = kendalltau(midranks(scores[0]), midranks(scores[1]), variant="b")
+    return Stability(float(found.statistic), float(found.pvalue), len(names))
+
+
+def _ranks(scores: npt.ArrayLike, least: int, blocks: int = 2) -> Floats:
+    """``(K, N)``: ranks within each block, 1 for the highest score."""
+    return np.stack([midranks(-block) for block in _matrix(scores, least, blocks).T], axis=1)
+
+
+def _matrix(scores: npt.ArrayLike, least: int, blocks: int = 2) -> Floats:
+    array = np.asarray(scores, dtype=float)
+    if array.ndim != 2:
+        raise ValueError(f"scores are methods x blocks, these have the shape {array.shape}")
+    if array.shape[0] < least:
+        raise ValueError(f"{array.shape[0]} methods: {least} or more are needed; use paired() for two")
+    if array.shape[1] < blocks:
+        raise ValueError(f"{array.shape[1]} block: two or more pairs of networks or data sets are needed")
+    if not np.isfinite(array).all():
+        raise ValueError(
+            "every method needs a score in every block: run the cells that are missing, or leave the block out"
+        )
+    return array

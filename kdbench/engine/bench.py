@@ -1,0 +1,328 @@
+"""How fast this machine trains: whole steps of the trainer, timed in turns so that noise hits all alike.
+
+Images are random, in the shape of the protocol's data set; teachers are untrained and caches are filled with random
+numbers. None of that changes the work that a step is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdbench.analysis.tables.table import Table, words
+from kdbench.data.batches import Batches, DeviceData
+from kdbench.data.datasets import Dataset
+from kdbench.engine.lockstep import Lockstep, Outcomes
+from kdbench.engine.run import Options, Run
+from kdbench.experiment.cell import Cell, TeacherRef
+from kdbench.experiment.protocol import Protocol
+from kdbench.experiment.settings import load_method, resolve_settings
+from kdbench.method import PLAIN, ViewPlan
+from kdbench.models.weights import build_net
+from kdbench.net import Outputs, Part
+from kdbench.teachers.cache import STORED, Identity, TeacherCache
+from kdbench.teachers.cards import Teacher, TeacherCard, freeze
+from kdbench.teachers.outputs import LiveTeacher, TeacherSource
+from kdbench.teachers.plan import Wanted, visited
+from kdbench.utils.device import forward_batch
+
+Work = Callable[[], object]
+Times = dict[str, list[float]]
+_STEPS = 64
+"""Steps that a measurement goes through, over and over: whole blocks of what is read from a cache at once."""
+
+
+def alternate(
+    works: Mapping[str, Work], rounds: int, device: torch.device, observe: Callable[[float], None] = lambda _: None
+) -> Times:
+    """Time pieces of work in turns; return the seconds of each round.
+
+    Parameters
+    ----------
+    observe
+        Is told the part that is done, in [0, 1].
+    """
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    times: Times = {name: [] for name in works}
+    for number in range(-2, rounds):  # two rounds to warm up
+        for name, work in works.items():
+            wait()
+            started = time.perf_counter()
+            work()
+            wait()
+            if number >= 0:
+                times[name].append(time.perf_counter() - started)
+        observe((number + 3) / (rounds + 2))
+    return times
+
+
+def ratio(times: Times, name: str, to: str) -> float:
+    """How much longer one work takes than another: the median over rounds of their quotient."""
+    return statistics.median(a / b for a, b in zip(times[name], times[to], strict=True))
+
+
+@final
+class Stepper:
+    """Takes the first steps of an epoch over and over, as training does."""
+
+    def __init__(self, cells: Sequence[Cell], batches: Batches, source: TeacherSource | None, options: Options) -> None:
+        self._runs = [Run(cell, batches, source if cell.teacher else None, options) for cell in cells]
+        self._outcomes = Outcomes(cells)
+        self._lockstep = Lockstep(self._runs, batches, self._outcomes, options)
+        # Whole batches; of fewer images than that there is one, of all.
+        self._steps = min(_STEPS, max(1, batches.num_images // batches.batch_size))
+        if batches.epoch != 1:
+            batches.begin(1)
+        for run in self._runs:
+            run.go_to(1)
+            run.begin_epoch()
+        self._lockstep.open_readers(self._runs)
+
+    def __call__(self) -> None:
+        """Do one step."""
+        step = self._runs[0].step
+        self._lockstep.tick(step, self._runs)
+        for run in self._runs:
+            if self._outcomes.has(run.cell):
+                (error,) = (o for o in self._outcomes.list() if isinstance(o, Exception))
+                raise error
+            if run.step == self._steps:
+                run.drain()
+                run.step = 0
+
+
+@final
+class Bench:
+    """One pair under one protocol, with everything that a step needs."""
+
+    def __init__(self, protocol: Protocol, dataset: Dataset, pair: str, folder: Path, options: Options) -> None:
+        self.protocol, self.options = protocol, options
+        self.teacher, self.student = pair.split(">")
+        self.data = DeviceData(dataset, protocol, options.device)
+        net = freeze(build_net(self.teacher, protocol, dataset, seed=0, purpose="teacher")).to(options.device)
+        card = TeacherCard(
+            network=self.teacher,
+            id="none:",
+            dataset=protocol.dataset,
+            weights="none",
+            accuracy=0.0,
+            expected=None,
+            origin="untrained",
+        )
+        self.live = LiveTeacher(Teacher(card, net, torch.empty(0)), protocol.precision, options.device)
+        self.cache = TeacherCache(folder, Identity.of(card, protocol, dataset))
+
+    def cell(self, method: str, settings: dict[str, Any] | None = None, student: str | None = None) -> Cell:
+        """One cell of the pair."""
+        kind, student = load_method(method), student or self.student
+        return Cell(
+            protocol=self.protocol,
+            teacher=TeacherRef(self.teacher, "none:") if kind.teacher_reads else None,
+            student=student,
+            method=method,
+            method_version=kind.VERSION,
+            settings=resolve_settings(
+                method, dataset=self.protocol.dataset, teacher=self.teacher, student=student, chosen=settings
+            ),
+            seed=1,
+        )
+
+    def batches(self, plan: ViewPlan = PLAIN) -> Batches:
+        """Batches at the beginning of the first epoch."""
+        batches = Batches(self.data, self.protocol, 1)
+        batches.add(plan)
+        batches.begin(1)
+        return batches
+
+    def live_step(self, *cells: Cell) -> Stepper:
+        """Steps of cells in lockstep, with the live teacher."""
+        return Stepper(cells, self.batches(_plan(cells[0])), TeacherSource(self.live, None), self.options)
+
+    def cached_step(self, *cells: Cell) -> Stepper:
+        """Steps of cells in lockstep, with a warm cache."""
+        return Stepper(cells, self.batches(_plan(cells[0])), self.cached(cells[0]), self.options)
+
+    def cached(self, cell: Cell) -> TeacherSource:
+        """A cache of all that the steps of a cell ask for."""
+        wanted, batches = Wanted.by(cell), self.batches(_plan(cell))
+        steps = range(min(_STEPS, batches.steps))
+        pairs = np.unique(batches.visits(steps, wanted.plan).numpy())
+        self.cache.build(pairs, tuple(sorted(wanted.parts)), self._random, batch=4096)
+        return TeacherSource(self.live, self.cache)
+
+    def _random(self, pairs: Tensor) -> dict[Part, Tensor]:
+        net = self.live.teacher.net
+        return {"logits": torch.randn(len(pairs), net.num_classes), "penultimate": torch.rand(len(pairs), net.width)}
+
+    def alone_step(self, plan: ViewPlan = PLAIN, student: str | None = None) -> Work:
+        """Steps of a student without a teacher, on the views of a plan."""
+        cell = self.cell(self.protocol.alone, student=student)
+        if plan == PLAIN:
+            return self.live_step(cell)
+        return _OnViews(cell, self.batches(plan), plan, self.options)
+
+    def data_step(self, plan: ViewPlan) -> Work:
+        """Making the images of one step."""
+        batches = self.batches(plan)
+        return lambda: batches.images(batches.index(0), batches.ids(0, plan), plan)
+
+    def teacher_step(self, cell: Cell, source: TeacherSource) -> Work:
+        """Asking for the teacher's outputs of one step after the other."""
+        wanted, batches = Wanted.by(cell), self.batches(_plan(cell))
+        reader = source.reader(batches, wanted.plan, wanted.parts)
+        images = batches.images(batches.index(0), batches.ids(0, wanted.plan), wanted.plan)
+        count = itertools.cycle(range(min(_STEPS, max(1, batches.steps - 1))))
+        return lambda: reader.outputs(images, reader.inputs(next(count)))
+
+
+@final
+class _OnViews:
+    """A student alone on several views of each image: the mean cross entropy over all of them."""
+
+    def __init__(self, cell: Cell, batches: Batches, plan: ViewPlan, options: Options) -> None:
+        self._run = Run(cell, batches, None, options)
+        self._run.begin_epoch()
+        self._batches, self._plan = batches, plan
+
+    def __call__(self) -> None:
+        run, index = self._run, self._batches.index(0)
+        images = self._batches.images(index, self._batches.ids(0, self._plan), self._plan)
+        repeated = index.repeat(self._plan.num_views)
+        run.open_streams()
+        run.update(images, repeated, Outputs("teacher"))
+
+
+def _plan(cell: Cell) -> ViewPlan:
+    return Wanted.by(cell).plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """Seconds of one step of a method and of its parts."""
+
+    method: str
+    outputs: str
+    step: float
+    ratio: float
+    """Steps of the student alone, on plain views, that take as long."""
+    data: float
+    teacher: float
+    student: float
+
+
+def measure(
+    bench: Bench, methods: Sequence[str], rounds: int, observe: Callable[[str, float], None] = lambda *_: None
+) -> tuple[list[Row], float]:
+    """Time every method, live and cached, against the student alone; also the seconds of a teacher's training step.
+
+    Returns
+    -------
+    rows, teacher
+        One row for each method and source of teacher outputs.
+    """
+    rows = []
+    device, alone = bench.options.device, bench.protocol.alone
+    for method in methods:
+        cell = bench.cell(method)
+        plan = _plan(cell)
+        works = {"alone": bench.alone_step(), "data": bench.data_step(plan)}
+        if plan != PLAIN:
+            works["alone on its views"] = bench.alone_step(plan)
+        sources = {"live": TeacherSource(bench.live, None)} if cell.teacher else {}
+        if cell.teacher and Wanted.by(cell).cacheable:
+            sources["cache"] = bench.cached(cell)
+        for kind, source in sources.items():
+            works[f"teacher {kind}"] = bench.teacher_step(cell, source)
+            works[kind] = Stepper([cell], bench.batches(plan), source, bench.options)
+        times = alternate(works, rounds, device, lambda part, method=method: observe(method, part))  # type: ignore[misc]
+        middle = {name: statistics.median(seconds) for name, seconds in times.items()}
+        student = middle["alone on its views" if plan != PLAIN else "alone"] - middle["data"]
+        for kind in sources or ("",):
+            name = kind or "alone"
+            rows.append(
+                Row(
+                    method=method if kind else alone,
+                    outputs=kind or "--",
+                    step=middle[name],
+                    ratio=ratio(times, name, "alone"),
+                    data=middle["data"],
+                    teacher=middle.get(f"teacher {kind}", 0.0),
+                    student=student,
+                )
+            )
+    times = alternate({"teacher": bench.alone_step(student=bench.teacher)}, max(rounds // 3, 1), device)
+    return rows, statistics.median(times["teacher"])
+
+
+def table(bench: Bench, rows: Sequence[Row], teacher: float, seeds: int, machine: str) -> Table:
+    """Rows of one pair as a table, with the hours that a grid of these methods will take."""
+    protocol = bench.protocol
+    batch, num_images = protocol.batch_size, len(bench.data.labels)
+    steps = {row.method: bench.batches().steps * len(bench.cell(row.method).epochs) for row in rows}
+    lines = [
+        {
+            "method": row.method,
+            "teacher outputs": row.outputs,
+            "images/s": f"{batch / row.step:.0f}",
+            "x alone": f"{row.ratio:.2f}",
+            "data %": f"{100 * row.data / row.step:.0f}",
+            "teacher %": f"{100 * row.teacher / row.step:.0f}",
+            "student %": f"{100 * row.student / row.step:.0f}",
+            "loss %": f"{max(100 * (row.step - row.data - row.teacher - row.student) / row.step, 0):.0f}",
+            "h/cell": f"{row.step * steps[row.method] / 3600:.2f}",
+        }
+        for row in rows
+    ]
+    live = {row.method: row.step for row in rows if row.outputs != "cache"}
+    best = live | {row.method: row.step for row in rows if row.outputs == "cache"}
+    build, views = _build_hours(bench, rows, seeds)
+    grid = f"{len(live)} methods x {seeds} seeds x {protocol.epochs} epochs"
+    hours = {
+        name: seeds * sum(step * steps[method] for method, step in found.items()) / 3600
+        for name, found in (("live", live), ("cached", best))
+    }
+    training = teacher * bench.batches().steps * protocol.epochs / 3600
+    overrides = ", ".join(f"{k}={v}" for k, v in protocol.overrides().items())
+    return Table(
+        f"{protocol.name}{f', with {overrides}' if overrides else ''}: {bench.teacher} > {bench.student} on {machine}",
+        (tuple(lines[0]),),
+        tuple(words(*line.values()) for line in lines),
+        (
+            f"whole steps of {batch} of {num_images:,} random images; medians, all works of a method timed in turns",
+            "x alone: times the student alone on plain views; loss: the rest of the step with its way back, at least 0",
+            f"{grid}: {hours['live']:.1f} h with a live teacher, {hours['cached']:.1f} h with a cache",
+            f"before that: {training:.1f} h to train the teacher, {build:.1f} h to build the cache ({views:,} views)",
+        ),
+    )
+
+
+def forward_seconds(bench: Bench) -> float:
+    """Seconds in which the live teacher says what a cache keeps of one view, asked in batches as a build asks."""
+    device = bench.options.device
+    plain = [Wanted(seed=1, plan=PLAIN, parts=STORED, epochs=range(1, 2))]
+    chunk = torch.from_numpy(visited(plain, bench.data)[: forward_batch(device)])
+    times = alternate({"forward": lambda: bench.live.forward(bench.data, chunk)}, 3, device)
+    return statistics.median(times["forward"]) / len(chunk)
+
+
+def _build_hours(bench: Bench, rows: Sequence[Row], seeds: int) -> tuple[float, int]:
+    """Hours to build the cache that a grid needs, and its views."""
+    cached = [Wanted.by(bench.cell(row.method)) for row in rows if row.outputs == "cache"]
+    if not cached:
+        return 0.0, 0
+    wanted = [replace(one, seed=seed) for seed in range(1, seeds + 1) for one in cached]
+    views = len(visited(wanted, bench.data))
+    return views * forward_seconds(bench) / 3600, views

@@ -1,0 +1,103 @@
+"""Puts a method through the generic checks, and says what does not hold, where, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, final
+
+from kdbench.engine.checks.rules import CHECKS, Broken
+from kdbench.engine.checks.small import PAIRS
+from kdbench.engine.checks.watched import Refused, Trial
+from kdbench.experiment.settings import method_source
+from kdbench.net import Undeclared
+
+Outcome = Literal["ok", "refused", "FAILS"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of one check on one pair."""
+
+    check: str
+    pair: str
+    outcome: Outcome
+    reason: str = ""
+    remedy: str = ""
+
+
+def judge(check: str, trial: Trial) -> Verdict:
+    """Run one check."""
+    try:
+        CHECKS[check].holds(trial)
+    except Refused as refusal:
+        return Verdict(check, trial.pair, "refused", str(refusal))
+    except Broken as failure:
+        return Verdict(check, trial.pair, "FAILS", str(failure), CHECKS[check].remedy)
+    except Exception as error:
+        reason = method_source(trial.method).place_of(error)
+        remedy = "Mend that line first: other checks need steps." if error is trial.outcome else CHECKS[check].remedy
+        return Verdict(check, trial.pair, "FAILS", reason, remedy)
+    return Verdict(check, trial.pair, "ok")
+
+
+def validate(method: str, folder: Path, observe: Callable[[str], None] = lambda _: None) -> list[Verdict]:
+    """Run all checks on every pair that the method works on.
+
+    Parameters
+    ----------
+    folder
+        For states; what lies there is of no use afterwards.
+    observe
+        Is told what is done next.
+    """
+    verdicts: list[Verdict] = []
+    once = True
+    for number, pair in enumerate(PAIRS):
+        observe(f"steps on {pair_text(pair)}")
+        trial = Trial(method, pair, folder / str(number))
+        if isinstance(trial.outcome, Exception):  # nothing but this can be said of the pair
+            verdicts.append(judge("reads" if isinstance(trial.outcome, Undeclared) else "losses", trial))
+            continue
+        for name, check in CHECKS.items():
+            if check.every_pair or once:
+                observe(f"{name} on {pair_text(pair)}")
+                verdicts.append(judge(name, trial))
+        once = False
+    return verdicts
+
+
+def pair_text(pair: str) -> str:
+    """A pair of ``PAIRS`` in networks' names."""
+    return ">".join(PAIRS[pair])
+
+
+def rows(verdicts: list[Verdict]) -> list[dict[str, Any]]:
+    """A table: one row a check, one column a pair."""
+    found = {(verdict.check, verdict.pair): verdict.outcome for verdict in verdicts}
+    refused = {verdict.pair for verdict in verdicts if _refuses(verdict)}
+    return [
+        {"check": name, "what must hold": check.what}
+        | {pair: "refused" if pair in refused else found.get((name, pair), "") for pair in PAIRS}
+        for name, check in CHECKS.items()
+    ]
+
+
+def remarks(verdicts: list[Verdict]) -> Iterator[str]:
+    """Why checks failed or were refused; what is the same on several pairs is said once."""
+    said: dict[Verdict, list[str]] = {}
+    for verdict in verdicts:
+        if verdict.reason:
+            said.setdefault(replace(verdict, pair=""), []).append(verdict.pair)
+    for verdict, pairs in said.items():
+        where = ", ".join(pairs)
+        yield f"{verdict.outcome}, {where if _refuses(verdict) else f'{verdict.check} on {where}'}: {verdict.reason}"
+        if verdict.remedy:
+            yield f"    {verdict.remedy}"
+
+
+def _refuses(verdict: Verdict) -> bool:
+    """Whether the method refuses the pair as a whole."""
+    return verdict.outcome == "refused" and verdict.check == next(iter(CHECKS))

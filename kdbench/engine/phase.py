@@ -1,0 +1,130 @@
+"""What a run trains in an epoch: pre-training first, where the method has some, then what the protocol is about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import nn
+
+from kdbench.experiment.cell import Cell
+from kdbench.experiment.protocol import Protocol
+from kdbench.method import Loss, Method
+from kdbench.net import Net, Part
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Phase:
+    """Epochs with one loss, one schedule of the learning rate and one set of trained parameters."""
+
+    loss: Loss
+    student_reads: frozenset[Part]
+    """What the loss reads of the student, which is not run where that is nothing."""
+    needs: frozenset[Part]
+    """What it reads of the teacher, which is not run either."""
+    last: int
+    """Number of the last epoch: 0 where the protocol's first comes next."""
+    epochs: int
+    rate: Callable[[int], float]
+    """Learning rate of an epoch, counted from 1 in this phase."""
+    modules: tuple[nn.Module, ...]
+    """Student and method."""
+    trained: tuple[nn.Module, ...]
+    """Of these, what is in training mode."""
+    frozen: tuple[nn.Module, ...]
+    """Of the trained ones, what is not."""
+    parameters: tuple[nn.Parameter, ...]
+    """What the optimiser changes."""
+
+    def number(self, epoch: int) -> int:
+        """An epoch of the run, counted from 1 in this phase."""
+        return epoch - self.last + self.epochs
+
+    def set_modes(self) -> None:
+        """Put what is trained into training mode, and all else into eval mode and without gradients."""
+        for module in self.modules:
+            module.eval().requires_grad_(False)
+        for module in self.trained:
+            module.train()
+        for module in self.frozen:
+            module.eval()
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
+
+    def optimizer(self, protocol: Protocol) -> torch.optim.SGD:
+        """A fresh optimiser by the protocol's rules, before the phase's first epoch."""
+        optimizer = torch.optim.SGD(
+            self.parameters,
+            lr=self.rate(1),
+            momentum=protocol.momentum,
+            weight_decay=protocol.weight_decay,
+            nesterov=protocol.nesterov,
+            fused=True,
+        )
+        # A first step that overflows in fp16 is left out, and the fused optimiser would go on from a momentum that
+        # nobody has set.
+        for parameter in self.parameters:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimizer
+
+
+def phases_of(cell: Cell, method: Method, student: Net) -> tuple[Phase, ...]:
+    """The phases of a run in their order; the last one is the protocol's.
+
+    Parameters
+    ----------
+    student
+        What the method has made of it.
+    """
+    protocol, before = cell.protocol, 1 - cell.epochs.start
+    modules = student, method
+    trainable = [p for module in modules for p in module.parameters() if p.requires_grad]
+    first = method.pretrain(student) if before else None
+    frozen = first.freeze if first else ()
+    stays = _ids(frozen)
+    main = Phase(
+        loss=method.loss,
+        student_reads=method.student_reads,
+        needs=method.needs(method.config),
+        last=protocol.epochs,
+        epochs=protocol.epochs,
+        rate=lambda epoch: protocol.rate(cell.student, epoch),
+        modules=modules,
+        trained=modules,
+        frozen=frozen,
+        parameters=tuple(p for p in trainable if id(p) not in stays),
+    )
+    if first is None:
+        return (main,)
+    highest, milestones = first.learning_rate or protocol.rate(cell.student, 1), first.milestones
+    early = _ids(first.train)
+    return (
+        Phase(
+            loss=first.loss,
+            student_reads=first.student_reads,
+            needs=method.pretraining_needs(method.config),
+            last=0,
+            epochs=before,
+            rate=lambda epoch: highest * protocol.decay ** sum(epoch > part * before for part in milestones),
+            modules=modules,
+            trained=first.train,
+            frozen=(),
+            parameters=tuple(p for p in trainable if id(p) in early),
+        ),
+        main,
+    )
+
+
+def _ids(modules: Iterable[nn.Module]) -> set[int]:
+    """Identities of the modules' parameters."""
+    return {id(parameter) for module in modules for parameter in module.parameters()}
+
+
+def count_extra_parameters(student: Net, made: Net, method: Method) -> int:
+    """Number of trainable parameters beyond the student's own."""
+    own = _ids([student])
+    found = {id(p): p for module in (made, method) for p in module.parameters() if p.requires_grad}
+    return sum(parameter.numel() for key, parameter in found.items() if key not in own)

@@ -1,0 +1,106 @@
+"""The record that a finished cell leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from kdbench.data.datasets import Dataset
+from kdbench.experiment.cell import Cell
+from kdbench.experiment.settings import load_method, method_source
+from kdbench.teachers.cards import TeacherCard
+from kdbench.utils.device import environment, peak_memory_mb
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What an epoch visits, what the method adds, and how the cell was run."""
+
+    num_images: int
+    """Images an epoch trains on."""
+    views_per_image: int
+    student_epochs: int
+    """Epochs, those of pre-training among them, in which the student is run."""
+    teacher_epochs: int
+    """Epochs in which the teacher's outputs are needed."""
+    extra_parameters: int
+    """Trainable parameters of the method's own."""
+    teacher_outputs: str | None
+    """``live``, ``cache``, or None without a teacher."""
+    cells_together: int
+    """Cells that trained in lockstep with this one, itself included."""
+    compiled: bool
+    """Whether ``--compile`` was given."""
+
+
+def make_record(
+    cell: Cell,
+    dataset: Dataset,
+    teacher: TeacherCard | None,
+    history: list[dict[str, Any]],
+    seconds: dict[str, float],
+    counts: Counts,
+    weights: str,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Return the record as plain values.
+
+    The metrics are those of the last epoch; the best epoch on the test set is stored under a name that says so.
+
+    Parameters
+    ----------
+    history
+        One row of metrics for each epoch of the protocol.
+    seconds
+        Time spent on training and on evaluation. What cells in lockstep share counts for each of them in full, so
+        that it is about the time of the cell alone.
+    weights
+        Hash of the student's weights.
+    """
+    protocol, last = cell.protocol, history[-1]
+    best = max(history, key=lambda row: row["top1"])
+    views = counts.num_images * counts.views_per_image
+    return {
+        "cell": cell.id,
+        "protocol": protocol.name,
+        "protocol_version": protocol.version,
+        "overrides": protocol.overrides(),
+        "dataset": protocol.dataset,
+        "data_fingerprint": dataset.fingerprint,
+        "teacher": {name: getattr(teacher, name) for name in ("network", "id", "weights", "accuracy")}
+        if teacher
+        else None,
+        "student": cell.student,
+        "method": cell.method,
+        "method_source": method_source(cell.method).text,
+        "family": load_method(cell.method).FAMILY,
+        "settings": cell.settings.values(),
+        "settings_chosen": cell.settings.chosen,
+        "settings_source": cell.settings.source,
+        "seed": cell.seed,
+        "epochs": protocol.epochs,
+        "precision": protocol.precision,
+        "epoch_rule": "last",
+        **{name: v for name, v in last.items() if name not in {"epoch", "lr"} and not name.startswith("loss/")},
+        "best_on_test": {"top1": best["top1"], "epoch": best["epoch"]},
+        "loss": {name.removeprefix("loss/"): v for name, v in last.items() if name.startswith("loss/")},
+        "cost": {
+            "train_seconds": seconds["train"],
+            "evaluate_seconds": seconds["evaluate"],
+            "images_per_second": len(cell.epochs) * counts.num_images / seconds["train"],
+            "views_per_image": counts.views_per_image,
+            "pretraining_epochs": len(cell.epochs) - protocol.epochs,
+            "student_views": views * counts.student_epochs,
+            "teacher_outputs": counts.teacher_outputs,
+            "teacher_forwards": views * counts.teacher_epochs if counts.teacher_outputs == "live" else 0,
+            "cells_together": counts.cells_together,
+            "compiled": counts.compiled,
+            "peak_memory_mb": peak_memory_mb(device),
+            "extra_parameters": counts.extra_parameters,
+        },
+        "weights": weights,
+        "environment": environment(device),
+        "config": cell.identity(),
+    }

@@ -1,0 +1,325 @@
+"""From names to runs: resolves what a user asks for into cells, and runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdbench.data.batches import DeviceData
+from kdbench.data.datasets import Dataset, load_dataset
+from kdbench.engine.lockstep import Observers, Outcome, quietly, train_cells
+from kdbench.engine.progress import Observer
+from kdbench.engine.run import Options
+from kdbench.errors import UserError
+from kdbench.experiment.cell import Cell, TeacherRef
+from kdbench.experiment.protocol import Protocol, load_protocol
+from kdbench.experiment.settings import load_method, method_name, resolve_settings
+from kdbench.models import canonical_network
+from kdbench.teachers import cards as teachers
+from kdbench.teachers.cache import Identity, TeacherCache
+from kdbench.teachers.cards import Teacher, TeacherCard
+from kdbench.teachers.outputs import LiveTeacher
+from kdbench.teachers.plan import CacheMode, Sources, Watch, lockstep_groups
+from kdbench.utils.device import pick_device
+from kdbench.utils.leases import Scheduler
+
+NPZ = "npz:"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """One protocol, one data set, one folder of runs, one device.
+
+    Data and teachers are loaded once, when they are first needed.
+
+    Parameters
+    ----------
+    protocol
+        With the user's overrides; a data file of the user's own replaces its ``dataset`` by the file's hash.
+    runs, data
+        Folders of runs and of data sets.
+    scheduler
+        Knows about the jobs of other processes that work on cells.
+    given
+        The data set of a file, in place of one by name.
+    """
+
+    protocol: Protocol
+    runs: Path
+    data: Path
+    device: torch.device
+    download: bool = False
+    save_every: float = 60.0
+    compile: bool = False
+    scheduler: Scheduler = field(default_factory=Scheduler)
+    given: Dataset | None = None
+
+    @classmethod
+    def open(
+        cls,
+        protocol: str,
+        *,
+        runs: str | Path = "runs",
+        data: str | Path = "data",
+        epochs: int | None = None,
+        precision: str | None = None,
+        device: str | None = None,
+        download: bool = False,
+        save_every: float = 60.0,
+        compile: bool = False,  # noqa: A002 - the word users know
+        scheduler: Scheduler | None = None,
+    ) -> Session:
+        """Resolve names; ``data`` is a folder, or ``npz:FILE``, which replaces the protocol's data set.
+
+        Raises
+        ------
+        UserError
+            A name is unknown, or the data file is not usable.
+        """
+        resolved = load_protocol(protocol).override(epochs=epochs, precision=precision)
+        given = load_dataset(str(data), Path()) if str(data).startswith(NPZ) else None
+        if given:
+            resolved = resolved.override(dataset=f"{NPZ}{given.fingerprint[:16]}")
+        return cls(
+            protocol=resolved,
+            runs=Path(runs),
+            data=Path(data),
+            device=pick_device(device, compiling=compile),
+            download=download,
+            save_every=save_every,
+            compile=compile,
+            scheduler=scheduler or Scheduler(),
+            given=given,
+        )
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data set, loaded and checked on first use."""
+        return self.given or load_dataset(self.protocol.dataset, self.data, download=self.download)
+
+    @cached_property
+    def device_data(self) -> DeviceData:
+        """The data set on the device."""
+        return DeviceData(self.dataset, self.protocol, self.device)
+
+    @cached_property
+    def _live(self) -> dict[str, LiveTeacher]:
+        return {}
+
+    @cached_property
+    def _opened(self) -> dict[str, TeacherCache]:
+        return {}
+
+    def cell(
+        self,
+        *,
+        method: str,
+        student: str,
+        teacher: str | TeacherRef | None = None,
+        seed: int,
+        settings: dict[str, Any] | None = None,
+    ) -> Cell:
+        """Resolve one cell; ``teacher`` is ``NETWORK``, ``NETWORK@HASH``, or one that need not be there yet.
+
+        Raises
+        ------
+        UserError
+            A name or setting is unknown, or there is no such teacher.
+        """
+        method, student = method_name(method), canonical_network(student)
+        kind = load_method(method)
+        if kind.teacher_reads and not teacher:
+            raise UserError(f"method {method} needs a teacher: name one with --teacher NETWORK")
+        name = teacher.network if isinstance(teacher, TeacherRef) else (teacher or "").partition("@")[0]
+        network = canonical_network(name) if name else None
+        if not 0 <= seed < 2**31:
+            raise UserError(f"--seed must be between 0 and {2**31 - 1}, not {seed}")
+        resolved = resolve_settings(
+            method, dataset=self.protocol.dataset, teacher=network, student=student, chosen=settings
+        )
+        ref = teacher if isinstance(teacher, TeacherRef) else None
+        if isinstance(teacher, str) and network and kind.teacher_reads:
+            ref = self.teacher_card(teacher, network).ref
+        return Cell(
+            protocol=self.protocol,
+            teacher=ref if kind.teacher_reads else None,
+            student=student,
+            method=method,
+            method_version=kind.VERSION,
+            settings=resolved,
+            seed=seed,
+        )
+
+    def teacher_card(self, spec: str, network: str) -> TeacherCard:
+        """Find a teacher of this protocol and data set."""
+        return teachers.find_teacher(self.runs, self.protocol, spec, network)
+
+    def card_of(self, cell: Cell) -> TeacherCard:
+        """The card of a cell's teacher."""
+        assert cell.teacher is not None
+        spec = f"{cell.teacher.network}@{cell.teacher.id.partition(':')[2]}"
+        return self.teacher_card(spec, cell.teacher.network)
+
+    def live_teacher(self, card: TeacherCard) -> LiveTeacher:
+        """The loaded and measured teacher of a card."""
+        if card.id not in self._live:
+            teacher: Teacher = teachers.load_teacher(self.runs, card, self.protocol, self.dataset, self.device)
+            self._live[card.id] = LiveTeacher(teacher, self.protocol.precision, self.device)
+        return self._live[card.id]
+
+    def teacher_cache(self, card: TeacherCard) -> TeacherCache:
+        """The cache of a teacher's outputs, opened once.
+
+        Raises
+        ------
+        UserError
+            It is damaged.
+        """
+        if card.id not in self._opened:
+            self._opened[card.id] = TeacherCache(self.runs, Identity.of(card, self.protocol, self.dataset))
+        return self._opened[card.id]
+
+    def run(
+        self,
+        cell: Cell,
+        observer: Observer = lambda _: None,
+        *,
+        cache: CacheMode = "auto",
+        watch: Watch | None = None,
+    ) -> dict[str, Any]:
+        """Run a cell, or return the record that it has.
+
+        Raises
+        ------
+        UserError
+            The cell failed.
+        """
+        (outcome,) = self.run_all([cell], lambda _: observer, cache=cache, watch=watch)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def run_all(
+        self,
+        cells: Sequence[Cell],
+        observers: Observers = quietly,
+        *,
+        cache: CacheMode = "auto",
+        together: int | None = None,
+        watch: Watch | None = None,
+    ) -> list[Outcome]:
+        """Run cells, those of one seed in lockstep, and return what became of each.
+
+        Parameters
+        ----------
+        cache
+            ``on``: teacher outputs come from the cache, which is built where it lacks some; ``off``: from the live
+            teacher; ``auto``: from the cache where it has all or building it saves forward passes; ``ready``: from the
+            cache where it has all.
+        together
+            How many cells are in lockstep at most; all that can by default.
+        watch
+            Shows the building of caches.
+        """
+        lockstep = lockstep_groups(cells, together)
+        sources = Sources(self, lockstep, cache, watch or Watch())
+        outcomes: dict[str, Outcome] = {}
+        for group in lockstep:
+            found = train_cells(group, lambda: self.device_data, sources.of, self.options, observers)
+            outcomes |= {cell.id: outcome for cell, outcome in zip(group, found, strict=True)}
+        return [outcomes[cell.id] for cell in cells]
+
+    def build_caches(
+        self,
+        cells: Sequence[Cell],
+        *,
+        cache: CacheMode = "auto",
+        together: int | None = None,
+        watch: Watch | None = None,
+    ) -> None:
+        """Build the caches that :meth:`run_all` would build for these cells.
+
+        Raises
+        ------
+        UserError
+            One cannot be built.
+        """
+        Sources(self, lockstep_groups(cells, together), cache, watch or Watch()).prepare()
+
+    def train_teacher(self, network: str, *, seed: int = 0) -> TeacherCard:
+        """Train a network alone, or find its finished cell, and make it a teacher."""
+        cell = self.cell(method=self.protocol.alone, student=network, seed=seed)
+        return teachers.register_trained(self.runs, cell, self.run(cell))
+
+    def import_teacher(self, path: Path, network: str, *, expected: float | None = None) -> TeacherCard:
+        """Import a checkpoint as a teacher; see :func:`kdbench.teachers.cards.import_teacher`."""
+        return teachers.import_teacher(
+            path,
+            canonical_network(network),
+            runs=self.runs,
+            protocol=self.protocol,
+            dataset=self.dataset,
+            device=self.device,
+            expected=expected,
+        )
+
+    @property
+    def options(self) -> Options:
+        """How cells are run."""
+        return Options(
+            runs=self.runs,
+            device=self.device,
+            save_every=self.save_every,
+            scheduler=self.scheduler,
+            compile=self.compile,
+        )
+
+
+def train(
+    protocol: str,
+    *,
+    student: str,
+    method: str,
+    teacher: str | None = None,
+    seed: int = 1,
+    settings: dict[str, Any] | None = None,
+    cache: CacheMode = "auto",
+    observer: Observer = lambda _: None,
+    **session: Any,
+) -> dict[str, Any]:
+    """Run one cell, or find its record; what ``kdbench train`` does.
+
+    Parameters
+    ----------
+    protocol, student, method, teacher
+        Names; ``teacher`` may be ``NETWORK@HASH``. A method that reads no teacher ignores it.
+    seed
+        Decides the student's initial weights, the order of the images and their views.
+    settings
+        Hyper-parameters that differ from the method's recipe.
+    cache
+        ``auto``, ``on`` or ``off``: see :meth:`Session.run_all`.
+    observer
+        Is called with a :class:`kdbench.engine.progress.Progress` while training.
+    **session
+        ``runs``, ``data``, ``epochs``, ``precision``, ``device``, ``download``, ``save_every``, ``compile``:
+        see :meth:`Session.open`.
+
+    Returns
+    -------
+    dict
+        The record: accuracy, calibration, fidelity, cost, configuration and environment.
+
+    Raises
+    ------
+    kdbench.UserError
+        Something asked for does not exist or cannot be run; nothing is lost.
+    """
+    opened = Session.open(protocol, **session)
+    cell = opened.cell(method=method, student=student, teacher=teacher, seed=seed, settings=settings)
+    return opened.run(cell, observer, cache=cache)

@@ -1,0 +1,102 @@
+"""A cell: the unit of work, of identity and of results."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from kdbench.experiment.identity import identity_hash, identity_text
+from kdbench.experiment.protocol import Protocol
+from kdbench.experiment.settings import Settings, load_method
+
+_SEED = "\0seed"
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherRef:
+    """Which teacher: an architecture and either the cell that trained it or the hash of the imported file."""
+
+    network: str
+    id: str
+
+    @property
+    def short(self) -> str:
+        """The part of the identity that names it beside its network."""
+        return self.id.partition(":")[2][:8]
+
+    @property
+    def spec(self) -> str:
+        """What to type to mean this one."""
+        return f"{self.network}@{self.short}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One (protocol, teacher, student, method, settings, seed)."""
+
+    protocol: Protocol
+    teacher: TeacherRef | None
+    """None where the method reads nothing of a teacher."""
+    student: str
+    method: str
+    method_version: int
+    settings: Settings
+    seed: int
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the results, without paths, devices or worker counts."""
+        teacher = {"network": self.teacher.network, "id": self.teacher.id} if self.teacher else {}
+        settings = self.settings.values()
+        assert not {"name", "version"} & settings.keys(), f"a setting of {self.method} hides its name or version"
+        return {
+            "protocol": self.protocol.identity(),
+            "teacher": teacher,
+            "student": self.student,
+            "method": {"name": self.method, "version": self.method_version, **settings},
+            "seed": self.seed,
+        }
+
+    @cached_property
+    def id(self) -> str:
+        """Hash of the identity, 64 hexadecimal digits."""
+        return identity_hash(identity_text(self.identity()))
+
+    @cached_property
+    def epochs(self) -> range:
+        """Its epochs: 1 is the protocol's first, and those of pre-training end with 0."""
+        before = load_method(self.method).pretraining_epochs(self.settings.config, self.protocol.epochs)
+        return range(1 - before, self.protocol.epochs + 1)
+
+    def with_seeds(self, seeds: Iterable[int]) -> list[Cell]:
+        """Return the same cell under other seeds; the ids of very many are found at once."""
+        before, after = identity_text(self.identity() | {"seed": _SEED}).split(json.dumps(_SEED))
+        cells = [replace(self, seed=seed) for seed in seeds]
+        for cell in cells:
+            cell.__dict__["id"] = identity_hash(f"{before}{cell.seed}{after}")
+        return cells
+
+    @property
+    def taught(self) -> TeacherRef:
+        """The teacher that its network becomes."""
+        return TeacherRef(self.student, f"cell:{self.id}")
+
+    def folder(self, runs: Path) -> Path:
+        """The cell's folder below ``runs``."""
+        teacher = self.teacher.network if self.teacher else "none"
+        pair = f"{safe_name(teacher)}-{safe_name(self.student)}"
+        return runs / self.protocol.name / pair / self.method / f"seed{self.seed}-{self.id[:8]}"
+
+    def __str__(self) -> str:
+        pair = f"{self.teacher.network}>{self.student}" if self.teacher else self.student
+        chosen = "".join(f" {key}={value}" for key, value in self.settings.chosen.items())
+        return f"{self.method}{chosen} {pair} seed {self.seed}"
+
+
+def safe_name(name: str) -> str:
+    """A network's name as one path component."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")

@@ -1,0 +1,202 @@
+"""Where methods come from: kdbench itself, a user's folders, and installed packages."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import pkgutil
+import re
+import sys
+import textwrap
+import traceback
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import final
+
+from kdbench.errors import UserError
+from kdbench.experiment import user_methods as own_methods
+from kdbench.method import Method
+from kdbench.utils.names import squeeze
+
+_PACKAGE = "kdbench.methods"
+_GROUP = "kdbench.methods"
+"""The group of entry points in which installed packages name methods."""
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+NAME_RULE = "the name of a method is a lower-case letter, then lower-case letters, digits and _"
+_DIGEST = "__kdbench_digest__"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class MethodSource:
+    """Where one method comes from."""
+
+    name: str
+    origin: str
+    """``kdbench VERSION``, ``file NAME.py`` or ``package NAME VERSION``."""
+    module: str
+    own: bool
+    """Whether it is a user's, not one of kdbench."""
+    file: Path | None = None
+    """Of a method in a user's folder."""
+
+    @property
+    def where(self) -> str:
+        """Where its code is, for messages."""
+        return str(self.file) if self.file else f"{self.module} of {self.origin}"
+
+    @property
+    def text(self) -> str:
+        """What a record says: the origin, and for a user's method the hash of its code."""
+        if not self.own:
+            return self.origin
+        return f"{self.origin} sha256:{vars(self._module())[_DIGEST][:8]}"
+
+    @property
+    def recipe_file(self) -> Path:
+        """Where its recipe file is, if it has one: beside its module."""
+        return (self.file or Path(self._module().__file__ or "")).with_suffix(".toml")
+
+    def load(self) -> type[Method]:
+        """Import the method.
+
+        Raises
+        ------
+        UserError
+            A user's file cannot be imported, or has no usable ``METHOD``; the text says what to do.
+        """
+        method = getattr(self._module(), "METHOD", None)
+        if flaw := _flaw(method):
+            raise self._unusable(f"{self.where}: {flaw}")
+        return typing.cast("type[Method]", method)
+
+    def changed_since(self, text: str) -> bool:
+        """Whether a user's method had other code when a record or a state was made."""
+        return self.own and "sha256:" in text and text.partition("sha256:")[2] != self.text.partition("sha256:")[2]
+
+    def place_of(self, error: BaseException) -> str:
+        """Where in its file something went wrong, and what, in one line."""
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(self.file)]
+        if isinstance(error, SyntaxError) and error.filename == str(self.file):
+            lines.append(error.lineno)
+        line = f", line {lines[-1]}" if lines else ""
+        text = textwrap.shorten(error.msg if isinstance(error, SyntaxError) else str(error), 300)
+        return f"{self.where}{line}: {type(error).__name__}{f': {text}' if text else ''}"
+
+    def _module(self) -> ModuleType:
+        if not self.own:
+            return importlib.import_module(self.module)
+        if not _NAME.fullmatch(self.name):
+            raise self._unusable(f"{self.where}: {NAME_RULE}; rename it, or let it begin with _ if it is no method")
+        own_methods.refresh()
+        if self.module not in sys.modules:
+            importlib.invalidate_caches()  # its file may be younger than the last look into its folder
+        try:
+            module = importlib.import_module(self.module)
+        except (Exception, SystemExit) as error:
+            raise self._unusable(f"{self.place_of(error)}; mend that, then type the same command again") from error
+        if _DIGEST not in vars(module):
+            vars(module)[_DIGEST] = _digest(Path(module.__file__ or ""))
+        return module
+
+    def _unusable(self, reason: str) -> UserError:
+        return UserError(f"method {self.name} cannot be used: {reason}")
+
+
+def method_sources() -> dict[str, MethodSource]:
+    """Where every method comes from, by name.
+
+    Raises
+    ------
+    UserError
+        A folder is not there, or two methods have one name.
+    """
+    folders = own_methods.folders()
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(
+                f"there is no folder {folder}: --methods and {own_methods.FOLDERS} name folders of methods, "
+                "and 'kdbench new NAME --dir DIR' makes one"
+            )
+    return _collected(folders, tuple(folder.stat().st_mtime_ns for folder in folders), tuple(sys.path))
+
+
+def is_name(name: str) -> bool:
+    """Whether a method may have this name."""
+    return _NAME.fullmatch(name) is not None
+
+
+@functools.lru_cache(maxsize=1)
+def _collected(
+    folders: tuple[Path, ...],
+    changed: tuple[int, ...],  # noqa: ARG001 - part of the key
+    path: tuple[str, ...],
+) -> dict[str, MethodSource]:
+    found: dict[str, MethodSource] = {}
+    for source in (*_built_in(), *_in_folders(folders), *_installed(path)):
+        other = found.setdefault(squeeze(source.name), source)
+        if other != source:
+            kind = "another" if other.own else "kdbench's own"
+            raise UserError(
+                f"method {source.name} of {source.where} has the name of {kind}, {other.name} of {other.where}: "
+                "rename one of them"
+            )
+    return {source.name: source for source in sorted(found.values(), key=lambda source: source.name)}
+
+
+def _built_in() -> Iterator[MethodSource]:
+    origin = f"kdbench {metadata.version('kdbench')}"
+    for module in pkgutil.iter_modules(importlib.import_module(_PACKAGE).__path__):
+        if not module.name.startswith("_"):
+            yield MethodSource(module.name, origin, f"{_PACKAGE}.{module.name}", own=False)
+
+
+def _in_folders(folders: tuple[Path, ...]) -> Iterator[MethodSource]:
+    helpers: dict[str, Path] = {}
+    for folder in folders:
+        for helper in folder.glob("_*.py"):
+            if helpers.setdefault(helper.name, helper) != helper:
+                raise UserError(f"{helper} and {helpers[helper.name]} have one name: rename one of them")
+        for file in sorted(folder.glob("[!_.]*.py")):
+            yield MethodSource(file.stem, f"file {file.name}", f"{own_methods.__name__}.{file.stem}", True, file)
+
+
+@functools.lru_cache(maxsize=1)
+def _installed(path: tuple[str, ...]) -> tuple[MethodSource, ...]:
+    found: dict[tuple[str, str], MethodSource] = {}
+    for package in metadata.distributions(path=list(path)):
+        for point in package.entry_points.select(group=_GROUP):
+            source = MethodSource(point.name, f"package {package.name} {package.version}", point.module, own=True)
+            found.setdefault((package.name, point.name), source)  # the first on the path is the one that is imported
+    return tuple(found.values())
+
+
+def _digest(file: Path) -> str:
+    """Hash of a module's file and of the helpers beside it, 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for path in (file, *sorted(file.parent.glob("_*.py"))):
+        digest.update(f"{path.name}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+@functools.cache
+def _flaw(method: object) -> str | None:
+    """Why something cannot serve as a method; None if it can."""
+    if method is None:
+        return "it has no METHOD: end it with METHOD = YourMethod, or let its name begin with _ if it is no method"
+    if not (isinstance(method, type) and issubclass(method, Method)):
+        return f"its METHOD is {method!r}: it must be a class that inherits from kdbench.method.Method"
+    if missing := sorted(method.__abstractmethods__):
+        return f"{method.__name__} has no {', '.join(missing)}: define it, as kdbench.method.Method describes it"
+    if missing := [name for name in ("FAMILY", "teacher_reads") if getattr(method, name, None) is None]:
+        return f"{method.__name__} has no {' and no '.join(missing)}: set it in the class"
+    try:
+        method.Config()
+    except (TypeError, ValueError) as error:
+        return f"{method.__name__}.Config() fails, {error}: give every field a default that is allowed"
+    return None

@@ -1,0 +1,178 @@
+"""Finds methods and their recipes by name."""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+import typing
+from dataclasses import dataclass
+from typing import Any
+
+from kdbench.errors import UserError
+from kdbench.experiment.registry import MethodSource, method_sources
+from kdbench.method import Method, deciding
+from kdbench.utils.names import find_name
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A method's published settings for pairs of one data set, and where they were published."""
+
+    dataset: str
+    pairs: tuple[str, ...]
+    settings: dict[str, Any]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A method's resolved hyper-parameters for one pair."""
+
+    config: Any
+    chosen: dict[str, Any]
+    """What the user changed, of the settings that decide results."""
+    source: str
+
+    def values(self) -> dict[str, Any]:
+        """The hyper-parameters that decide results, as plain values."""
+        return deciding(self.config)
+
+
+def method_names() -> list[str]:
+    """Names of all methods, those of users included."""
+    return list(method_sources())
+
+
+def method_name(name: str) -> str:
+    """The registered spelling of a method's name."""
+    return find_name("method", name, method_names(), "'kdbench list methods' names all")
+
+
+def method_source(name: str) -> MethodSource:
+    """Where a method comes from, by its registered name."""
+    return method_sources()[name]
+
+
+def load_method(name: str) -> type[Method]:
+    """Import a method by its registered name."""
+    return method_source(name).load()
+
+
+def load_recipes(name: str) -> list[Recipe]:
+    """Read a method's recipe file, which lies beside its module; no file, no recipes.
+
+    Raises
+    ------
+    UserError
+        It is not TOML, or an entry is not whole.
+    """
+    file = method_source(name).recipe_file
+    try:
+        entries = tomllib.loads(file.read_text(encoding="utf-8")).get("recipe", []) if file.is_file() else []
+        return [Recipe(e["dataset"], tuple(e["pairs"]), e.get("settings", {}), e["source"]) for e in entries]
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is not TOML: {error}") from None
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(
+            f'{file}: each [[recipe]] needs dataset = "...", pairs = ["TEACHER>STUDENT"], settings = {{...}}, '
+            'source = "..."'
+        ) from None
+
+
+def resolve_settings(
+    name: str, *, dataset: str, teacher: str | None, student: str, chosen: dict[str, Any] | None = None
+) -> Settings:
+    """Return a method's hyper-parameters for a pair: defaults, then its recipe, then what the user chose.
+
+    Raises
+    ------
+    UserError
+        A key is not a setting, or a value is of the wrong kind or out of range.
+    """
+    config = load_method(name).Config
+    chosen = _typed(name, config, chosen or {})
+    pair = f"{teacher}>{student}"
+    found = [r for r in load_recipes(name) if r.dataset == dataset and pair in r.pairs]
+    if len(found) > 1:
+        raise UserError(f"{method_source(name).recipe_file} has {len(found)} recipes for {pair} on {dataset}: keep one")
+    recipe = _typed(name, config, found[0].settings) if found else {}
+    source = "defaults"
+    if teacher:
+        source = found[0].source if found else f"defaults; no published settings for {pair} on {dataset}"
+    try:
+        made = config(**{**recipe, **chosen})
+        return Settings(made, {key: value for key, value in chosen.items() if key in deciding(made)}, source)
+    except ValueError as error:
+        raise UserError(f"method {name}: {error}") from None
+
+
+def parse_settings(words: list[str], methods: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """Read ``key=value`` words, values in TOML's notation or as bare text, into the settings of each method.
+
+    A bare key is meant for every one of the methods that has such a setting, ``method.key`` for one of them. A key
+    that is given several times takes each of its values: a method's list holds every combination.
+
+    Raises
+    ------
+    UserError
+        A word is no ``key=value``, repeats itself, or fits none of the methods.
+    """
+    chosen: dict[str, dict[str, list[Any]]] = {name: {} for name in methods}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not (key and equals and text):
+            raise UserError(f"--set takes key=value, not {word!r}")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        for name, setting in _meant(key, methods):
+            values = chosen[name].setdefault(setting, [])
+            if value in values:
+                raise UserError(f"--set gives {key} the value {text} twice")
+            values.append(value)
+    return {
+        name: [dict(zip(settings, values, strict=True)) for values in itertools.product(*settings.values())]
+        for name, settings in chosen.items()
+    }
+
+
+def _meant(key: str, methods: list[str]) -> list[tuple[str, str]]:
+    """Methods and their setting that a key of ``--set`` means."""
+    method, dot, setting = key.partition(".")
+    if dot:
+        name = method_name(method)
+        if name not in methods:
+            raise UserError(f"--set {key}: method {name} is not asked for with --method")
+        return [(name, setting)]
+    if len(methods) == 1:
+        return [(methods[0], key)]
+    found = [(name, key) for name in methods if key in typing.get_type_hints(load_method(name).Config)]
+    if not found:
+        raise UserError(
+            f"--set {key}: none of {', '.join(methods)} has such a setting; 'kdbench show METHOD' lists them"
+        )
+    return found
+
+
+def _typed(name: str, config: type, chosen: dict[str, Any]) -> dict[str, Any]:
+    hints = typing.get_type_hints(config)
+    typed = {}
+    for key, value in chosen.items():
+        if key not in hints:
+            known = ", ".join(sorted(hints)) or "none"
+            raise UserError(f"method {name} has no setting {key!r}: its settings are {known}")
+        typed[key] = _convert(name, key, value, hints[key])
+    return typed
+
+
+def _convert(name: str, key: str, value: Any, kind: Any) -> Any:
+    if kind is float and type(value) is int:
+        return float(value)
+    options = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else None
+    if options and value in options and type(value) in {type(o) for o in options}:
+        return value
+    if not options and type(value) is kind:
+        return value
+    wanted = " or ".join(map(repr, options)) if options else kind.__name__
+    raise UserError(f"setting {key} of method {name} must be {wanted}, not {value!r}")

@@ -1,0 +1,37 @@
+"""The start of a method of one's own: ``mymethod`` and ``MyMethod`` in these files are replaced by its names."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from kdbench.errors import UserError
+from kdbench.experiment.registry import NAME_RULE, is_name, method_sources
+from kdbench.utils.files import write_atomic
+from kdbench.utils.names import squeeze
+
+
+def write_method(name: str, folder: Path) -> list[Path]:
+    """Write a method that works, and its recipe file; return their paths.
+
+    Raises
+    ------
+    UserError
+        The name is none, or another method has it, or a file is there.
+    """
+    if not is_name(name):
+        raise UserError(f"{name!r} cannot be the name of a method: {NAME_RULE}")
+    for other, source in method_sources().items():
+        if squeeze(other) == squeeze(name) and source.file != (folder / f"{name}.py").absolute():
+            raise UserError(f"there is a method {other} ({source.origin}): choose another name")
+    files = [folder / f"{name}.{kind}" for kind in ("py", "toml")]
+    for file in files:
+        if file.exists():
+            raise UserError(f"{file} is there: choose another name, or another folder with --dir DIR")
+    title = "".join(word.capitalize() for word in name.split("_"))
+    for file in files:
+        text = (resources.files(__name__) / f"mymethod{file.suffix}.txt").read_text(encoding="utf-8")
+        write_atomic(
+            file, text.replace("MyMethod", title).replace("mymethod", name), "choose another folder with --dir DIR"
+        )
+    return files

@@ -1,0 +1,57 @@
+"""Which methods of a grid cannot work on which of its pairs, found without giving networks values."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+
+import torch
+
+from kdbench.experiment.protocol import Protocol
+from kdbench.experiment.settings import load_method
+from kdbench.grid.grid import Grid
+from kdbench.grid.shapes import DataShape, without_values
+from kdbench.grid.variants import Kind
+from kdbench.method import Setup
+from kdbench.models import build_backbone
+from kdbench.net import Net
+
+
+def refusals(grid: Grid, kinds: Iterable[Kind], data: DataShape) -> dict[str, str]:
+    """Return what methods say of pairs that they refuse, by method and pair.
+
+    A method that asks a network for values, or a network that cannot be built without them, is not judged here.
+    """
+    protocol, nets = grid.session.protocol, dict[str, Net | None]()
+    found: dict[str, str] = {}
+    for cell in (kind.cell for kind in kinds):
+        names = [cell.student, *([cell.teacher.network] if cell.teacher else [])]
+        for name in names:
+            if name not in nets:
+                nets[name] = _net(name, protocol, data)
+        student, *teacher = (nets[name] for name in names)
+        if student is None or None in teacher:
+            continue
+        try:
+            with without_values():
+                labels = torch.zeros(data.num_images, dtype=torch.int64)
+                setup = Setup(
+                    student=student,
+                    teacher=teacher[0] if teacher else None,
+                    labels=labels,
+                    epochs=protocol.epochs,
+                    steps_per_epoch=1,
+                )
+                load_method(cell.method)(cell.settings.config, setup).wrap(setup)
+        except ValueError as reason:
+            found[f"{cell.method} {'>'.join(reversed(names))}"] = str(reason)
+        except Exception:  # noqa: S112 - it needs values
+            continue
+    return found
+
+
+def _net(network: str, protocol: Protocol, data: DataShape) -> Net | None:
+    with contextlib.suppress(Exception), without_values():
+        backbone = build_backbone(network, data.num_classes, data.image_size)
+        return Net(network, backbone, mean=protocol.mean, std=protocol.std, image_size=data.image_size)
+    return None

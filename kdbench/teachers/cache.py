@@ -1,0 +1,317 @@
+"""Teacher outputs for the views that will be visited: each pair of image and view is forwarded once and kept on disk.
+
+What a teacher says depends on its weights, the data, the augmentation and the precision. These are a cache's
+identity, and its folder is named by their hash. In the folder lie segments, each of them the pairs that one build
+added. A segment is written beside its name and moved there when it is whole; from then on it is only read, through
+a memory map. A cache grows by further segments, so a grid that gets more seeds or epochs asks only for what is new::
+
+    runs/teacher-cache/NETWORK-HASH/identity.json
+                                    SEGMENT/segment.json  pairs.npy  logits.npy  penultimate.npy
+
+Legend: ``P`` pairs, ``N`` training images.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdbench.data.datasets import Dataset
+from kdbench.data.views import Augmentation, views
+from kdbench.errors import UserError
+from kdbench.experiment.cell import safe_name
+from kdbench.experiment.protocol import Protocol
+from kdbench.method import ViewPlan
+from kdbench.net import Part
+from kdbench.teachers.cards import TeacherCard
+from kdbench.teachers.segments import PARTIAL, SEGMENT, Pairs, Segment, SegmentWriter, free_space, size
+from kdbench.utils.files import write_json
+from kdbench.utils.leases import Busy, Claim, Claims, Scheduler
+from kdbench.utils.signals import Stop
+
+FOLDER = "teacher-cache"
+STORED: frozenset[Part] = frozenset({"logits", "penultimate"})
+"""The parts that are kept; maps would take hundreds of times the space."""
+_VERSION = 1
+"""Raised when a view id comes to mean another image, or the files another thing."""
+IDENTITY, USE_LOCK = "identity.json", "use.lock"
+_SAVE_EVERY = 10.0
+"""Seconds between two notes of how far a build is."""
+
+Forward = Callable[[Tensor], Mapping[Part, Tensor]]
+"""Pairs ``(B,)`` on the CPU to parts ``(B, width)``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """All that a teacher's outputs depend on."""
+
+    network: str
+    weights: str
+    """Hash of the teacher's weights."""
+    data: str
+    """Fingerprint of the data set."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    pad: int
+    precision: str
+    version: int = _VERSION
+
+    @classmethod
+    def of(cls, card: TeacherCard, protocol: Protocol, dataset: Dataset) -> Identity:
+        """The identity of a teacher's outputs under a protocol."""
+        return cls(
+            network=card.network,
+            weights=card.weights,
+            data=dataset.fingerprint,
+            mean=protocol.mean,
+            std=protocol.std,
+            pad=protocol.pad,
+            precision=protocol.precision,
+        )
+
+    @property
+    def name(self) -> str:
+        """Name of the folder."""
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return f"{safe_name(self.network)}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+@final
+class Visits:
+    """A set of pairs of image and view."""
+
+    def __init__(self, num_images: int, augmentation: Augmentation) -> None:
+        self._num_images, self._augmentation = num_images, augmentation
+        self._visited = torch.zeros(num_images * augmentation.num_views, dtype=torch.bool)
+
+    def add(self, seed: int, epochs: range, plan: ViewPlan) -> None:
+        """Add what a seed visits in some epochs, counted from 1."""
+        index = torch.arange(self._num_images)
+        for epoch in epochs:
+            ids = views(seed, epoch, self._num_images, self._augmentation, plan)
+            self._visited[self._augmentation.pair(index, ids).flatten()] = True
+
+    def pairs(self) -> Pairs:
+        """The pairs, in ascending order, int64 ``(P,)``."""
+        return self._visited.nonzero().flatten().numpy()
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a build will take, measured on its first batch."""
+
+    views: int
+    """Forward passes of one view that are left to do."""
+    bytes: int
+    """Disk space that is left to fill."""
+    free: int
+    """Free space on the disk, in bytes."""
+    seconds: float
+    folder: Path
+
+
+@final
+class TeacherCache:
+    """One teacher's outputs, as far as they have been asked for.
+
+    Raises
+    ------
+    UserError
+        A segment is damaged.
+    """
+
+    def __init__(self, runs: Path, identity: Identity) -> None:
+        self.identity = identity
+        self.folder = runs / FOLDER / identity.name
+        self._segments: dict[str, Segment] = {}
+        self._in_use = False
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take in the segments that have been added meanwhile, each of them checked against its hashes once."""
+        for path in sorted(self.folder.glob(f"*/{SEGMENT}")):
+            name = path.parent.name
+            if name in self._segments or name.endswith(PARTIAL):
+                continue
+            try:
+                segment = Segment(path.parent)
+                segment.verify()
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                raise UserError(
+                    f"teacher cache {path.parent} is damaged ({error}): type 'kdbench cache prune {self.folder.name}'"
+                    " to drop it; it is built again when it is needed"
+                ) from None
+            self._segments[name] = segment
+        if self._segments and not self._in_use:
+            lock = os.open(self.folder / USE_LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+            fcntl.flock(lock, fcntl.LOCK_SH)  # as long as this object lives, prune leaves the folder alone
+            weakref.finalize(self, os.close, lock)
+            self._in_use = True
+
+    def missing(self, pairs: Pairs, parts: Sequence[Part]) -> dict[Part, Pairs]:
+        """For each part, the pairs that no segment has."""
+        left = dict.fromkeys(parts, pairs)
+        for segment in self._segments.values():
+            for part in left.keys() & segment.parts.keys():
+                left[part] = left[part][~segment.find(left[part])[1]]
+        return left
+
+    def read(self, pairs: Pairs, part: Part) -> Tensor:
+        """Outputs ``(P, width)`` of pairs ``(P,)``, all of which must be there."""
+        order = np.argsort(pairs, kind="stable")
+        ascending = pairs[order]
+        found: Tensor | None = None
+        left = np.arange(len(pairs))
+        for segment in self._segments.values():
+            if part in segment.parts and len(left):
+                rows, there = segment.find(ascending[left])
+                values = segment.parts[part][torch.from_numpy(rows[there])]
+                found = values.new_empty(len(pairs), values.shape[1]) if found is None else found
+                found[torch.from_numpy(order[left[there]])] = values
+                left = left[~there]
+        assert found is not None, f"{self.folder} has no {part}"
+        assert not len(left), f"{self.folder} lacks {len(left)} of {len(pairs)} pairs"
+        return found
+
+    def build(
+        self,
+        pairs: Pairs,
+        parts: Sequence[Part],
+        forward: Forward,
+        *,
+        batch: int,
+        announce: Callable[[Estimate], None] = lambda _: None,
+        observe: Callable[[int, int, float], None] = lambda *_: None,
+        waiting: Callable[[], None] = lambda: None,
+        stop: Stop | None = None,
+        scheduler: Scheduler | None = None,
+    ) -> bool:
+        """Add what is missing of pairs and parts; return whether all is there now.
+
+        Of several processes one builds, the others wait for it. A build that was interrupted goes on where it was.
+
+        Parameters
+        ----------
+        announce
+            Is told the estimate before the work begins.
+        observe
+            Is called with the pairs that are done, all pairs, and the seconds left.
+        waiting
+            Is called once if another process is building.
+        stop
+            When it wishes to, the build is left as it is, to go on another time: the only case of False.
+        scheduler
+            Knows about the jobs of other processes that build.
+
+        Raises
+        ------
+        UserError
+            It does not fit on the disk: the text holds the numbers.
+        """
+        self.refresh()
+        if not any(map(len, self.missing(pairs, parts).values())):
+            return True
+        with Claims(scheduler) as claims:
+            claim = self._hold(claims, waiting, stop)
+            self.refresh()
+            missing = {part: left for part, left in self.missing(pairs, parts).items() if len(left)}
+            if not missing or not claim:
+                return not missing
+            wanted = np.unique(np.concatenate(list(missing.values())))
+            done = self._write(wanted, sorted(missing), forward, batch, announce, observe, stop, claim.check)
+        self.refresh()
+        return done
+
+    def _write(
+        self,
+        pairs: Pairs,
+        parts: Sequence[Part],
+        forward: Forward,
+        batch: int,
+        announce: Callable[[Estimate], None],
+        observe: Callable[[int, int, float], None],
+        stop: Stop | None,
+        permit: Callable[[], None],
+    ) -> bool:
+        """Write a segment, or go on with it; return whether it is whole."""
+        first = torch.from_numpy(pairs[:batch])
+        forward(first)  # the first call prepares the device
+        started = time.perf_counter()
+        said = forward(first)
+        sample = {part: said[part].cpu() for part in parts}
+        speed = len(first) / (time.perf_counter() - started)
+        writer = SegmentWriter(self.folder, pairs, sample)
+        views, free = len(pairs) - writer.done, free_space(self.folder)
+        if writer.bytes_left > free:
+            raise UserError(
+                f"the teacher cache of {self.identity.network} needs {size(writer.bytes_left)} in {self.folder}, but "
+                f"{size(free)} are free: free some, choose another folder with --runs DIR, or ask the live teacher "
+                "with --cache off"
+            )
+        announce(Estimate(views, writer.bytes_left, free, views / speed, self.folder))
+        write_json(self.folder / IDENTITY, dataclasses.asdict(self.identity))
+        with writer:
+            saved = started = time.perf_counter()
+            begun = writer.done
+            while writer.done < len(pairs):
+                permit()
+                if stop and stop.signum is not None:
+                    writer.note()
+                    return False
+                writer.append(forward(torch.from_numpy(pairs[writer.done : writer.done + batch])))
+                now = time.perf_counter()
+                pace = (now - started) / (writer.done - begun)
+                observe(writer.done, len(pairs), pace * (len(pairs) - writer.done))
+                if now - saved > _SAVE_EVERY:
+                    writer.note()
+                    saved = now
+            permit()
+            writer.finish()
+        return True
+
+    def check(self, forward: Forward, num: int = 32) -> None:
+        """Compare some outputs of each segment with the live teacher's.
+
+        Raises
+        ------
+        UserError
+            They differ by more than rounding in another batch, precision or device would explain.
+        """
+        for segment in self._segments.values():
+            rows = np.linspace(0, len(segment.pairs) - 1, min(num, len(segment.pairs))).astype(np.int64)
+            live = forward(torch.from_numpy(segment.pairs[rows]))
+            for part, values in segment.parts.items():
+                stored, fresh = values[torch.from_numpy(rows)].float(), live[part].float().cpu()
+                tolerance = 0.01 if values.dtype == torch.float32 else 0.1
+                if (stored - fresh).abs().max() > tolerance * fresh.abs().max():
+                    raise UserError(
+                        f"teacher cache {self.folder} does not hold what its teacher says: type 'kdbench cache prune "
+                        f"{self.folder.name}' to drop it"
+                    )
+
+    def _hold(self, claims: Claims, waiting: Callable[[], None], stop: Stop | None) -> Claim | None:
+        """Get the right to build, waiting for it while another process has it; None if ``stop`` wished to end."""
+        told = False
+        while not (stop and stop.signum is not None):
+            try:
+                return claims.hold(self.folder)
+            except Busy:
+                if not told:
+                    waiting()
+                told = True
+                time.sleep(0.2)
+        return None

@@ -1,0 +1,224 @@
+"""Teachers: trained here or imported, hashed, measured on the test set, found by name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdbench.data.datasets import Dataset
+from kdbench.errors import UserError
+from kdbench.experiment.cell import Cell, TeacherRef, safe_name
+from kdbench.experiment.protocol import Protocol
+from kdbench.models.evaluate import evaluate
+from kdbench.models.weights import build_net, load_weights, predict, read_weights, save_weights, weights_hash
+from kdbench.net import Net
+from kdbench.utils.files import write_atomic, write_json
+
+
+class TeacherMismatch(UserError):
+    """A teacher is not what its card or its publication says."""
+
+    reason = "teacher mismatch"
+
+
+ACCURACY_TOLERANCE = 0.1
+"""Percent by which a teacher's measured accuracy may differ from the expected one."""
+_CARD, WEIGHTS = "teacher.json", "model.safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherCard:
+    """What is known about a teacher on disk."""
+
+    network: str
+    id: str
+    """``cell:`` and the cell that trained it, or ``file:`` and the SHA-256 of the imported file."""
+    dataset: str
+    weights: str
+    """Hash of the weights."""
+    accuracy: float
+    """Test top-1 in percent."""
+    expected: float | None
+    """The accuracy it was checked against."""
+    origin: str
+
+    @property
+    def short(self) -> str:
+        """The part of the identity that names it beside its network."""
+        return self.ref.short
+
+    @property
+    def imported(self) -> bool:
+        """Whether it came from a file."""
+        return self.id.startswith("file:")
+
+    @property
+    def spec(self) -> str:
+        """What to type after ``--teacher`` to mean this one."""
+        return self.ref.spec
+
+    @property
+    def ref(self) -> TeacherRef:
+        """Its part in a cell's identity."""
+        return TeacherRef(self.network, self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """A frozen network with its card and its logits ``(N, K)`` on the test images."""
+
+    card: TeacherCard
+    net: Net
+    test_logits: Tensor
+
+
+def folder_of(runs: Path, protocol: str) -> Path:
+    """Where a protocol's teachers lie."""
+    return runs / protocol / "teachers"
+
+
+def list_teachers(runs: Path, protocol: str) -> list[TeacherCard]:
+    """All teachers of a protocol."""
+    cards = []
+    for path in sorted(folder_of(runs, protocol).glob(f"*/{_CARD}")):
+        try:
+            cards.append(TeacherCard(**json.loads(path.read_bytes())))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path} is damaged ({error}): delete its folder and make the teacher again") from None
+    return cards
+
+
+def find_teacher(runs: Path, protocol: Protocol, spec: str, network: str) -> TeacherCard:
+    """Find the teacher that ``spec`` (``NETWORK`` or ``NETWORK@HASH``) means.
+
+    Raises
+    ------
+    UserError
+        There is none, or there are several.
+    """
+    short = spec.partition("@")[2]
+    cards = [c for c in list_teachers(runs, protocol.name) if c.network == network and c.dataset == protocol.dataset]
+    found = [c for c in cards if c.id.partition(":")[2].startswith(short)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        choices = ", ".join(f"{c.spec} ({c.accuracy:.2f} %, {c.origin})" for c in found)
+        raise UserError(f"there are {len(found)} teachers {network} under {protocol.name}: choose one of {choices}")
+    where = folder_of(runs, protocol.name)
+    if cards:
+        raise UserError(f"no teacher {spec} in {where}: there are {', '.join(c.spec for c in cards)}")
+    command = f"--protocol {protocol.name} --network {network}"
+    raise UserError(
+        f"no teacher {network} for {protocol.dataset} in {where}: type 'kdbench teacher train {command}' "
+        f"or 'kdbench teacher import FILE {command}', with the same --data and --runs"
+    )
+
+
+def load_teacher(runs: Path, card: TeacherCard, protocol: Protocol, dataset: Dataset, device: torch.device) -> Teacher:
+    """Load a teacher, frozen and in eval mode, and measure it again.
+
+    Raises
+    ------
+    UserError
+        Its weights are not those on its card, or its accuracy is not: the text holds both numbers.
+    """
+    path = _folder(runs, protocol.name, card) / WEIGHTS
+    net = build_net(card.network, protocol, dataset, seed=0, purpose="teacher")
+    weights = read_weights(path)
+    load_weights(net, weights, str(path))
+    if weights_hash(weights) != card.weights:
+        raise TeacherMismatch(
+            f"teacher mismatch: {path} is not the file that its card describes: import or train it again"
+        )
+    freeze(net).to(device)
+    logits = predict(net, dataset.test_images)
+    measured = evaluate(logits, dataset.test_labels)["top1"]
+    if abs(measured - card.accuracy) > ACCURACY_TOLERANCE:
+        raise TeacherMismatch(
+            f"teacher mismatch: {card.spec} has {measured:.2f} % on these test images, its card says "
+            f"{card.accuracy:.2f} %: give the data it was made with (--data), or import it again"
+        )
+    return Teacher(card, net, logits)
+
+
+def register_trained(runs: Path, cell: Cell, record: dict[str, Any]) -> TeacherCard:
+    """Make a finished cell's network a teacher."""
+    card = TeacherCard(
+        network=cell.student,
+        id=cell.taught.id,
+        dataset=cell.protocol.dataset,
+        weights=record["weights"],
+        accuracy=record["top1"],
+        expected=None,
+        origin=f"trained here, seed {cell.seed}, {cell.protocol.epochs} epochs",
+    )
+    folder = _folder(runs, cell.protocol.name, card)
+    write_atomic(folder / WEIGHTS, (cell.folder(runs) / WEIGHTS).read_bytes())
+    write_json(folder / _CARD, asdict(card))
+    return card
+
+
+def import_teacher(
+    path: Path,
+    network: str,
+    *,
+    runs: Path,
+    protocol: Protocol,
+    dataset: Dataset,
+    device: torch.device,
+    expected: float | None = None,
+) -> TeacherCard:
+    """Import a checkpoint as a teacher and measure it.
+
+    Parameters
+    ----------
+    expected
+        Test top-1 in percent; by default the published value that the protocol lists for the network.
+
+    Raises
+    ------
+    UserError
+        The file does not load into the network, or its accuracy is not the expected one.
+    """
+    state = read_weights(path)
+    net = build_net(network, protocol, dataset, seed=0, purpose="teacher")
+    load_weights(net, state, str(path))
+    freeze(net).to(device)
+    accuracy = evaluate(predict(net, dataset.test_images), dataset.test_labels)["top1"]
+    if expected is None and "dataset" not in protocol.overrides():
+        expected = protocol.accuracy.get(network)
+    if expected is not None and abs(accuracy - expected) > ACCURACY_TOLERANCE:
+        raise TeacherMismatch(
+            f"teacher mismatch: {path} has {accuracy:.2f} % on the test set of {dataset.name}, expected "
+            f"{expected:.2f} %: another checkpoint, normalisation or data set? If it is right:"
+            f" --accuracy {accuracy:.2f}"
+        )
+    card = TeacherCard(
+        network=network,
+        id=f"file:{hashlib.sha256(path.read_bytes()).hexdigest()}",
+        dataset=protocol.dataset,
+        weights=weights_hash(net.backbone.state_dict()),
+        accuracy=accuracy,
+        expected=expected,
+        origin=f"imported from {path.name}",
+    )
+    folder = _folder(runs, protocol.name, card)
+    save_weights(folder / WEIGHTS, net)
+    write_json(folder / _CARD, asdict(card))
+    return card
+
+
+def freeze(net: Net) -> Net:
+    """Put a network into eval mode without gradients."""
+    net.eval().requires_grad_(requires_grad=False)
+    return net
+
+
+def _folder(runs: Path, protocol: str, card: TeacherCard) -> Path:
+    return folder_of(runs, protocol) / f"{safe_name(card.network)}-{card.short}"

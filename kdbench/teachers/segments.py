@@ -1,0 +1,186 @@
+"""Segments of a teacher cache on disk: written row by row beside their place, moved there when whole, then only read.
+
+A segment holds what a teacher said of a set of pairs of image and view, as plain NumPy files::
+
+    SEGMENT/segment.json  pairs.npy  logits.npy  penultimate.npy
+
+Legend: ``P`` pairs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from kdbench.net import Part
+from kdbench.utils.files import explain_os_errors, write_json
+
+Pairs = npt.NDArray[np.int64]
+SEGMENT, PARTIAL = "segment.json", ".partial"
+PAIRS, _PROGRESS = "pairs.npy", "progress.json"
+
+
+@final
+class Segment:
+    """Immutable outputs for a set of pairs, memory-mapped.
+
+    Raises
+    ------
+    OSError, ValueError, KeyError, TypeError, AttributeError
+        The files are damaged or missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        described = json.loads((folder / SEGMENT).read_bytes())
+        self._hashes: dict[str, str] = described["sha256"]
+        self._folder = folder
+        # Mapped copy-on-write: PyTorch wants memory that it may write to; nothing ever does.
+        self.pairs: Pairs = np.load(folder / PAIRS, mmap_mode="c")
+        self.parts: dict[Part, Tensor] = {
+            part: torch.from_numpy(np.load(folder / f"{part}.npy", mmap_mode="c")).view(getattr(torch, dtype))
+            for part, dtype in described["dtypes"].items()
+        }
+        if any(len(values) != len(self.pairs) for values in self.parts.values()):
+            raise ValueError("its files have different lengths")
+
+    def find(self, pairs: Pairs) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """Rows of pairs, and which of them are there at all; fastest for pairs in ascending order."""
+        rows = np.searchsorted(self.pairs, pairs).clip(max=len(self.pairs) - 1)
+        return rows, self.pairs[rows] == pairs
+
+    def verify(self) -> None:
+        """Raise ValueError unless every file is as it was written."""
+        for name, digest in self._hashes.items():
+            if _sha256(self._folder / name) != digest:
+                raise ValueError(f"{name} is not what was written")
+
+
+@final
+class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
+    """An unfinished segment. One that was interrupted is taken up again where it was.
+
+    Parameters
+    ----------
+    folder
+        Of the cache.
+    pairs
+        All pairs of the segment, ascending.
+    sample
+        Outputs of the first pairs, by part, on the CPU: they give types and widths.
+    """
+
+    def __init__(self, folder: Path, pairs: Pairs, sample: Mapping[Part, Tensor]) -> None:
+        name = hashlib.sha256(",".join(sample).encode() + pairs.tobytes()).hexdigest()[:16]
+        self.path = folder / f"{name}{PARTIAL}"
+        self.pairs, self._sample = pairs, sample
+        self._place = folder / name
+        progress = self.path / _PROGRESS
+        self.done = int(json.loads(progress.read_bytes())["done"]) if progress.exists() else 0
+        """Pairs that are on disk."""
+        self._files: dict[Part, _Rows] = {}
+
+    @property
+    def bytes_left(self) -> int:
+        """Disk space that is still to be filled."""
+        width = sum(values.shape[1] * values.element_size() for values in self._sample.values())
+        return (len(self.pairs) - self.done) * width + (0 if self.done else self.pairs.nbytes)
+
+    def __enter__(self) -> SegmentWriter:
+        with explain_os_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not self.done:
+                np.save(self.path / PAIRS, self.pairs)
+            for part, values in self._sample.items():
+                self._files[part] = _Rows(self.path / f"{part}.npy", values, len(self.pairs), self.done)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def append(self, chunk: Mapping[Part, Tensor]) -> None:
+        """Add the outputs of the next pairs."""
+        with explain_os_errors(self.path):
+            for part, file in self._files.items():
+                file.append(chunk[part])
+        self.done += len(next(iter(chunk.values())))
+
+    def note(self) -> None:
+        """Make sure that what has been added is still there after an interruption."""
+        with explain_os_errors(self.path):
+            for file in self._files.values():
+                file.sync()
+        write_json(self.path / _PROGRESS, {"done": self.done})
+
+    def finish(self) -> None:
+        """Make the segment visible, whole."""
+        assert self.done == len(self.pairs)
+        self.note()
+        with explain_os_errors(self.path):
+            hashes = {name: _sha256(self.path / name) for name in (PAIRS, *(f"{part}.npy" for part in self._sample))}
+            dtypes = {part: str(values.dtype).removeprefix("torch.") for part, values in self._sample.items()}
+            write_json(self.path / SEGMENT, {"dtypes": dtypes, "sha256": hashes})
+            (self.path / _PROGRESS).unlink()
+            self.path.rename(self._place)
+
+
+@final
+class _Rows:
+    """A .npy file that is written row by row; reopened, it is cut to the rows that are known to be whole."""
+
+    def __init__(self, path: Path, like: Tensor, num_rows: int, done: int) -> None:
+        bits = like.view(_bits(like.dtype)).numpy()
+        self._file = path.open("r+b" if done else "wb")
+        descr = np.lib.format.dtype_to_descr(bits.dtype)
+        shape = (num_rows, *like.shape[1:])
+        np.lib.format.write_array_header_1_0(self._file, {"descr": descr, "fortran_order": False, "shape": shape})
+        self._file.seek(done * bits[0].nbytes, os.SEEK_CUR)
+        self._file.truncate()
+
+    def append(self, values: Tensor) -> None:
+        self._file.write(values.cpu().contiguous().view(_bits(values.dtype)).numpy().data)
+
+    def sync(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _bits(dtype: torch.dtype) -> torch.dtype:
+    """The type in which values are stored: NumPy has no bfloat16."""
+    return torch.int16 if dtype == torch.bfloat16 else dtype
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def free_space(folder: Path) -> int:
+    """Bytes that are free where a folder is or will be."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def size(num_bytes: float) -> str:
+    """A number of bytes for people, e.g. 12.3 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} TB"

@@ -1,0 +1,64 @@
+"""Checksummed states that are whole or absent, and that never run code when read."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdbench.errors import UserError
+from kdbench.utils.files import explain_os_errors, write_atomic
+
+_MAGIC = b"kdbench-state-1 "
+
+
+def save_state(path: Path, state: dict[str, Any], *, permit: Callable[[], None] = lambda: None) -> None:
+    """Save tensors and plain values with a checksum; the state before it stays beside it as ``.previous``."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    payload = buffer.getvalue()
+    fresh, previous = path.with_name(path.name + ".new"), path.with_name(path.name + ".previous")
+    permit()
+    with explain_os_errors(path):
+        if path.exists():
+            previous.unlink(missing_ok=True)  # the disk never has to hold three states
+        write_atomic(fresh, _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload, permit=permit)
+        if path.exists():
+            path.replace(previous)
+        fresh.replace(path)
+
+
+def load_state(path: Path) -> dict[str, Any] | None:
+    """Read the newest whole state, or None where there is none yet.
+
+    Raises
+    ------
+    UserError
+        The newest state is damaged; the text says how to go on from the one before it.
+    """
+    previous = path.with_name(path.name + ".previous")
+    for candidate in (path, previous):
+        if candidate.exists():
+            state = _read(candidate)
+            if state is not None:
+                return state
+            remedy = "go on from the state before it" if candidate == path and previous.exists() else "start again"
+            raise UserError(f"{candidate} is damaged: delete that file to {remedy}")
+    return None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    content = path.read_bytes()
+    header, _, payload = content.partition(b"\n")
+    if header != _MAGIC + hashlib.sha256(payload).hexdigest().encode():
+        return None
+    try:
+        state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError):
+        return None
+    return state if isinstance(state, dict) else None
