@@ -73,6 +73,7 @@ def left(session: kdbench.Session, cell: Cell) -> dict[str, Any]:
     return record | {"metrics": (folder / "metrics.jsonl").read_text()}
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("cache", ["off", "on"])
 def test_every_cell_has_the_result_that_it_has_alone(cache: CacheMode, new: Callable[..., kdbench.Session]) -> None:
     together, alone = new("together"), new("alone")
@@ -86,6 +87,7 @@ def test_every_cell_has_the_result_that_it_has_alone(cache: CacheMode, new: Call
         assert left(together, cell) == left(alone, cell), cell
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("cache", ["off", "on"])
 def test_nor_do_kernels_that_change_with_a_batch_tell_company(
     cache: CacheMode, new: Callable[..., kdbench.Session], monkeypatch: pytest.MonkeyPatch

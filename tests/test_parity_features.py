@@ -20,7 +20,7 @@ from kdbench.methods.ce import cross_entropy
 from kdbench.models import build_backbone
 from kdbench.net import Net, Outputs
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.numerical]
 
 
 def task_settings(case: Case) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from kdbench.methods.ce import cross_entropy
 from kdbench.methods.kd import kl_per_image, standardized
 from kdbench.net import Outputs
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.numerical]
 
 # --- CTKD ---
 

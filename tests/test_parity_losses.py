@@ -13,7 +13,7 @@ from kdbench.methods import crd, dkd, kd, pckd, reviewkd
 from kdbench.methods.ce import cross_entropy
 from kdbench.net import Outputs
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.numerical]
 
 
 def total(terms: dict[str, Tensor]) -> Tensor:

@@ -23,7 +23,7 @@ from kdbench.methods.kd import kl_per_image
 from kdbench.models import build_backbone
 from kdbench.net import Net, Outputs
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.numerical]
 
 NO_OUTPUTS = Outputs("student")
 ANY_BATCH = stub_batch(torch.arange(5))
@@ -64,21 +64,23 @@ def test_pretraining_is_in_float32_and_does_not_depend_on_the_order_of_a_batch(k
         part.requires_grad_(True)
     views, order = module.views(module.config).num_views, torch.tensor([4, 2, 0, 1, 3])
     owners = [outputs(owner, 5 * views, seed=seed) for seed, owner in enumerate(("student", "teacher"))]
-    losses = []
-    for chosen in (torch.arange(5), order):
+
+    def loss_of(chosen: Tensor, dtype: torch.dtype) -> Tensor:
         rows = torch.cat([view * 5 + chosen for view in range(views)])
-        for dtype in (torch.bfloat16, torch.float32):
-            maps = [tuple(level[rows].to(dtype) for level in side.stages) for side in owners]
-            wide = [side.penultimate[rows].to(dtype) for side in owners]
-            student, teacher = (
-                Outputs(side, penultimate=pooled, stages=stages, preact=stages)
-                for side, pooled, stages in zip(("student", "teacher"), wide, maps, strict=True)
-            )
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-                (loss,) = stage.loss(student, teacher, stub_batch(order)).values()
-            assert loss.dtype == torch.float32
-            assert loss.isfinite()
-        losses.append(loss)
+        maps = [tuple(level[rows].to(dtype) for level in side.stages) for side in owners]
+        wide = [side.penultimate[rows].to(dtype) for side in owners]
+        student, teacher = (
+            Outputs(side, penultimate=pooled, stages=stages, preact=stages)
+            for side, pooled, stages in zip(("student", "teacher"), wide, maps, strict=True)
+        )
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            (loss,) = stage.loss(student, teacher, stub_batch(order)).values()
+        assert loss.isfinite()
+        return loss
+
+    assert {loss_of(order, dtype).dtype for dtype in (torch.bfloat16, torch.float32)} == {torch.float32}
+    module.double()
+    losses = [loss_of(chosen, torch.float64) for chosen in (torch.arange(5), order)]
     assert losses[0] > 0
     torch.testing.assert_close(losses[0], losses[1])
     losses[0].backward()
@@ -184,7 +186,7 @@ def test_fsp_trains_all_below_the_classifier_and_uses_a_stem_that_both_have() ->
         assert (stage.train, stage.freeze) == ((student,), ())
         assert stage.student_reads == reads
         assert (stage.learning_rate, stage.milestones) == (None, ())
-    maps = tuple(torch.randn(5, *shape) for shape in shapes)
+    maps = tuple(torch.randn(5, *shape, dtype=torch.float64) for shape in shapes)
     loss = stage.loss(Outputs("student", stages=maps), Outputs("teacher", stages=(maps[0], 2 * maps[1])), ANY_BATCH)
     torch.testing.assert_close(loss["fsp"], fsp.flow(*maps).square().mean())
     assert fsp.FSP.pretraining(method.config) == pytest.approx(30 / 240)

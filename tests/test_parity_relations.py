@@ -23,7 +23,7 @@ from kdbench.methods.ce import cross_entropy
 from kdbench.methods.kd import kl_per_image
 from kdbench.net import Outputs
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.numerical]
 
 seeds = st.integers(0, 2**31 - 1)
 

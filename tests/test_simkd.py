@@ -95,6 +95,7 @@ STUDENTS = ["resnet8", "wrn_16_1", "vgg8", "MobileNetV2", "ShuffleNetV2", "timm:
 TEACHERS = ["resnet20", "resnet8x4", "wrn_16_2", "vgg8", "ShuffleNetV1", "ResNet50", "timm:test_resnet"]
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", TEACHERS)
 def test_the_reused_classifier_sees_what_it_saw_in_the_teacher(name: str) -> None:
     """Where the projected map equals the teacher's, the student says what the teacher says."""
