@@ -20,7 +20,6 @@ pytestmark = pytest.mark.once
 ADAPTERS = Path(__file__).parent / "parity"
 FOLDERS = sorted(path.name for path in FOLDER.iterdir() if path.is_dir() and path.name != "models")
 """All but those of networks; see tests/models."""
-pytest.register_assert_rewrite(*(f"parity.{path.stem}" for path in ADAPTERS.glob("*.py")))
 
 
 def adapter_of(folder: str) -> ModuleType:
