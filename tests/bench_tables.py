@@ -9,7 +9,7 @@ import pytest
 from fake_records import fake_grid, write_records
 from timed_command import timed
 
-from kdbench.experiment.protocol import named_pairs
+from kdbench.experiment.pairs import named_pairs
 
 GAINS = {"kd": 1.5, "dkd": 2.5, "crd": 2.3, "reviewkd": 2.6, "pckd": 3.0}
 

@@ -25,7 +25,7 @@ from kdbench.engine.run import Options
 from kdbench.experiment.protocol import load_protocol
 from kdbench.method import PLAIN
 from kdbench.methods.crd import CRD
-from kdbench.models.weights import build_net
+from kdbench.models.build import build_net
 from kdbench.net import Outputs
 from kdbench.teachers.plan import Wanted
 

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from cells import make_run
 
-from kdbench.analysis.records import FAILURE, RECORD, STATE
 from kdbench.engine.lockstep import train_cells
+from kdbench.experiment.folder import FAILURE, RECORD, STATE
 from kdbench.utils import leases as claiming
 from kdbench.utils.leases import MAX_DEATHS, STALE, Busy, Claim, Claims, Job, Scheduler, Superseded, holder_of, living
 

@@ -16,14 +16,14 @@ import tomli_w
 from cells import Typed
 from slurm_cluster.cluster import wait_for
 
-from kdbench.analysis.records import CONFIG, FAILURE, RECORD, STATE
+from kdbench.engine.environment import code_state
 from kdbench.errors import UserError
-from kdbench.experiment.settings import method_names
+from kdbench.experiment.folder import CONFIG, FAILURE, RECORD, STATE
+from kdbench.experiment.registry import method_names
 from kdbench.grid.grid import Grid, read_grid
 from kdbench.grid.states import State, explain, survey
 from kdbench.grid.worker import Workload
 from kdbench.slurm.job import GridJob, progress_mark
-from kdbench.utils.device import code_state
 from kdbench.utils.leases import Claims, Scheduler
 
 PAPER = """

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from kdbench.errors import UserError
-from kdbench.experiment.protocol import load_protocol, named_pairs, protocol_names
-from kdbench.experiment.settings import load_method, parse_settings, resolve_settings
+from kdbench.experiment.pairs import named_pairs
+from kdbench.experiment.protocol import load_protocol, protocol_names
+from kdbench.experiment.registry import load_method
+from kdbench.experiment.settings import parse_settings, resolve_settings
 from kdbench.models import canonical_network
 
 

@@ -17,8 +17,9 @@ import pytest
 
 from kdbench.analysis.published.values import Published, datasets, load_published
 from kdbench.errors import UserError
-from kdbench.experiment.protocol import load_protocol, named_pairs
-from kdbench.experiment.settings import method_names
+from kdbench.experiment.pairs import named_pairs
+from kdbench.experiment.protocol import load_protocol
+from kdbench.experiment.registry import method_names
 from kdbench.models import canonical_network
 
 FOLDER = resources.files("kdbench.results") / "published"

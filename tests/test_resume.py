@@ -17,11 +17,11 @@ import pytest
 import torch
 from cells import METHODS, make_run
 
-from kdbench.analysis.records import STATE
 from kdbench.engine.lockstep import train_cells
 from kdbench.engine.progress import Diverged, Observer, Progress
 from kdbench.engine.run import Run
 from kdbench.errors import Interrupted, UserError
+from kdbench.experiment.folder import STATE
 from kdbench.utils import files
 from kdbench.utils.checkpoint import load_state, save_state
 from kdbench.utils.files import write_atomic

@@ -18,8 +18,8 @@ from cells import Typed
 from rich.console import Console
 from slurm_cluster.cluster import Cluster, running, wait_for
 
-from kdbench.analysis.records import FAILURE, RECORD, STATE
 from kdbench.engine.display import Display
+from kdbench.experiment.folder import FAILURE, RECORD, STATE
 from kdbench.grid.grid import Grid
 from kdbench.grid.worker import Worker, Workload
 from kdbench.utils.leases import Scheduler, holder_of

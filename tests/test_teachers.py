@@ -15,7 +15,7 @@ from kdbench.data.datasets import Dataset, load_dataset, subset
 from kdbench.errors import UserError
 from kdbench.experiment.protocol import Protocol, load_protocol
 from kdbench.models import build_backbone
-from kdbench.models.weights import predict
+from kdbench.models.evaluate import predict
 from kdbench.teachers.cards import TeacherCard, find_teacher, import_teacher, load_teacher
 
 

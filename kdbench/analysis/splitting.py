@@ -20,7 +20,8 @@ import pandas as pd
 from kdbench.analysis.comparison import FAMILIES, Comparison, Pair, Result, Row, place, settings_text
 from kdbench.analysis.records import Begun, Records
 from kdbench.experiment.identity import identity_text
-from kdbench.experiment.protocol import load_protocol, protocol_names, usual_pairs
+from kdbench.experiment.pairs import usual_pairs
+from kdbench.experiment.protocol import load_protocol, protocol_names
 
 
 def split(records: Records) -> list[Comparison]:
@@ -192,7 +193,7 @@ def _labelled(rows: set[Row]) -> dict[Row, Row]:
 
 def _family(method: str) -> str:
     """The family of a method whose records do not say it."""
-    from kdbench.experiment.settings import load_method, method_names  # noqa: PLC0415
+    from kdbench.experiment.registry import load_method, method_names  # noqa: PLC0415
 
     return load_method(method).FAMILY if method in method_names() else "other"
 

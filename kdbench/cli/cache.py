@@ -60,7 +60,7 @@ def cache_build(
 def cache_list(runs: Runs = Path("runs")) -> None:
     """List the caches that are there."""
     from kdbench.teachers.cache_list import list_caches  # noqa: PLC0415
-    from kdbench.teachers.segments import size  # noqa: PLC0415
+    from kdbench.utils.text import size  # noqa: PLC0415
 
     caches = list_caches(runs)
     if not caches:
@@ -98,7 +98,7 @@ def cache_prune(
     from kdbench.slurm.scheduler import Slurm  # noqa: PLC0415
     from kdbench.teachers.cache_list import list_caches, remove_cache  # noqa: PLC0415
     from kdbench.teachers.cards import list_teachers  # noqa: PLC0415
-    from kdbench.teachers.segments import size  # noqa: PLC0415
+    from kdbench.utils.text import size  # noqa: PLC0415
 
     caches = {c.name: c for c in list_caches(runs)}
     if unknown := sorted(set(names or []) - caches.keys()):

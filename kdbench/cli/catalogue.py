@@ -15,18 +15,13 @@ import torch
 from kdbench.data.datasets import DATASETS, SHAPES, Dataset
 from kdbench.engine.phase import count_extra_parameters
 from kdbench.errors import UserError
-from kdbench.experiment.protocol import Protocol, load_protocol, named_pairs, protocol_names, usual_pairs
-from kdbench.experiment.settings import (
-    load_method,
-    load_recipes,
-    method_name,
-    method_names,
-    method_source,
-    resolve_settings,
-)
+from kdbench.experiment.pairs import named_pairs, usual_pairs
+from kdbench.experiment.protocol import Protocol, load_protocol, protocol_names
+from kdbench.experiment.registry import load_method, method_name, method_names, method_source
+from kdbench.experiment.settings import load_recipes, resolve_settings
 from kdbench.method import Method, Setup, field_docs
 from kdbench.models import NETWORKS
-from kdbench.models.weights import build_net
+from kdbench.models.build import build_net
 from kdbench.net import Net
 
 Rows = list[dict[str, Any]]

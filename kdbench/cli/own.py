@@ -44,7 +44,7 @@ def validate(method: str) -> None:
     from kdbench.engine.checks import validate as checking  # noqa: PLC0415
     from kdbench.engine.checks.rules import CHECKS  # noqa: PLC0415
     from kdbench.engine.checks.small import PAIRS  # noqa: PLC0415
-    from kdbench.experiment.settings import load_method, method_name, method_source  # noqa: PLC0415
+    from kdbench.experiment.registry import load_method, method_name, method_source  # noqa: PLC0415
 
     name = method_name(method)
     what = f"{name}, version {load_method(name).VERSION}, {method_source(name).text}"

@@ -76,7 +76,8 @@ def train(
     they share images and teacher, and each gets the result that it has alone.
     """
     from kdbench.engine.session import Session  # noqa: PLC0415
-    from kdbench.experiment.settings import method_name, parse_settings  # noqa: PLC0415
+    from kdbench.experiment.registry import method_name  # noqa: PLC0415
+    from kdbench.experiment.settings import parse_settings  # noqa: PLC0415
     from kdbench.slurm.scheduler import Slurm  # noqa: PLC0415
 
     if together is not None and together < 1:
@@ -127,7 +128,7 @@ def compare(session: Session) -> None:
     from kdbench.analysis.report import write_report  # noqa: PLC0415
     from kdbench.analysis.splitting import split  # noqa: PLC0415
     from kdbench.analysis.tables.layouts import detail  # noqa: PLC0415
-    from kdbench.analysis.tables.table import render  # noqa: PLC0415
+    from kdbench.analysis.tables.render import render  # noqa: PLC0415
 
     teacher, student = session.protocol.try_pair.split(">")
     train_teacher_shown(session, teacher, seed=0)

@@ -18,13 +18,13 @@ import tomli_w
 import torch
 from torch import Tensor
 
-from kdbench.analysis.records import CONFIG, FAILURE, STATE, read_record
 from kdbench.data.batches import Batches, DeviceData
 from kdbench.engine.graphs import StepGraphs
 from kdbench.engine.progress import Diverged, Observer
 from kdbench.engine.run import Options, Run
 from kdbench.errors import Interrupted, UserError
 from kdbench.experiment.cell import Cell
+from kdbench.experiment.folder import CONFIG, FAILURE, STATE, read_record
 from kdbench.method import ViewPlan
 from kdbench.net import Outputs, Part
 from kdbench.teachers.outputs import Reader, TeacherSource

@@ -18,7 +18,8 @@ from kdbench.engine.run import Options
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell, TeacherRef
 from kdbench.experiment.protocol import Protocol, load_protocol
-from kdbench.experiment.settings import load_method, method_name, resolve_settings
+from kdbench.experiment.registry import load_method, method_name
+from kdbench.experiment.settings import resolve_settings
 from kdbench.models import canonical_network
 from kdbench.teachers import cards as teachers
 from kdbench.teachers.cache import Identity, TeacherCache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,7 +11,9 @@ from typing import Any
 
 from kdbench.experiment.identity import identity_hash, identity_text
 from kdbench.experiment.protocol import Protocol
-from kdbench.experiment.settings import Settings, load_method
+from kdbench.experiment.registry import load_method
+from kdbench.experiment.settings import Settings
+from kdbench.utils.names import safe_name
 
 _SEED = "\0seed"
 
@@ -95,8 +96,3 @@ class Cell:
         pair = f"{self.teacher.network}>{self.student}" if self.teacher else self.student
         chosen = "".join(f" {key}={value}" for key, value in self.settings.chosen.items())
         return f"{self.method}{chosen} {pair} seed {self.seed}"
-
-
-def safe_name(name: str) -> str:
-    """A network's name as one path component."""
-    return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdbench.errors import UserError
-from kdbench.experiment.registry import MethodSource, method_sources
-from kdbench.method import Method, deciding
-from kdbench.utils.names import find_name
+from kdbench.experiment.registry import load_method, method_name, method_source
+from kdbench.method import deciding
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,26 +35,6 @@ class Settings:
     def values(self) -> dict[str, Any]:
         """The hyper-parameters that decide results, as plain values."""
         return deciding(self.config)
-
-
-def method_names() -> list[str]:
-    """Names of all methods, those of users included."""
-    return list(method_sources())
-
-
-def method_name(name: str) -> str:
-    """The registered spelling of a method's name."""
-    return find_name("method", name, method_names(), "'kdbench list methods' names all")
-
-
-def method_source(name: str) -> MethodSource:
-    """Where a method comes from, by its registered name."""
-    return method_sources()[name]
-
-
-def load_method(name: str) -> type[Method]:
-    """Import a method by its registered name."""
-    return method_source(name).load()
 
 
 def load_recipes(name: str) -> list[Recipe]:

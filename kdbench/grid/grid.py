@@ -14,11 +14,13 @@ from typing import Any, final, get_args
 from kdbench.engine.session import Session
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell, TeacherRef
-from kdbench.experiment.protocol import Precision, named_pairs, protocol_names
-from kdbench.experiment.settings import method_names
+from kdbench.experiment.pairs import named_pairs
+from kdbench.experiment.protocol import protocol_names
+from kdbench.experiment.registry import method_names
 from kdbench.models import NETWORKS, parse_pair
 from kdbench.teachers.cards import TeacherCard, find_teacher, list_teachers
 from kdbench.utils.names import find_name
+from kdbench.utils.precision import Precision
 
 _KEYS = ("protocol", "pairs", "methods", "seeds", "epochs", "precision", "data", "method")
 _EXAMPLE = 'pairs = ["ResNet50>MobileNetV2"]'

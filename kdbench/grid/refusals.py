@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 
 from kdbench.experiment.protocol import Protocol
-from kdbench.experiment.settings import load_method
+from kdbench.experiment.registry import load_method
 from kdbench.grid.grid import Grid
 from kdbench.grid.shapes import DataShape, without_values
 from kdbench.grid.variants import Kind

@@ -14,11 +14,11 @@ from torch.overrides import TorchFunctionMode
 from kdbench.data.datasets import SHAPES
 from kdbench.engine.session import Session
 from kdbench.errors import UserError
-from kdbench.experiment.protocol import Precision
 from kdbench.grid.grid import Grid
 from kdbench.models import build_backbone
 from kdbench.net import Backbone, Part
 from kdbench.utils.device import autocast
+from kdbench.utils.precision import Precision
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from kdbench.analysis.records import CONFIG, FAILURE, METRICS, PRETRAINING, RECORD, STATE
 from kdbench.experiment.cell import Cell
+from kdbench.experiment.folder import CONFIG, FAILURE, METRICS, PRETRAINING, RECORD, STATE
 from kdbench.utils.files import read_object
 from kdbench.utils.leases import CLAIM_PREFIX, Holder, Scheduler, holder_of, living
 

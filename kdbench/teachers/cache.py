@@ -32,15 +32,16 @@ from torch import Tensor
 from kdbench.data.datasets import Dataset
 from kdbench.data.views import Augmentation, views
 from kdbench.errors import UserError
-from kdbench.experiment.cell import safe_name
 from kdbench.experiment.protocol import Protocol
 from kdbench.method import ViewPlan
 from kdbench.net import Part
 from kdbench.teachers.cards import TeacherCard
-from kdbench.teachers.segments import PARTIAL, SEGMENT, Pairs, Segment, SegmentWriter, free_space, size
-from kdbench.utils.files import write_json
+from kdbench.teachers.segments import PARTIAL, SEGMENT, Pairs, Segment, SegmentWriter
+from kdbench.utils.files import free_space, write_json
 from kdbench.utils.leases import Busy, Claim, Claims, Scheduler
+from kdbench.utils.names import safe_name
 from kdbench.utils.signals import Stop
+from kdbench.utils.text import size
 
 FOLDER = "teacher-cache"
 STORED: frozenset[Part] = frozenset({"logits", "penultimate"})

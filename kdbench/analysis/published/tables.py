@@ -14,7 +14,8 @@ from kdbench.analysis.tables.entries import fixed, with_difference
 from kdbench.analysis.tables.layouts import Marks
 from kdbench.analysis.tables.table import MISSING, Entry, Mark, Table, words
 from kdbench.errors import UserError
-from kdbench.experiment.protocol import load_protocol, usual_pairs
+from kdbench.experiment.pairs import usual_pairs
+from kdbench.experiment.protocol import load_protocol
 
 _NETWORKS = ("Teacher", "Student")
 NOT_OURS = "published values are what their sources print; they are never ranked or tested with ours"

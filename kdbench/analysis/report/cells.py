@@ -17,9 +17,9 @@ import pandas as pd
 from markupsafe import Markup
 
 from kdbench.analysis.comparison import Comparison, Pair, Row
-from kdbench.analysis.records import RECORD
 from kdbench.analysis.report.curves import Curve, Curves
 from kdbench.analysis.tables.table import MISSING, Entry, Table
+from kdbench.experiment.folder import RECORD
 from kdbench.experiment.identity import identity_text
 from kdbench.utils.files import read_object
 

@@ -22,12 +22,13 @@ from kdbench.engine.checks.watched import Refused, Trial, remembered, trained
 from kdbench.engine.progress import Diverged
 from kdbench.engine.run import Run
 from kdbench.errors import UserError
-from kdbench.experiment.protocol import Precision
-from kdbench.experiment.settings import load_method, load_recipes, method_source, resolve_settings
+from kdbench.experiment.registry import load_method, method_source
+from kdbench.experiment.settings import load_recipes, resolve_settings
 from kdbench.method import PLAIN, Batch, Loss, Method
 from kdbench.models import parse_pair
-from kdbench.models.weights import build_net
+from kdbench.models.build import build_net
 from kdbench.net import PARTS, Outputs, Undeclared
+from kdbench.utils.precision import Precision
 
 
 class Broken(Exception):

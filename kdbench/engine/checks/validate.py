@@ -10,7 +10,7 @@ from typing import Any, Literal, final
 from kdbench.engine.checks.rules import CHECKS, Broken
 from kdbench.engine.checks.small import PAIRS
 from kdbench.engine.checks.watched import Refused, Trial
-from kdbench.experiment.settings import method_source
+from kdbench.experiment.registry import method_source
 from kdbench.net import Undeclared
 
 Outcome = Literal["ok", "refused", "FAILS"]
