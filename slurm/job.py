@@ -19,7 +19,7 @@ from kdbench.experiment.folder import RECORD, STATE
 from kdbench.grid.worker import Worker, Workload
 from kdbench.teachers.cache import FOLDER as CACHES
 from kdbench.utils.files import write_json
-from kdbench.utils.leases import Claims
+from kdbench.utils.leases import Leases
 
 from .scheduler import Slurm
 
@@ -51,9 +51,9 @@ class GridJob:
         code = resources.files("kdbench")
         say.print(f"kdbench {code}, process {os.getpid()}, {scheduler.own_job() or ''}")
         try:
-            with Claims(scheduler) as claims, Display(say) as display:
+            with Leases(scheduler) as leases, Display(say) as display:
                 if self.place:
-                    claims.hold(self.place)
+                    leases.hold(self.place)
                     (self.place / ENDED).unlink(missing_ok=True)
                 ended = Worker(self.workload, scheduler, display).run()
         except Interrupted as stopped:

@@ -24,7 +24,8 @@ from kdbench.grid.grid import Grid, read_grid
 from kdbench.grid.states import State, explain, survey
 from kdbench.grid.worker import Workload
 from kdbench.slurm.job import GridJob, progress_mark
-from kdbench.utils.leases import Claims, Scheduler
+from kdbench.utils.leases import Leases
+from kdbench.utils.scheduler import Scheduler
 
 PAPER = """
 protocol = "cifar100-crd-v1"
@@ -256,8 +257,8 @@ def test_states(tmp_path: Path) -> None:
     (folders[5] / CONFIG).write_text("")
     queued = {grid.cells[5].id: "job 7 PENDING", grid.cells[6].id: "job 8 PENDING"}
     gone = {grid.cells[2].id: "job 6 TIMEOUT", grid.cells[7].id: "job 6 TIMEOUT"}
-    with Claims() as claims:
-        claims.hold(folders[3])
+    with Leases() as leases:
+        leases.hold(folders[3])
         (folders[3] / FAILURE).write_text("{}")  # of an earlier try
         statuses = survey(grid.cells, tmp_path, Scheduler(), queued, gone)
     states = [status.state for status in statuses]

@@ -30,7 +30,7 @@ from kdbench.teachers.outputs import TeacherSource
 from kdbench.utils.checkpoint import load_state, save_state
 from kdbench.utils.device import Span, autocast, be_deterministic, keep_freed_memory, memory_format
 from kdbench.utils.files import unfinished_writes, write_atomic, write_json
-from kdbench.utils.leases import Scheduler
+from kdbench.utils.scheduler import Scheduler
 from kdbench.utils.streams import generator, seeded, stream_seed
 
 

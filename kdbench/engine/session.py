@@ -27,7 +27,7 @@ from kdbench.teachers.cards import Teacher, TeacherCard
 from kdbench.teachers.outputs import LiveTeacher
 from kdbench.teachers.plan import CacheMode, Sources, Watch, lockstep_groups
 from kdbench.utils.device import pick_device
-from kdbench.utils.leases import Scheduler
+from kdbench.utils.scheduler import Scheduler
 
 NPZ = "npz:"
 

@@ -16,7 +16,8 @@ from kdbench.experiment.cell import Cell
 from kdbench.experiment.folder import FAILURE, RECORD
 from kdbench.teachers import cards as teachers
 from kdbench.teachers.plan import CacheMode, Wanted, Watch, by_teacher, lockstep_groups
-from kdbench.utils.leases import Busy, Scheduler, Superseded
+from kdbench.utils.leases import Busy, Superseded
+from kdbench.utils.scheduler import Scheduler
 from kdbench.utils.signals import Stop
 
 _LOOK_EVERY = 1.0
