@@ -20,7 +20,8 @@ from kdbench.engine.environment import code_state
 from kdbench.errors import UserError
 from kdbench.experiment.folder import CONFIG, FAILURE, RECORD, STATE
 from kdbench.experiment.registry import method_names
-from kdbench.grid.grid import Grid, read_grid
+from kdbench.grid.file import read_grid
+from kdbench.grid.grid import Grid
 from kdbench.grid.states import State, explain, survey
 from kdbench.grid.worker import Workload
 from kdbench.slurm.job import GridJob, progress_mark
@@ -73,7 +74,7 @@ def test_the_ids_of_many_seeds_are_those_of_each(tmp_path: Path) -> None:
 def test_names_in_any_spelling_and_several_values(tmp_path: Path) -> None:
     text = PAPER.replace('"ResNet50>MobileNetV2"', '"WRN-40-2@ab>shuffle_v1"').replace('"dkd"', '"DKD"')
     file = read_grid(write(tmp_path / "a.toml", text.replace("6.0", "[1, 2.5]").replace("seeds    = 5", "seeds = [7]")))
-    assert file.pairs[-1] == "wrn_40_2@ab>ShuffleNetV1"
+    assert str(file.pairs[-1]) == "wrn_40_2@ab>ShuffleNetV1"
     assert file.settings == {"dkd": {"beta": (1, 2.5)}}
     assert file.seeds == (7,)
 

@@ -54,7 +54,7 @@ def test_named_pairs_have_published_accuracies() -> None:
     assert [len(pairs[name].pairs) for name in ("crd-same-family", "crd-different-family")] == [7, 6]
     for members in pairs.values():
         for pair in members.pairs:
-            assert all(canonical_network(n) == n and n in accuracy for n in pair.split(">"))
+            assert all(canonical_network(n) == n and n in accuracy for n in (pair.teacher.network, pair.student))
 
 
 def test_settings_are_default_then_recipe_then_choice() -> None:

@@ -44,16 +44,16 @@ def bench(
     rules = load_protocol(protocol or load_protocol(DEMO).try_next).override(epochs=epochs, precision=precision)
     chosen = pick_device(device, compiling=compile_)
     sets = named_pairs()
-    wanted = [pair for word in pairs or [rules.try_pair] for pair in (sets[word].pairs if word in sets else (word,))]
-    found = [parse_pair(pair) for pair in wanted]
+    words = pairs or [rules.try_pair]
+    chosen_pairs = [p for word in words for p in (sets[word].pairs if word in sets else (parse_pair(word),))]
     methods = [method_name(name) for name in method or rules.try_methods]
     dataset = random_dataset(rules.dataset)
     with tempfile.TemporaryDirectory(prefix="kdbench-") as scratch, Progress(console=console, transient=True) as shown:
         folder = Path(scratch)
-        for pair in found:
+        for pair in chosen_pairs:
             options = Options(runs=folder, device=chosen, compile=compile_)
             measured = timing.Bench(rules, dataset, pair, folder, options)
-            task = shown.add_task(pair, total=len(methods))
+            task = shown.add_task(str(pair), total=len(methods))
             rows, teacher = timing.measure(
                 measured,
                 methods,

@@ -23,6 +23,7 @@ from kdbench.data.datasets import Dataset
 from kdbench.engine.lockstep import Lockstep, Outcomes
 from kdbench.engine.run import Options, Run
 from kdbench.experiment.cell import Cell, TeacherRef
+from kdbench.experiment.pairs import Pair
 from kdbench.experiment.protocol import Protocol
 from kdbench.experiment.registry import load_method
 from kdbench.experiment.settings import resolve_settings
@@ -109,9 +110,9 @@ class Stepper:
 class Bench:
     """One pair under one protocol, with everything that a step needs."""
 
-    def __init__(self, protocol: Protocol, dataset: Dataset, pair: str, folder: Path, options: Options) -> None:
+    def __init__(self, protocol: Protocol, dataset: Dataset, pair: Pair, folder: Path, options: Options) -> None:
         self.protocol, self.options = protocol, options
-        self.teacher, self.student = pair.split(">")
+        self.teacher, self.student = pair.teacher.network, pair.student
         self.data = DeviceData(dataset, protocol, options.device)
         net = freeze(build_net(self.teacher, protocol, dataset, seed=0, purpose="teacher")).to(options.device)
         card = TeacherCard(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.experiment.identity import identity_hash, identity_text
+from kdbench.experiment.pairs import Pair, TeacherSpec
 from kdbench.experiment.protocol import Protocol
 from kdbench.experiment.registry import load_method
 from kdbench.experiment.settings import Settings
@@ -26,14 +27,19 @@ class TeacherRef:
     id: str
 
     @property
+    def hash(self) -> str:
+        """The identity without the kind in front."""
+        return self.id.partition(":")[2]
+
+    @property
     def short(self) -> str:
         """The part of the identity that names it beside its network."""
-        return self.id.partition(":")[2][:8]
+        return self.hash[:8]
 
     @property
     def spec(self) -> str:
         """What to type to mean this one."""
-        return f"{self.network}@{self.short}"
+        return str(TeacherSpec(self.network, self.short))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +99,6 @@ class Cell:
         return runs / self.protocol.name / pair / self.method / f"seed{self.seed}-{self.id[:8]}"
 
     def __str__(self) -> str:
-        pair = f"{self.teacher.network}>{self.student}" if self.teacher else self.student
+        pair = Pair.of(self.teacher.network, self.student) if self.teacher else self.student
         chosen = "".join(f" {key}={value}" for key, value in self.settings.chosen.items())
         return f"{self.method}{chosen} {pair} seed {self.seed}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdbench.errors import UserError
+from kdbench.experiment.pairs import Pair
 from kdbench.experiment.registry import load_method, method_name, method_source
 from kdbench.method import deciding
 
@@ -70,7 +71,7 @@ def resolve_settings(
     """
     config = load_method(name).Config
     chosen = _typed(name, config, chosen or {})
-    pair = f"{teacher}>{student}"
+    pair = str(Pair.of(teacher, student)) if teacher else ""
     found = [r for r in load_recipes(name) if r.dataset == dataset and pair in r.pairs]
     if len(found) > 1:
         raise UserError(f"{method_source(name).recipe_file} has {len(found)} recipes for {pair} on {dataset}: keep one")

@@ -15,6 +15,7 @@ from kdbench.data.datasets import Dataset
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell, TeacherRef
 from kdbench.experiment.folder import WEIGHTS
+from kdbench.experiment.pairs import TeacherSpec
 from kdbench.experiment.protocol import Protocol
 from kdbench.models.build import build_net
 from kdbench.models.evaluate import evaluate, predict
@@ -97,17 +98,16 @@ def list_teachers(runs: Path, protocol: str) -> list[TeacherCard]:
     return cards
 
 
-def find_teacher(runs: Path, protocol: Protocol, spec: str, network: str) -> TeacherCard:
-    """Find the teacher that ``spec`` (``NETWORK`` or ``NETWORK@HASH``) means.
+def find_teacher(runs: Path, protocol: Protocol, spec: TeacherSpec, network: str) -> TeacherCard:
+    """Find the teacher that is meant; ``network`` is the one spelling of its network's name.
 
     Raises
     ------
     UserError
         There is none, or there are several.
     """
-    short = spec.partition("@")[2]
     cards = [c for c in list_teachers(runs, protocol.name) if c.network == network and c.dataset == protocol.dataset]
-    found = [c for c in cards if c.id.partition(":")[2].startswith(short)]
+    found = [card for card in cards if card.ref.hash.startswith(spec.hash)]
     if len(found) == 1:
         return found[0]
     if found:

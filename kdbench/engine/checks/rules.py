@@ -284,11 +284,12 @@ def recipe(trial: Trial) -> None:
         for pair in entry.pairs:
             try:
                 spelt = parse_pair(pair)
-                student = pair.partition(">")[2]
-                resolve_settings(trial.method, dataset=entry.dataset, teacher=pair.partition(">")[0], student=student)
+                resolve_settings(
+                    trial.method, dataset=entry.dataset, teacher=spelt.teacher.network, student=spelt.student
+                )
             except UserError as error:
                 raise Broken(str(error)) from None
-            if spelt != pair:
+            if str(spelt) != pair:
                 raise Broken(f"pair {pair} is spelt {spelt}")
             if (entry.dataset, pair) in seen:
                 raise Broken(f"{pair} on {entry.dataset} is there twice")
