@@ -155,7 +155,7 @@ def test_a_damaged_state_is_named_and_the_one_before_it_is_kept(damage: str, tmp
     if damage == "flip":
         content[len(content) // 2] ^= 1
     path.write_bytes({"truncate": content[:-7], "flip": content, "empty": b"", "foreign": b"hello"}[damage])
-    with pytest.raises(UserError, match=r"state is damaged: delete that file to go on from the state before it"):
+    with pytest.raises(UserError, match=r"state is damaged: delete that file to resume from the state before it"):
         load_state(path)
     path.unlink()
     found = load_state(path)
