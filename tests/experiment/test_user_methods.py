@@ -22,7 +22,7 @@ from kdbench.experiment.registry import load_method, method_name, method_names, 
 from kdbench.experiment.user_methods import FOLDERS
 from kdbench.slurm.submissions import freeze_code
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

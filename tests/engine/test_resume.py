@@ -32,7 +32,7 @@ pytestmark = pytest.mark.once
 
 @pytest.fixture(scope="module")
 def results(tiny_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    script = Path(__file__).with_name("kill_and_resume.py")
+    script = Path(__file__).parent.parent / "kill_and_resume.py"
     command = [sys.executable, str(script), str(tiny_npz), str(tmp_path_factory.mktemp("runs"))]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert ended.returncode == 0, ended.stderr
