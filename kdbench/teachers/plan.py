@@ -12,7 +12,7 @@ import numpy as np
 
 from kdbench.analysis.records import CONFIG, RECORD, STATE
 from kdbench.data.batches import DeviceData
-from kdbench.errors import Interrupted, UserError
+from kdbench.errors import Interrupted
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.settings import load_method
 from kdbench.method import ViewPlan
@@ -145,12 +145,24 @@ def lockstep_groups(cells: Sequence[Cell], together: int | None) -> list[list[Ce
 
 
 @final
+class _Failure:
+    """Why a teacher has no cache; each cell that should read it fails with this error."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error, self._trace = error, error.__traceback__
+
+    def again(self) -> Exception:
+        """The error as it was first raised, without the frames of those who have raised it since."""
+        return self._error.with_traceback(self._trace)
+
+
+@final
 class Sources:
     """The source of teacher outputs of each cell. Decided when the first cell that needs a teacher asks."""
 
     def __init__(self, session: Session, groups: Sequence[Sequence[Cell]], mode: CacheMode, watch: Watch) -> None:
         self._session, self._groups, self._mode, self._watch = session, groups, mode, watch
-        self._caches: dict[str, TeacherCache | UserError] | None = None
+        self._caches: dict[str, TeacherCache | _Failure] | None = None
         self._kinds: dict[str, Kind] = {}
         self._made: dict[tuple[str, Kind], TeacherSource] = {}
 
@@ -159,18 +171,17 @@ class Sources:
 
         Raises
         ------
-        UserError
-            The teacher or its cache cannot be used.
+        Exception
+            The teacher or its cache cannot be used. A cache that could not be built fails every cell that should read
+            it, whatever the error was: none of them is trained from the live teacher instead.
         """
         if cell.teacher is None:
             return None
-        if self._caches is None:
-            self._caches = {}
-            self._decide(self._caches)
+        caches = self._decided()
         teacher, kind = cell.teacher.id, self._kinds.get(cell.id, "live")
-        cache = self._caches[teacher] if kind == "cache" else None
-        if isinstance(cache, UserError):
-            raise cache
+        cache = caches[teacher] if kind == "cache" else None
+        if isinstance(cache, _Failure):
+            raise cache.again()
         if (teacher, kind) not in self._made:
             live = self._session.live_teacher(self._session.card_of(cell))
             self._made[teacher, kind] = TeacherSource(live, cache)
@@ -181,18 +192,23 @@ class Sources:
 
         Raises
         ------
-        UserError
-            One cannot be built.
+        Exception
+            One cannot be built; the others are.
         """
-        self._caches = {}
-        self._decide(self._caches)
-        for cache in self._caches.values():
-            if isinstance(cache, UserError):
-                raise cache
+        self._caches = None
+        for cache in self._decided().values():
+            if isinstance(cache, _Failure):
+                raise cache.again()
 
-    def _decide(self, caches: dict[str, TeacherCache | UserError]) -> None:
+    def _decided(self) -> dict[str, TeacherCache | _Failure]:
+        if self._caches is None:
+            self._caches = self._decide()
+        return self._caches
+
+    def _decide(self) -> dict[str, TeacherCache | _Failure]:
+        caches: dict[str, TeacherCache | _Failure] = {}
         if self._mode == "off":
-            return
+            return caches
         runs = self._session.runs
         left = [cell for group in self._groups for cell in group if not (cell.folder(runs) / RECORD).exists()]
         for teacher, own in by_teacher([cell for cell in left if cell.teacher]).items():
@@ -207,9 +223,10 @@ class Sources:
                 if self._mode != "on" and not any(begun.values()) and not self._worth(demand, kept, own):
                     continue
                 caches[teacher] = demand.build(self._session, self._watch)
-            except UserError as error:
-                caches[teacher] = error
+            except Exception as error:
+                caches[teacher] = _Failure(error)
             self._kinds |= dict.fromkeys((cell.id for cell in kept), "cache")
+        return caches
 
     def _worth(self, demand: Demand, kept: list[Cell], own: list[Cell]) -> bool:
         """Whether the cache has all, or building it saves forward passes and takes less than half of the free disk.
