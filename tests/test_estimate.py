@@ -18,7 +18,6 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import kdbench.slurm.scheduler
-from kdbench.analysis.records import RECORD
 from kdbench.cli import grid_view
 from kdbench.cli.grid import app
 from kdbench.data.batches import DeviceData
@@ -26,6 +25,7 @@ from kdbench.data.datasets import SHAPES, load_dataset
 from kdbench.data.views import Augmentation
 from kdbench.engine.bench import Bench
 from kdbench.errors import UserError
+from kdbench.experiment.folder import RECORD
 from kdbench.grid import cache_needs, estimate, shapes
 from kdbench.grid import timing as grid_bench
 from kdbench.grid.cache_needs import expected_pairs

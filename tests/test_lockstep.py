@@ -14,11 +14,11 @@ import torch
 from cells import METHODS
 
 import kdbench
-from kdbench.analysis.records import FAILURE, RECORD
-from kdbench.data.views import ResidentImages
+from kdbench.data.resident import ResidentImages
 from kdbench.engine.progress import Progress
 from kdbench.errors import Interrupted, UserError
 from kdbench.experiment.cell import Cell
+from kdbench.experiment.folder import FAILURE, RECORD
 from kdbench.methods.kd import KD
 from kdbench.methods.reviewkd import ReviewKD
 from kdbench.teachers.outputs import LiveTeacher

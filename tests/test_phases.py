@@ -18,7 +18,8 @@ import kdbench.methods.kd
 from kdbench.engine.progress import Progress
 from kdbench.engine.run import Run
 from kdbench.method import Batch, Method, Pretraining, Setup, ViewPlan
-from kdbench.models.weights import load_weights, predict, read_weights
+from kdbench.models.evaluate import predict
+from kdbench.models.weights import load_weights, read_weights
 from kdbench.net import Backbone, Features, Net, Outputs, Part
 
 pytestmark = pytest.mark.once
@@ -254,7 +255,7 @@ def test_a_method_may_replace_the_network(session: kdbench.Session, monkeypatch:
     weights = read_weights(cell.folder(session.runs) / "model.safetensors")
     plain = session.run(session.cell(method="ce", student="resnet8", seed=1))
     assert plain["cost"]["extra_parameters"] == 0
-    net = kdbench.models.weights.build_net("resnet8", session.protocol, session.dataset, seed=1, purpose="student")
+    net = kdbench.models.build.build_net("resnet8", session.protocol, session.dataset, seed=1, purpose="student")
     drawn = {f"student.{name}": value for name, value in net.backbone.state_dict().items()}
     assert set(weights) == {*drawn, "layer.weight", "layer.bias", "classifier.weight", "classifier.bias"}
     assert torch.equal(weights["student.fc.weight"], drawn["student.fc.weight"])

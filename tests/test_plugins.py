@@ -18,8 +18,7 @@ import kdbench
 from kdbench.cli.catalogue import Card, card_of
 from kdbench.engine.run import Run
 from kdbench.errors import UserError
-from kdbench.experiment.registry import method_sources
-from kdbench.experiment.settings import load_method, method_name, method_names, method_source
+from kdbench.experiment.registry import load_method, method_name, method_names, method_source, method_sources
 from kdbench.experiment.user_methods import FOLDERS
 from kdbench.slurm.submissions import freeze_code
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from kdbench.errors import UserError
-from kdbench.experiment.protocol import load_protocol, named_pairs, protocol_names
-from kdbench.experiment.settings import load_method, parse_settings, resolve_settings
+from kdbench.experiment.pairs import named_pairs
+from kdbench.experiment.protocol import load_protocol, protocol_names
+from kdbench.experiment.registry import load_method
+from kdbench.experiment.settings import parse_settings, resolve_settings
 from kdbench.models import canonical_network
 
 
@@ -52,7 +54,7 @@ def test_named_pairs_have_published_accuracies() -> None:
     assert [len(pairs[name].pairs) for name in ("crd-same-family", "crd-different-family")] == [7, 6]
     for members in pairs.values():
         for pair in members.pairs:
-            assert all(canonical_network(n) == n and n in accuracy for n in pair.split(">"))
+            assert all(canonical_network(n) == n and n in accuracy for n in (pair.teacher.network, pair.student))
 
 
 def test_settings_are_default_then_recipe_then_choice() -> None:

@@ -24,7 +24,7 @@ from kdbench.engine.run import Run
 from kdbench.experiment.protocol import load_protocol
 from kdbench.method import PLAIN, ViewPlan
 from kdbench.methods.kd import KD
-from kdbench.models.weights import build_net
+from kdbench.models.build import build_net
 from kdbench.teachers.cache import Identity, TeacherCache, Visits
 from kdbench.teachers.plan import Wanted
 from kdbench.utils.device import Span

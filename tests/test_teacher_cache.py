@@ -19,7 +19,6 @@ from cells import CPU, PAIRS, make_cell, make_source, tiny_protocol
 from torch import Tensor
 
 import kdbench
-from kdbench.analysis.records import CONFIG, FAILURE
 from kdbench.data.batches import Batches, DeviceData
 from kdbench.data.datasets import load_dataset
 from kdbench.data.views import Augmentation, views
@@ -28,6 +27,7 @@ from kdbench.engine.progress import Progress
 from kdbench.engine.run import Options, Run
 from kdbench.errors import Interrupted, UserError
 from kdbench.experiment.cell import Cell
+from kdbench.experiment.folder import CONFIG, FAILURE
 from kdbench.method import PLAIN, ViewPlan
 from kdbench.net import Part
 from kdbench.teachers import cache as teacher_cache

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from kdbench.data.datasets import Dataset
-from kdbench.data.views import Augmentation, ResidentImages, order, strong_views, views
+from kdbench.data.resident import ResidentImages, strong_views
+from kdbench.data.views import Augmentation, order, views
 from kdbench.experiment.protocol import Protocol
 from kdbench.method import ViewPlan
 from kdbench.utils.device import memory_format

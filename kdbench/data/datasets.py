@@ -26,6 +26,7 @@ from kdbench.data.arrays import ARRAY_NAMES, Arrays, check_classes, image_array,
 from kdbench.errors import UserError
 from kdbench.utils.files import write_atomic
 from kdbench.utils.names import squeeze
+from kdbench.utils.text import one_line
 
 DATASETS: Final[Mapping[str, Callable[[Path, bool], Arrays]]] = MappingProxyType(
     {
@@ -234,5 +235,5 @@ def _read_npz(path: Path) -> Arrays:
                 return {key: np.asarray(archive[key]) for key in (*ARRAY_NAMES, "class_names") if key in archive}
     except (ValueError, OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         # NumPy refuses object arrays: unpickling them could run any code.
-        reason = "it holds Python objects" if "Object arrays" in str(error) else sources.one_line(error)
+        reason = "it holds Python objects" if "Object arrays" in str(error) else one_line(error)
         raise UserError(f"{path} cannot be read ({reason}): write plain arrays with numpy.savez_compressed") from None

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kdbench.net import Net
+from kdbench.utils.device import forward_batch
+
 NUM_ECE_BINS = 15
 
 
@@ -59,3 +62,15 @@ def expected_calibration_error(probabilities: Tensor, targets: Tensor) -> float:
     gap = torch.zeros(NUM_ECE_BINS, dtype=torch.float64, device=probabilities.device)
     gap.index_add_(0, bins, correct - confidence.double())
     return (gap.abs().sum() / len(targets)).item()
+
+
+@torch.inference_mode()
+def predict(net: Net, images: Tensor) -> Tensor:
+    """Logits ``(N, K)``, in float32 and on the CPU, of uint8 images ``(N, H, W, 3)``; the net is left in eval mode."""
+    net.eval()
+    device = net.mean.device
+    parts = []
+    for chunk in images.split(forward_batch(device)):
+        pixels = chunk.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
+        parts.append(net.logits(pixels).float())
+    return torch.cat(parts).cpu()

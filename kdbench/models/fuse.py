@@ -13,8 +13,8 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.overrides import TorchFunctionMode
 
+from kdbench.models.weights import freeze
 from kdbench.net import Net
-from kdbench.teachers.cards import freeze
 
 
 def folded(net: Net) -> Net:

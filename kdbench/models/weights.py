@@ -16,34 +16,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from kdbench.data.datasets import Dataset
 from kdbench.errors import UserError
-from kdbench.experiment.protocol import Protocol
-from kdbench.models import build_backbone
 from kdbench.net import Net
-from kdbench.utils.device import forward_batch
 from kdbench.utils.files import write_atomic
-from kdbench.utils.streams import seeded
-
-
-def build_net(network: str, protocol: Protocol, dataset: Dataset, *, seed: int, purpose: str) -> Net:
-    """A freshly initialised network for a data set, its weights drawn from the stream of (seed, purpose)."""
-    image_size = (dataset.train_images.shape[1], dataset.train_images.shape[2])
-    with seeded(seed, "init", purpose):
-        backbone = build_backbone(network, dataset.num_classes, image_size)
-        return Net(network, backbone, mean=protocol.mean, std=protocol.std, image_size=image_size)
-
-
-@torch.inference_mode()
-def predict(net: Net, images: Tensor) -> Tensor:
-    """Logits ``(N, K)``, in float32 and on the CPU, of uint8 images ``(N, H, W, 3)``; the net is left in eval mode."""
-    net.eval()
-    device = net.mean.device
-    parts = []
-    for chunk in images.split(forward_batch(device)):
-        pixels = chunk.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
-        parts.append(net.logits(pixels).float())
-    return torch.cat(parts).cpu()
 
 
 def weights_hash(weights: dict[str, Tensor]) -> str:
@@ -127,3 +102,9 @@ def _read_pickle(path: Path) -> Any:
     with torch.serialization.safe_globals(names), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of pickles in a newer protocol than torch's own
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def freeze(net: Net) -> Net:
+    """Put a network into eval mode without gradients."""
+    net.eval().requires_grad_(requires_grad=False)
+    return net

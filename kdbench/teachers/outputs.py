@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from kdbench.data.batches import Batches, DeviceData
-from kdbench.experiment.protocol import Precision
 from kdbench.method import ViewPlan
 from kdbench.models.fuse import folded
 from kdbench.net import Net, Outputs, Part
 from kdbench.teachers.cache import STORED, TeacherCache
 from kdbench.teachers.cards import Teacher
 from kdbench.utils.device import autocast, memory_format
+from kdbench.utils.precision import Precision
 
 Kind = Literal["live", "cache"]
 _BLOCK = 32

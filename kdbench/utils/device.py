@@ -5,27 +5,21 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import json
 import os
 import platform
 import resource
 import shutil
-import subprocess
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any, final
 
 import torch
 
-import kdbench
 from kdbench.errors import UserError
-from kdbench.experiment.protocol import Precision
+from kdbench.utils.precision import Precision
 
-CODE_STATE = "code.json"
-"""Beside a copy of the package: the commit that it was copied from."""
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -126,41 +120,6 @@ def peak_memory_mb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """Versions, code state and hardware, as plain values."""
-    packages = ("kdbench", "torch", "torchvision", "timm", "numpy")
-    return {
-        "versions": {name: metadata.version(name) for name in packages} | {"python": platform.python_version()},
-        **code_state(),
-        "device": processor(device),
-        "device_type": device.type,
-        "threads": torch.get_num_threads(),
-        "system": platform.platform(),
-    }
-
-
-def code_state() -> dict[str, Any]:
-    """The commit that kdbench runs from and whether the tree differs from it; None where that is not known.
-
-    A copy of the code has it in a file beside the package.
-    """
-    folder = Path(kdbench.__file__).parent.parent
-    unknown = {"commit": None, "dirty": None}
-    with contextlib.suppress(OSError, ValueError):
-        return unknown | dict(json.loads((folder / CODE_STATE).read_bytes()))
-    if not (folder / ".git").exists():
-        return unknown
-
-    def ask(*words: str) -> str:
-        answer = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True)  # noqa: S603, S607
-        return answer.stdout.strip()
-
-    try:
-        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
-    except (OSError, subprocess.CalledProcessError):
-        return unknown
 
 
 def processor(device: torch.device) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -91,3 +92,11 @@ def _umask() -> int:
 def unfinished_writes(path: Path) -> list[Path]:
     """What :func:`write_atomic` has left of a file where its process was killed."""
     return list(path.parent.glob(f".{path.name}.*.tmp"))
+
+
+def free_space(folder: Path) -> int:
+    """Bytes that are free where a folder is or will be."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free

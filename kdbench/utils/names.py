@@ -28,3 +28,8 @@ def find_name(kind: str, name: str, known: Iterable[str], remedy: str) -> str:
     close = [spellings[k] for k in difflib.get_close_matches(key, spellings, n=3, cutoff=0.5)]
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     raise UserError(f"unknown {kind} {name!r}: {hint}{remedy}")
+
+
+def safe_name(name: str) -> str:
+    """A network's name as one path component."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")
