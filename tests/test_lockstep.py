@@ -17,12 +17,12 @@ import kdbench
 from kdbench.data.resident import ResidentImages
 from kdbench.engine.progress import Progress
 from kdbench.errors import Interrupted, UserError
-from kdbench.experiment.cell import Cell
+from kdbench.experiment.cell import Cell, lockstep_groups
 from kdbench.experiment.folder import FAILURE, RECORD
 from kdbench.methods.kd import KD
 from kdbench.methods.reviewkd import ReviewKD
 from kdbench.teachers.outputs import LiveTeacher
-from kdbench.teachers.plan import CacheMode, lockstep_groups
+from kdbench.teachers.plan import CacheMode
 
 pytestmark = pytest.mark.once
 

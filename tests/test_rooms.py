@@ -27,7 +27,7 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"utils": ("kdbench.utils",)},
     {"errors": ("kdbench.errors",)},
 )
-PENDING = {("kdbench.teachers.plan", "kdbench.engine.session"), ("kdbench.engine.graphs", "kdbench.engine.lockstep")}
+PENDING = {("kdbench.engine.graphs", "kdbench.engine.lockstep")}
 """Arrows that go up or in a circle until what they need has a place of its own."""
 PUBLIC = {"kdbench"}
 """``kdbench`` itself hands out public names of the rooms, and only when they are asked for."""

@@ -26,7 +26,7 @@ from kdbench.method import PLAIN, ViewPlan
 from kdbench.methods.kd import KD
 from kdbench.models.build import build_net
 from kdbench.teachers.cache import Identity, TeacherCache, Visits
-from kdbench.teachers.plan import Wanted
+from kdbench.teachers.demand import Wanted
 from kdbench.utils.device import Span
 from kdbench.utils.signals import Stop
 

@@ -33,8 +33,8 @@ from kdbench.models.weights import freeze
 from kdbench.net import Outputs, Part
 from kdbench.teachers.cache import STORED, Identity, TeacherCache
 from kdbench.teachers.cards import Teacher, TeacherCard
+from kdbench.teachers.demand import Wanted, visited
 from kdbench.teachers.outputs import LiveTeacher, TeacherSource
-from kdbench.teachers.plan import Wanted, visited
 from kdbench.utils.device import forward_batch
 
 Work = Callable[[], object]
