@@ -22,8 +22,9 @@ import kdbench
 from kdbench.data.batches import Batches, DeviceData
 from kdbench.data.datasets import load_dataset
 from kdbench.data.views import Augmentation, views
-from kdbench.engine.lockstep import Lockstep, Outcomes, quietly
-from kdbench.engine.progress import Progress
+from kdbench.engine.lockstep import Lockstep
+from kdbench.engine.outcomes import Outcomes
+from kdbench.engine.progress import Progress, quietly
 from kdbench.engine.run import Options, Run
 from kdbench.errors import Interrupted, UserError
 from kdbench.experiment.cell import Cell
@@ -264,10 +265,10 @@ def losses(monkeypatch: pytest.MonkeyPatch) -> Iterator[Losses]:
     found: Losses = {}
     count = Run.count
 
-    def note(run: Run, values: Tensor) -> None:
+    def note(run: Run, values: Tensor, spans: Any) -> None:
         kind = run.source.kind if run.source else "none"
         found.setdefault(f"{run.cell.method} {kind}", []).append(values.tolist())
-        count(run, values)
+        count(run, values, spans)
 
     monkeypatch.setattr(Run, "count", note)
     return found

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from kdbench.data.batches import Batches, DeviceData
 from kdbench.data.datasets import Dataset
-from kdbench.engine.lockstep import Lockstep, Outcomes
+from kdbench.engine.lockstep import Lockstep
+from kdbench.engine.outcomes import Outcomes
 from kdbench.engine.run import Options, Run
 from kdbench.experiment.cell import Cell, TeacherRef
 from kdbench.experiment.pairs import Pair

@@ -13,9 +13,10 @@ import torch
 from kdbench.data.batches import DeviceData
 from kdbench.data.datasets import Dataset, load_dataset
 from kdbench.data.lazy import LazyData
-from kdbench.engine.lockstep import Observers, Outcome, quietly, train_cells
-from kdbench.engine.progress import Observer
+from kdbench.engine.outcomes import Outcome
+from kdbench.engine.progress import Observer, Observers, quietly
 from kdbench.engine.run import Options
+from kdbench.engine.train import train_cells
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell, TeacherRef, lockstep_groups
 from kdbench.experiment.pairs import TeacherSpec
