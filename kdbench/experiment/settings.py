@@ -8,9 +8,10 @@ import typing
 from dataclasses import dataclass
 from typing import Any
 
+from kdbench.config import deciding
 from kdbench.errors import UserError
 from kdbench.experiment.registry import MethodSource, method_sources
-from kdbench.method import Method, deciding
+from kdbench.method import Method
 from kdbench.utils.names import find_name
 
 

@@ -42,13 +42,13 @@ def folded(net: Net) -> Net:
 
 def _outputs(net: Net, images: Tensor) -> list[Tensor]:
     found = net.backbone.features(images, maps=True)
-    return list(_tensors((found.penultimate, found.stem, found.stages, found.preact)))
+    return list(_tensors((found.penultimate, found.stem, found.stages, found.preact, found.map)))
 
 
 def _fold(net: Net) -> None:
     with _Readers() as readers:
         found = net.backbone.features(torch.zeros_like(net.mean).expand(1, 3, *net.image_size), maps=True)
-    readers.read((found.penultimate, found.stem, found.stages, found.preact))
+    readers.read((found.penultimate, found.stem, found.stages, found.preact, found.map))
     names = {id(module): name for name, module in net.backbone.named_modules()}
     convs = {id(m.weight): m for m in net.backbone.modules() if type(m) is nn.Conv2d}
     norms = {id(m.running_mean): m for m in net.backbone.modules() if type(m) is nn.BatchNorm2d}
