@@ -1,8 +1,7 @@
-"""AB: knowledge transfer via distillation of activation boundaries formed by hidden neurons.
+"""AB: before it learns its task, the student learns which of the teacher's neurons are active.
 
-Before it learns its task, the student learns which of the teacher's neurons are active: through a connector its maps
-before the ReLU come to lie on the same side of 0 as the teacher's, at least a margin away. Then it is trained as
-usual. Follows RepDistiller, whose numbers the tables print.
+Through a connector its maps before the ReLU come to lie on the same side of 0 as the teacher's, at least a margin
+away. Then it is trained as usual. Follows RepDistiller, whose numbers the tables print.
 
 ``loss = sum over stages of 2^(i - n) * |relu(margin - sign(t) * s)|^2``, stage i of n, summed over an image
 
@@ -42,11 +41,8 @@ class AB(PretrainedMethod):
     FAMILY = "features"
     PAPER = Paper(
         "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons",
-        "Heo, Lee, Yun, Choi",
-        "AAAI",
-        2019,
-        "1811.03233",
-    )
+        "Heo, Lee, Yun, Choi", "AAAI", 2019, "1811.03233",
+    )  # fmt: skip
     READS = Reads(student={"stages", "preact"}, teacher={"preact"})
     DEVIATIONS = (
         "after pre-training there is no term of the method, as in RepDistiller, where -b changes nothing",
@@ -54,6 +50,7 @@ class AB(PretrainedMethod):
         "a student map that is smaller by another factor than 2 keeps its size and the teacher's is pooled to it; "
         "RepDistiller refuses such pairs",
     )
+    config: "Config"
 
     class Config(PretrainedMethod.Config):
         """Defaults: RepDistiller's for all CIFAR-100 pairs."""
@@ -62,8 +59,6 @@ class AB(PretrainedMethod):
         """Weight of the loss, summed over stages; the deepest counts 1, the one before 1/2 and so on."""
         margin: float = non_negative(1.0)
         """Distance from 0 up to which the student is pushed to the teacher's side."""
-
-    config: Config
 
     def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
@@ -99,7 +94,6 @@ class AB(PretrainedMethod):
         return self.config.ab_weight * torch.stack(losses)
 
     def pretraining_loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted loss of all stages."""
         return {"ab": self.boundary_losses(student, teacher).sum()}
 
 

@@ -1,7 +1,7 @@
-"""AT: paying more attention to attention.
+"""AT: the student's attention maps follow the teacher's.
 
-The student's attention maps, the mean over channels of a power of each stage's activations, follow the teacher's.
-Where the paper has a norm of the difference, the code of the published numbers (RepDistiller) has the mean square.
+Attention is the mean over channels of a power of a stage's activations. Where the paper has a norm of the difference,
+the code of the published numbers (RepDistiller) has the mean square.
 
 ``A = flatten(mean_c |F_c|^p)``, ``loss = sum over stages of mean((A_s / |A_s| - A_t / |A_t|)^2)``
 
@@ -42,17 +42,15 @@ class AT(TaskMethod):
     PAPER = Paper(
         "Paying More Attention to Attention: Improving the Performance of Convolutional Neural Networks via Attention "
         "Transfer",
-        "Zagoruyko, Komodakis",
-        "ICLR",
-        2017,
-        "1612.03928",
-    )
+        "Zagoruyko, Komodakis", "ICLR", 2017, "1612.03928",
+    )  # fmt: skip
     MIN_STAGES = 1
     READS = Reads(student={"stages"}, teacher={"stages"})
     DEVIATIONS = (
         "the loss is a mean over positions, as in the public code; the paper's formula is a norm, a sum over positions",
         "an odd power is taken of the magnitude, as in the paper; the public code keeps the sign (ReLU maps have none)",
     )
+    config: "Config"
 
     class Config(TaskMethod.Config):
         """Defaults: RepDistiller's setting for all CIFAR-100 pairs."""
@@ -62,10 +60,7 @@ class AT(TaskMethod):
         power: int = count(2)
         """Power of the activations whose mean over channels is the attention."""
 
-    config: Config
-
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted attention loss."""
         losses = [at_loss(*pair, self.config.power) for pair in deepest_pairs(student.stages, teacher.stages)]
         return {"at": self.config.at_weight * torch.stack(losses).sum()}
 

@@ -1,9 +1,8 @@
-"""CC: correlation congruence for knowledge distillation.
+"""CC: the correlations among a batch's images follow the teacher's.
 
-The correlations among a batch's images follow the teacher's. In the paper these are kernel values between the images'
-features. The published numbers of CC come from RepDistiller, whose loss is another one: the distance between the
-two networks' embeddings of an image, times that of the next image in the batch. That is the default here
-(``form = "neighbours"``); the paper's is ``form = "kernel"``.
+In the paper these are kernel values between the images' features (``form = "kernel"``). The published numbers of CC
+come from RepDistiller, whose loss, the default here (``form = "neighbours"``), is another one: the distance between
+the two networks' embeddings of an image, times that of the next image in the batch.
 
 ``neighbours``: ``d_i = |E_s f^s_i - E_t f^t_i|`` entrywise, ``loss = mean over i < B of d_i d_(i+1)``;
 ``kernel``: ``K_ij = exp(-2 g) sum over p <= 2 of (2 g x_i x_j)^p / p!`` with ``x = f / |f|``, the Gaussian kernel
@@ -52,11 +51,8 @@ class CC(TaskMethod):
     FAMILY = "relations"
     PAPER = Paper(
         "Correlation Congruence for Knowledge Distillation",
-        "Peng, Jin, Liu, Zhou, Wu, Liu, Li, Zhang",
-        "ICCV",
-        2019,
-        "1904.01802",
-    )
+        "Peng, Jin, Liu, Zhou, Wu, Liu, Li, Zhang", "ICCV", 2019, "1904.01802",
+    )  # fmt: skip
     READS = Reads(student={"penultimate"}, teacher={"penultimate"})
     DEVIATIONS = (
         "neighbouring images' differences between the networks, as the code of the published numbers, not a kernel",
@@ -66,6 +62,7 @@ class CC(TaskMethod):
     OURS = {
         "gamma": "read by form = 'kernel' alone, which the code of the published numbers does not have",
     }
+    config: "Config"
 
     class Config(TaskMethod.Config):
         """Defaults: RepDistiller's setting for all CIFAR-100 pairs."""
@@ -79,8 +76,6 @@ class CC(TaskMethod):
         gamma: float = positive(0.4)
         """Inverse width of the kernel, for features of unit length."""
 
-    config: Config
-
     def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
         if self.config.form == "neighbours":
@@ -88,7 +83,6 @@ class CC(TaskMethod):
             self.teacher_embed = nn.Linear(setup.teacher.width, self.config.feat_dim)
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted correlation loss."""
         config, sides = self.config, (student.penultimate, teacher.penultimate)
         if config.form == "kernel":
             return {"cc": config.cc_weight * kernel_loss(*sides, config.gamma)}

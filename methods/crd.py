@@ -1,11 +1,10 @@
-"""CRD: contrastive representation distillation.
+"""CRD: an image's student embedding is told from the teacher embeddings of images of other classes, and vice versa.
 
-An image's student embedding is told from the teacher embeddings of images of other classes, and the other way
-round, by noise-contrastive estimation against two memory banks. Follows the authors' code (RepDistiller):
-temperature 0.07 where the paper's text has 0.1 for CIFAR, normalisers frozen after the first batch, both
-embeddings trained. One matrix product scores a bank, from which the drawn columns are taken. The gradient is found
-together with the value, so that the banks may move in place at once; negatives are drawn on the device. Drawing
-without a loop and scoring in bounded memory make this file longer than those of other methods.
+Noise-contrastive estimation against two memory banks. Follows the authors' code (RepDistiller): temperature 0.07 where
+the paper's text has 0.1 for CIFAR, normalisers frozen after the first batch, both embeddings trained. One matrix
+product scores a bank, from which the drawn columns are taken. The gradient is found together with the value, so that
+the banks may move in place at once; negatives are drawn on the device. Drawing without a loop and scoring in bounded
+memory make this file longer than those of other methods.
 
 Legend: ``B`` images, ``N`` training images, ``K`` negatives, ``D`` embedding width.
 """
@@ -127,6 +126,7 @@ class CRD(TaskMethod):
         "temperature 0.07 is the authors' code; the paper's text gives 0.1 for CIFAR",
         "where a class has fewer than num_negatives images to contrast, all draw that many; the code repeats them",
     )
+    config: "Config"
 
     class Config(TaskMethod.Config):
         """Defaults: the authors' code (RepDistiller) for all CIFAR-100 pairs; CRD+KD is ``kd_weight = 1``."""
@@ -146,7 +146,6 @@ class CRD(TaskMethod):
         max_products: int = count(2**26, resource=True)
         """Inner products held at once, 256 MiB; with a larger bank a batch is taken some images at a time."""
 
-    config: Config
     labels: Tensor
     student_bank: Tensor
     teacher_bank: Tensor

@@ -1,8 +1,7 @@
-"""CTKD: curriculum temperature for knowledge distillation.
+"""CTKD: KD at one learnable temperature, which ascends the loss that the student descends.
 
-KD at one learnable temperature, which ascends the loss that the student descends: its gradient is reversed, by a
-factor that grows from 0 to -1, so that distilling becomes harder as training goes on. Follows the authors' code: the
-temperature is 1 + 20 sigmoid(g), where g starts at 1.
+The temperature's gradient is reversed by a factor that grows from 0 to -1, so that distilling becomes harder as
+training goes on. Follows the authors' code: the temperature is 1 + 20 sigmoid(g), where g starts at 1.
 
 Legend: ``B`` images, ``K`` classes.
 """
@@ -39,11 +38,8 @@ class CTKD(Method):
     FAMILY = "logits"
     PAPER = Paper(
         "Curriculum Temperature for Knowledge Distillation",
-        "Li, Li, Yang, Zhao, Song, Luo, Li, Yang",
-        "AAAI",
-        2023,
-        "2211.16231",
-    )
+        "Li, Li, Yang, Zhao, Song, Luo, Li, Yang", "AAAI", 2023, "2211.16231",
+    )  # fmt: skip
     READS = Reads(student={"logits"}, teacher={"logits"})
     DEVIATIONS = (
         "the temperature is between 1 and 21, though the authors' \"t_end\" is 20; it starts at 15.6, KD's being 4",
@@ -51,6 +47,7 @@ class CTKD(Method):
         "the curriculum of 10 of 240 epochs is a fraction of training here, so it scales with the number of epochs",
         "g is weight-decayed, as in the authors' code",
     )
+    config: "Config"
 
     class Config(Method.Config):
         """Defaults: the authors' script for CIFAR-100."""
@@ -66,8 +63,6 @@ class CTKD(Method):
         warmup: float = fraction(10 / 240)
         """Fraction of training over which the factor on the temperature's gradient goes from 0 to -1."""
 
-    config: Config
-
     def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
         self.logit = nn.Parameter(torch.tensor(INITIAL_LOGIT))
@@ -77,7 +72,6 @@ class CTKD(Method):
         return self.config.min_temperature + self.config.temperature_range * torch.sigmoid(self.logit)
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted cross entropy and KL divergence."""
         config = self.config
         temperature = with_scaled_gradient(self.temperature(), reversal(batch.progress, config.warmup))
         return {

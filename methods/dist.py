@@ -1,8 +1,7 @@
-"""DIST: knowledge distillation from a stronger teacher.
+"""DIST: the student follows the teacher's relations rather than its probabilities.
 
-The student follows the teacher's relations rather than its probabilities: Pearson's correlation of the softened
-predictions, of each image over the classes (inter-class) and of each class over the images of the batch
-(intra-class). Follows the authors' code: both terms carry the squared temperature.
+Pearson's correlation of the softened predictions, of each image over the classes (inter-class) and of each class over
+the images of the batch (intra-class). Follows the authors' code: both terms carry the squared temperature.
 
 Legend: ``B`` images, ``K`` classes.
 """
@@ -48,6 +47,7 @@ class DIST(TaskMethod):
     )
     READS = Reads(student={"logits"}, teacher={"logits"})
     DEVIATIONS = ("the authors' CIFAR-100 code has one weight of 2 for both terms, here inter_weight and intra_weight",)
+    config: "Config"
 
     class Config(TaskMethod.Config):
         """Defaults: the authors' for CIFAR-100."""
@@ -61,10 +61,7 @@ class DIST(TaskMethod):
         epsilon: float = non_negative(1e-8)
         """Added to the product of norms below each correlation."""
 
-    config: Config
-
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted inter-class and intra-class terms."""
         config = self.config
         inter, intra = relation_losses(student.logits, teacher.logits, config.temperature, config.epsilon)
         return {"inter": config.inter_weight * inter, "intra": config.intra_weight * intra}

@@ -1,9 +1,8 @@
-"""DKD: decoupled knowledge distillation.
+"""DKD: the KL divergence of KD in two parts, between (target, all others) and among the other classes.
 
-The KL divergence of KD splits into one between (target, all others) and one among the other classes; the second,
-which KD weights by the teacher's doubt, gets a weight of its own. Everything is computed from log-sum-exps: the
-authors' ``log(softmax)`` and their mask of -1000 have the same value but lose their gradient at large margins. With
-``standardize`` both terms are taken of z-scores of the logits, as in LSKD (see kd).
+The second part, which KD weights by the teacher's doubt, gets a weight of its own. Everything is computed from
+log-sum-exps: the authors' ``log(softmax)`` and their mask of -1000 have the same value but lose their gradient at
+large margins. With ``standardize`` both terms are taken of z-scores of the logits, as in LSKD (see kd).
 """
 
 from typing import final
@@ -11,7 +10,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from kdbench.functional import at_least_float32, cross_entropy
+from kdbench.functional import at_least_float32, cross_entropy, warmup_factor
 from kdbench.method import Batch, Method, Outputs, Paper, Reads, Setup, fraction, later, temperature, weight
 
 from .kd import kl_per_image, standardized
@@ -45,11 +44,6 @@ def nckd_loss(student: Tensor, teacher: Tensor, targets: Tensor, temperature: fl
     return kl_per_image(student_others, teacher_others, temperature).mean()
 
 
-def warmup_factor(progress: float, warmup: float) -> float:
-    """Return the linear ramp from 0 to 1 over the first ``warmup`` of training; ``progress`` in (0, 1]."""
-    return 1.0 if progress >= warmup else progress / warmup
-
-
 @final
 class DKD(Method):
     """Target-class and non-target-class distillation, weighted apart."""
@@ -62,6 +56,7 @@ class DKD(Method):
         "LSKD's published DKD+LS is standardize = true, temperature = 2, and alpha and beta 9 times their values",
         "losses are taken from log-sum-exps: gradients stay finite where the authors' float32 code gives NaN",
     )
+    config: "Config"
 
     class Config(Method.Config):
         """Defaults: those of the authors' code (mdistiller) for CIFAR-100."""
@@ -79,8 +74,6 @@ class DKD(Method):
         standardize: bool = later(False)
         """Divide z-scores of the logits instead (LSKD), which wants alpha and beta times 9 and a temperature of 2."""
 
-    config: Config
-
     def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
         if setup.student.num_classes < 3:
@@ -90,7 +83,6 @@ class DKD(Method):
             )
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted cross entropy, TCKD and NCKD."""
         config = self.config
         factor = warmup_factor(batch.progress, config.warmup)
         prepared = standardized if config.standardize else at_least_float32

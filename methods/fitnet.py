@@ -1,7 +1,6 @@
-"""FitNet: hints for thin deep nets.
+"""FitNet: a middle stage of the student predicts the teacher's map at the same stage through a regressor.
 
-A middle stage of the student, through a convolutional regressor, predicts the teacher's map at the same stage. The
-paper trains student and regressor on this hint alone before it distils (``init_fraction``). By default, as in
+The paper trains student and regressor on this hint alone before it distils (``init_fraction``). By default, as in
 RepDistiller and mdistiller, whose numbers the tables print, the hint stands beside the cross entropy from the first
 step on. The regressor has a batch norm and a ReLU, as there.
 
@@ -44,6 +43,7 @@ class FitNet(TaskMethod):
         "the teacher is as it was trained; mdistiller, to find shapes, runs it once over noise in training mode, which "
         "moves its running statistics",
     )
+    config: "Config"
 
     class Config(TaskMethod.Config):
         """Defaults: RepDistiller's and mdistiller's for all CIFAR-100 pairs."""
@@ -54,8 +54,6 @@ class FitNet(TaskMethod):
         """Stage that gives the hint in both networks, counted from 1 without the stem: RepDistiller's hint layer."""
         init_fraction: float = non_negative(0.0, later=True)
         """Length of a pre-training on the hint alone over that of the protocol; above 0 there is no hint afterwards."""
-
-    config: Config
 
     def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
@@ -86,7 +84,6 @@ class FitNet(TaskMethod):
         return Pretraining(loss=self.hint, train=(self.regressor, student), freeze=(self.regressor,))
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted hint, unless it was trained before."""
         return {} if self.config.init_fraction else self.hint(student, teacher, batch)
 
     def hint(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:

@@ -1,8 +1,7 @@
-"""FSP: a gift from knowledge distillation, fast optimization, network minimization and transfer learning.
+"""FSP: before it learns its task, the student learns the teacher's matrices between neighbouring maps.
 
-The flow of solution procedure between two layers is the matrix of inner products of their channels. Before it learns
-its task, the student learns to have the teacher's matrices between neighbouring maps, stem and stages; then it is
-trained as usual. Follows RepDistiller, whose numbers the tables print.
+The flow of solution procedure between two layers, stem and stages, is the matrix of inner products of their channels.
+Then the student is trained as usual. Follows RepDistiller, whose numbers the tables print.
 
 ``G = F_i+1 F_i^T / (H * W)`` for maps ``F`` as matrices of channels by positions, ``loss = sum_i mean((G_s - G_t)^2)``
 
@@ -48,20 +47,17 @@ class FSP(PretrainedMethod):
     FAMILY = "features"
     PAPER = Paper(
         "A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and Transfer Learning",
-        "Yim, Joo, Bae, Kim",
-        "CVPR",
-        2017,
-    )
+        "Yim, Joo, Bae, Kim", "CVPR", 2017,
+    )  # fmt: skip
     READS = Reads(student={"stem", "stages"}, teacher={"stem", "stages"})
     DEVIATIONS = (
         "after pre-training there is no term of the method, as in RepDistiller, where -b changes nothing",
         "networks that show no stem, those of timm, are compared between stages alone",
     )
+    config: "Config"
 
     class Config(PretrainedMethod.Config):
         """Defaults: RepDistiller's for the CIFAR-100 pairs with equally many channels."""
-
-    config: Config
 
     def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
@@ -82,7 +78,6 @@ class FSP(PretrainedMethod):
         return Pretraining(loss=self.pretraining_loss, train=(student,))
 
     def pretraining_loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the loss, summed over pairs of neighbouring maps."""
         ours, theirs = ((out.stem, *out.stages) if self.has_stems else out.stages for out in (student, teacher))
         return {"fsp": fsp_losses(ours, theirs).sum()}
 

@@ -1,8 +1,8 @@
-"""FT: paraphrasing complex network, network compression via factor transfer.
+"""FT: the student's factor follows the teacher's, the code of an autoencoder of its last feature map.
 
-A paraphraser, an autoencoder of the teacher's last feature map, is trained before the student; its code is the
-teacher's factor. A translator brings the student's last map to a factor of its own, which has to follow. Follows
-RepDistiller, whose numbers the tables print, also in comparing what the factors attend to instead of the factors.
+The autoencoder's encoder, a paraphraser, is trained before the student; a translator brings the student's last map to
+a factor of its own. Follows RepDistiller, whose numbers the tables print, also in comparing what the factors attend to
+instead of the factors.
 
 ``loss = mean |A_s / |A_s| - A_t / |A_t||`` with ``A = flatten(mean_c F_c^2)`` of a factor's channels ``F_c``
 
@@ -51,11 +51,8 @@ class FT(PretrainedMethod):
     FAMILY = "features"
     PAPER = Paper(
         "Paraphrasing Complex Network: Network Compression via Factor Transfer",
-        "Kim, Park, Kwak",
-        "NeurIPS",
-        2018,
-        "1802.04977",
-    )
+        "Kim, Park, Kwak", "NeurIPS", 2018, "1802.04977",
+    )  # fmt: skip
     MIN_STAGES = 1
     READS = Reads(student={"stages"}, teacher={"stages"})
     DEVIATIONS = (
@@ -63,6 +60,7 @@ class FT(PretrainedMethod):
         "entry",
         "the paraphraser has no batch norm and the translator has one, as in RepDistiller",
     )
+    config: "Config"
 
     class Config(PretrainedMethod.Config):
         """Defaults: RepDistiller's for all CIFAR-100 pairs, but for the pre-training of vgg8."""
@@ -73,8 +71,6 @@ class FT(PretrainedMethod):
         """Channels of a factor over those of the teacher's map, ``k`` of the paper."""
         init_learning_rate: float = positive(0.01)
         """Learning rate of pre-training; RepDistiller's for every CIFAR-100 pair whose student is not vgg8."""
-
-    config: Config
 
     def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
@@ -103,7 +99,6 @@ class FT(PretrainedMethod):
         return {"reconstruction": functional.mse_loss(at_least_float32(rebuilt), at_least_float32(maps))}
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted difference of the factors."""
         factors = self.translator(student.stages[-1]), self.paraphraser(teacher.stages[-1])
         return {"ft": self.config.ft_weight * factor_loss(*factors)}
 

@@ -1,8 +1,7 @@
-"""ICKD: inter-channel correlation for knowledge distillation.
+"""ICKD: the student's last map, brought to the teacher's channels, has its inner products between channels.
 
-The student's last map, brought to the teacher's channels, should have the teacher's inner products between
-channels: how alike and how diverse what they respond to is. This is ICKD-C, the version for classification, after
-the authors' CIFAR-100 code. That code also builds an embedding of the teacher in some versions, which it never
+They say how alike and how diverse what the channels respond to is. This is ICKD-C, the version for classification,
+after the authors' CIFAR-100 code. That code also builds an embedding of the teacher in some versions, which it never
 uses; there is none here.
 
 Legend: ``B`` images; maps ``(B, C, H, W)``.
@@ -42,14 +41,12 @@ class ICKD(TaskMethod):
     FAMILY = "features"
     PAPER = Paper(
         "Exploring Inter-Channel Correlation for Diversity-preserved Knowledge Distillation",
-        "Liu, Huang, Lin, Xie, Wang, Chang, Liang",
-        "ICCV",
-        2021,
-        "2202.03680",
-    )
+        "Liu, Huang, Lin, Xie, Wang, Chang, Liang", "ICCV", 2021, "2202.03680",
+    )  # fmt: skip
     MIN_STAGES = 1
     READS = Reads(student={"stages"}, teacher={"stages"})
     DEVIATIONS = ("the paper's tables also have ICKD-C with KD's divergence beside it: kd_weight = 1",)
+    config: "Config"
 
     class Config(TaskMethod.Config):
         """Defaults: the authors' for CIFAR-100, without KD's divergence."""
@@ -57,15 +54,12 @@ class ICKD(TaskMethod):
         ickd_weight: float = weight(2.5)
         """Weight of the squared difference of correlations."""
 
-    config: Config
-
     def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
         self.embed = conv_norm(setup.student.shapes[-1][0], setup.teacher.shapes[-1][0])
         self.min_images = images_for_norm(setup.student.shapes[-1])
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted difference of correlations."""
         return {"ickd": self.config.ickd_weight * ickd_loss(self.embed(student.stages[-1]), teacher.stages[-1])}
 
 

@@ -1,8 +1,8 @@
-"""KD: distilling the knowledge in a neural network.
+"""KD: the student matches the teacher's softmax at a raised temperature.
 
-The student matches the teacher's softmax at a raised temperature. The paper states no weights for CIFAR-100; the
-defaults are those of RepDistiller, as in every later table: 0.1 CE + 0.9 KL at temperature 4, where the KL is
-summed over classes, averaged over images and multiplied by the squared temperature.
+The paper states no weights for CIFAR-100; the defaults are those of RepDistiller, as in every later table: 0.1 CE +
+0.9 KL at temperature 4, where the KL is summed over classes, averaged over images and multiplied by the squared
+temperature.
 
 With ``standardize``, LSKD: Logit Standardization in Knowledge Distillation (Sun, Ren, Li, Wang, Cao; CVPR 2024;
 arXiv 2403.01427): the logits of each image become z-scores before the temperature divides them, so that the
@@ -42,17 +42,15 @@ class KD(Method):
     FAMILY = "logits"
     PAPER = Paper(
         "Distilling the Knowledge in a Neural Network",
-        "Hinton, Vinyals, Dean",
-        "NIPS deep learning workshop",
-        2014,
-        "1503.02531",
-    )
+        "Hinton, Vinyals, Dean", "NIPS deep learning workshop", 2014, "1503.02531",
+    )  # fmt: skip
     READS = Reads(student={"logits"}, teacher={"logits"})
     DEVIATIONS = (
         "weights 0.1 and 0.9 and temperature 4 are RepDistiller's; the paper gives none for CIFAR-100",
         "LSKD's published KD+LS is standardize = true, kd_weight = 9, temperature = 2 (3 for vgg13>vgg8 and "
         "vgg13>MobileNetV2; kd_weight = 1, temperature = 3 for ResNet50>MobileNetV2)",
     )
+    config: "Config"
 
     class Config(Method.Config):
         """Defaults: RepDistiller's setting for all CIFAR-100 pairs."""
@@ -66,10 +64,7 @@ class KD(Method):
         standardize: bool = later(False)
         """Divide z-scores of the logits instead (LSKD), which wants a kd_weight of 9 and a temperature of 2."""
 
-    config: Config
-
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted cross entropy and KL divergence."""
         config = self.config
         prepared = standardized if config.standardize else at_least_float32
         kl = kl_per_image(prepared(student.logits), prepared(teacher.logits), config.temperature).mean()

@@ -1,8 +1,7 @@
-"""KDSVD: self-supervised knowledge distillation using singular value decomposition.
+"""KDSVD: the student's relations between singular vectors of neighbouring stages follow the teacher's.
 
-A stage is summarised by the leading right singular vectors of its map, and the student's relations between the
-vectors of neighbouring stages follow the teacher's. The paper's map is a matrix of positions by channels, as in
-RepDistiller; mdistiller's is one of channels and rows by columns (``matrix = "columns"``).
+A stage is summarised by the leading right singular vectors of its map. The paper's map is a matrix of positions by
+channels, as in RepDistiller; mdistiller's is one of channels and rows by columns (``matrix = "columns"``).
 
 ``M = U S V^T`` of each image's map; for each of the teacher's first ``k`` vectors the most parallel of the student's
 first ``k + 3`` is taken and turned towards it; both are multiplied by the teacher's values, scaled to unit length;
@@ -85,11 +84,8 @@ class KDSVD(TaskMethod):
     FAMILY = "features"
     PAPER = Paper(
         "Self-supervised Knowledge Distillation Using Singular Value Decomposition",
-        "Lee, Kim, Song",
-        "ECCV",
-        2018,
-        "1807.06819",
-    )
+        "Lee, Kim, Song", "ECCV", 2018, "1807.06819",
+    )  # fmt: skip
     MIN_STAGES = 2
     READS = Reads(student={"stages"}, teacher={"stages"})
     DEVIATIONS = (
@@ -100,6 +96,7 @@ class KDSVD(TaskMethod):
     OURS = {
         "matrix": "no number is published under this protocol; the two public codes differ, and this is the paper's",
     }
+    config: "Config"
 
     class Config(TaskMethod.Config):
         """Defaults: mdistiller's weight and number of vectors for CIFAR-100."""
@@ -110,8 +107,6 @@ class KDSVD(TaskMethod):
         """Singular vectors of a stage."""
         matrix: Literal["channels", "columns"] = "channels"
         """A map as a matrix: positions by channels, or channels and rows by columns, as mdistiller."""
-
-    config: Config
 
     def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
@@ -125,7 +120,6 @@ class KDSVD(TaskMethod):
             )
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted loss of relations."""
         config = self.config
         ours, theirs = zip(*deepest_pairs(student.stages, teacher.stages), strict=True)
         losses = kdsvd_losses(ours, theirs, config.num_vectors, config.matrix)

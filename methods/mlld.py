@@ -1,10 +1,10 @@
-"""MLLD: multi-level logit distillation.
+"""MLLD: the student matches the teacher's softmax at five temperatures, and its correlations within a batch.
 
-The student matches the teacher's softmax at five temperatures, and so do two matrices of a batch: the correlations of
-its images and of its classes. Each image is seen plain and strongly augmented; images and classes of which the
-teacher is surer than of the median one are left out. Follows the authors' code, in which that masking only scales the
-losses by the share of what it keeps, and in which the strong view's divergences at two temperatures are the plain
-view's. With ``masks = "select"``, what was evidently meant; with ``standardize``, LSKD (see kd).
+The correlations are those of a batch's images and of its classes. Each image is seen plain and strongly augmented;
+images and classes of which the teacher is surer than of the median one are left out. Follows the authors' code, in
+which that masking only scales the losses by the share of what it keeps, and in which the strong view's divergences at
+two temperatures are the plain view's. With ``masks = "select"``, what was evidently meant; with ``standardize``, LSKD
+(see kd).
 
 Legend: ``B`` images, ``K`` classes.
 """
@@ -76,6 +76,7 @@ class MLLD(Method):
         "LSKD's published MLLD+LS is standardize = true, temperature = 2, kd_weight = 9; the correlations keep the "
         "raw logits",
     )
+    config: "Config"
 
     class Config(Method.Config):
         """Defaults: the authors' for all CIFAR-100 pairs."""
@@ -91,11 +92,8 @@ class MLLD(Method):
         standardize: bool = False
         """Divide z-scores of the logits in the KL divergences (LSKD)."""
 
-    config: Config
-
     @classmethod
     def views(cls, config: Config) -> ViewPlan:
-        """Return the plain view and a strong one."""
         return ViewPlan(num_strong=1)
 
     def weights(self, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,7 +105,6 @@ class MLLD(Method):
         return images, classes
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted cross entropy, the KL divergences of both views, and the correlations' errors."""
         config, temperatures = self.config, (self.config.temperature, *OTHER_TEMPERATURES)
         plain, strong = zip(student.logits.split(batch.size), teacher.logits.split(batch.size), strict=True)
         prepared = standardized if config.standardize else at_least_float32

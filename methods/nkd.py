@@ -1,9 +1,8 @@
-"""NKD: normalised knowledge distillation.
+"""NKD: the teacher's probability of the target weights the cross entropy; the other classes are distilled apart.
 
-The teacher's probability of the target becomes a soft weight of the student's cross entropy, and the other classes
-are distilled after both networks' probabilities of them are normalised to sum to one. Follows the authors' code:
-the term of the other classes is a cross entropy, from which the teacher's entropy, a constant, is not subtracted,
-and the temperature divides the logits of that term alone.
+Both networks' probabilities of the other classes are normalised to sum to one. Follows the authors' code: their term
+is a cross entropy, from which the teacher's entropy, a constant, is not subtracted, and the temperature divides the
+logits of that term alone.
 
 Legend: ``B`` images, ``K`` classes.
 """
@@ -44,11 +43,8 @@ class NKD(TaskMethod):
     PAPER = Paper(
         "From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with Normalized "
         "Loss and Customized Soft Labels",
-        "Yang, Zeng, Li, Zhang, Yuan, Li",
-        "ICCV",
-        2023,
-        "2303.13005",
-    )
+        "Yang, Zeng, Li, Zhang, Yuan, Li", "ICCV", 2023, "2303.13005",
+    )  # fmt: skip
     READS = Reads(student={"logits"}, teacher={"logits"})
     DEVIATIONS = (
         "the other classes' term is the authors' cross entropy; it is not 0 where student and teacher agree",
@@ -58,6 +54,7 @@ class NKD(TaskMethod):
         "temperature": "no source states it for the CIFAR-100 pairs here; the authors' main setting, ImageNet's",
         "gamma": "no source states it for the CIFAR-100 pairs here; the authors' main setting, ImageNet's",
     }
+    config: "Config"
 
     class Config(TaskMethod.Config):
         """Defaults: the authors' on ImageNet."""
@@ -66,8 +63,6 @@ class NKD(TaskMethod):
         """Weight of the other classes' term, which includes the squared temperature."""
         temperature: float = temperature(1.0)
         """Divides the logits of the other classes."""
-
-    config: Config
 
     def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
@@ -78,7 +73,6 @@ class NKD(TaskMethod):
             )
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted terms of the target and of the other classes."""
         config = self.config
         inputs = (student.logits, teacher.logits, batch.targets)
         return {

@@ -1,7 +1,7 @@
-"""NST: like what you like, knowledge distill via neuron selectivity transfer.
+"""NST: the student's distribution of where its channels look follows the teacher's.
 
-The channels of a stage are samples of where a network looks; the student's distribution of them follows the
-teacher's by the squared maximum mean discrepancy (MMD) with the polynomial kernel ``k(a, b) = (a b)^2``.
+The channels of a stage are samples; the distributions differ by the squared maximum mean discrepancy (MMD) with the
+polynomial kernel ``k(a, b) = (a b)^2``.
 
 ``a = channel over positions, of unit length``,
 ``loss = sum over stages of mean k(a_t, a_t) + mean k(a_s, a_s) - 2 mean k(a_s, a_t)``
@@ -60,6 +60,7 @@ class NST(TaskMethod):
         "the loss is not halved, as in the public code; the paper has half of its weight",
         "the kernel is the polynomial one, the only one of the public code; the paper also tries linear and Gaussian",
     )
+    config: "Config"
 
     class Config(TaskMethod.Config):
         """Defaults: RepDistiller's setting for all CIFAR-100 pairs."""
@@ -67,10 +68,7 @@ class NST(TaskMethod):
         nst_weight: float = weight(50.0)
         """Weight of the squared MMD, summed over stages."""
 
-    config: Config
-
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted MMD of channels."""
         losses = [nst_loss(*pair) for pair in deepest_pairs(student.stages, teacher.stages)]
         return {"nst": self.config.nst_weight * torch.stack(losses).sum()}
 

@@ -1,9 +1,8 @@
-"""OFD: a comprehensive overhaul of feature distillation.
+"""OFD: the student follows the teacher's stages before their ReLU, above a margin.
 
-The teacher's stages are taken before their ReLU, and what that ReLU would cut off is raised to a margin: the mean
-of its negative values, which follows from the batch norm before it. The student need not follow below the margin
-(partial L2 distance). Follows mdistiller in the weights and in which stages count, and the paper in that the
-teacher's batch norms use their running statistics.
+What that ReLU would cut off is raised to a margin: the mean of its negative values, which follows from the batch norm
+before it. The student need not follow below the margin (partial L2 distance). Follows mdistiller in the weights and in
+which stages count, and the paper in that the teacher's batch norms use their running statistics.
 
 Legend: ``B`` images; maps ``(B, C, H, W)``.
 """
@@ -61,11 +60,8 @@ class OFD(TaskMethod):
     FAMILY = "features"
     PAPER = Paper(
         "A Comprehensive Overhaul of Feature Distillation",
-        "Heo, Kim, Yun, Park, Kwak, Choi",
-        "ICCV",
-        2019,
-        "1904.01866",
-    )
+        "Heo, Kim, Yun, Park, Kwak, Choi", "ICCV", 2019, "1904.01866",
+    )  # fmt: skip
     MIN_STAGES = 1
     READS = Reads(student={"stages", "preact"}, teacher={"preact"})
     DEVIATIONS = (
@@ -73,14 +69,13 @@ class OFD(TaskMethod):
         "margins belong to the stages they are used for; mdistiller counts them from the first stage of the teacher",
         "of two sizes the smaller one is taken; the authors' code pools the teacher's map to the student's size",
     )
+    config: "Config"
 
     class Config(TaskMethod.Config):
         """Defaults: mdistiller's for CIFAR-100, which is the authors' 1 / 1000."""
 
         ofd_weight: float = weight(1e-3)
         """Weight of the distance, summed over stages; the deepest counts 1, the one before 1/2 and so on."""
-
-    config: Config
 
     def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
@@ -113,7 +108,6 @@ class OFD(TaskMethod):
         return torch.stack(losses)
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted distance."""
         return {"ofd": self.config.ofd_weight * self.distances(student, teacher).sum()}
 
 

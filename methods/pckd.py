@@ -1,9 +1,8 @@
-"""PCKD: preview-based category contrastive learning for knowledge distillation.
+"""PCKD: five terms over four rotations of each image, two of them weighted by a preview.
 
-Five terms over four rotations of each image, two of them weighted by a preview: an image counts fully while its
-cross entropy is below a bar that rises during training, and little above it. Follows the authors' code (commit
-610b3e8) where it differs from the paper's figure; the deviations below name the settings for the other choice.
-Five terms, each with its switches, make this file longer than those of other methods.
+An image counts fully while its cross entropy is below a bar that rises during training, and little above it. Follows
+the authors' code (commit 610b3e8) where it differs from the paper's figure; the deviations below name the settings for
+the other choice. Five terms, each with its switches, make this file longer than those of other methods.
 
     CE + delta * KD (previewed) + beta * contrast (previewed) + alpha * centre alignment + ff * feature alignment
 
@@ -77,11 +76,8 @@ class PCKD(Method):
     FAMILY = "contrast"
     PAPER = Paper(
         "Preview-based Category Contrastive Learning for Knowledge Distillation",
-        "Ding, Wu, Dong, Li, Qin, Gan, Nie",
-        "IEEE TCSVT",
-        2025,
-        "2410.14143",
-    )
+        "Ding, Wu, Dong, Li, Qin, Gan, Nie", "IEEE TCSVT", 2025, "2410.14143",
+    )  # fmt: skip
     READS = Reads(student={"logits", "penultimate"}, teacher={"logits", "penultimate"})
     OURS = {
         "delta": "not published: the one published command leaves it at 0, which is the tables' row without L_KD; "
@@ -97,6 +93,7 @@ class PCKD(Method):
         "the preview's bar follows the fraction of training; in the code the epoch: equal for 240 epochs",
         "layers of the MLP head are those of the code's relatives: the file is missing from the authors'",
     )
+    config: "Config"
 
     class Config(Method.Config):
         """Defaults: the authors' code and its one published command (wrn_40_2>wrn_16_2); delta is ours."""
@@ -125,8 +122,6 @@ class PCKD(Method):
         """4: each image in four rotations; 1: the plain view only."""
         on_mismatch: Literal["skip", "error"] = "skip"
         """What centre alignment does where the classifiers' shapes differ."""
-
-    config: Config
 
     def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)

@@ -1,7 +1,6 @@
-"""PKT: learning deep representations with probabilistic knowledge transfer.
+"""PKT: the student's probabilities with which an image sees the others of a batch follow the teacher's.
 
-Within a batch each image sees the others with probabilities in proportion to their cosine similarity; the student's
-probabilities follow the teacher's.
+The probabilities are in proportion to the cosine similarity of the images' features.
 
 ``x = f / (|f| + eps)``, ``P_ij = (1 + x_i x_j) / sum_k (1 + x_i x_k)``,
 ``loss = mean over i, j of P^t_ij log((P^t_ij + eps) / (P^s_ij + eps))``
@@ -47,16 +46,14 @@ class PKT(TaskMethod):
     FAMILY = "relations"
     PAPER = Paper(
         "Learning Deep Representations with Probabilistic Knowledge Transfer",
-        "Passalis, Tefas",
-        "ECCV",
-        2018,
-        "1803.10837",
-    )
+        "Passalis, Tefas", "ECCV", 2018, "1803.10837",
+    )  # fmt: skip
     READS = Reads(student={"penultimate"}, teacher={"penultimate"})
     DEVIATIONS = (
         "mean over the pairs of a batch with the diagonal, as the authors' code; the paper sums over pairs without it",
         "features of zeros get a finite gradient; the public code's is NaN",
     )
+    config: "Config"
 
     class Config(TaskMethod.Config):
         """Defaults: RepDistiller's setting for all CIFAR-100 pairs."""
@@ -66,10 +63,7 @@ class PKT(TaskMethod):
         epsilon: float = positive(1e-7)
         """Added to the length of features and to probabilities inside the logarithm."""
 
-    config: Config
-
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted divergence of neighbour probabilities."""
         config = self.config
         return {"pkt": config.pkt_weight * pkt_loss(student.penultimate, teacher.penultimate, config.epsilon)}
 

@@ -1,9 +1,8 @@
-"""ReviewKD: distilling knowledge via knowledge review.
+"""ReviewKD: each teacher stage teaches a fusion of the student's stage with all deeper ones.
 
-Each teacher stage teaches a fusion of the student's stage with all deeper ones: attention-based fusion blocks
-(ABF) run from the pooled embedding to the shallowest stage, and a hierarchical context loss (HCL) compares maps at
-several sizes. Follows mdistiller: teacher in eval mode, epochs counted from 1. The authors' CIFAR script leaves
-the teacher in training mode and counts from 0. Shapes are read from the two networks.
+Attention-based fusion blocks (ABF) run from the pooled embedding to the shallowest stage, and a hierarchical context
+loss (HCL) compares maps at several sizes. Follows mdistiller: teacher in eval mode, epochs counted from 1. The
+authors' CIFAR script leaves the teacher in training mode and counts from 0. Shapes are read from the two networks.
 
 Legend: ``B`` images; maps ``(B, C, H, W)``; levels run from shallow to deep, the last one the pooled embedding.
 """
@@ -86,6 +85,7 @@ class ReviewKD(Method):
         "the warm-up of 20 of 240 epochs is a fraction of training here, so it scales with the number of epochs",
         "the recipes' weights were tuned at batch 128 and learning rate 0.1 with Nesterov momentum",
     )
+    config: "Config"
 
     class Config(Method.Config):
         """Defaults: mdistiller's; the authors tune the weight for each pair (see the recipes)."""
@@ -100,8 +100,6 @@ class ReviewKD(Method):
         """Width of the fusion blocks, unless the student's penultimate width is smaller."""
         student_preact: bool = False
         """Read the student's stages before their last ReLU, as the authors do on ImageNet."""
-
-    config: Config
 
     def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
@@ -129,7 +127,6 @@ class ReviewKD(Method):
         return fused
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted cross entropy and review loss."""
         config = self.config
         stages = student.preact if config.student_preact else student.stages
         taught = teacher.preact if self.teacher_preact else teacher.stages

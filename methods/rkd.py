@@ -1,7 +1,6 @@
-"""RKD: relational knowledge distillation.
+"""RKD: distances between two images' features and angles among three follow the teacher's.
 
-Distances between two images' features, relative to the batch's mean distance, and angles among three follow the
-teacher's, each by a smooth L1 loss.
+Distances are relative to the batch's mean distance; both are compared by a smooth L1 loss.
 
 ``d_ij = |f_i - f_j|``, ``distance = mean over i, j of huber(d^s_ij / mean(d^s) - d^t_ij / mean(d^t))``;
 ``e_ij = (f_j - f_i) / |f_j - f_i|``, ``angle = mean over i, j, k of huber(e^s_ij e^s_ik - e^t_ij e^t_ik)``
@@ -78,6 +77,7 @@ class RKD(TaskMethod):
         "a batch of one image has a loss of 0; the public code's is NaN",
         "equal images have no direction and no gradient; in the public code's float32 their distance is rounding noise",
     )
+    config: "Config"
 
     class Config(TaskMethod.Config):
         """Defaults: RepDistiller's setting for all CIFAR-100 pairs."""
@@ -89,10 +89,7 @@ class RKD(TaskMethod):
         epsilon: float = positive(1e-12)
         """Least squared distance between two images."""
 
-    config: Config
-
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted distance and angle losses."""
         config = self.config
         distance, angle = rkd_losses(student.penultimate, teacher.penultimate, config.epsilon)
         return {"distance": config.distance_weight * distance, "angle": config.angle_weight * angle}

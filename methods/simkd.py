@@ -1,8 +1,8 @@
-"""SimKD: knowledge distillation with the reused teacher classifier.
+"""SimKD: the student learns no classifier, but a map that the teacher's frozen classifier reads.
 
-The student learns no classifier: a projector brings its last map to the teacher's channels, where it should equal the
-teacher's map, and the teacher's frozen classifier reads its mean. These together are the network that is trained,
-evaluated and saved. As in the paper and the authors' command, this squared error is the whole loss.
+A projector brings its last map to the teacher's channels, where it should equal the teacher's map, and the teacher's
+classifier reads its mean. These together are the network that is trained, evaluated and saved. As in the paper and the
+authors' command, this squared error is the whole loss.
 
 Legend: ``B`` images; maps ``(B, C, H, W)``.
 """
@@ -55,7 +55,6 @@ class Reusing(Backbone):
         return Features(projected.mean(dim=(2, 3)), (*found.stages, projected), None, found.stem, projected)
 
     def head(self) -> nn.Linear:
-        """Return the reused classifier."""
         return self.classifier
 
 
@@ -77,11 +76,8 @@ class SimKD(Method):
     FAMILY = "features"
     PAPER = Paper(
         "Knowledge Distillation with the Reused Teacher Classifier",
-        "Chen, Mei, Zhang, Wang, Feng, Chen",
-        "CVPR",
-        2022,
-        "2203.14001",
-    )
+        "Chen, Mei, Zhang, Wang, Feng, Chen", "CVPR", 2022, "2203.14001",
+    )  # fmt: skip
     MIN_STAGES = 1
     READS = Reads(student={"stages"}, teacher={"map"})
     DEVIATIONS = (
@@ -90,14 +86,13 @@ class SimKD(Method):
         "wide residual teachers, which the authors do not have, are read behind their last batch norm and ReLU",
         "the authors' teachers are the checkpoints that were best on the test set",
     )
+    config: "Config"
 
     class Config(Method.Config):
         """Defaults: the authors' for CIFAR-100."""
 
         factor: int = count(2)
         """The projector's middle is this many times narrower than the teacher's last map."""
-
-    config: Config
 
     def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
@@ -121,7 +116,6 @@ class SimKD(Method):
         return student.around(Reusing(body, projector, setup.teacher.backbone.head(), self.shape[1:]))
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the squared error of the maps."""
         return {"feature": map_loss(student.stages[-1], teacher.map)}
 
 

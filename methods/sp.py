@@ -1,8 +1,7 @@
-"""SP: similarity-preserving knowledge distillation.
+"""SP: images that activate the teacher alike shall activate the student alike.
 
-Images that activate the teacher alike shall activate the student alike: the batch's matrices of inner products of
-the last stage's maps are compared. The paper sums over pairs of layers; in the code of the published numbers
-(RepDistiller) there is one pair, the last stages.
+The batch's matrices of inner products of the last stage's maps are compared. The paper sums over pairs of layers; in
+the code of the published numbers (RepDistiller) there is one pair, the last stages.
 
 ``G = F F^T`` with rows ``F_b = flatten(map_b)``, ``loss = |G_s / |G_s|_row - G_t / |G_t|_row|_F^2 / B^2``
 
@@ -46,6 +45,7 @@ class SP(TaskMethod):
     MIN_STAGES = 1
     READS = Reads(student={"stages"}, teacher={"stages"})
     DEVIATIONS = ("the last stage alone, as in the public code; the paper sums over pairs of layers",)
+    config: "Config"
 
     class Config(TaskMethod.Config):
         """Defaults: RepDistiller's setting for all CIFAR-100 pairs."""
@@ -53,10 +53,7 @@ class SP(TaskMethod):
         sp_weight: float = weight(3000.0)
         """Weight of the mean squared difference of similarities, for batches of 64."""
 
-    config: Config
-
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted loss of similarities."""
         return {"sp": self.config.sp_weight * sp_loss(student.stages[-1], teacher.stages[-1])}
 
 

@@ -1,9 +1,8 @@
-"""SRRL: knowledge distillation via softmax regression representation learning.
+"""SRRL: the student's features, brought to the teacher's width, equal the teacher's, also for its classifier.
 
-The student's features, brought to the teacher's width, should equal the teacher's (feature matching) and should say
-the same to the teacher's frozen classifier (softmax regression). The authors' code, which is for ImageNet, maps the
-student's last map and averages it then; the SimKD repository, the public code for CIFAR-100, maps the averaged
-features. The default is the latter, which suits networks whose classifier sees more than the last stage.
+Feature matching, and softmax regression through the teacher's frozen classifier. The authors' code, which is for
+ImageNet, maps the student's last map and averages it then; the SimKD repository, the public code for CIFAR-100, maps
+the averaged features. The default is the latter, which suits networks whose classifier sees more than the last stage.
 
 Legend: ``B`` images, ``K`` classes, ``D`` penultimate width of the teacher; maps ``(B, C, H, W)``.
 """
@@ -44,10 +43,8 @@ class SRRL(TaskMethod):
     FAMILY = "features"
     PAPER = Paper(
         "Knowledge Distillation via Softmax Regression Representation Learning",
-        "Yang, Martinez, Bulat, Tzimiropoulos",
-        "ICLR",
-        2021,
-    )
+        "Yang, Martinez, Bulat, Tzimiropoulos", "ICLR", 2021,
+    )  # fmt: skip
     READS = Reads(student={"penultimate", "stages"}, teacher={"logits", "penultimate"})
     DEVIATIONS = (
         "the authors published ImageNet code alone, which connects maps; pooled features are the SimKD repository's",
@@ -58,6 +55,7 @@ class SRRL(TaskMethod):
         "kd_weight": "the paper's objective; no public code produces its CIFAR-100 numbers",
         "connect": "the public code for CIFAR-100; what the paper's CIFAR-100 numbers come from was not published",
     }
+    config: "Config"
 
     class Config(TaskMethod.Config):
         """Defaults: the weights of the authors' code and of the SimKD repository, without KD's divergence."""
@@ -68,8 +66,6 @@ class SRRL(TaskMethod):
         """Weight of the squared error of the logits that the teacher's classifier gives."""
         connect: Literal["pooled", "map"] = "pooled"
         """What is mapped to the teacher's width: the classifier's input, or the last stage before it is averaged."""
-
-    config: Config
 
     def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
@@ -86,7 +82,6 @@ class SRRL(TaskMethod):
         return torch.relu(self.connector(maps)).mean(dim=(2, 3))
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted feature matching and softmax regression."""
         config, ours = self.config, self.connected(student)
         logits = logits_by(ours, teacher.weight, teacher.bias)
         return {

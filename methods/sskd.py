@@ -1,9 +1,8 @@
-"""SSKD: knowledge distillation meets self-supervision.
+"""SSKD: how similar an image's rotated views are to the images of a batch is knowledge too.
 
-How similar an image's rotated views are to the images of a batch is knowledge too. A projection head on the frozen
-teacher is first trained to find each rotated view's own image; then the student, with a head of its own, follows the
-teacher's similarities, its logits of the plain views and those of the rotated ones. Of the rows where the teacher is
-wrong only the least wrong ones are kept. Follows the authors' code.
+A projection head on the frozen teacher is first trained to find each rotated view's own image; then the student, with
+a head of its own, follows the teacher's similarities, its logits of the plain views and those of the rotated ones. Of
+the rows where the teacher is wrong only the least wrong ones are kept. Follows the authors' code.
 
     0.1 CE + 0.9 KD + 2.7 KD of rotated views + 10 KL of similarities, temperatures 4, 4 and 0.5
 
@@ -72,6 +71,7 @@ class SSKD(PretrainedMethod):
         "the published numbers are of the authors' own teachers, which differ from those of the other methods' tables",
         "of rows with equal ranks the first ones are kept; in the code an unstable sort decides",
     )
+    config: "Config"
 
     class Config(PretrainedMethod.Config):
         """Defaults: the authors' for all CIFAR-100 pairs."""
@@ -95,15 +95,12 @@ class SSKD(PretrainedMethod):
         ss_ratio: float = fraction(0.75)
         """Share that is kept there of the rotated views to which the teacher's head finds another image."""
 
-    config: Config
-
     def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
         self.student_head, self.teacher_head = (projection_head(net.width) for net in (setup.student, setup.teacher))
 
     @classmethod
     def views(cls, config: Config) -> ViewPlan:
-        """Four rotations."""
         return ViewPlan((0, 1, 2, 3))
 
     @classmethod
@@ -123,7 +120,6 @@ class SSKD(PretrainedMethod):
         return {"ss": cross_entropy(scores, own_images(scores)).mean()}
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted divergences of the rotated views and of the similarities."""
         config = self.config
         ours, theirs = student.logits[batch.size :], teacher.logits[batch.size :]
         labels = batch.targets.repeat(len(ours) // batch.size)

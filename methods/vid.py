@@ -1,9 +1,8 @@
-"""VID: variational information distillation.
+"""VID: the student's maps carry information about the teacher's.
 
-The student's maps should carry information about the teacher's: a small network predicts each teacher map as the
-mean of a Gaussian with one variance a channel, and the loss is its negative log likelihood, up to a constant. As in
-RepDistiller the variances are trained with the rest; mdistiller's are constants, because it keeps them outside of
-its modules.
+A small network predicts each teacher map as the mean of a Gaussian with one variance a channel, and the loss is its
+negative log likelihood, up to a constant. As in RepDistiller the variances are trained with the rest; mdistiller's are
+constants, because it keeps them outside of its modules.
 
 Legend: ``B`` images; maps ``(B, C, H, W)``.
 """
@@ -51,11 +50,8 @@ class VID(TaskMethod):
     FAMILY = "features"
     PAPER = Paper(
         "Variational Information Distillation for Knowledge Transfer",
-        "Ahn, Hu, Damianou, Lawrence, Dai",
-        "CVPR",
-        2019,
-        "1904.05835",
-    )
+        "Ahn, Hu, Damianou, Lawrence, Dai", "CVPR", 2019, "1904.05835",
+    )  # fmt: skip
     MIN_STAGES = 1
     READS = Reads(student={"stages"}, teacher={"stages"})
     DEVIATIONS = (
@@ -64,6 +60,7 @@ class VID(TaskMethod):
         "the teacher is as it was trained; mdistiller, to find shapes, runs it once over noise in training mode, which "
         "moves its running statistics",
     )
+    config: "Config"
 
     class Config(TaskMethod.Config):
         """Defaults: RepDistiller's for all CIFAR-100 pairs."""
@@ -83,8 +80,6 @@ class VID(TaskMethod):
                     f"initial_variance must be above epsilon = {self.epsilon}, not {self.initial_variance}"
                 )
 
-    config: Config
-
     def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
         shapes = deepest_pairs(setup.student.shapes, setup.teacher.shapes)
@@ -95,7 +90,6 @@ class VID(TaskMethod):
         )
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted negative log likelihood."""
         losses = []
         pairs = deepest_pairs(student.stages, teacher.stages)
         for regressor, log_scale, pair in zip(self.regressors, self.log_scales, pairs, strict=True):
