@@ -95,6 +95,11 @@ class Run:
             with seeded(cell.seed, "init", "method"):
                 self.method = kind(cell.settings.config, setup)
                 self.student = self.method.wrap(setup)
+            if protocol.batch_size < self.method.min_images:
+                raise ValueError(
+                    "the method cannot train on a batch of one image, because its batch norm sees one value a channel: "
+                    f"choose a batch size of at least {self.method.min_images}"
+                )
         except ValueError as error:
             raise UserError(f"{cell} cannot run: {error}") from None
         for module in (self.student, self.method):
@@ -140,7 +145,7 @@ class Run:
     @property
     def needs(self) -> frozenset[Part]:
         """What is read of the teacher at this time."""
-        return self.phase.needs
+        return self.phase.reads.teacher
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
@@ -181,9 +186,9 @@ class Run:
         phase = self.phase
         batch = Batch(images, self.data.labels[index], index, self.number, phase.epochs, self.generator)
         with autocast(self.options.device, self.cell.protocol.precision):
-            reads = phase.student_reads
+            reads = phase.reads.student
             student = self._student(images, reads) if reads else Outputs("student")
-            terms = phase.loss(student, teacher.narrowed(phase.needs), batch)
+            terms = phase.loss(student, teacher.narrowed(phase.reads.teacher), batch)
         values = torch.stack([v.float() for v in terms.values()])
         self.terms = tuple(terms)
         self.optimizer.zero_grad(set_to_none=True)
@@ -317,8 +322,8 @@ class Run:
         counts = Counts(
             num_images=min(self.batches.num_images, self.batches.steps * self.cell.protocol.batch_size),
             views_per_image=self.group.plan.num_views,
-            student_epochs=sum(phase.epochs for phase in self.phases if phase.student_reads),
-            teacher_epochs=sum(phase.epochs for phase in self.phases if phase.needs),
+            student_epochs=sum(phase.epochs for phase in self.phases if phase.reads.student),
+            teacher_epochs=sum(phase.epochs for phase in self.phases if phase.reads.teacher),
             extra_parameters=self.extra_parameters,
             teacher_outputs=self.source.kind if self.source else None,
             cells_together=self.num_lockstep,
