@@ -29,9 +29,11 @@ def cache_build(
     """Ask a teacher for every view that some methods and seeds will visit, once, and keep what it says."""
     from kdbench.engine.display import Display  # noqa: PLC0415
     from kdbench.engine.session import Session  # noqa: PLC0415
+    from kdbench.experiment.pairs import TeacherSpec  # noqa: PLC0415
     from kdbench.models import canonical_network  # noqa: PLC0415
     from kdbench.slurm.scheduler import Slurm  # noqa: PLC0415
-    from kdbench.teachers.plan import Demand, Wanted  # noqa: PLC0415
+    from kdbench.teachers.demand import Wanted  # noqa: PLC0415
+    from kdbench.teachers.plan import Demand  # noqa: PLC0415
 
     session = Session.open(
         protocol,
@@ -43,7 +45,8 @@ def cache_build(
         download=download,
         scheduler=Slurm(),
     )
-    card = session.teacher_card(teacher, canonical_network(teacher.partition("@")[0]))
+    spec = TeacherSpec.parse(teacher)
+    card = session.teachers.find(spec, canonical_network(spec.network))
     cells = [
         session.cell(method=name, student=card.network, teacher=card.spec, seed=number)
         for name in method
@@ -52,7 +55,7 @@ def cache_build(
     if maps := {cell.method for cell in cells if not Wanted.by(cell).cacheable}:
         raise UserError(f"method {', '.join(sorted(maps))} reads feature maps, which are not kept: leave it out")
     with Display(console) as display:
-        cache = Demand.of(session, card, [Wanted.by(cell) for cell in cells]).build(session, display)
+        cache = Demand.of(session.teachers, card, [Wanted.by(cell) for cell in cells]).build(session.teachers, display)
     console.print(f"cache {cache.folder} has all that {', '.join(dict.fromkeys(c.method for c in cells))} will ask for")
 
 
@@ -60,7 +63,7 @@ def cache_build(
 def cache_list(runs: Runs = Path("runs")) -> None:
     """List the caches that are there."""
     from kdbench.teachers.cache_list import list_caches  # noqa: PLC0415
-    from kdbench.teachers.segments import size  # noqa: PLC0415
+    from kdbench.utils.text import size  # noqa: PLC0415
 
     caches = list_caches(runs)
     if not caches:
@@ -98,7 +101,7 @@ def cache_prune(
     from kdbench.slurm.scheduler import Slurm  # noqa: PLC0415
     from kdbench.teachers.cache_list import list_caches, remove_cache  # noqa: PLC0415
     from kdbench.teachers.cards import list_teachers  # noqa: PLC0415
-    from kdbench.teachers.segments import size  # noqa: PLC0415
+    from kdbench.utils.text import size  # noqa: PLC0415
 
     caches = {c.name: c for c in list_caches(runs)}
     if unknown := sorted(set(names or []) - caches.keys()):

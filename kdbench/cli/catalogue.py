@@ -5,34 +5,28 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import re
 import textwrap
-from dataclasses import dataclass
-from typing import Any, final
+from typing import Any
 
 import torch
 
+from kdbench.config import field_docs
 from kdbench.data.datasets import DATASETS, SHAPES, Dataset
 from kdbench.engine.phase import count_extra_parameters
 from kdbench.errors import UserError
-from kdbench.experiment.protocol import Protocol, load_protocol, named_pairs, protocol_names, usual_pairs
-from kdbench.experiment.settings import (
-    load_method,
-    load_recipes,
-    method_name,
-    method_names,
-    method_source,
-    resolve_settings,
-)
-from kdbench.method import Method, Setup, field_docs
+from kdbench.experiment.pairs import Pair, named_pairs, usual_pairs
+from kdbench.experiment.protocol import Protocol, load_protocol, protocol_names
+from kdbench.experiment.registry import load_method, method_name, method_names, method_source
+from kdbench.experiment.settings import load_recipes, resolve_settings
+from kdbench.method import Method, Setup
 from kdbench.models import NETWORKS
-from kdbench.models.weights import build_net
+from kdbench.models.build import build_net
 from kdbench.net import Net
 
 Rows = list[dict[str, Any]]
 
 
-def methods(pair: str | None, protocol: Protocol) -> tuple[Rows, list[str]]:
+def methods(pair: Pair | None, protocol: Protocol) -> tuple[Rows, list[str]]:
     """One row a method, and remarks on those that cannot be used, or not on the pair.
 
     Parameters
@@ -46,7 +40,7 @@ def methods(pair: str | None, protocol: Protocol) -> tuple[Rows, list[str]]:
     remarks = []
     for name, source in sources.items():
         try:
-            kind, card = load_method(name), card_of(name)
+            kind = load_method(name)
         except UserError as error:
             remarks.append(f"broken: {error}")
             row: dict[str, Any] = {"method": name, "family": "broken"}
@@ -54,9 +48,9 @@ def methods(pair: str | None, protocol: Protocol) -> tuple[Rows, list[str]]:
             row = {
                 "method": name,
                 "family": kind.FAMILY,
-                "year": card.year,
-                "paper": card.paper,
-                "the teacher gives": ", ".join(sorted(kind.all_needs(kind.Config()))) or "nothing",
+                "year": str(kind.PAPER.year) if kind.PAPER else "",
+                "paper": paper_line(name),
+                "the teacher gives": ", ".join(sorted(kind.all_reads(kind.Config()).teacher)) or "nothing",
                 "views": kind.views(kind.Config()).num_views,
                 "pre-training": _pretraining(kind),
             }
@@ -76,9 +70,9 @@ def _pretraining(kind: type[Method]) -> str:
     return f"{100 * part:g} %" if part else ""
 
 
-def _setup(pair: str, protocol: Protocol) -> Setup:
+def _setup(pair: Pair, protocol: Protocol) -> Setup:
     """What methods are built from, on a pair and images of a protocol that nobody has to load."""
-    teacher, student = (_net(name, protocol.name) for name in pair.split(">"))
+    teacher, student = (_net(name, protocol.name) for name in (pair.teacher.network, pair.student))
     labels = _unseen(protocol).train_labels
     return Setup(student=student, teacher=teacher, labels=labels, epochs=protocol.epochs, steps_per_epoch=1)
 
@@ -111,7 +105,7 @@ def _extra_parameters(name: str, protocol: Protocol, setup: Setup) -> tuple[str,
     return f"{count_extra_parameters(setup.student, made, method):,}", ""
 
 
-def _refusal(name: str, pair: str) -> str:
+def _refusal(name: str, pair: Pair) -> str:
     """Why a method cannot work on a pair; empty where it can."""
     protocol = load_protocol(next(members.protocol for members in named_pairs().values() if pair in members.pairs))
     counted, reason = _extra_parameters(name, protocol, _setup(pair, protocol))
@@ -138,20 +132,17 @@ def protocols() -> Rows:
 
 def pairs() -> Rows:
     """One row a named pair, with the published accuracies of both networks trained alone."""
-    rows = []
-    for group, members in named_pairs().items():
-        protocol = load_protocol(members.protocol)
-        for pair in members.pairs:
-            teacher, student = pair.split(">")
-            rows.append(
-                {
-                    "set": group,
-                    "pair": pair,
-                    "teacher %": f"{protocol.accuracy[teacher]:.2f}",
-                    "student %": f"{protocol.accuracy[student]:.2f}",
-                }
-            )
-    return rows
+    return [
+        {
+            "set": name,
+            "pair": str(pair),
+            "teacher %": f"{accuracy[pair.teacher.network]:.2f}",
+            "student %": f"{accuracy[pair.student]:.2f}",
+        }
+        for name, members in named_pairs().items()
+        for accuracy in (load_protocol(members.protocol).accuracy,)
+        for pair in members.pairs
+    ]
 
 
 LISTS = {"networks": networks, "datasets": datasets, "protocols": protocols, "pairs": pairs}
@@ -163,7 +154,11 @@ def method_page(name: str) -> str:
     kind = load_method(name)
     docs = field_docs(kind.Config)
     fields, recipes = dataclasses.fields(kind.Config), load_recipes(name)
-    lines = [*card_of(name).lines, "", f"Reads of the teacher: {', '.join(sorted(kind.teacher_reads)) or 'nothing'}"]
+    lines = [
+        *_head(name),
+        "",
+        f"Reads of the teacher: {', '.join(sorted(kind.all_reads(kind.Config()).teacher)) or 'nothing'}",
+    ]
     views = kind.views(kind.Config())
     strong = f", {views.num_strong} strongly augmented" if views.num_strong else ""
     lines += [f"Views of each image: {views.num_views}{strong}"]
@@ -178,7 +173,7 @@ def method_page(name: str) -> str:
         lines += _wrapped(f"{field.name} = {field.default!r}: {docs[field.name]}", 2)
         if field.name in kind.OURS:
             lines += _wrapped(f"our choice: {kind.OURS[field.name]}", 6)
-    known = {pair for recipe in recipes for pair in recipe.pairs}
+    known = {Pair.parse(pair) for recipe in recipes for pair in recipe.pairs}
     rest = [pair for pair in usual_pairs() if pair not in known] if fields else []
     if fields:
         lines += ["", "Published settings by pair"]
@@ -189,7 +184,7 @@ def method_page(name: str) -> str:
     refused = {pair: reason for pair in rest if (reason := _refusal(name, pair))}
     if ours := [pair for pair in rest if pair not in refused]:
         lines += _wrapped("none published, so that using the defaults is our choice", 2)
-        lines += _wrapped(f"for {', '.join(ours)}", 6)
+        lines += _wrapped(f"for {', '.join(map(str, ours))}", 6)
     for pair, reason in refused.items():
         lines += _wrapped(f"refused on {pair}: {reason}", 2)
     if kind.DEVIATIONS:
@@ -202,28 +197,25 @@ def _wrapped(text: str, indent: int) -> list[str]:
     return textwrap.wrap(" ".join(text.split()), 110, initial_indent=" " * indent, subsequent_indent=" " * (indent + 4))
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class Card:
-    """A method's module docstring, without the legend of its shapes."""
-
-    lines: list[str]
-    year: str
-    """Of its paper; empty where none is named."""
-    paper: str
-    """Title, venue and arXiv number in one line."""
+def _about(name: str) -> tuple[str, str]:
+    """Return the first line of a method's module docstring, and the rest of it without the legend of its shapes."""
+    text = inspect.getdoc(inspect.getmodule(load_method(name))) or name
+    summary, _, rest = text.partition("\n\nLegend:")[0].replace("``", "").partition("\n\n")
+    return " ".join(summary.split()), rest.rstrip()
 
 
-def card_of(name: str) -> Card:
-    """What a method's file says at its beginning."""
-    text = (inspect.getdoc(inspect.getmodule(load_method(name))) or name).partition("\n\nLegend:")[0].replace("``", "")
-    head, _, body = text.partition("\n\n")
-    title = " ".join(head.split()).rstrip(".")
-    said, title = (word.strip() for word in (title.partition(":")[0], title.partition(":")[2] or title))
-    # "Authors; Venue Year; arXiv number." comes first, sometimes with the full title in between.
-    parts = " ".join(body.split()).partition(". ")[0].rstrip(".").split("; ")
-    published = next((part for part in parts[1:] if re.search(r"\b(19|20)\d\d\b", part)), "")
-    place = ", ".join([published, *(part for part in parts[1:] if part.startswith("arXiv "))])
-    year = re.search(r"\b(?:19|20)\d\d\b", published)
-    assert said
-    return Card(text.splitlines(), year.group() if year else "", f"{title} ({place})" if year else title)
+def paper_line(name: str) -> str:
+    """Return a method's paper in one line; the first line of its file where it has none."""
+    if paper := load_method(name).PAPER:
+        return str(paper)
+    summary, _ = _about(name)
+    return (summary.partition(": ")[2] or summary).rstrip(".")
+
+
+def _head(name: str) -> list[str]:
+    """Return what a method is called, its paper, and its idea."""
+    (summary, rest), paper = _about(name), load_method(name).PAPER
+    lines = [summary]
+    if paper:
+        lines += ["", *_wrapped(f"{paper.title}. {paper.authors}; {paper.place}.", 0)]
+    return [*lines, "", *rest.splitlines()] if rest else lines

@@ -127,7 +127,7 @@ def grid_retry(
     data: GridData = None,
 ) -> None:
     """Try failed and lost cells again, as they were started last: on Slurm or here, with the same options."""
-    from kdbench.analysis.records import FAILURE  # noqa: PLC0415
+    from kdbench.experiment.folder import FAILURE  # noqa: PLC0415
     from kdbench.grid.states import State  # noqa: PLC0415
     from kdbench.slurm.profile import load_profile, profile_from  # noqa: PLC0415
     from kdbench.slurm.submissions import Launch  # noqa: PLC0415
@@ -147,7 +147,7 @@ def grid_retry(
     for status in again.values():
         (status.folder / FAILURE).unlink(missing_ok=True)
     grid, overview = opened(file, runs, data)
-    teachers = {status.cell.taught.id for status in again.values()}
+    teachers = {status.cell.as_teacher.id for status in again.values()}
     cells = [
         status.cell
         for status in overview.statuses

@@ -78,7 +78,7 @@ def missing(grid: Grid, overview: Overview, *, slurm: bool = False) -> list[Cell
     from kdbench.grid.states import State  # noqa: PLC0415
 
     here, elsewhere, orphans = [], 0, 0
-    failed_teachers = {status.cell.taught.id for status in overview.teachers if status.state == State.FAILED}
+    failed_teachers = {status.cell.as_teacher.id for status in overview.teachers if status.state == State.FAILED}
     for status in overview.statuses:
         if status.state in (State.PLANNED, State.LOST):
             orphan = status.cell.teacher is not None and status.cell.teacher.id in failed_teachers
@@ -141,9 +141,9 @@ def _watch(grid: Grid, workers: Workers, jobs: int, overview: Overview, stop: St
     from rich.live import Live  # noqa: PLC0415
 
     from kdbench.cli.grid_view import lines, picture  # noqa: PLC0415
-    from kdbench.engine.display import clock  # noqa: PLC0415
     from kdbench.grid.states import State, survey  # noqa: PLC0415
     from kdbench.slurm.scheduler import Slurm  # noqa: PLC0415
+    from kdbench.utils.text import clock  # noqa: PLC0415
 
     runs, scheduler = grid.session.runs, Slurm()
     latest = {status.cell.id: status for status in overview.statuses}

@@ -6,12 +6,12 @@ import dataclasses
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from kdbench.errors import UserError
 from kdbench.utils.names import find_name
+from kdbench.utils.precision import Precision
 
-Precision = Literal["fp32", "bf16", "fp16"]
 _FOLDER = resources.files("kdbench.experiment") / "protocols"
 
 
@@ -95,22 +95,3 @@ def load_protocol(name: str) -> Protocol:
     merged: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     assert merged["precision"] in get_args(Precision), name
     return Protocol(name=name, **merged)
-
-
-@dataclass(frozen=True, slots=True)
-class PairSet:
-    """Teacher>student pairs, and the protocol that lists the published accuracies of their networks."""
-
-    protocol: str
-    pairs: tuple[str, ...]
-
-
-def named_pairs() -> dict[str, PairSet]:
-    """Sets of pairs by name."""
-    text = (resources.files("kdbench.experiment") / "pairs.toml").read_text(encoding="utf-8")
-    return {name: PairSet(entry["protocol"], tuple(entry["pairs"])) for name, entry in tomllib.loads(text).items()}
-
-
-def usual_pairs() -> list[str]:
-    """The pairs of all sets, in the order of papers."""
-    return [pair for members in named_pairs().values() for pair in members.pairs]

@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
-from kdbench.analysis.records import FAILURE, RECORD
 from kdbench.engine.display import Display
 from kdbench.engine.session import Session
 from kdbench.errors import Interrupted, UserError
-from kdbench.experiment.cell import Cell
+from kdbench.experiment.cell import Cell, by_teacher, lockstep_groups
+from kdbench.experiment.folder import FAILURE, RECORD
 from kdbench.teachers import cards as teachers
-from kdbench.teachers.plan import CacheMode, Wanted, Watch, by_teacher, lockstep_groups
-from kdbench.utils.leases import Busy, Scheduler, Superseded
+from kdbench.teachers.demand import Wanted
+from kdbench.teachers.plan import CacheMode, Watch
+from kdbench.utils.leases import Busy, Superseded
+from kdbench.utils.scheduler import Scheduler
 from kdbench.utils.signals import Stop
 
 _LOOK_EVERY = 1.0
@@ -108,7 +110,7 @@ class Worker:
         moved = False
         for cell in list(self._train.values()):
             obey()
-            if self._failed(cell) or cell.taught.id in self._teachers():
+            if self._failed(cell) or cell.as_teacher.id in self._teachers():
                 del self._train[cell.id]
                 moved = True
                 continue
@@ -197,7 +199,7 @@ class Worker:
     def _others_may_help(self) -> bool:
         """Whether waiting makes sense: not for a cell whose teacher can never come."""
         known = self._teachers()
-        coming = {cell.taught.id for cell in self._train.values()}
+        coming = {cell.as_teacher.id for cell in self._train.values()}
         return any(cell.teacher is None or cell.teacher.id in known | coming for cell in self._cells.values()) or bool(
             self._train
         )

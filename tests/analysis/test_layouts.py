@@ -18,7 +18,8 @@ from kdbench.analysis.comparison import Comparison
 from kdbench.analysis.records import read_records
 from kdbench.analysis.tables.entries import fixed
 from kdbench.analysis.tables.layouts import detail, paper
-from kdbench.analysis.tables.table import Entry, Table, render
+from kdbench.analysis.tables.render import render
+from kdbench.analysis.tables.table import Entry, Table
 
 TOP1 = {
     "ce": [70.0, 71.0, 72.5],

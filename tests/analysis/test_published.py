@@ -17,8 +17,9 @@ import pytest
 
 from kdbench.analysis.published.values import Published, datasets, load_published
 from kdbench.errors import UserError
-from kdbench.experiment.protocol import load_protocol, named_pairs
-from kdbench.experiment.settings import method_names
+from kdbench.experiment.pairs import named_pairs
+from kdbench.experiment.protocol import load_protocol
+from kdbench.experiment.registry import method_names
 from kdbench.models import canonical_network
 
 FOLDER = resources.files("kdbench.results") / "published"
@@ -161,7 +162,7 @@ def test_a_selection_of_the_printed_table(cifar100: Published) -> None:
 def test_rows_of_other_tables(
     cifar100: Published, source: str, method: str, pairs: str, expected: list[float | None]
 ) -> None:
-    names = named_pairs()[pairs].pairs
+    names = list(map(str, named_pairs()[pairs].pairs))
     frame = cifar100.select(methods=[method], sources=[source], pairs=names).frame
     found = dict(zip(frame["pair"], frame["top1"], strict=True))
     assert len(found) == len(frame)
@@ -284,7 +285,7 @@ def test_another_protocol_has_nothing_to_compare_with(cifar100: Published) -> No
 
 @pytest.mark.parametrize("method", ["kd", "crd", "dkd", "pckd"])
 def test_pairs_of_the_protocol_have_values_to_compare_with(cifar100: Published, method: str) -> None:
-    for pair in named_pairs()["crd-same-family"].pairs:
+    for pair in map(str, named_pairs()["crd-same-family"].pairs):
         assert any(v.comparable for v in cifar100.values_for(pair, method, PROTOCOL)), pair
 
 

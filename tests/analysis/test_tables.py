@@ -13,7 +13,8 @@ from typing import get_args
 import pytest
 from tabulate import tabulate
 
-from kdbench.analysis.tables.table import Entry, Format, Table, render, words
+from kdbench.analysis.tables.render import Format, render
+from kdbench.analysis.tables.table import Entry, Table, words
 
 HOSTILE = r"a|b <script>alert(1)</script> _x_ *y* `z` [l](u) $m$ 10% & # {~^} \input{/etc/passwd} naïve ∫"
 TABLE = Table(

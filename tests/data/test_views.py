@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import pad as pad_with_zeros
 
-from kdbench.data.views import Augmentation, ResidentImages, order, views
+from kdbench.data.resident import ResidentImages
+from kdbench.data.views import Augmentation, order, views
 from kdbench.method import PLAIN, ViewPlan
 
 CIFAR = Augmentation(pad=4, flip=True)

@@ -17,9 +17,10 @@ import kdbench
 import kdbench.methods.kd
 from kdbench.engine.progress import Progress
 from kdbench.engine.run import Run
-from kdbench.method import Batch, Method, Pretraining, Setup, ViewPlan
-from kdbench.models.weights import load_weights, predict, read_weights
-from kdbench.net import Backbone, Features, Net, Outputs, Part
+from kdbench.method import Batch, Method, PhaseName, Pretraining, Reads, Setup, ViewPlan
+from kdbench.models.evaluate import predict
+from kdbench.models.weights import load_weights, read_weights
+from kdbench.net import Backbone, Features, Net, Outputs
 
 pytestmark = pytest.mark.once
 
@@ -28,8 +29,7 @@ class Hinted(Method):
     """A head learns from the teacher's features, then the student follows what it says of them."""
 
     FAMILY = "features"
-    student_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "penultimate"})
-    teacher_reads: ClassVar[frozenset[Part]] = frozenset({"penultimate"})
+    READS = Reads(student={"logits", "penultimate"}, teacher={"penultimate"})
     trains_student: ClassVar[bool] = False
     seen: ClassVar[list[tuple[str, int, int, float]]] = []
 
@@ -42,13 +42,17 @@ class Hinted(Method):
     def pretraining(cls, config: Any) -> float:
         return 1.0
 
+    @classmethod
+    def reads(cls, config: Any, phase: PhaseName) -> Reads:
+        early = Reads(student={"penultimate"} if cls.trains_student else (), teacher={"penultimate"})
+        return early if phase == "pretraining" else cls.READS
+
     def pretrain(self, student: Net) -> Pretraining:
         both = self.trains_student
         return Pretraining(
             loss=self.first,
             train=(self.head, student) if both else (self.head,),
             freeze=(self.head,),
-            student_reads=frozenset({"penultimate"} if both else ()),
             learning_rate=0.02,
             milestones=(0.5,),
         )
@@ -254,7 +258,7 @@ def test_a_method_may_replace_the_network(session: kdbench.Session, monkeypatch:
     weights = read_weights(cell.folder(session.runs) / "model.safetensors")
     plain = session.run(session.cell(method="ce", student="resnet8", seed=1))
     assert plain["cost"]["extra_parameters"] == 0
-    net = kdbench.models.weights.build_net("resnet8", session.protocol, session.dataset, seed=1, purpose="student")
+    net = kdbench.models.build.build_net("resnet8", session.protocol, session.dataset, seed=1, purpose="student")
     drawn = {f"student.{name}": value for name, value in net.backbone.state_dict().items()}
     assert set(weights) == {*drawn, "layer.weight", "layer.bias", "classifier.weight", "classifier.bias"}
     assert torch.equal(weights["student.fc.weight"], drawn["student.fc.weight"])

@@ -17,15 +17,15 @@ import pytest
 import torch
 from cells import METHODS, make_run
 
-from kdbench.analysis.records import STATE
-from kdbench.engine.lockstep import train_cells
 from kdbench.engine.progress import Diverged, Observer, Progress
 from kdbench.engine.run import Run
+from kdbench.engine.train import train_cells
 from kdbench.errors import Interrupted, UserError
+from kdbench.experiment.folder import STATE
 from kdbench.utils import files
 from kdbench.utils.checkpoint import load_state, save_state
 from kdbench.utils.files import write_atomic
-from kdbench.utils.leases import Busy, Claims
+from kdbench.utils.leases import Busy, Leases
 
 pytestmark = pytest.mark.once
 
@@ -97,8 +97,8 @@ def test_a_finished_cell_is_only_read(tiny_npz: Path, tmp_path: Path) -> None:
 
 def test_two_processes_never_run_one_cell(tiny_npz: Path, tmp_path: Path) -> None:
     run = make_run(tiny_npz, tmp_path, "ce")
-    with Claims() as claims:
-        claims.hold(run.cell.folder(tmp_path))
+    with Leases() as leases:
+        leases.hold(run.cell.folder(tmp_path))
         with pytest.raises(Busy, match=f"being run by process {os.getpid()}"):
             train(run)
     assert train(run)["top1"] > 0
@@ -155,7 +155,7 @@ def test_a_damaged_state_is_named_and_the_one_before_it_is_kept(damage: str, tmp
     if damage == "flip":
         content[len(content) // 2] ^= 1
     path.write_bytes({"truncate": content[:-7], "flip": content, "empty": b"", "foreign": b"hello"}[damage])
-    with pytest.raises(UserError, match=r"state is damaged: delete that file to go on from the state before it"):
+    with pytest.raises(UserError, match=r"state is damaged: delete that file to resume from the state before it"):
         load_state(path)
     path.unlink()
     found = load_state(path)

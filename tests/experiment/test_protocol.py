@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from kdbench.errors import UserError
-from kdbench.experiment.protocol import load_protocol, named_pairs, protocol_names
-from kdbench.experiment.settings import load_method, parse_settings, resolve_settings
+from kdbench.experiment.pairs import named_pairs
+from kdbench.experiment.protocol import load_protocol, protocol_names
+from kdbench.experiment.registry import load_method
+from kdbench.experiment.settings import parse_settings, resolve_settings
 from kdbench.models import canonical_network
 
 
@@ -41,7 +43,7 @@ def test_what_a_protocol_names_exists(name: str) -> None:
     protocol = load_protocol(name)
     networks = [*protocol.network_learning_rate, *protocol.accuracy, *protocol.try_pair.split(">")]
     assert all(canonical_network(n) == n for n in networks)
-    assert not load_method(protocol.alone).teacher_reads
+    assert not load_method(protocol.alone).READS.teacher
     for method in protocol.try_methods:
         load_method(method)
 
@@ -52,7 +54,7 @@ def test_named_pairs_have_published_accuracies() -> None:
     assert [len(pairs[name].pairs) for name in ("crd-same-family", "crd-different-family")] == [7, 6]
     for members in pairs.values():
         for pair in members.pairs:
-            assert all(canonical_network(n) == n and n in accuracy for n in pair.split(">"))
+            assert all(canonical_network(n) == n and n in accuracy for n in (pair.teacher.network, pair.student))
 
 
 def test_settings_are_default_then_recipe_then_choice() -> None:
@@ -83,7 +85,7 @@ def test_settings_of_several_methods_and_several_values() -> None:
     assert chosen["dkd"] == [{"temperature": t, "beta": b} for t in (2, 4) for b in (1, 8)]
     with pytest.raises(UserError, match="none of kd, dkd has such a setting"):
         parse_settings(["temprature=2"], ["kd", "dkd"])
-    with pytest.raises(UserError, match="method pckd is not asked for"):
+    with pytest.raises(UserError, match="method pckd is not among those of --method"):
         parse_settings(["pckd.beta=2"], ["kd", "dkd"])
 
 

@@ -16,15 +16,17 @@ import tomli_w
 from cells import Typed
 from slurm_cluster.cluster import wait_for
 
-from kdbench.analysis.records import CONFIG, FAILURE, RECORD, STATE
+from kdbench.engine.environment import code_state
 from kdbench.errors import UserError
-from kdbench.experiment.settings import method_names
-from kdbench.grid.grid import Grid, read_grid
+from kdbench.experiment.folder import CONFIG, FAILURE, RECORD, STATE
+from kdbench.experiment.registry import method_names
+from kdbench.grid.file import read_grid
+from kdbench.grid.grid import Grid
 from kdbench.grid.states import State, explain, survey
 from kdbench.grid.worker import Workload
 from kdbench.slurm.job import GridJob, progress_mark
-from kdbench.utils.device import code_state
-from kdbench.utils.leases import Claims, Scheduler
+from kdbench.utils.leases import Leases
+from kdbench.utils.scheduler import Scheduler
 
 PAPER = """
 protocol = "cifar100-crd-v1"
@@ -72,7 +74,7 @@ def test_the_ids_of_many_seeds_are_those_of_each(tmp_path: Path) -> None:
 def test_names_in_any_spelling_and_several_values(tmp_path: Path) -> None:
     text = PAPER.replace('"ResNet50>MobileNetV2"', '"WRN-40-2@ab>shuffle_v1"').replace('"dkd"', '"DKD"')
     file = read_grid(write(tmp_path / "a.toml", text.replace("6.0", "[1, 2.5]").replace("seeds    = 5", "seeds = [7]")))
-    assert file.pairs[-1] == "wrn_40_2@ab>ShuffleNetV1"
+    assert str(file.pairs[-1]) == "wrn_40_2@ab>ShuffleNetV1"
     assert file.settings == {"dkd": {"beta": (1, 2.5)}}
     assert file.seeds == (7,)
 
@@ -256,8 +258,8 @@ def test_states(tmp_path: Path) -> None:
     (folders[5] / CONFIG).write_text("")
     queued = {grid.cells[5].id: "job 7 PENDING", grid.cells[6].id: "job 8 PENDING"}
     gone = {grid.cells[2].id: "job 6 TIMEOUT", grid.cells[7].id: "job 6 TIMEOUT"}
-    with Claims() as claims:
-        claims.hold(folders[3])
+    with Leases() as leases:
+        leases.hold(folders[3])
         (folders[3] / FAILURE).write_text("{}")  # of an earlier try
         statuses = survey(grid.cells, tmp_path, Scheduler(), queued, gone)
     states = [status.state for status in statuses]

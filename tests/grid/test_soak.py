@@ -20,7 +20,7 @@ import pytest
 import tomli_w
 from cells import METHODS
 
-from kdbench.analysis.records import RECORD
+from kdbench.experiment.folder import RECORD
 from kdbench.utils.leases import holder_of
 
 pytestmark = pytest.mark.once

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from stub_nets import stub_batch, stub_setup
 
+from kdbench.functional import cross_entropy
 from kdbench.method import Method
-from kdbench.methods.ce import cross_entropy
 from kdbench.methods.kd import kl_per_image
 from kdbench.net import Net, Outputs
 
@@ -21,7 +21,7 @@ def check_main_stage_is_the_task_alone(kind: type[Method], student: Net, teacher
     ce, kl = cross_entropy(logits[0], ANY_BATCH.targets).mean(), kl_per_image(*logits, 4.0).mean()
     for weight, expected in ((0.0, {"ce": ce}), (0.5, {"ce": ce, "kd": 0.5 * kl})):
         method = kind(kind.Config(kd_weight=weight), stub_setup(student, teacher))
-        assert ("logits" in kind.needs(method.config)) is (weight > 0)
+        assert kind.reads(method.config, "training").teacher == ({"logits"} if weight else set())
         terms = method.loss(*both, ANY_BATCH)
         assert list(terms) == list(expected)
         torch.testing.assert_close(terms, expected)

@@ -8,6 +8,7 @@ from pretraining_methods import ANY_BATCH, check_main_stage_is_the_task_alone
 from stub_nets import stub_net, stub_setup
 from torch import nn
 
+from kdbench.method import Reads
 from kdbench.methods import ab
 from kdbench.net import Outputs
 
@@ -32,7 +33,7 @@ def test_ab_trains_all_below_the_classifier_and_drops_its_connectors() -> None:
     stage = method.pretrain(student)
     assert stage.train == (method.connectors, student)
     assert stage.freeze == (method.connectors,)
-    assert stage.student_reads == {"preact"}
+    assert ab.AB.reads(method.config, "pretraining") == Reads({"preact", "stages"}, {"preact"})
     assert (stage.learning_rate, stage.milestones) == (None, ())
     assert ab.AB.pretraining(method.config) == pytest.approx(30 / 240)
     check_main_stage_is_the_task_alone(ab.AB, student, teacher)
@@ -43,7 +44,7 @@ def test_ab_reads_the_stages_of_a_student_without_maps_before_the_relu_and_refus
     bare, whole = stub_net(shapes=shapes, preact=False), stub_net(shapes=shapes)
     method = ab.AB(ab.AB.Config(), stub_setup(bare, whole))
     stage = method.pretrain(bare)
-    assert stage.student_reads == {"stages"}
+    assert not method.student_preact
     maps = tuple(torch.randn(5, *shape) for shape in shapes)
     assert stage.loss(Outputs("student", stages=maps), Outputs("teacher", preact=maps), ANY_BATCH)["ab"] > 0
     with pytest.raises(ValueError, match="before the last ReLU"):

@@ -7,8 +7,8 @@ import torch
 from random_maps import maps
 from torch.nn import functional
 
+from kdbench.functional import to_smaller_size
 from kdbench.methods import at
-from kdbench.methods._maps import to_smaller_size
 
 pytestmark = pytest.mark.once
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 from hypothesis import given, settings
-from random_outputs import random_logits, seeds, temperatures
+from random_outputs import (
+    random_logits,
+    seeds,
+    temperatures,
+)
 from stub_nets import stub_net, stub_setup
 from torch.nn import functional
 
+from kdbench.functional import warmup_factor
 from kdbench.methods import (
     dkd,
     kd,
@@ -37,7 +42,7 @@ def test_dkd_refuses_two_classes() -> None:
 
 
 def test_dkd_warms_up_over_a_fraction_of_training() -> None:
-    factors = [dkd.warmup_factor(epoch / 240, 20 / 240) for epoch in (1, 5, 20, 21, 240)]
+    factors = [warmup_factor(epoch / 240, 20 / 240) for epoch in (1, 5, 20, 21, 240)]
     assert factors == pytest.approx([0.05, 0.25, 1, 1, 1])
-    assert dkd.warmup_factor(1 / 30, 20 / 240) == pytest.approx(0.4)
-    assert dkd.warmup_factor(1 / 240, 0.0) == 1
+    assert warmup_factor(1 / 30, 20 / 240) == pytest.approx(0.4)
+    assert warmup_factor(1 / 240, 0.0) == 1

@@ -11,7 +11,7 @@ from cells import METHODS, REFUSED
 from kdbench.engine.checks.rules import CHECKS
 from kdbench.engine.checks.small import PAIRS
 from kdbench.engine.checks.watched import Refused, Trial, first_steps_elsewhere
-from kdbench.experiment.settings import method_names
+from kdbench.experiment.registry import method_names
 
 pytestmark = pytest.mark.once
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from random_outputs import batch_of, random_outputs, total
+from random_outputs import (
+    batch_of,
+    random_outputs,
+    total,
+)
 from stub_nets import stub_net, stub_setup
 from torch import nn
 
@@ -24,9 +28,12 @@ def test_one_image_trains_unless_a_batch_norm_sees_one_value(kind: type[Method],
     sides = random_outputs("student", *shapes, rows=1), random_outputs("teacher", *shapes, rows=1)
     norms = any(isinstance(module, nn.BatchNorm2d) for module in method.modules())
     if norms and (size == 1 or kind is srrl.SRRL):
-        with pytest.raises(ValueError, match="batch of one image"):
+        assert method.min_images == 2
+        with pytest.raises(ValueError, match="more than 1 value per channel"):
             method.loss(*sides, batch_of(1))
         method.eval()
+    else:
+        assert method.min_images == 1
     assert total(method.loss(*sides, batch_of(1))).isfinite()
 
 
@@ -42,5 +49,7 @@ def test_networks_that_show_no_maps_are_refused(kind: type[Method]) -> None:
 def test_the_cache_keeps_what_is_read(kind: type[Method]) -> None:
     """The logits are needed where the method itself or KD's divergence beside it reads them."""
     reads_logits = kind in (dist.DIST, nkd.NKD, srrl.SRRL)
-    assert ("logits" in kind.needs(kind.Config())) is reads_logits
-    assert kind.needs(kind.Config(kd_weight=1.0)) == kind.teacher_reads
+    assert ("logits" in kind.all_reads(kind.Config()).teacher) is reads_logits
+    with_kd = kind.all_reads(kind.Config(kd_weight=1.0))
+    assert with_kd.teacher == kind.READS.teacher | {"logits"}
+    assert with_kd.student == kind.READS.student | {"logits"}

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.once
 def test_fitnet_meets_a_teacher_of_any_size(student: tuple[int, int, int]) -> None:
     """It has the teacher's size where the student's is equal, double, half or larger, else the student's."""
     teacher = (6, 8, 8)
-    shape = SizingConnector(student, teacher, "FitNet")(torch.randn(2, *student)).shape
+    shape = SizingConnector(student, teacher)(torch.randn(2, *student)).shape
     assert shape == (2, *(teacher if student[1:] not in ((3, 3), (6, 12)) else (6, *student[1:])))
     assert fitnet.hint_loss(torch.ones(shape), torch.ones(2, *teacher)) == 0
 

@@ -27,11 +27,11 @@ def cifar_net(name: str) -> Net:
 def test_fsp_trains_all_below_the_classifier_and_uses_a_stem_that_both_have() -> None:
     shapes = [(4, 8, 8), (6, 4, 4)]
     bare, whole = stub_net(shapes=shapes), stub_net(shapes=shapes, stem=(3, 8, 8))
-    for student, teacher, reads in ((whole, whole, {"stem", "stages"}), (bare, whole, {"stages"})):
+    for student, teacher, has_stems in ((whole, whole, True), (bare, whole, False)):
         method = fsp.FSP(fsp.FSP.Config(), stub_setup(student, teacher))
         stage = method.pretrain(student)
         assert (stage.train, stage.freeze) == ((student,), ())
-        assert stage.student_reads == reads
+        assert method.has_stems is has_stems
         assert (stage.learning_rate, stage.milestones) == (None, ())
     maps = tuple(torch.randn(5, *shape) for shape in shapes)
     loss = stage.loss(Outputs("student", stages=maps), Outputs("teacher", stages=(maps[0], 2 * maps[1])), ANY_BATCH)

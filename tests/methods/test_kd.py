@@ -6,10 +6,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_outputs import random_logits, random_scores, rng, seeds, temperatures
+from random_outputs import (
+    random_logits,
+    random_scores,
+    rng,
+    seeds,
+    temperatures,
+)
 
+from kdbench.config import deciding
 from kdbench.experiment.settings import resolve_settings
-from kdbench.method import deciding
 from kdbench.methods import (
     dkd,
     kd,

@@ -9,8 +9,8 @@ import torch
 from stub_nets import stub_batch, stub_net, stub_setup
 from torch.nn import functional
 
+from kdbench.functional import cross_entropy
 from kdbench.methods import mlld
-from kdbench.methods.ce import cross_entropy
 from kdbench.methods.kd import kl_per_image, standardized
 from kdbench.net import Outputs
 

@@ -74,8 +74,7 @@ def test_pckd_switches() -> None:
     assert pckd.PCKD.views(pckd.PCKD.Config()).quarter_turns == (0, 1, 2, 3)
     plain = one.loss(outputs("student", 2), outputs("teacher", 2, seed=1), batch)
     assert all(term.isfinite() for term in plain.values())
-    with pytest.raises(ValueError, match="batch of one image"):
-        one.loss(outputs("student", 1), outputs("teacher", 1), stub_batch(torch.tensor([0])))
+    assert (one.min_images, bare.min_images) == (2, 1)
 
     narrow, wide = stub_net(), stub_net(width=12)
     assert "centre" not in pckd.PCKD(pckd.PCKD.Config(), stub_setup(narrow, wide)).loss(

@@ -9,7 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_maps import features, maps
-from random_outputs import built, outputs, rng, seeds, total
+from random_outputs import (
+    built,
+    outputs,
+    rng,
+    seeds,
+    total,
+)
 from stub_nets import stub_batch, stub_net, stub_setup
 from torch import Tensor
 

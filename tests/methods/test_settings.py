@@ -11,8 +11,9 @@ import pytest
 from cells import METHODS as ROWS
 from recipe_files import CIFAR_PAIRS, recipes
 
-from kdbench.experiment.settings import load_method
-from kdbench.method import Method, field_docs
+from kdbench.config import field_docs
+from kdbench.experiment.registry import load_method
+from kdbench.method import Method
 from kdbench.methods import (
     ab,
     at,

@@ -10,6 +10,7 @@ from pretraining_methods import ANY_BATCH, NO_OUTPUTS
 from stub_nets import stub_net, stub_setup
 from torch import nn
 
+from kdbench.method import Reads
 from kdbench.methods import sskd
 from kdbench.methods.kd import kl_per_image
 from kdbench.net import Outputs
@@ -42,11 +43,11 @@ def test_sskds_head_learns_to_find_each_rotated_views_own_image() -> None:
     method = sskd.SSKD(sskd.SSKD.Config(), stub_setup(student, teacher)).double()
     stage = method.pretrain(student)
     assert stage.train == stage.freeze == (method.teacher_head,)
-    assert stage.student_reads == frozenset()
+    assert sskd.SSKD.reads(method.config, "pretraining") == Reads(teacher={"penultimate"})
     assert (stage.learning_rate, stage.milestones) == (0.05, (30 / 60, 45 / 60))
     assert sskd.SSKD.pretraining(method.config) == pytest.approx(60 / 240)
     for config in (method.config, sskd.SSKD.Config(kd_weight=0.0)):
-        assert sskd.SSKD.needs(config) == {"logits", "penultimate"}
+        assert sskd.SSKD.reads(config, "training").teacher == {"logits", "penultimate"}
 
     features = torch.randn(4 * 5, 8, dtype=torch.float64)
     (loss,) = stage.loss(NO_OUTPUTS, Outputs("teacher", penultimate=features), ANY_BATCH).values()

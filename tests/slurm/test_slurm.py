@@ -18,11 +18,12 @@ from cells import Typed
 from rich.console import Console
 from slurm_cluster.cluster import Cluster, running, wait_for
 
-from kdbench.analysis.records import FAILURE, RECORD, STATE
 from kdbench.engine.display import Display
+from kdbench.experiment.folder import FAILURE, RECORD, STATE
 from kdbench.grid.grid import Grid
 from kdbench.grid.worker import Worker, Workload
-from kdbench.utils.leases import Scheduler, holder_of
+from kdbench.utils.leases import holder_of
+from kdbench.utils.scheduler import Scheduler
 
 pytestmark = pytest.mark.once
 
@@ -323,9 +324,9 @@ def timed_out(cluster: Cluster, tiny_npz: Path, tmp_path_factory: pytest.TempPat
         (job,) = re.findall(r"students: job (\d+)", done.stdout)
         wait_for(lambda: list(folder.glob("runs/*/none-resnet8/*/*/state")), "a state")
         (state,) = folder.glob("runs/*/none-resnet8/*/*/state")
-        claim = holder_of(state.parent)
-        assert claim
-        pid = claim[1].pid
+        holder = holder_of(state.parent)
+        assert holder
+        pid = holder[1].pid
         os.kill(pid, signal.SIGSTOP)  # Slurm wakes it up to give it the signal
         wait_for(lambda: not Path(f"/proc/{pid}").exists(), "the limit", 150)
         cluster.release(job)

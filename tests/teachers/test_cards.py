@@ -13,9 +13,10 @@ from cells import CPU
 
 from kdbench.data.datasets import Dataset, load_dataset, subset
 from kdbench.errors import UserError
+from kdbench.experiment.pairs import TeacherSpec
 from kdbench.experiment.protocol import Protocol, load_protocol
 from kdbench.models import build_backbone
-from kdbench.models.weights import predict
+from kdbench.models.evaluate import predict
 from kdbench.teachers.cards import TeacherCard, find_teacher, import_teacher, load_teacher
 
 
@@ -45,7 +46,7 @@ def test_a_teacher_is_measured_and_found_again(file: Path, digits: Dataset) -> N
     assert card.id == f"file:{hashlib.sha256(file.read_bytes()).hexdigest()}"
     runs = file.parent / "runs"
     for spec in ("resnet8", card.spec):
-        assert find_teacher(runs, rules, spec, "resnet8") == card
+        assert find_teacher(runs, rules, TeacherSpec.parse(spec), "resnet8") == card
     teacher = load_teacher(runs, card, rules, digits, CPU)
     right = (teacher.test_logits.argmax(dim=1) == digits.test_labels).double().mean().item()
     assert card.accuracy == pytest.approx(100 * right)

@@ -16,18 +16,19 @@ from typing import Any
 import pytest
 from cells import make_run
 
-from kdbench.analysis.records import FAILURE, RECORD, STATE
-from kdbench.engine.lockstep import train_cells
+from kdbench.engine.train import train_cells
+from kdbench.experiment.folder import FAILURE, RECORD, STATE
 from kdbench.utils import leases as claiming
-from kdbench.utils.leases import MAX_DEATHS, STALE, Busy, Claim, Claims, Job, Scheduler, Superseded, holder_of, living
+from kdbench.utils.leases import MAX_CRASHES, STALE, Busy, Lease, Leases, Superseded, holder_of, living
+from kdbench.utils.scheduler import Job, Scheduler
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from kdbench.utils.leases import Busy, Claims
-with Claims() as claims:
+from kdbench.utils.leases import Busy, Leases
+with Leases() as leases:
     try:
-        claims.hold(Path(sys.argv[1]))
+        leases.hold(Path(sys.argv[1]))
     except Busy:
         print("busy", flush=True)
     else:
@@ -72,7 +73,7 @@ def said(process: subprocess.Popen[str]) -> str:
 
 
 def elsewhere(path: Path, **changes: Any) -> None:
-    """Make a claim look as if another machine had made it."""
+    """Make a lease look as if another machine had made it."""
     path.write_text(json.dumps(json.loads(path.read_text()) | {"boot": "another", "host": "far"} | changes))
 
 
@@ -93,8 +94,8 @@ def test_of_many_processes_one_holds_a_folder(tmp_path: Path, holders: list[subp
 
 def test_a_released_folder_is_free_and_leaves_nothing(tmp_path: Path) -> None:
     for _ in range(2):
-        with Claims() as claims:
-            claims.hold(tmp_path)
+        with Leases() as leases:
+            leases.hold(tmp_path)
             (path,) = tmp_path.iterdir()
             assert path.name == "claim-1"
         assert not list(tmp_path.iterdir())
@@ -110,21 +111,21 @@ def test_a_killed_process_is_dead_at_once_and_its_stopped_neighbour_is_not(
     two.send_signal(signal.SIGSTOP)
     for name in ("one", "two"):
         age(tmp_path / name / "claim-1", 2 * STALE)  # a heart that stands still is no proof on the same machine
-    with Claims() as claims:
-        assert claims.hold(tmp_path / "one").path.name == "claim-2"
+    with Leases() as leases:
+        assert leases.hold(tmp_path / "one").path.name == "claim-2"
         with pytest.raises(Busy, match=rf"is being run by process {two.pid} on .* since"):
-            claims.hold(tmp_path / "two")
+            leases.hold(tmp_path / "two")
 
 
 @pytest.mark.parametrize(("seconds", "lives"), [(STALE / 2, True), (2 * STALE, False)])
 def test_on_another_machine_the_heart_tells(tmp_path: Path, seconds: float, lives: bool) -> None:
-    with Claims() as first, Claims() as second:
-        claim = first.hold(tmp_path)
-        elsewhere(claim.path)
-        age(claim.path, seconds)
+    with Leases() as first, Leases() as second:
+        lease = first.hold(tmp_path)
+        elsewhere(lease.path)
+        age(lease.path, seconds)
         found = holder_of(tmp_path)
         assert found is not None
-        assert living(dict([found]), Scheduler()) == ({claim.path} if lives else set())
+        assert living(dict([found]), Scheduler()) == ({lease.path} if lives else set())
         if lives:
             with pytest.raises(Busy, match="on far"):
                 second.hold(tmp_path)
@@ -135,10 +136,10 @@ def test_on_another_machine_the_heart_tells(tmp_path: Path, seconds: float, live
 @pytest.mark.parametrize("lives", [True, False])
 def test_the_batch_system_is_believed_before_the_heart(tmp_path: Path, lives: bool) -> None:
     job = Job("cluster", "12_3", 0)
-    with Claims(Told(own=job)) as first, Claims(Told(lives={job: lives})) as second:
-        claim = first.hold(tmp_path)
-        elsewhere(claim.path)
-        age(claim.path, 2 * STALE if lives else 0)
+    with Leases(Told(own=job)) as first, Leases(Told(lives={job: lives})) as second:
+        lease = first.hold(tmp_path)
+        elsewhere(lease.path)
+        age(lease.path, 2 * STALE if lives else 0)
         if lives:
             with pytest.raises(Busy, match=r"job 12_3 on far"):
                 second.hold(tmp_path)
@@ -149,21 +150,21 @@ def test_the_batch_system_is_believed_before_the_heart(tmp_path: Path, lives: bo
 def test_a_later_start_of_a_job_takes_over_and_the_earlier_one_may_not_write(tmp_path: Path) -> None:
     """Both processes live: the node of the first was lost, but not its process."""
     first, second = Job("cluster", "12_3", 0), Job("cluster", "12_3", 1)
-    with Claims(Told(own=first)) as old, Claims(Told(own=second)) as new, Claims(Told(own=first)) as again:
-        claim = old.hold(tmp_path)
-        claim.check()
+    with Leases(Told(own=first)) as old, Leases(Told(own=second)) as new, Leases(Told(own=first)) as again:
+        lease = old.hold(tmp_path)
+        lease.check()
         later = new.hold(tmp_path)
         later.check()
         with pytest.raises(Superseded, match="taken over"):
-            claim.check()
+            lease.check()
         with pytest.raises(Busy):
             again.hold(tmp_path)
-        assert later.deaths == 0
+        assert later.crashes == 0
     assert not list(tmp_path.iterdir())
 
 
 def test_another_job_with_the_same_number_is_another_job(tmp_path: Path) -> None:
-    with Claims(Told(own=Job("a", "12", 0))) as one, Claims(Told(own=Job("b", "12", 1))) as two:
+    with Leases(Told(own=Job("a", "12", 0))) as one, Leases(Told(own=Job("b", "12", 1))) as two:
         one.hold(tmp_path)
         with pytest.raises(Busy):
             two.hold(tmp_path)
@@ -171,17 +172,17 @@ def test_another_job_with_the_same_number_is_another_job(tmp_path: Path) -> None
 
 def test_one_who_woke_up_late_finds_that_it_was_superseded(tmp_path: Path) -> None:
     """Even if the numbers have begun again since."""
-    with Claims() as slept:
-        claim = slept.hold(tmp_path)
-        elsewhere(claim.path)
-        age(claim.path, 2 * STALE)
-        with Claims() as other:
+    with Leases() as slept:
+        lease = slept.hold(tmp_path)
+        elsewhere(lease.path)
+        age(lease.path, 2 * STALE)
+        with Leases() as other:
             other.hold(tmp_path)
-        with Claims() as third:
+        with Leases() as third:
             held = third.hold(tmp_path)
-            assert held.path == claim.path
+            assert held.path == lease.path
             with pytest.raises(Superseded):
-                claim.check()
+                lease.check()
             held.check()
     assert not list(tmp_path.iterdir())
 
@@ -197,9 +198,9 @@ def test_one_who_looked_long_ago_does_not_get_in_below(tmp_path: Path, monkeypat
             (tmp_path / "claim-1").rename(tmp_path / "claim-3")
             link(draft, path)
 
-    with Claims() as others, Claims() as late:
+    with Leases() as others, Leases() as late:
         monkeypatch.setattr(os, "link", slow_link)
-        with pytest.raises(Busy, match="has just been claimed"):
+        with pytest.raises(Busy, match="was just taken"):
             late.hold(tmp_path)
         assert (tmp_path / "claim-3").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["claim-3"]
@@ -207,54 +208,54 @@ def test_one_who_looked_long_ago_does_not_get_in_below(tmp_path: Path, monkeypat
 
 def test_a_heart_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claiming, "BEAT", 0.01)
-    with Claims() as claims:
-        claim = claims.hold(tmp_path)
-        age(claim.path, 1000)
+    with Leases() as leases:
+        lease = leases.hold(tmp_path)
+        age(lease.path, 1000)
         deadline = time.monotonic() + 30
-        while claim.path.stat().st_mtime < time.time() - 500 and time.monotonic() < deadline:
+        while lease.path.stat().st_mtime < time.time() - 500 and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert claim.path.stat().st_mtime > time.time() - 500
-        claim.path.unlink()
-        while not claim.superseded and time.monotonic() < deadline:
+        assert lease.path.stat().st_mtime > time.time() - 500
+        lease.path.unlink()
+        while not lease.superseded and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert claim.superseded
+        assert lease.superseded
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"token": "1"}', "[]"])
 def test_a_claim_that_a_power_failure_cut_short_counts_until_it_is_stale(tmp_path: Path, content: str) -> None:
     path = tmp_path / "claim-4"
     path.write_text(content)
-    with Claims() as claims:
+    with Leases() as leases:
         with pytest.raises(Busy):
-            claims.hold(tmp_path)
+            leases.hold(tmp_path)
         age(path, 2 * STALE)
-        assert claims.hold(tmp_path).path.name == "claim-5"
+        assert leases.hold(tmp_path).path.name == "claim-5"
 
 
-def die(folder: Path, mark: int) -> Claim:
+def die(folder: Path, mark: int) -> Lease:
     """Hold a folder and vanish."""
-    vanished = Claims()
-    claim = vanished.hold(folder, mark)
+    vanished = Leases()
+    lease = vanished.hold(folder, mark)
     vanished._stop.set()
-    os.close(claim._descriptor)
-    return claim
+    os.close(lease._descriptor)
+    return lease
 
 
 def test_deaths_are_counted_until_there_is_progress(tmp_path: Path) -> None:
-    assert [die(tmp_path, mark).deaths for mark in (0, 0, 0, 5, 5)] == [0, 1, 2, 1, 2]
-    with Claims() as claims:
-        assert claims.hold(tmp_path, 5).deaths == 3
-    with Claims() as claims:
-        assert claims.hold(tmp_path, 5).deaths == 0
+    assert [die(tmp_path, mark).crashes for mark in (0, 0, 0, 5, 5)] == [0, 1, 2, 1, 2]
+    with Leases() as leases:
+        assert leases.hold(tmp_path, 5).crashes == 3
+    with Leases() as leases:
+        assert leases.hold(tmp_path, 5).crashes == 0
 
 
 def test_a_cell_that_kills_its_processes_fails_and_can_be_tried_again(tiny_npz: Path, tmp_path: Path) -> None:
     run = make_run(tiny_npz, tmp_path, "ce")
-    for _ in range(MAX_DEATHS):
+    for _ in range(MAX_CRASHES):
         die(run.folder, 0)
     (outcome,) = train_cells([run.cell], lambda: run.data, lambda _: None, run.options)
     assert isinstance(outcome, Exception)
-    assert f"{MAX_DEATHS} processes in a row died" in str(outcome)
+    assert f"{MAX_CRASHES} processes in a row died" in str(outcome)
     assert json.loads((run.folder / FAILURE).read_text())["reason"] == "killed"
     (outcome,) = train_cells([run.cell], lambda: run.data, lambda _: None, run.options)
     assert isinstance(outcome, dict)

@@ -11,8 +11,8 @@ from random_outputs import total
 from stub_nets import stub_batch, stub_net, stub_setup
 from torch import Tensor, nn
 
+from kdbench.functional import cross_entropy
 from kdbench.method import Method
-from kdbench.methods.ce import cross_entropy
 from kdbench.methods.kd import kl_per_image
 from kdbench.net import Net, Outputs
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from parity_files import Case
 
+from kdbench.functional import warmup_factor
 from kdbench.methods import dkd
 from parity._wiring import Values, logit_sides, task, terms_of_logits
 
@@ -22,6 +23,6 @@ def computed(case: Case) -> Values:
     yield "out.tckd", tckd
     yield "out.nckd", nckd
     yield "out.dkd", config.alpha * tckd + config.beta * nckd
-    yield "out.warmup_factor", dkd.warmup_factor(case.value("hp.epoch") / 240, config.warmup)
+    yield "out.warmup_factor", warmup_factor(case.value("hp.epoch") / 240, config.warmup)
     terms = terms_of_logits(case, dkd.DKD, config, student, epoch=int(case.value("hp.epoch")))
     yield from task(case, terms, {"logits_s": student})

@@ -98,8 +98,8 @@ def computed(case: Case) -> Values:
     views = method.views(method.config).num_views
     images, targets = view_major(images_of(case, views), views), torch.arange(size) % num_classes
     with torch.no_grad():
-        theirs: Outputs = teacher(images, method.teacher_reads, "teacher")
-    ours: Outputs = student(images, method.student_reads, "student")
+        theirs: Outputs = teacher(images, method.reads(method.config, "training").teacher, "teacher")
+    ours: Outputs = student(images, method.reads(method.config, "training").student, "student")
     with mock.patch.object(crd, "draw_negatives", negatives):
         terms = method.loss(ours, theirs, stub_batch(targets, epoch=int(case.value("hp.epoch"))))
 

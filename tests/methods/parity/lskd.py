@@ -6,6 +6,7 @@ from typing import Any
 
 from parity_files import Case
 
+from kdbench.functional import warmup_factor
 from kdbench.methods import dkd, kd
 from parity._wiring import Values, kl_per_image, logit_sides, task, terms_of_logits
 
@@ -26,7 +27,7 @@ def computed(case: Case) -> Values:
         yield "out.tckd", tckd
         yield "out.nckd", nckd
         yield "out.dkd", config.alpha * tckd + config.beta * nckd
-        yield "out.warmup_factor", dkd.warmup_factor(case.value("hp.epoch") / 240, config.warmup)
+        yield "out.warmup_factor", warmup_factor(case.value("hp.epoch") / 240, config.warmup)
         terms = terms_of_logits(case, dkd.DKD, config, logits, epoch=int(case.value("hp.epoch")))
     else:
         yield "out.z_s", kd.standardized(logits)

@@ -12,7 +12,8 @@ from parity_files import Case
 from stub_nets import stub_batch, stub_setup
 from torch import Tensor
 
-from kdbench.methods import dkd, reviewkd
+from kdbench.functional import warmup_factor
+from kdbench.methods import reviewkd
 from kdbench.net import Outputs
 from parity._wiring import Values, gradients, load_weights, net_of, state, total, weight_leaves
 
@@ -83,7 +84,7 @@ def with_teachers_maps(case: Case, teacher_preact: bool) -> Values:
     yield "out.total", loss
     yield "out.ce", terms["ce"] / config.ce_weight
     yield "out.review_weighted", terms["review"]
-    factor = factor_from_epoch_0(case) if is_original(case) else dkd.warmup_factor(epoch / 240, config.warmup)
+    factor = factor_from_epoch_0(case) if is_original(case) else warmup_factor(epoch / 240, config.warmup)
     yield "out.warmup_factor", factor
     loss.backward()
     stem = {"feats_s.0": case.tensor("in.feats_s.0", grad=True)}

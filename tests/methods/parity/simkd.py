@@ -46,7 +46,7 @@ def computed(case: Case) -> Values:
     teacher = net_of([theirs], width=theirs.shape[1])
     method = SimKD(SimKD.Config(), stub_setup(teacher, teacher))
     stages = (torch.full_like(ours, torch.nan), projected)
-    terms = method.loss(Outputs("student", stages=stages), Outputs("teacher", stages=(theirs,)), stub_batch(targets))
+    terms = method.loss(Outputs("student", stages=stages), Outputs("teacher", map=theirs), stub_batch(targets))
     assert not list(method.parameters())
     yield "out.simkd", terms["feature"]
     # The reference's cross entropy and divergence have weight 0, so that the student's logits have a gradient of zeros.
