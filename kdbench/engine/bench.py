@@ -134,7 +134,7 @@ class Bench:
         kind, student = load_method(method), student or self.student
         return Cell(
             protocol=self.protocol,
-            teacher=TeacherRef(self.teacher, "none:") if kind.teacher_reads else None,
+            teacher=TeacherRef(self.teacher, "none:") if kind.READS.teacher else None,
             student=student,
             method=method,
             method_version=kind.VERSION,

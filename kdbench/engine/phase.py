@@ -11,8 +11,8 @@ from torch import nn
 
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.protocol import Protocol
-from kdbench.method import Loss, Method
-from kdbench.net import Net, Part
+from kdbench.method import Loss, Method, Reads
+from kdbench.net import Net
 
 
 @final
@@ -21,10 +21,8 @@ class Phase:
     """Epochs with one loss, one schedule of the learning rate and one set of trained parameters."""
 
     loss: Loss
-    student_reads: frozenset[Part]
-    """What the loss reads of the student; the student is not run if this is empty."""
-    needs: frozenset[Part]
-    """What it reads of the teacher; the teacher is not run if this is empty."""
+    reads: Reads
+    """What the loss reads of student and teacher; a network of which that is nothing is not run."""
     pretraining: bool
     """Whether the protocol's epochs come after these."""
     epochs: int
@@ -100,8 +98,7 @@ def phases_of(cell: Cell, method: Method, student: Net) -> tuple[Phase, ...]:
     stays = _ids(frozen)
     main = Phase(
         loss=method.loss,
-        student_reads=method.student_reads,
-        needs=method.needs(method.config),
+        reads=method.reads(method.config, "training"),
         pretraining=False,
         epochs=protocol.epochs,
         rate=lambda epoch: protocol.rate(cell.student, epoch),
@@ -117,8 +114,7 @@ def phases_of(cell: Cell, method: Method, student: Net) -> tuple[Phase, ...]:
     return (
         Phase(
             loss=first.loss,
-            student_reads=first.student_reads,
-            needs=method.pretraining_needs(method.config),
+            reads=method.reads(method.config, "pretraining"),
             pretraining=True,
             epochs=before,
             rate=lambda epoch: highest * protocol.decay ** sum(epoch > part * before for part in milestones),

@@ -111,7 +111,7 @@ class Run:
     @property
     def needs(self) -> frozenset[Part]:
         """What is read of the teacher in this phase."""
-        return self.phase.needs
+        return self.phase.reads.teacher
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:

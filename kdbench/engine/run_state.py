@@ -50,8 +50,8 @@ def finish(run: Run) -> dict[str, Any]:
     counts = Counts(
         num_images=min(batches.num_images, batches.steps * run.cell.protocol.batch_size),
         views_per_image=run.group.plan.num_views,
-        student_epochs=sum(phase.epochs for phase in run.phases if phase.student_reads),
-        teacher_epochs=sum(phase.epochs for phase in run.phases if phase.needs),
+        student_epochs=sum(phase.epochs for phase in run.phases if phase.reads.student),
+        teacher_epochs=sum(phase.epochs for phase in run.phases if phase.reads.teacher),
         extra_parameters=run.extra_parameters,
         teacher_outputs=run.source.kind if run.source else None,
         cells_together=run.num_lockstep,

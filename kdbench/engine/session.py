@@ -136,7 +136,7 @@ class Session:
         """
         method, student = method_name(method), canonical_network(student)
         kind = load_method(method)
-        if kind.teacher_reads and not teacher:
+        if kind.READS.teacher and not teacher:
             raise UserError(f"method {method} needs a teacher: name one with --teacher NETWORK")
         spec = teacher if isinstance(teacher, TeacherRef) else TeacherSpec.parse(teacher or "")
         network = canonical_network(spec.network) if spec.network else None
@@ -146,11 +146,11 @@ class Session:
             method, dataset=self.protocol.dataset, teacher=network, student=student, chosen=settings
         )
         ref = teacher if isinstance(teacher, TeacherRef) else None
-        if isinstance(spec, TeacherSpec) and network and kind.teacher_reads:
+        if isinstance(spec, TeacherSpec) and network and kind.READS.teacher:
             ref = self.teachers.find(spec, network).ref
         return Cell(
             protocol=self.protocol,
-            teacher=ref if kind.teacher_reads else None,
+            teacher=ref if kind.READS.teacher else None,
             student=student,
             method=method,
             method_version=kind.VERSION,

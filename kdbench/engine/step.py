@@ -54,11 +54,11 @@ class Step(nn.Module):
         teacher
             At least the parts that the phase needs, of these views.
         """
-        reads = phase.student_reads
+        reads = phase.reads.student
         with autocast(batch.images.device, self._precision):
             query = self._compiled or self.student
             student = query(batch.images, reads) if reads else Outputs("student")
-            return phase.loss(student, teacher.narrowed(phase.needs), batch)
+            return phase.loss(student, teacher.narrowed(phase.reads.teacher), batch)
 
 
 def build_step(cell: Cell, student: Net, batches: Batches, teacher: Net | None, *, compiled: bool = False) -> Step:
@@ -67,7 +67,7 @@ def build_step(cell: Cell, student: Net, batches: Batches, teacher: Net | None, 
     Raises
     ------
     ValueError
-        The method cannot work on these networks.
+        The method cannot work on these networks, or on batches of this size.
     """
     method_class, protocol = load_method(cell.method), cell.protocol
     setup = Setup(
@@ -79,7 +79,13 @@ def build_step(cell: Cell, student: Net, batches: Batches, teacher: Net | None, 
     )
     with seeded(cell.seed, "init", "method"):
         method = method_class(cell.settings.config, setup)
-        return Step(method.wrap(setup), method, protocol.precision, compiled=compiled)
+        net = method.wrap(setup)
+    if protocol.batch_size < method.min_images:
+        raise ValueError(
+            "the method cannot train on a batch of one image, because its batch norm sees one value a channel: "
+            f"choose a batch size of at least {method.min_images}"
+        )
+    return Step(net, method, protocol.precision, compiled=compiled)
 
 
 class StepObserver:

@@ -27,7 +27,7 @@ class Wanted:
     def by(cls, cell: Cell) -> Wanted:
         """What a cell wants."""
         kind, config = load_method(cell.method), cell.settings.config
-        return cls(cell.seed, kind.views(config), kind.all_needs(config), cell.epochs)
+        return cls(cell.seed, kind.views(config), kind.all_reads(config).teacher, cell.epochs)
 
     @property
     def cacheable(self) -> bool:

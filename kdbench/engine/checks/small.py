@@ -67,7 +67,7 @@ def make_cell(
     kind = load_method(method)
     return Cell(
         protocol=protocol,
-        teacher=TeacherRef(teacher, "file:0") if kind.teacher_reads else None,
+        teacher=TeacherRef(teacher, "file:0") if kind.READS.teacher else None,
         student=student,
         method=method,
         method_version=kind.VERSION,

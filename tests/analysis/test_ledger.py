@@ -10,7 +10,7 @@ import pytest
 from cells import Typed
 from fake_records import fake_record, write_records
 from scipy.stats import t, ttest_ind_from_stats
-from test_comparisons import split
+from test_comparison import split
 
 from kdbench.analysis.published.ledger import Claim, against_published, claims
 from kdbench.analysis.published.values import PublishedValue, load_published

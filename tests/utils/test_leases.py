@@ -200,7 +200,7 @@ def test_one_who_looked_long_ago_does_not_get_in_below(tmp_path: Path, monkeypat
 
     with Leases() as others, Leases() as late:
         monkeypatch.setattr(os, "link", slow_link)
-        with pytest.raises(Busy, match="has just been claimed"):
+        with pytest.raises(Busy, match="was just taken"):
             late.hold(tmp_path)
         assert (tmp_path / "claim-3").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["claim-3"]

@@ -130,7 +130,7 @@ def test_methods_are_kdbenchs_or_planned() -> None:
 
 
 def test_the_printed_table_is_reproduced(cifar100: Published) -> None:
-    expected = pd.read_csv(Path(__file__).parent / "data" / "pckd_table.csv", index_col="label", na_values="NA")
+    expected = pd.read_csv(Path(__file__).parent.parent / "data" / "pckd_table.csv", index_col="label", na_values="NA")
     assert expected.shape == (24, 7)
     assert expected.isna().sum().sum() == 5
     pd.testing.assert_frame_equal(cifar100.printed("pckd"), expected, check_names=False)

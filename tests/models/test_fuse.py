@@ -1,4 +1,4 @@
-"""A folded network says what the network says, with fewer batch norms."""
+"""A fused network says what the network says, with fewer batch norms."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from kdbench.models import NETWORKS, build_backbone
-from kdbench.models.fuse import folded
+from kdbench.models.fuse import fused
 from kdbench.net import PARTS, Backbone, Features, Net
 
 TIMM = ("timm:test_resnet", "timm:test_efficientnet", "timm:test_vit")
@@ -33,10 +33,9 @@ def test_every_part_is_equal(name: str) -> None:
     torch.manual_seed(0)
     backbone = build_backbone(name, 10, (32, 32))
     net = lively(Net(name, backbone, mean=(0.5,) * 3, std=(0.3,) * 3, image_size=(32, 32)).double())
-    made = folded(net)
+    made = fused(net)
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    lacks = {"preact"} if not net.has_preact else set()
-    reads = [part for part in PARTS - lacks if part != "stem" or net.stem_shape]
+    reads = PARTS - net.absent.keys()
     images = torch.rand(3, 3, 32, 32, dtype=torch.float64)
     with torch.no_grad():
         ours, theirs = made(images, reads), net(images, reads)
@@ -83,7 +82,7 @@ class Shared(Backbone):
 def test_an_output_that_is_read_elsewhere_is_left_alone(how: str, norms: int) -> None:
     torch.manual_seed(0)
     net = lively(Net("shared", Shared(how), mean=(0.0,) * 3, std=(1.0,) * 3, image_size=(6, 6)))
-    made = folded(net)
+    made = fused(net)
     assert count(made) == norms
     images = torch.rand(2, 3, 6, 6)
     with torch.no_grad():
@@ -101,7 +100,7 @@ class Peeking(Shared):
 def test_a_network_that_reads_its_layers_in_its_own_way_is_left_alone() -> None:
     torch.manual_seed(0)
     net = lively(Net("peeking", Peeking("plain"), mean=(0.0,) * 3, std=(1.0,) * 3, image_size=(6, 6)))
-    made = folded(net)
+    made = fused(net)
     assert count(made) == 2
     images = torch.rand(2, 3, 6, 6)
     with torch.no_grad():

@@ -10,8 +10,8 @@ import pytest
 from cells import Typed
 from fake_records import fake_record, write_records
 from scipy.stats import t
-from test_comparisons import split
-from test_runs import begin
+from test_comparison import split
+from test_records import begin
 
 from kdbench.analysis import splitting
 from kdbench.analysis.comparison import Comparison

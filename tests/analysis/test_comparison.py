@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fake_records import fake_grid, fake_record, write_records
-from test_runs import begin
+from test_records import begin
 
 from kdbench.analysis import splitting
 from kdbench.analysis.comparison import Comparison, select

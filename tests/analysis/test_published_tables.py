@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cells import Typed
 from fake_records import fake_grid, fake_record, write_records
-from test_comparisons import split
+from test_comparison import split
 from test_layouts import column
 
 from kdbench.analysis.published.tables import printed_table, published_tables, with_published
@@ -18,7 +18,7 @@ from kdbench.analysis.tables.layouts import paper
 from kdbench.analysis.tables.table import Entry
 
 PAIR = "wrn_40_2 wrn_16_2"
-with (Path(__file__).parent / "data" / "pckd_table.csv").open(encoding="utf-8") as file:
+with (Path(__file__).parent.parent / "data" / "pckd_table.csv").open(encoding="utf-8") as file:
     HEAD, *PRINTED = csv.reader(file)
 
 

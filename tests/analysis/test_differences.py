@@ -10,9 +10,9 @@ import pytest
 from cells import Typed
 from fake_records import fake_grid, fake_record, write_records
 from scipy.stats import friedmanchisquare, kendalltau, rankdata, t, ttest_rel, wilcoxon
-from test_comparisons import ALONE, split
+from test_comparison import ALONE, split
 from test_layouts import column, records
-from test_runs import begin
+from test_records import begin
 
 from kdbench.analysis import splitting
 from kdbench.analysis.comparison import Comparison

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.once
 
 @pytest.fixture(scope="module")
 def results(tiny_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    script = Path(__file__).with_name("kill_and_resume.py")
+    script = Path(__file__).parent.parent / "kill_and_resume.py"
     command = [sys.executable, str(script), str(tiny_npz), str(tmp_path_factory.mktemp("runs"))]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert ended.returncode == 0, ended.stderr
@@ -156,7 +156,7 @@ def test_a_damaged_state_is_named_and_the_one_before_it_is_kept(damage: str, tmp
     if damage == "flip":
         content[len(content) // 2] ^= 1
     path.write_bytes({"truncate": content[:-7], "flip": content, "empty": b"", "foreign": b"hello"}[damage])
-    with pytest.raises(UserError, match=r"state is damaged: delete that file to go on from the state before it"):
+    with pytest.raises(UserError, match=r"state is damaged: delete that file to resume from the state before it"):
         load_state(path)
     path.unlink()
     found = load_state(path)

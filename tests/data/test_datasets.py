@@ -392,7 +392,7 @@ def test_missing_arrays_are_named() -> None:
     arrays = small_arrays()
     del arrays["test_images"], arrays["test_labels"]
     text = message(lambda: from_arrays("mine", arrays))
-    assert text == "mine has no test_images, test_labels: name the arrays so, found train_images, train_labels"
+    assert text == "mine has no test_images, test_labels: name the arrays so; it holds train_images, train_labels"
     assert message(lambda: from_arrays("mine", {})).endswith("found nothing")
 
 

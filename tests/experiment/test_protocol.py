@@ -43,7 +43,7 @@ def test_what_a_protocol_names_exists(name: str) -> None:
     protocol = load_protocol(name)
     networks = [*protocol.network_learning_rate, *protocol.accuracy, *protocol.try_pair.split(">")]
     assert all(canonical_network(n) == n for n in networks)
-    assert not load_method(protocol.alone).teacher_reads
+    assert not load_method(protocol.alone).READS.teacher
     for method in protocol.try_methods:
         load_method(method)
 
@@ -85,7 +85,7 @@ def test_settings_of_several_methods_and_several_values() -> None:
     assert chosen["dkd"] == [{"temperature": t, "beta": b} for t in (2, 4) for b in (1, 8)]
     with pytest.raises(UserError, match="none of kd, dkd has such a setting"):
         parse_settings(["temprature=2"], ["kd", "dkd"])
-    with pytest.raises(UserError, match="method pckd is not asked for"):
+    with pytest.raises(UserError, match="method pckd is not among those of --method"):
         parse_settings(["pckd.beta=2"], ["kd", "dkd"])
 
 
