@@ -34,7 +34,7 @@ def bench(
     from kdbench.cli import bench_table  # noqa: PLC0415
     from kdbench.data.datasets import random_dataset  # noqa: PLC0415
     from kdbench.engine import bench as timing  # noqa: PLC0415
-    from kdbench.engine.run import Options  # noqa: PLC0415
+    from kdbench.engine.options import Options  # noqa: PLC0415
     from kdbench.experiment.pairs import named_pairs  # noqa: PLC0415
     from kdbench.experiment.protocol import load_protocol  # noqa: PLC0415
     from kdbench.experiment.registry import method_name  # noqa: PLC0415
