@@ -16,7 +16,7 @@ from typing import Any, final
 import submitit
 
 from kdbench.errors import UserError
-from kdbench.experiment.cell import Cell
+from kdbench.experiment.cell import Cell, by_teacher, lockstep_groups
 from kdbench.grid.code_copy import copy_code
 from kdbench.grid.grid import Grid
 from kdbench.grid.job import GridJob
@@ -24,7 +24,7 @@ from kdbench.grid.overview import Overview
 from kdbench.grid.states import State
 from kdbench.grid.submissions import Launch, Submission, SubmittedJob, new_folder
 from kdbench.grid.worker import Workload
-from kdbench.teachers.plan import Wanted, by_teacher, lockstep_groups
+from kdbench.teachers.demand import Wanted
 from kdbench.utils.text import counted
 
 from .profile import Profile, Resources, Stage
@@ -85,7 +85,7 @@ class Submitter:
         self._setup = copy_code(self._folder)
         try:
             trained = self._send("teacher", self._teacher_pieces(cells), report)
-            teacher_jobs |= {cell.taught.id: job for job, piece in trained for cell in piece.cells}
+            teacher_jobs |= {cell.as_teacher.id: job for job, piece in trained for cell in piece.cells}
             built = self._send("cache", self._cache_pieces(cells, teacher_jobs), report)
             cache_jobs = {piece.cells[0].teacher.id: job for job, piece in built if piece.cells[0].teacher}
             self._send("students", self._student_pieces(cells, teacher_jobs, cache_jobs), report)
@@ -116,12 +116,12 @@ class Submitter:
         jobs = {}
         for status in self._overview.teachers:
             if status.state == State.QUEUED:
-                jobs[status.cell.taught.id] = self._overview.jobs[status.cell.id][1].id
+                jobs[status.cell.as_teacher.id] = self._overview.jobs[status.cell.id][1].id
             elif status.state == State.RUNNING:
                 holder = status.holder
                 if not (holder and holder.job):
                     raise UserError(f"teacher {status.cell} is being trained by {holder}: submit when it is finished")
-                jobs[status.cell.taught.id] = holder.job.id
+                jobs[status.cell.as_teacher.id] = holder.job.id
         return jobs
 
     def _teacher_pieces(self, cells: Sequence[Cell]) -> list[Piece]:
@@ -129,7 +129,7 @@ class Submitter:
         return [
             Piece(self._workload(train=(status.cell,)), (status.cell,))
             for status in self._overview.teachers
-            if status.cell.taught.id in needed and status.state in (State.PLANNED, State.LOST, State.DONE)
+            if status.cell.as_teacher.id in needed and status.state in (State.PLANNED, State.LOST, State.DONE)
         ]
 
     def _cache_pieces(self, cells: Sequence[Cell], teacher_jobs: dict[str, str]) -> list[Piece]:

@@ -45,13 +45,14 @@ def cache_build(
     from kdbench.engine.display import Display
     from kdbench.experiment.pairs import TeacherSpec
     from kdbench.models import canonical_network
-    from kdbench.teachers.plan import Demand, Wanted
+    from kdbench.teachers.demand import Wanted
+    from kdbench.teachers.plan import Demand
 
     session = open_session(
         protocol, runs=runs, data=data, epochs=epochs, precision=precision, device=device, download=download
     )
     spec = TeacherSpec.parse(teacher)
-    card = session.teacher_card(spec, canonical_network(spec.network))
+    card = session.teachers.find(spec, canonical_network(spec.network))
     cells = [
         session.cell(method=name, student=card.network, teacher=card.spec, seed=number)
         for name in method
@@ -61,7 +62,8 @@ def cache_build(
         names = ", ".join(sorted(uncacheable))
         raise UserError(f"method {names} reads outputs that caches do not store, such as feature maps: leave it out")
     with Display(console()) as display:
-        cache = Demand.of(session, card, [Wanted.by(cell) for cell in cells]).build(session, display)
+        demand = Demand.of(session.teachers, card, [Wanted.by(cell) for cell in cells])
+        cache = demand.build(session.teachers, display)
     methods = ", ".join(dict.fromkeys(cell.method for cell in cells))
     echo(f"cache {cache.folder} holds all teacher outputs that {methods} will read")
 

@@ -196,7 +196,7 @@ def grid_retry(
     for status in again.values():
         (status.folder / FAILURE).unlink(missing_ok=True)
     opened = open_grid(context, file, runs, data)
-    teachers = {status.cell.taught.id for status in again.values()}
+    teachers = {status.cell.as_teacher.id for status in again.values()}
     cells = [
         status.cell
         for status in opened.overview.statuses

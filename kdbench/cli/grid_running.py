@@ -109,7 +109,7 @@ def cells_to_run(opened: OpenGrid, *, slurm: bool = False) -> list[Cell]:
 
     overview = opened.overview
     cells, num_elsewhere, num_orphans = [], 0, 0
-    failed_teachers = {status.cell.taught.id for status in overview.teachers if status.state == State.FAILED}
+    failed_teachers = {status.cell.as_teacher.id for status in overview.teachers if status.state == State.FAILED}
     for status in overview.statuses:
         if status.state in (State.PLANNED, State.LOST):
             orphan = status.cell.teacher is not None and status.cell.teacher.id in failed_teachers

@@ -1,4 +1,4 @@
-"""Images that live on the device, and are augmented there.
+"""Images that stay on the device and are augmented there.
 
 Legend: ``N`` training images, ``B`` images of a batch, ``V`` views of an image, ``H`` x ``W`` pixels.
 """
@@ -82,7 +82,7 @@ class ResidentImages:
         self._pixels = pixels.view(torch.int32).flatten()
 
         # Turning commutes with padding, so the views are windows of eight versions of the padded image. Views that
-        # a non-square image does not have point behind the last pixel: asking for one is an IndexError.
+        # a non-square image does not have point behind the last pixel: reading one is an IndexError.
         grid = torch.arange(self._area).view(rows, columns)
         first = torch.full((8, offsets, offsets), num_images * self._area)
         steps = torch.zeros(8, height, width, dtype=torch.int64)

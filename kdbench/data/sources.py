@@ -1,4 +1,4 @@
-"""Where the known data sets come from: scikit-learn's wheel, or files in torchvision's layout."""
+"""Read the data sets known by name: from scikit-learn's wheel, or from files in torchvision's layout."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 A view is an integer id for (flip, quarter turns, dy, dx): the image is mirrored left-right or not, THEN turned
 counter-clockwise by quarter turns, THEN padded with ``pad`` zeros on each side and cropped back to its size with
 the upper left corner at (dy, dx). `order` and `views` are pure functions of the seed and the epoch, so every
-method sees the same batches, and what will be seen is known before training.
+method sees the same batches, and all views are known before training.
 
 Legend: ``N`` training images, ``B`` images of a batch, ``V`` views of an image, ``H`` x ``W`` pixels.
 """

@@ -11,8 +11,8 @@ from torch import nn
 
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.protocol import Protocol
-from kdbench.method import Loss, Method
-from kdbench.net import Net, Part
+from kdbench.method import Loss, Method, Reads
+from kdbench.net import Net
 
 
 @final
@@ -21,10 +21,8 @@ class Phase:
     """Epochs with one loss, one schedule of the learning rate and one set of trained parameters."""
 
     loss: Loss
-    student_reads: frozenset[Part]
-    """What the loss reads of the student, which is not run where that is nothing."""
-    needs: frozenset[Part]
-    """What it reads of the teacher, which is not run either."""
+    reads: Reads
+    """What the loss reads of student and teacher; a network of which that is nothing is not run."""
     last: int
     """Number of the last epoch: 0 where the protocol's first comes next."""
     epochs: int
@@ -87,8 +85,7 @@ def phases_of(cell: Cell, method: Method, student: Net) -> tuple[Phase, ...]:
     stays = _ids(frozen)
     main = Phase(
         loss=method.loss,
-        student_reads=method.student_reads,
-        needs=method.needs(method.config),
+        reads=method.reads(method.config, "training"),
         last=protocol.epochs,
         epochs=protocol.epochs,
         rate=lambda epoch: protocol.rate(cell.student, epoch),
@@ -104,8 +101,7 @@ def phases_of(cell: Cell, method: Method, student: Net) -> tuple[Phase, ...]:
     return (
         Phase(
             loss=first.loss,
-            student_reads=first.student_reads,
-            needs=method.pretraining_needs(method.config),
+            reads=method.reads(method.config, "pretraining"),
             last=0,
             epochs=before,
             rate=lambda epoch: highest * protocol.decay ** sum(epoch > part * before for part in milestones),

@@ -72,7 +72,7 @@ class Grid:
     def _teacher(self, spec: TeacherSpec) -> TeacherRef:
         session, network = self.session, spec.network
         cell = session.cell(method=session.protocol.alone, student=network, seed=0)
-        trained = cell.taught
+        trained = cell.as_teacher
         card: TeacherCard | None
         with error_context(self.file.path, "pairs", str(spec)):
             if spec.hash:

@@ -15,7 +15,7 @@ from kdbench.grid.estimate import GridEstimate
 from kdbench.grid.grid import Grid
 from kdbench.grid.shapes import data_shape
 from kdbench.grid.variants import Variant
-from kdbench.teachers.plan import Wanted
+from kdbench.teachers.demand import Wanted
 
 Observe = Callable[[str, float], None]
 """Called with what is being timed and the fraction of the work that is done, in [0, 1]."""

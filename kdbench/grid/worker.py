@@ -12,11 +12,12 @@ from typing import Any, final
 from kdbench.engine.display import Display
 from kdbench.engine.session import Session
 from kdbench.errors import Interrupted, UserError
-from kdbench.experiment.cell import Cell
+from kdbench.experiment.cell import Cell, by_teacher, lockstep_groups
 from kdbench.experiment.folder import FAILURE, RECORD
 from kdbench.teachers import cards as teachers
 from kdbench.teachers.cache import Estimate
-from kdbench.teachers.plan import CacheMode, Wanted, Watch, by_teacher, lockstep_groups
+from kdbench.teachers.demand import Wanted
+from kdbench.teachers.plan import CacheMode, Watch
 from kdbench.utils.leases import Busy, Superseded
 from kdbench.utils.scheduler import Scheduler
 from kdbench.utils.signals import Stop
@@ -119,7 +120,7 @@ class Worker:
         moved = False
         for cell in list(self._train.values()):
             check_signal()
-            if self._has_failed(cell) or cell.taught.id in self._teacher_ids():
+            if self._has_failed(cell) or cell.as_teacher.id in self._teacher_ids():
                 del self._train[cell.id]
                 moved = True
                 continue
@@ -207,7 +208,7 @@ class Worker:
 
     def _others_may_help(self) -> bool:
         """Return whether waiting makes sense: not for a cell whose teacher will never exist."""
-        to_train = {cell.taught.id for cell in self._train.values()}
+        to_train = {cell.as_teacher.id for cell in self._train.values()}
         teacher_ids = self._teacher_ids() | to_train
         return any(cell.teacher is None or cell.teacher.id in teacher_ids for cell in self._cells.values()) or bool(
             to_train

@@ -10,7 +10,7 @@ from kdbench.utils.streams import seeded
 
 
 def build_net(network: str, protocol: Protocol, dataset: Dataset, *, seed: int, purpose: str) -> Net:
-    """A freshly initialised network for a data set, its weights drawn from the stream of (seed, purpose)."""
+    """Build a network for a data set, with initial weights from the stream ``(seed, "init", purpose)``."""
     image_size = (dataset.train_images.shape[1], dataset.train_images.shape[2])
     with seeded(seed, "init", purpose):
         backbone = build_backbone(network, dataset.num_classes, image_size)

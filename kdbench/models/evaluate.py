@@ -1,4 +1,4 @@
-"""What is measured on the test set. Legend: ``N`` images, ``K`` classes."""
+"""Predict and measure on the test set. Legend: ``N`` images, ``K`` classes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ NUM_ECE_BINS = 15
 
 @torch.no_grad()
 def evaluate(logits: Tensor, targets: Tensor, teacher_logits: Tensor | None = None) -> dict[str, float]:
-    """Accuracy, calibration and fidelity.
+    """Return accuracy, calibration and fidelity.
 
     Parameters
     ----------
     logits, targets
         ``(N, K)`` and ``(N,)``.
     teacher_logits
-        ``(N, K)``; without it, the fidelity metrics are left out.
+        ``(N, K)``; without them, the fidelity metrics are left out.
 
     Returns
     -------
@@ -49,7 +49,7 @@ def evaluate(logits: Tensor, targets: Tensor, teacher_logits: Tensor | None = No
 
 
 def expected_calibration_error(probabilities: Tensor, targets: Tensor) -> float:
-    """ECE over 15 equal-width bins of confidence, in [0, 1] (Guo et al., ICML 2017, equation 3).
+    """Return the ECE over 15 equal-width bins of confidence, in [0, 1] (Guo et al., ICML 2017, equation 3).
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def expected_calibration_error(probabilities: Tensor, targets: Tensor) -> float:
 
 @torch.inference_mode()
 def predict(net: Net, images: Tensor) -> Tensor:
-    """Logits ``(N, K)``, in float32 and on the CPU, of uint8 images ``(N, H, W, 3)``; the net is left in eval mode."""
+    """Return float32 logits ``(N, K)`` on the CPU of uint8 images ``(N, H, W, 3)``; leave it in eval mode."""
     net.eval()
     device = net.mean.device
     parts = []

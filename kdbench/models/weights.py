@@ -1,4 +1,4 @@
-"""Builds, fills, saves and asks networks."""
+"""Save, read, load and hash the weights of networks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def save_weights(path: Path, net: Net, *, permit: Callable[[], None] = lambda: N
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read the state dict of a checkpoint: safetensors, or a file of torch.save as mdistiller and RepDistiller write.
 
-    No code in the file is run. A state dict under ``model`` or ``state_dict`` is found, a ``module.`` prefix dropped.
+    Never runs code of the file. Takes a state dict under ``model`` or ``state_dict``, and drops a ``module.`` prefix.
 
     Raises
     ------
@@ -69,18 +69,18 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(net: Net, weights: dict[str, Tensor], origin: str) -> None:
-    """Fill a network.
+    """Load weights into a network.
 
     Raises
     ------
     UserError
         The weights are those of another network or number of classes.
     """
-    own = net.backbone.state_dict()
+    expected = net.backbone.state_dict()
     prefix = net.backbone.PREFIX
     weights = {name if name.startswith(prefix) else prefix + name: value for name, value in weights.items()}
-    missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    shapes = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
+    missing, extra = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+    shapes = [k for k in expected.keys() & weights.keys() if expected[k].shape != weights[k].shape]
     parts = [
         f"{len(names)} {what} ({names[0]}{', ...' if len(names) > 1 else ''})"
         for names, what in ((missing, "missing"), (extra, "unknown"), (sorted(shapes), "of another shape"))

@@ -9,7 +9,7 @@ A holder is dead if, in this order:
 
 - it ran on this machine and its lock on the file is gone: the kernel drops it with the process;
 - the batch system says that its job has ended or was started again;
-- neither can be known, and its heart has not beaten for some minutes, by the clock of the file system.
+- neither is known, and its last heartbeat is some minutes old, by the clock of the file system.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from kdbench.utils.files import explain_os_errors
 from kdbench.utils.scheduler import Job, Scheduler
 
 BEAT = 10.0
-"""Seconds between two beats of a holder's heart."""
+"""Seconds between two heartbeats of a holder."""
 STALE = 180.0
-"""Seconds without a beat after which a holder is dead; network file systems may show a beat a minute late."""
+"""Seconds without a heartbeat after which a holder is dead; network file systems may show it a minute late."""
 MAX_CRASHES = 8
 """Deaths in a row without progress after which a cell has failed."""
 LEASE_PREFIX = "claim-"
@@ -58,7 +58,7 @@ class Holder:
     since: float
     """Seconds since 1970."""
     mark: int
-    """How far the work was when it was claimed: any number that changes with progress."""
+    """How far the work was when the lease was made: any number that changes with progress."""
     crashes: int
     """Holders in a row that died before this one without progress."""
 
@@ -95,7 +95,7 @@ class Lease:
         return self.holder.crashes
 
     def check(self) -> None:
-        """Make sure that this process still holds the folder; called right before each write.
+        """Make sure that this process still holds the folder; call it right before each write.
 
         Raises
         ------
@@ -104,10 +104,10 @@ class Lease:
         """
         self.superseded = self.superseded or not self._holds()
         if self.superseded:
-            raise Superseded(f"{self.path.parent} has been taken over by another process: this one stops")
+            raise Superseded(f"{self.path.parent} was taken over by another process: this one stops")
 
     def beat(self) -> None:
-        """Show that this process is alive."""
+        """Send a heartbeat: touch the file."""
         try:
             os.utime(self.path)
         except FileNotFoundError:
@@ -116,7 +116,7 @@ class Lease:
             pass  # a file system that cannot be reached now may be there at the next beat
 
     def release(self) -> None:
-        """Let others have the folder."""
+        """Give the folder up."""
         with contextlib.suppress(OSError):
             found = _read(self.path)
             if found and found.token == self.holder.token:
@@ -131,7 +131,7 @@ class Lease:
 
 @final
 class Leases(contextlib.AbstractContextManager["Leases"]):
-    """The folders that this process holds, with one heart for all; they are released at the end."""
+    """The folders that this process holds, with one heartbeat for all; they are released at the end."""
 
     def __init__(self, scheduler: Scheduler | None = None) -> None:
         self._scheduler = scheduler or Scheduler()
@@ -184,11 +184,11 @@ class Leases(contextlib.AbstractContextManager["Leases"]):
             try:
                 os.link(draft, path)
             except FileExistsError:
-                raise Busy(f"{folder} has just been claimed by another process: wait for it") from None
+                raise Busy(f"{folder} was just taken by another process: wait for it") from None
             lease = Lease(path, holder, os.dup(descriptor))
         self._held.append(lease)
         if _highest(folder) != path:  # this process slept between its look at the folder and its link
-            raise Busy(f"{folder} has just been claimed by another process: wait for it")
+            raise Busy(f"{folder} was just taken by another process: wait for it")
         for old in _all(folder):
             if old != path:
                 old.unlink(missing_ok=True)
@@ -210,19 +210,19 @@ class Leases(contextlib.AbstractContextManager["Leases"]):
 
 
 def _is_later(job: Job | None, than: Job | None) -> bool:
-    """Whether a job is a later start of another."""
+    """Return whether a job is a later start of another."""
     return bool(job and than and (job.cluster, job.id) == (than.cluster, than.id) and job.restarts > than.restarts)
 
 
 def holder_of(folder: Path) -> tuple[Path, Holder] | None:
-    """Return the lease of a folder and who made it, dead or alive."""
+    """Return the lease file of a folder and its holder, dead or alive; None if nobody holds it."""
     path = _highest(folder)
     holder = _read(path) if path else None
     return (path, holder) if path and holder else None
 
 
 def is_alive(holders: dict[Path, Holder], scheduler: Scheduler) -> dict[Path, bool]:
-    """Whether holders of leases live, as far as this machine's kernel and the batch system know."""
+    """Return which holders are alive, as far as this machine's kernel and the batch system know."""
     known = {path: lives for path, holder in holders.items() if (lives := _locked(path, holder)) is not None}
     jobs = {holder.job for path, holder in holders.items() if path not in known and holder.job}
     said = scheduler.alive(jobs) if jobs else {}
@@ -230,13 +230,13 @@ def is_alive(holders: dict[Path, Holder], scheduler: Scheduler) -> dict[Path, bo
 
 
 def living(holders: dict[Path, Holder], scheduler: Scheduler) -> set[Path]:
-    """Return the leases whose holders live, by this machine's clock where only the heartbeat tells."""
+    """Return the leases whose holders are alive, by this machine's clock where only the heartbeat tells."""
     known, now = is_alive(holders, scheduler), time.time()
     return {path for path in holders if known.get(path, _age(path, now) < STALE)}
 
 
 def _age(path: Path, now: float) -> float:
-    """Seconds since a holder's last beat."""
+    """Return the seconds since a holder's last heartbeat."""
     try:
         return now - path.stat().st_mtime
     except FileNotFoundError:
@@ -244,7 +244,7 @@ def _age(path: Path, now: float) -> float:
 
 
 def _locked(path: Path, holder: Holder) -> bool | None:
-    """Whether a process of this machine holds the lock on a lease; None for another machine's."""
+    """Return whether a process of this machine holds the lock on a lease; None for another machine's."""
     boot = _boot()
     if holder.boot != boot or (not boot and holder.host != socket.gethostname()):
         return None
@@ -265,7 +265,7 @@ def _locked(path: Path, holder: Holder) -> bool | None:
 
 @contextlib.contextmanager
 def _draft(folder: Path) -> Iterator[tuple[Path, int]]:
-    """A locked file that can be linked to a lease's name."""
+    """Make a locked file that can be linked to a lease's name."""
     folder.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=folder, prefix=".claim.", suffix=".tmp")
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def size(num_bytes: float) -> str:
-    """A number of bytes for people, e.g. 12.3 GB."""
+    """Return a number of bytes for people, e.g. 12.3 GB."""
     for unit in ("B", "kB", "MB", "GB"):
         if num_bytes < 1000:
             return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
@@ -13,7 +13,7 @@ def size(num_bytes: float) -> str:
 
 
 def clock(seconds: float) -> str:
-    """A duration as 0:05, 12:34 or 1:02:03."""
+    """Return a duration as 0:05, 12:34 or 1:02:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
