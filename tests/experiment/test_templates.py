@@ -69,8 +69,8 @@ def test_methods_are_listed_with_paper_needs_and_cost(typed: Typed) -> None:
     assert rows["mine"] == ["mine", "logits", "2024", paper, "logits", "1", f"{1281 * 100:,}", "file mine.py"]
     assert rows["kd"][-3:] == ["logits", "1", "0"]
     assert rows["ce"] == ["ce", "none", "the student alone, trained by cross entropy", "nothing", "1", "0"]
-    assert rows["kdsvd"][-1] == "refused"
-    assert re.search(r"^refused, kdsvd: KDSVD compares stages with equally many channels", out, flags=re.MULTILINE)
+    assert rows["kdsvd"][-1] == "unsupported"
+    assert re.search(r"^unsupported, kdsvd: KDSVD compares stages with equally many channels", out, flags=re.MULTILINE)
     code, _, err = typed("list", "networks", "--pair", "resnet20>resnet8")
     assert (code, err.count("\n")) == (2, 1)
     code, out, _ = typed("--methods", "own", "show", "mine")

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import kdbench.slurm.scheduler
 from kdbench.grid.grid import Grid
+from kdbench.grid.overview import read_overview
 from kdbench.grid.states import Status
-from kdbench.slurm.submissions import look
+from kdbench.utils.scheduler import Scheduler
 
 
 def write_grid(path: Path, pairs: Sequence[str] = ("resnet14>resnet8",), seeds: int = 2, **lines: Any) -> Path:
-    """A grid of 5 kinds a pair: the student alone, four that read a cache, one of them turning; one that reads maps."""
+    """A grid of 5 variants a pair: student only, three that read a cache, one with rotations; one that reads maps."""
     lines = {"protocol": "digits-demo-v1", "pairs": list(pairs), "seeds": seeds, "epochs": 2} | lines
     lines = {"methods": ["ce", "kd", "pckd", "reviewkd"]} | lines
     text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in lines.items())
@@ -24,7 +24,7 @@ def write_grid(path: Path, pairs: Sequence[str] = ("resnet14>resnet8",), seeds: 
 
 def opened(file: Path, npz: Path | None, runs: Path) -> tuple[Grid, list[Status]]:
     """A grid, and the states of its cells and of those that train its teachers."""
-    scheduler = kdbench.slurm.scheduler.Slurm()
+    scheduler = Scheduler()
     grid = Grid.open(file, runs=runs, data=f"npz:{npz}" if npz else None, device="cpu", scheduler=scheduler)
-    overview = look(grid, scheduler)
+    overview = read_overview(grid, scheduler)
     return grid, [*overview.statuses, *overview.teachers]

@@ -19,22 +19,23 @@ from kdbench.errors import UserError
 from kdbench.grid import cache_needs, estimate, shapes
 from kdbench.grid.estimate import GridEstimate
 from kdbench.grid.states import State
-from kdbench.grid.variants import kinds_of
+from kdbench.grid.variants import variants_of
 from kdbench.models import build_backbone
 from kdbench.teachers.cache_list import list_caches
 from kdbench.teachers.demand import Wanted, visited
 
 
-def test_cells_are_of_one_kind_if_only_their_seed_differs(half_done: tuple[Path, Path], tiny_npz: Path) -> None:
+def test_cells_of_one_variant_differ_only_in_their_seed(half_done: tuple[Path, Path], tiny_npz: Path) -> None:
     grid, statuses = opened(half_done[0], tiny_npz, half_done[1])
-    kinds = kinds_of([*statuses, statuses[0]])
-    assert [(kind.cell.method, len(kind.left), len(kind.done)) for kind in kinds] == [
+    variants = variants_of([*statuses, statuses[0]])
+    assert [(variant.cell.method, len(variant.left), len(variant.done)) for variant in variants] == [
         *(("ce", 2, 2), ("kd", 2, 2), ("kd", 2, 2), ("pckd", 2, 2), ("reviewkd", 2, 2)),
     ]
-    assert {cell.id for kind in kinds for cell in (*kind.left, *kind.done)} == {cell.id for cell in grid.cells}
-    for kind in kinds:
-        assert {cell.seed for cell in kind.left} == {3, 4}
-        assert len({cell.settings.config for cell in (*kind.left, *kind.done)}) == 1
+    sorted_cells = [cell for variant in variants for cell in (*variant.left, *variant.done)]
+    assert {cell.id for cell in sorted_cells} == {cell.id for cell in grid.cells}
+    for variant in variants:
+        assert {cell.seed for cell in variant.left} == {3, 4}
+        assert len({cell.settings.config for cell in (*variant.left, *variant.done)}) == 1
 
 
 def test_a_cache_lacks_what_new_seeds_visit(half_done: tuple[Path, Path], tiny_npz: Path) -> None:
@@ -91,7 +92,7 @@ def test_caches_that_the_live_teacher_is_asked_instead_of(
     assert found.caches == (replace(need, used=False),)
     assert found.disk.caches == 0
     assert not found.to_build
-    assert "too large: over half" in printed(grid_view.caches(found.caches))
+    assert "too large: more than half of the free disk" in printed(grid_view.caches(found.caches))
     monkeypatch.undo()
     grid, statuses = opened(write_grid(tmp_path / "once.toml", seeds=1, epochs=1, methods=["kd"]), tiny_npz, tmp_path)
     kd = [status for status in statuses if status.cell.settings.values().get("temperature") == 2.0]
@@ -161,9 +162,9 @@ def test_what_does_not_fit_is_said_with_a_way_out(half_done: tuple[Path, Path], 
 
     (line,) = told(found.disk.needed + 1)
     assert re.match(r"disk: about [\d.]+ MB for 10 cells, [\d.]+ kB for teacher caches and [\d.]+ MB for the", line)
-    assert line.endswith(f"are free in {grid.session.runs}")
+    assert line.endswith(f" free in {grid.session.runs}")
     _, line = told(found.disk.needed - 1)
-    assert "do not fit: name a folder on another disk with --runs DIR, or go without caches with --cache off" in line
+    assert "do not fit: name a folder on another disk with --runs DIR, or do without caches with --cache off" in line
     _, line = told(1)
     assert line.endswith("do not fit: name a folder on another disk with --runs DIR")
 
@@ -190,21 +191,24 @@ def test_the_plan_on_the_screen(plan: Any, half_done: tuple[Path, Path], tmp_pat
     out = plan(half_done[0], tmp_path / "fresh")
     assert re.search(r"^resnet14 +will be trained *$", out, flags=re.MULTILINE)
     assert re.search(r"^resnet14 +\d+ +[\d.]+ kB +nothing *$", out, flags=re.MULTILINE)
-    assert "time: not known for 6 of 6 kinds of cells, since none has been run: --measure" in out
+    assert (
+        "time: unknown for 6 of 6 variants (cells that differ only in their seed), none of which was run: add --m"
+        in out
+    )
     out = plan(half_done[0], tmp_path / "fresh", "--measure")
-    assert "not known" not in out
-    assert "6 of 6 kinds are known by some steps" in out
+    assert "unknown" not in out
+    assert "6 of 6 variants were timed on a few training steps" in out
     file = write_grid(tmp_path / "done.toml")
     out = plan(file, half_done[1])
     assert "time: nothing is left to run" in out
 
 
-def test_the_plan_says_which_pairs_a_method_refuses(plan: Any, tmp_path: Path) -> None:
+def test_the_plan_says_which_pairs_a_method_does_not_support(plan: Any, tmp_path: Path) -> None:
     """In the words in which its cells would fail, before anything is trained; the others are not named."""
     methods = ["ce", "kd", "fsp", "ofd", "simkd"]
     pairs = ["resnet14>resnet8", "resnet8x4>resnet8", "timm:test_resnet>resnet8"]
     out = plan(write_grid(tmp_path / "refused.toml", pairs, methods=methods), tmp_path / "fresh")
-    assert re.findall(r"^refused: (\w+ \S+): (\w+ \w+)", out, flags=re.MULTILINE) == [
+    assert re.findall(r"^unsupported: (\w+ \S+): (\w+ \w+)", out, flags=re.MULTILINE) == [
         ("fsp resnet8x4>resnet8", "FSP compares"),
         ("fsp timm:test_resnet>resnet8", "FSP compares"),
         ("ofd timm:test_resnet>resnet8", "OFD reads"),

@@ -77,13 +77,17 @@ def test_names_in_any_spelling_and_several_values(tmp_path: Path) -> None:
         (
             "ResNet50>MobileNetV2",
             "vgg-13>VGG8",
-            r"pairs = .*: pair vgg13>vgg8 is there twice: its cells",
+            r"pairs = .*: pair vgg13>vgg8 is listed twice: keep one",
         ),
-        ('"kd", "crd"', '"kd", "KD"', r"methods = .*: method kd is there twice"),
-        ("seeds    = 5", "seeds = [1, 2, 1]", r"seeds = \[1, 2, 1\]: seed 1 is there twice"),
-        ("seeds    = 5", "seeds = 0", r"seeds = 0: this must be how many seeds there are, at least 1, or a list"),
+        ('"kd", "crd"', '"kd", "KD"', r"methods = .*: method kd is listed twice"),
+        ("seeds    = 5", "seeds = [1, 2, 1]", r"seeds = \[1, 2, 1\]: seed 1 is listed twice"),
+        (
+            "seeds    = 5",
+            "seeds = 0",
+            r"seeds = 0: seeds must be a positive number \(5 means 1 to 5\) or a list such as",
+        ),
         ("seeds    = 5", "seeds = [-1]", r"seeds = \[-1\]: a seed must be between 0 and"),
-        ("seeds    = 5", "seeds = true", r"seeds = true: this must be how many seeds"),
+        ("seeds    = 5", "seeds = true", r"seeds = true: seeds must be a positive number"),
         ("seeds    = 5", "", r"has no line 'seeds'"),
         (
             "beta = 6.0",
@@ -91,15 +95,15 @@ def test_names_in_any_spelling_and_several_values(tmp_path: Path) -> None:
             r"\[method.dkd\] \{\"betta\": 6.0\}: method dkd has no setting 'betta'",
         ),
         ("beta = 6.0", "beta = 'x'", r"\[method.dkd\] .*: setting beta of method dkd must be float, not 'x'"),
-        ("beta = 6.0", "beta = [1, 1]", r"\[method.dkd\] .*: beta must be one value, or several that differ"),
+        ("beta = 6.0", "beta = [1, 1]", r"\[method.dkd\] .*: beta must be one value or a list of different values"),
         (
             "method.dkd",
             "method.fitnet",
             r"\[method.fitnet\] .*: unknown method 'fitnet': known of this grid are ce",
         ),
         ("cifar100-crd-v1", "imagenet", r"protocol = \"imagenet\": unknown protocol 'imagenet': known are cifar10"),
-        ("seeds    = 5", "seeds = 5\nepochs = 0", r"epochs = 0: there must be at least 1"),
-        ("seeds    = 5", 'seeds = 5\nepochs = "9"', r"epochs = \"9\": this must be a whole number"),
+        ("seeds    = 5", "seeds = 5\nepochs = 0", r"epochs = 0: epochs must be at least 1"),
+        ("seeds    = 5", 'seeds = 5\nepochs = "9"', r"epochs = \"9\": must be a whole number"),
         (
             "seeds    = 5",
             'seeds = 5\nprecision = "fp8"',
@@ -107,7 +111,7 @@ def test_names_in_any_spelling_and_several_values(tmp_path: Path) -> None:
         ),
         ("seeds    = 5", "seeds = 5\nseeds = 6", r"is not TOML: Cannot overwrite a value \(at line"),
         ('pairs    = ["', 'pairs    = "', r"is not TOML"),
-        ('["crd-same-family", "ResNet50>MobileNetV2"]', "[]", r"pairs = \[\]: this must be a list of pairs"),
+        ('["crd-same-family", "ResNet50>MobileNetV2"]', "[]", r"pairs = \[\]: must be a list of pairs"),
     ],
 )
 def test_a_mistake_in_the_file_names_the_line_and_what_is_known(old: str, new: str, said: str, tmp_path: Path) -> None:
@@ -122,4 +126,4 @@ def test_a_mistake_in_the_file_names_the_line_and_what_is_known(old: str, new: s
 def test_a_file_that_is_not_there(typed: Typed) -> None:
     code, _, err = typed("grid", "plan", "nothing.toml")
     assert (code, err.count("\n")) == (2, 1)
-    assert "there is no file nothing.toml" in err
+    assert "file nothing.toml does not exist" in err
