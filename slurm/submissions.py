@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from kdbench.data.datasets import NPZ
 from kdbench.engine.environment import CODE_STATE, code_state
-from kdbench.engine.session import NPZ
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.user_methods import FOLDERS, folders

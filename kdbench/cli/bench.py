@@ -39,10 +39,10 @@ def bench(
     from kdbench.experiment.protocol import load_protocol  # noqa: PLC0415
     from kdbench.experiment.registry import method_name  # noqa: PLC0415
     from kdbench.models import parse_pair  # noqa: PLC0415
-    from kdbench.utils.device import pick_device, processor  # noqa: PLC0415
+    from kdbench.utils.device import pick_device, prepare_process, processor  # noqa: PLC0415
 
     rules = load_protocol(protocol or load_protocol(DEMO).try_next).override(epochs=epochs, precision=precision)
-    chosen = pick_device(device, compiling=compile_)
+    chosen = prepare_process(pick_device(device, compiling=compile_))
     sets = named_pairs()
     words = pairs or [rules.try_pair]
     chosen_pairs = [p for word in words for p in (sets[word].pairs if word in sets else (parse_pair(word),))]

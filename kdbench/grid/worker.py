@@ -16,7 +16,8 @@ from kdbench.experiment.cell import Cell, by_teacher, lockstep_groups
 from kdbench.experiment.folder import FAILURE, RECORD
 from kdbench.teachers import cards as teachers
 from kdbench.teachers.demand import Wanted
-from kdbench.teachers.plan import CacheMode, Watch
+from kdbench.teachers.plan import CacheMode
+from kdbench.teachers.watch import Estimate, Watch
 from kdbench.utils.leases import Busy, Superseded
 from kdbench.utils.scheduler import Scheduler
 from kdbench.utils.signals import Stop
@@ -59,7 +60,15 @@ class _Impatient(Watch):
     """Shows the building of caches, and does not wait for one that another process builds."""
 
     def __init__(self, display: Display) -> None:
-        self.estimate, self.progress = display.estimate, display.progress  # type: ignore[method-assign]
+        self._display = display
+
+    def estimate(self, teacher: str, estimate: Estimate) -> None:
+        """Show what the build will take."""
+        self._display.estimate(teacher, estimate)
+
+    def progress(self, done: int, total: int, seconds_left: float) -> None:
+        """Show how far it is."""
+        self._display.progress(done, total, seconds_left)
 
     def waiting(self, teacher: str) -> None:
         """Give up for now."""

@@ -37,9 +37,8 @@ from kdbench.grid.variants import kinds_of
 from kdbench.method import PLAIN, ViewPlan
 from kdbench.models import NETWORKS, build_backbone
 from kdbench.slurm.submissions import look
-from kdbench.teachers.cache import Visits
 from kdbench.teachers.cache_list import list_caches
-from kdbench.teachers.demand import Wanted, visited
+from kdbench.teachers.demand import Visits, Wanted, visited
 from kdbench.teachers.outputs import LiveTeacher
 
 TURNS = ViewPlan((0, 1, 2, 3))
