@@ -43,8 +43,8 @@ def validate(method: str) -> None:
     from rich.progress import Progress, SpinnerColumn, TextColumn  # noqa: PLC0415
 
     from kdbench.engine.checks import validate as checking  # noqa: PLC0415
-    from kdbench.engine.checks.rules import CHECKS  # noqa: PLC0415
     from kdbench.engine.checks.small import PAIRS  # noqa: PLC0415
+    from kdbench.engine.checks.table import CHECKS  # noqa: PLC0415
     from kdbench.experiment.registry import load_method, method_name, method_source  # noqa: PLC0415
 
     name = method_name(method)

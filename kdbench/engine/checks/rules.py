@@ -1,15 +1,14 @@
 """What must hold for every method: one function a check, which looks at a :class:`kdbench.engine.checks.small.Trial`.
 
-``kdbench validate`` and the tests run the same table.
+A function raises ``Broken`` if its rule does not hold; `kdbench.engine.checks.table` has each rule in words.
 """
 
 from __future__ import annotations
 
-import inspect
 import math
 import typing
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import final
 
 import torch
@@ -36,36 +35,8 @@ class Broken(Exception):
     """A check does not hold; the text says what was seen."""
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that must hold. Its function's docstring says what in its first line, and then what to do if not."""
-
-    holds: Callable[[Trial], None]
-    """Raises ``Broken`` if it does not, and ``Refused`` where the method says that it cannot work."""
-    every_pair: bool = True
-    """Whether it is asked on every pair; on the first one alone otherwise."""
-
-    @property
-    def what(self) -> str:
-        """What must hold."""
-        return self._text()[0]
-
-    @property
-    def remedy(self) -> str:
-        """What to do if it does not."""
-        return self._text()[2]
-
-    def _text(self) -> tuple[str, str, str]:
-        lines = (inspect.getdoc(self.holds) or "").partition("\n\n")
-        return lines[0].rstrip("."), lines[1], " ".join(lines[2].split())
-
-
 def losses(trial: Trial) -> None:
-    """Every term of the loss has a name and is finite.
-
-    Return a dict of scalars; guard logarithms and divisions, or add a small number where the authors do.
-    """
+    """Raise Broken unless every term of the loss has a name and is finite."""
     for epoch in trial.epochs:
         for step, terms in enumerate(epoch.terms, 1):
             if not terms:
@@ -80,10 +51,7 @@ def losses(trial: Trial) -> None:
 
 
 def reads(trial: Trial) -> None:
-    """What the loss reads is declared.
-
-    Name it in READS, or where it depends on settings in reads(), and take it from what loss() is given.
-    """
+    """Raise Broken unless what the loss reads is declared."""
     kind = load_method(trial.method)
     try:
         epochs = trial.epochs
@@ -97,10 +65,7 @@ def reads(trial: Trial) -> None:
 
 
 def gradients(trial: Trial) -> None:
-    """Every trainable parameter gets a finite gradient.
-
-    Use it in loss(), drop it, or make it a buffer; a .detach() or no_grad() may stand in the way.
-    """
+    """Raise Broken unless every trainable parameter gets a finite gradient."""
     names = {name for epoch in trial.epochs for name in trained(epoch.run)}
     if missing := sorted(names.difference(*(epoch.reached for epoch in trial.epochs))):
         raise Broken(f"{_listed(missing)} get{'s' if len(missing) == 1 else ''} no gradient")
@@ -109,10 +74,7 @@ def gradients(trial: Trial) -> None:
 
 
 def teacher(trial: Trial) -> None:
-    """The teacher and all that is given stay as they are.
-
-    Work on copies, not with in-place operations, and do not register the teacher or a part of it as a module.
-    """
+    """Raise Broken unless the teacher and all that is given stay as they are."""
     for epoch in trial.epochs:
         if epoch.changed:
             raise Broken(f"loss() changes {_listed(sorted(epoch.changed))}")
@@ -127,10 +89,7 @@ def teacher(trial: Trial) -> None:
 
 
 def state(trial: Trial) -> None:
-    """A saved state comes back the same.
-
-    Keep state in parameters and buffers that state_dict() holds, of shapes that do not change.
-    """
+    """Raise Broken unless a saved state comes back the same."""
     for pair in trial.halves:
         first, second = pair.first, pair.second
         if _position(second) != _position(first):
@@ -140,10 +99,7 @@ def state(trial: Trial) -> None:
 
 
 def resume(trial: Trial) -> None:
-    """An interrupted run ends as an undisturbed one.
-
-    Keep what lives between steps in buffers (register_buffer), not in attributes or globals.
-    """
+    """Raise Broken unless an interrupted run ends as an undisturbed one."""
     for pair, epoch in zip(trial.halves, trial.epochs, strict=True):
         second = pair.second
         steps(second, NUM_STEPS - second.step)
@@ -152,28 +108,19 @@ def resume(trial: Trial) -> None:
 
 
 def repeat(trial: Trial) -> None:
-    """Two runs of one seed are equal.
-
-    Draw random numbers with torch, in loss() with generator=batch.generator, and keep nothing in globals.
-    """
+    """Raise Broken unless two runs of one seed are equal."""
     if [remembered(pair.first) for pair in trial.halves] != _first_steps(trial):
         raise Broken("two runs of one seed differ after their first step")
 
 
 def processes(trial: Trial) -> None:
-    """Two processes get the same.
-
-    Do not depend on the order of a set, on hash(), id(), the time or the process.
-    """
+    """Raise Broken unless two processes get the same."""
     if trial.elsewhere != _first_steps(trial):
         raise Broken("another process gets other weights in its first step")
 
 
 def seeds(trial: Trial) -> None:
-    """Another seed is another run.
-
-    Do not seed random numbers or set the student's weights yourself.
-    """
+    """Raise Broken unless another seed is another run."""
     run = trial.run(seed=2)
     steps(run, 1)
     if remembered(run) == _first_steps(trial)[0]:
@@ -181,10 +128,7 @@ def seeds(trial: Trial) -> None:
 
 
 def paired(trial: Trial) -> None:
-    """Student, order and views are those of all methods.
-
-    Leave setup.student as it is; override wrap() if it must be another network.
-    """
+    """Raise Broken unless student, order and views are those of all methods."""
     wraps = load_method(trial.method).wrap is not Method.wrap
     for epoch in trial.epochs:
         run = epoch.run
@@ -204,10 +148,7 @@ def paired(trial: Trial) -> None:
 
 
 def one_image(trial: Trial) -> None:
-    """A batch of one image trains, or is refused with the reason.
-
-    Do not divide by B - 1 or by a variance over the batch, or raise ValueError with the remedy.
-    """
+    """Raise Broken unless a batch of one image trains, or is refused with the reason."""
     for run in trial.runs(batch_size=1):
         try:
             steps(run, 1)
@@ -219,26 +160,17 @@ def one_image(trial: Trial) -> None:
 
 
 def bf16(trial: Trial) -> None:
-    """Training in bfloat16 is finite, losses are in float32.
-
-    Compute the loss in float32: call .float() on what it reads, and switch autocast off around matrix products.
-    """
+    """Raise Broken unless training in bfloat16 is finite, with losses in float32."""
     _trains_in(trial, "bf16")
 
 
 def fp16(trial: Trial) -> None:
-    """Training in float16 is finite, losses are in float32.
-
-    Compute the loss in float32: call .float() on what it reads, and switch autocast off around matrix products.
-    """
+    """Raise Broken unless training in float16 is finite, with losses in float32."""
     _trains_in(trial, "fp16")
 
 
 def no_waiting(trial: Trial) -> None:
-    """No step waits for the device.
-
-    No .item(), .tolist(), print, Python if on a tensor, boolean index or nonzero in loss(): use torch.where.
-    """
+    """Raise Broken if a step waits for the device."""
     # Tensors that have shapes but no values; what asks for a value fails, and so does what no CUDA graph can record.
     for epoch in trial.epochs:
         run = epoch.run
@@ -253,10 +185,7 @@ def no_waiting(trial: Trial) -> None:
 
 
 def in_place(trial: Trial) -> None:
-    """State changes in place.
-
-    Write into a buffer (copy_, lerp_, index_copy_) instead of assigning a new tensor to it.
-    """
+    """Raise Broken unless state changes in place."""
     for epoch in trial.epochs:
         before, after = epoch.places
         if moved := sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name)):
@@ -264,10 +193,7 @@ def in_place(trial: Trial) -> None:
 
 
 def recipe(trial: Trial) -> None:
-    """The recipe file fits the settings.
-
-    Mend the file that lies beside the method; 'kdbench show METHOD' lists settings, 'kdbench list pairs' pairs.
-    """
+    """Raise Broken unless the recipe file fits the settings."""
     known, default = typing.get_type_hints(load_method(trial.method).Config), load_method(trial.method).Config()
     defaults = {f.name: getattr(default, f.name) for f in fields(default)}
     seen: set[tuple[str, str]] = set()
@@ -344,24 +270,3 @@ def _values(error: Diverged) -> str:
 
 def _listed(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-CHECKS = {
-    "losses": Check(losses),
-    "reads": Check(reads),
-    "gradients": Check(gradients),
-    "teacher": Check(teacher),
-    "state": Check(state),
-    "resume": Check(resume),
-    "repeat": Check(repeat),
-    "processes": Check(processes, every_pair=False),
-    "seeds": Check(seeds, every_pair=False),
-    "paired": Check(paired),
-    "one image": Check(one_image, every_pair=False),
-    "bf16": Check(bf16, every_pair=False),
-    "fp16": Check(fp16, every_pair=False),
-    "no waiting": Check(no_waiting),
-    "in place": Check(in_place),
-    "recipe": Check(recipe, every_pair=False),
-}
-"""Every check by its name, in order; ``no waiting`` comes after what looks at weights."""
