@@ -1,4 +1,4 @@
-"""What must hold for every method: one function a check, which looks at a :class:`kdbench.engine.checks.watched.Watched`.
+"""What must hold for every method: one function a check, which looks at a `kdbench.engine.checks.watched.Watched`.
 
 A function raises ``Broken`` if its rule does not hold; `kdbench.engine.checks.table` has each rule in words.
 """
