@@ -33,12 +33,12 @@ from kdbench.experiment.folder import CONFIG, FAILURE
 from kdbench.method import PLAIN, ViewPlan
 from kdbench.net import Part
 from kdbench.teachers import cache as teacher_cache
-from kdbench.teachers import segments as cache_files
 from kdbench.teachers.cache import Identity, TeacherCache
 from kdbench.teachers.cache_list import list_caches, remove_cache
 from kdbench.teachers.demand import Visits
 from kdbench.teachers.outputs import LiveTeacher
 from kdbench.teachers.watch import Estimate, Watch
+from kdbench.utils import files
 from kdbench.utils.signals import Stop
 
 pytestmark = pytest.mark.once
@@ -172,7 +172,7 @@ def test_a_wish_to_stop_keeps_what_is_built(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_refused_with_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(cache_files.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage)
     pairs = visited()
     needed = len(pairs) * (8 + 5 * 4)
     with pytest.raises(UserError, match=rf"needs {needed / 1000:.1f} kB in .* but 1\.0 kB are free.*--cache off"):
@@ -429,7 +429,7 @@ def test_a_cache_that_does_not_fit_stops_only_those_that_need_it(
     session: kdbench.Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(session.runs)._replace(free=1000)
-    monkeypatch.setattr(cache_files.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage)
     outcomes = session.run_all(cells(session, "ce", "kd", "reviewkd", "dkd"), cache="on")
     assert [isinstance(outcome, UserError) for outcome in outcomes] == [False, True, False, True]
     assert re.search(r"needs .* kB in .* 1\.0 kB are free", str(outcomes[1]))
