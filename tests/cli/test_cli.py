@@ -53,7 +53,7 @@ def test_train_twice_then_table(typed: Typed, small: list[str]) -> None:
     assert {p.name for p in path.parent.iterdir()} >= {"config.toml", "metrics.jsonl", "model.safetensors"}
     code, out, err = typed(*words)
     assert code == 0
-    assert "found" in out
+    assert "already finished" in out
     code, out, err = typed("train", *small, "--student", "wrn_16_1", "--method", "ce")
     assert code == 0, err
     code, out, err = typed("table", "runs", "--format", "markdown")
@@ -68,7 +68,7 @@ def test_several_cells_of_one_command(typed: Typed, small: list[str]) -> None:
     make_teacher(typed, small)
     words = ["train", *small, "--teacher", "resnet8", "--student", "resnet8", "--student", "wrn_16_1"]
     words += ["--method", "ce", "--method", "kd", "--set", "temperature=2", "--set", "temperature=4", "--seed", "1"]
-    code, out, err = typed(*words, "--seed", "2", "--together", "4")
+    code, out, err = typed(*words, "--seed", "2", "--lockstep", "4")
     assert code == 0, err
     records = [json.loads(path.read_bytes()) for path in Path("runs").glob("**/seed[12]-*/record.json")]
     found = sorted((r["method"], r["student"], r["seed"], r["settings"].get("temperature", 0)) for r in records)
@@ -79,10 +79,10 @@ def test_several_cells_of_one_command(typed: Typed, small: list[str]) -> None:
     )
     assert sorted(r["cost"]["cells_together"] for r in records) == [2, 2, 2, 2, *[4] * 8]
     assert "kd temperature=2.0 resnet8>wrn_16_1 seed 2: " in out
-    assert "'kdbench table runs' compares them" in out
+    assert "type 'kdbench table runs' to compare them" in out
     code, out, _ = typed(*words)
     assert code == 0
-    assert out.count("found") == 6
+    assert out.count("already finished") == 6
 
 
 def test_a_cell_that_fails_is_named_when_the_others_are_done(typed: Typed, small: list[str]) -> None:
@@ -103,15 +103,15 @@ def test_caches_are_built_listed_and_pruned(typed: Typed, small: list[str]) -> N
     code, out, err = typed(*words, "--method", "kd", "--method", "PCKD")
     assert code == 0, err
     assert re.search(
-        r"cache of resnet8@[0-9a-f]{8}: \d+ views to ask for, [\d.]+ kB to write in runs/teacher-cache/", out
+        r"cache of resnet8@[0-9a-f]{8}: \d+ views to compute, [\d.]+ kB to write to runs/teacher-cache/", out
     )
-    assert "has all that kd, pckd will ask for" in out
+    assert "holds all teacher outputs that kd, pckd will read" in out
     code, out, _ = typed("cache", "list")
     (folder,) = Path("runs/teacher-cache").iterdir()
     assert re.search(rf"{folder.name} +resnet8 [0-9a-f]{{8}} +fp32 +\d+ +logits, penultimate +1 +0 ", out)
     code, out, err = typed("train", *small, "--teacher", "resnet8", "--student", "vgg8", "--method", "kd")
     assert code == 0, err
-    assert "to ask for" not in out
+    assert "to compute" not in out
     (record,) = Path("runs").glob("**/kd/*/record.json")
     assert json.loads(record.read_bytes())["cost"]["teacher_outputs"] == "cache"
     code, out, _ = typed("cache", "prune")
@@ -119,7 +119,7 @@ def test_caches_are_built_listed_and_pruned(typed: Typed, small: list[str]) -> N
     (folder / "0123456789abcdef.partial").mkdir()
     assert "unfinished builds deleted" in typed("cache", "prune")[1]
     code, _, err = typed("cache", "prune", "nothing")
-    assert (code, err) == (2, "kdbench: no cache nothing in runs: 'kdbench cache list' names those that are there\n")
+    assert (code, err) == (2, "kdbench: no cache nothing in runs: type 'kdbench cache list' to list those that exist\n")
     for teacher in Path("runs/digits-demo-v1/teachers").iterdir():
         teacher.rename(Path("elsewhere"))
     assert f"{folder.name}: deleted" in typed("cache", "prune")[1]

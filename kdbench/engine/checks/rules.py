@@ -7,24 +7,27 @@ from __future__ import annotations
 
 import math
 import typing
-from dataclasses import fields, replace
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import final
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
 from kdbench.data.views import order, views
-from kdbench.engine.checks.small import NUM_STEPS, steps
+from kdbench.engine.checks.small import NUM_STEPS, begin, steps
 from kdbench.engine.checks.watched import Refused, Trial, remembered, trained
 from kdbench.engine.progress import Diverged
 from kdbench.engine.run import Run
+from kdbench.engine.step import StepObserver
 from kdbench.errors import UserError
 from kdbench.experiment.registry import load_method, method_source
 from kdbench.experiment.settings import load_recipes, resolve_settings
-from kdbench.method import PLAIN, Batch, Loss, Method
+from kdbench.method import PLAIN, Method
 from kdbench.models import parse_pair
 from kdbench.models.build import build_net
-from kdbench.net import Outputs, Undeclared
+from kdbench.net import Undeclared
 from kdbench.utils.precision import Precision
 
 
@@ -89,7 +92,7 @@ def state(trial: Trial) -> None:
     """Raise Broken unless a saved state comes back the same."""
     for pair in trial.halves:
         first, second = pair.first, pair.second
-        if (second.epoch, second.step, second.sums) != (first.epoch, first.step, first.sums):
+        if _position(second) != _position(first):
             raise Broken("the position or the sums of the losses differ after a save")
         if pair.restored != remembered(first):
             raise Broken("parameters or buffers differ after a save")
@@ -135,10 +138,10 @@ def paired(trial: Trial) -> None:
             found = [own for other, own in epoch.student.items() if f".{other}".endswith(f".{name}")]
             if not any(torch.equal(value, own) for own in found) and (found or not wraps):
                 raise Broken(f"{name} of the student does not begin as under other methods")
-        numbers = order(run.cell.seed, epoch.number, len(trial.dataset.train_labels))
+        numbers = order(run.cell.seed, epoch.stream_epoch, len(trial.dataset.train_labels))
         if [index for seen, _ in epoch.seen for index in seen] != numbers.tolist():
             raise Broken("the images come in another order than under other methods")
-        ids = views(run.cell.seed, epoch.number, len(numbers), run.data.images.augmentation, PLAIN)[0]
+        ids = views(run.cell.seed, epoch.stream_epoch, len(numbers), run.data.images.augmentation, PLAIN)[0]
         for index, images in epoch.seen:
             if not torch.equal(images, run.data.images.augment(torch.tensor(index), ids[index])):
                 raise Broken("the plain views are not those of other methods")
@@ -149,7 +152,7 @@ def one_image(trial: Trial) -> None:
     for run in trial.runs(batch_size=1):
         try:
             steps(run, 1)
-            run.drain()
+            run.flush_losses()
         except Diverged as error:
             raise Broken(f"with one image, {_values(error)}") from None
         except ValueError as error:
@@ -171,12 +174,11 @@ def no_waiting(trial: Trial) -> None:
     # Tensors that have shapes but no values; what asks for a value fails, and so does what no CUDA graph can record.
     for epoch in trial.epochs:
         run = epoch.run
-        run.step = 0
-        # It has begun, which is no part of a step.
-        run.batches.begin = lambda epoch: None  # type: ignore[method-assign]  # noqa: ARG005
+        run.rewind()
+        step = begin(run)
         try:
             with FakeTensorMode(allow_non_fake_inputs=True):
-                steps(run, 1)
+                step()
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
             what = "the value of a tensor" if isinstance(error, DataDependentOutputException) else "a shape of values"
             raise Broken(f"{method_source(trial.method).place_of(error)}: it waits for {what}") from None
@@ -218,24 +220,31 @@ def recipe(trial: Trial) -> None:
             seen.add((entry.dataset, pair))
 
 
+@final
+class _LossTypes(StepObserver):
+    """Which terms of a loss are in half precision."""
+
+    def __init__(self) -> None:
+        self.seen: set[str] = set()
+        self.low: set[str] = set()
+
+    def computed(self, terms: Mapping[str, Tensor]) -> None:
+        """Look at the types of the terms."""
+        self.seen |= terms.keys()
+        self.low |= {name for name, term in terms.items() if term.dtype not in (torch.float32, torch.float64)}
+
+
 def _trains_in(trial: Trial, precision: Precision) -> None:
     for run in trial.runs(precision=precision):
-        low: set[str] = set()
-
-        def watched(
-            student: Outputs, teacher: Outputs, batch: Batch, *, loss: Loss = run.phase.loss, low: set[str] = low
-        ) -> dict[str, Tensor]:
-            terms = loss(student, teacher, batch)
-            low.update(name for name, term in terms.items() if term.dtype not in (torch.float32, torch.float64))
-            return terms
-
-        run.phase = replace(run.phase, loss=watched)
+        types = _LossTypes()
         try:
-            steps(run, NUM_STEPS - 1)
-            run.drain()
+            with run.observed(types):
+                steps(run, NUM_STEPS - 1)
+            run.flush_losses()
         except Diverged as error:
             raise Broken(_values(error)) from None
-        if low:
+        assert types.seen, "the loss was computed, and its observer has not seen it"
+        if low := types.low:
             raise Broken(f"{_listed(sorted(low))} of the loss {'is' if len(low) == 1 else 'are'} in half precision")
         if any(parameter.dtype != torch.float32 for parameter in run.parameters):
             raise Broken("a parameter is not float32 any more")
@@ -246,8 +255,13 @@ def _first_steps(trial: Trial) -> list[str]:
     return [epoch.remembered[0] for epoch in trial.epochs]
 
 
+def _position(run: Run) -> tuple[object, ...]:
+    """Where a run is, with the sums of its losses."""
+    return run.phase.pretraining, run.epoch, run.step, run.tally.sums
+
+
 def _phase(run: Run) -> str:
-    return " of pre-training" if run.phase is not run.phases[-1] else ""
+    return " of pre-training" if run.phase.pretraining else ""
 
 
 def _values(error: Diverged) -> str:
