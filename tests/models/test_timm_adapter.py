@@ -67,10 +67,8 @@ NO_MAP = {
     "test_vit_relpos": "tokens",
     "vit_tiny_patch16_224": "tokens",
     "test_convnext": "layers between",
-    "test_coatnet": "layers between",
     "test_mambaout": "layers between",
     "mobilenetv3_small_050": "layers between",
-    "pvt_v2_b0": "layers between",
 }
 
 
