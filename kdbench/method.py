@@ -201,7 +201,7 @@ class Method(nn.Module, abc.ABC):
     READS: ClassVar[Reads]
     """What the loss reads with the usual settings. A method that names no part of the teacher here has none."""
     MIN_STAGES: ClassVar[int] = 0
-    """Stages that each network must have."""
+    """Stages that each network must have, the teacher where there is one."""
     MIN_CLASSES: ClassVar[int] = 1
     """Classes that the data set must have."""
     VIEWS: ClassVar[ViewPlan] = PLAIN
@@ -212,7 +212,7 @@ class Method(nn.Module, abc.ABC):
     """Where paper and code differ, and which one the defaults follow."""
 
     min_images: int = 1
-    """Images that a training batch must have; 2 for a batch norm of single values. Set in ``__init__``."""
+    """Fewest images of a training batch; 2 where a batch norm sees one value of an image. Set in ``__init__``."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(BaseConfig):
@@ -231,7 +231,7 @@ class Method(nn.Module, abc.ABC):
                 f"{type(self).__name__} needs at least {self.MIN_CLASSES} classes, not {setup.student.num_classes}: "
                 "choose another data set, or another method"
             )
-        for net in (setup.student, setup.teacher) if self.MIN_STAGES else ():
+        for net in (setup.student, *([setup.teacher] if self.READS.teacher else [])):
             if len(net.shapes) < self.MIN_STAGES:
                 raise ValueError(
                     f"{type(self).__name__} needs networks of at least {self.MIN_STAGES} "
