@@ -275,7 +275,7 @@ MISTAKES = [
     ),
     (
         ["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--together", "0"],
-        "together",
+        "--lockstep must be at least 1",
     ),
     (["cache", "build", "--protocol", "digits-demo-v1", "--teacher", "vgg8", "--method", "kd"], "no teacher vgg8"),
     (["bench", "resnet8"], "is no pair"),
