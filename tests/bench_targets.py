@@ -21,7 +21,7 @@ from torch.nn import functional
 from kdbench.data.datasets import random_dataset
 from kdbench.data.views import order, views
 from kdbench.engine.bench import Bench, Work, alternate, ratio
-from kdbench.engine.run import Options
+from kdbench.engine.options import Options
 from kdbench.experiment.pairs import Pair
 from kdbench.experiment.protocol import load_protocol
 from kdbench.method import PLAIN

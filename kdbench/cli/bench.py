@@ -44,7 +44,7 @@ def bench(
     from kdbench.cli import bench_table
     from kdbench.data.datasets import random_dataset
     from kdbench.engine import bench as timing
-    from kdbench.engine.run import Options
+    from kdbench.engine.options import Options
     from kdbench.experiment.pairs import named_pairs
     from kdbench.experiment.protocol import load_protocol
     from kdbench.experiment.registry import method_name

@@ -51,8 +51,8 @@ def validate(method: Annotated[str, typer.Argument(help="Method; 'kdbench list m
     from rich.progress import Progress, SpinnerColumn, TextColumn
 
     from kdbench.engine.checks import validate as checking
-    from kdbench.engine.checks.rules import CHECKS
     from kdbench.engine.checks.small import PAIRS
+    from kdbench.engine.checks.table import CHECKS
     from kdbench.experiment.registry import load_method, method_name, method_source
 
     name = method_name(method)

@@ -13,9 +13,9 @@ import torch
 from kdbench.data.batches import DeviceData
 from kdbench.data.datasets import Dataset, load_dataset
 from kdbench.data.lazy import LazyData
+from kdbench.engine.options import Options
 from kdbench.engine.outcomes import Outcome
 from kdbench.engine.progress import Observer, Observers, quietly
-from kdbench.engine.run import Options
 from kdbench.engine.train import train_cells
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell, TeacherRef, lockstep_groups

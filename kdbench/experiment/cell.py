@@ -75,7 +75,7 @@ class Cell:
 
     @cached_property
     def epochs(self) -> range:
-        """Numbers of its epochs: 1 is the protocol's first; the last epoch of pre-training, if any, is 0."""
+        """Numbers of its epochs in streams and views: 1 is the protocol's first, and pre-training ends with 0."""
         before = load_method(self.method).pretraining_epochs(self.settings.config, self.protocol.epochs)
         return range(1 - before, self.protocol.epochs + 1)
 

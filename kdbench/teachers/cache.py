@@ -101,7 +101,7 @@ class Visits:
         self._visited = torch.zeros(num_images * augmentation.num_views, dtype=torch.bool)
 
     def add(self, seed: int, epochs: range, plan: ViewPlan) -> None:
-        """Add what a seed visits in some epochs, counted from 1."""
+        """Add what a seed visits in epochs, given by their numbers in streams."""
         index = torch.arange(self._num_images)
         for epoch in epochs:
             ids = views(seed, epoch, self._num_images, self._augmentation, plan)

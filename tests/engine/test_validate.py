@@ -9,8 +9,8 @@ import pytest
 from cells import Typed
 from own_files import write_own
 
-from kdbench.engine.checks.rules import CHECKS
 from kdbench.engine.checks.small import PAIRS
+from kdbench.engine.checks.table import CHECKS
 from kdbench.engine.checks.validate import Verdict, judge, remarks, rows
 from kdbench.engine.checks.watched import Trial, trained
 from kdbench.experiment.user_methods import FOLDERS

@@ -17,6 +17,7 @@ from own_files import write_own
 import kdbench
 from kdbench.cli.catalogue import paper_line
 from kdbench.engine.run import Run
+from kdbench.engine.run_state import save
 from kdbench.errors import UserError
 from kdbench.experiment.registry import load_method, method_name, method_names, method_source, method_sources
 from kdbench.experiment.user_methods import FOLDERS
@@ -77,7 +78,7 @@ def test_a_state_of_other_code_is_refused(own: Path, tiny_npz: Path, tmp_path: P
 
     def save_and_stop(run: Run) -> None:
         begun.append(run)
-        run.save()
+        save(run)
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patched:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from cells import METHODS, REFUSED
 
-from kdbench.engine.checks.rules import CHECKS
 from kdbench.engine.checks.small import PAIRS
+from kdbench.engine.checks.table import CHECKS
 from kdbench.engine.checks.watched import Refused, Trial, first_steps_elsewhere
 from kdbench.experiment.registry import method_names
 

@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import cells
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,6 +20,7 @@ from torch.nn import functional
 
 import kdbench.methods
 from kdbench.config import field_docs
+from kdbench.experiment.registry import load_method
 from kdbench.experiment.settings import resolve_settings
 from kdbench.functional import inner_products, warmup_factor
 from kdbench.method import PLAIN, Method
@@ -26,29 +28,17 @@ from kdbench.methods import (
     ab,
     at,
     cc,
-    ce,
     crd,
-    ctkd,
-    dist,
     dkd,
     fitnet,
-    fsp,
     ft,
-    ickd,
     kd,
-    kdsvd,
-    mlld,
-    nkd,
     nst,
-    ofd,
     pckd,
     pkt,
     reviewkd,
     rkd,
-    simkd,
     sp,
-    srrl,
-    sskd,
     vid,
 )
 from kdbench.methods._task import TaskMethod
@@ -56,17 +46,10 @@ from kdbench.net import Outputs
 
 pytestmark = pytest.mark.once
 
-METHODS: list[type[Method]] = [
-    *(ce.CE, kd.KD, dkd.DKD, crd.CRD, reviewkd.ReviewKD, pckd.PCKD),
-    *(at.AT, sp.SP, pkt.PKT, rkd.RKD, nst.NST, cc.CC, kdsvd.KDSVD),
-    *(fitnet.FitNet, dist.DIST, nkd.NKD, vid.VID, ofd.OFD, srrl.SRRL, ickd.ICKD),
-    *(ab.AB, fsp.FSP, ft.FT, sskd.SSKD),
-    *(ctkd.CTKD, mlld.MLLD),
-]
-# SimKD's loss is of a network that it makes of the student; see test_simkd.py.
-DESCRIBED: list[type[Method]] = [*METHODS, simkd.SimKD]
-# Settings with which a method does not depend on the order of a batch, where that is not its default.
-UNORDERED: dict[type[Method], dict[str, Any]] = {cc.CC: {"form": "kernel"}, sskd.SSKD: {"ss_ratio": 1.0}}
+DESCRIBED: list[type[Method]] = [load_method(name) for name in cells.METHODS]
+# A loss of a network that the method makes of the student has tests of its own.
+METHODS: list[type[Method]] = [method for method in DESCRIBED if method.wrap is Method.wrap]
+UNORDERED = {load_method(name): settings for name, settings in cells.UNORDERED.items()}
 CIFAR_PAIRS = {
     *("wrn_40_2>wrn_16_2", "wrn_40_2>wrn_40_1", "resnet56>resnet20", "resnet110>resnet20", "resnet110>resnet32"),
     *("resnet32x4>resnet8x4", "vgg13>vgg8", "vgg13>MobileNetV2", "ResNet50>MobileNetV2", "ResNet50>vgg8"),

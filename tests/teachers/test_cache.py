@@ -23,9 +23,10 @@ from kdbench.data.batches import Batches, DeviceData
 from kdbench.data.datasets import load_dataset
 from kdbench.data.views import Augmentation, views
 from kdbench.engine.lockstep import Lockstep
+from kdbench.engine.options import Options
 from kdbench.engine.outcomes import Outcomes
 from kdbench.engine.progress import Progress, quietly
-from kdbench.engine.run import Options, Run
+from kdbench.engine.run import Run
 from kdbench.errors import Interrupted, UserError
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.folder import CONFIG, FAILURE

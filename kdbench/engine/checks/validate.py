@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, final
 
-from kdbench.engine.checks.rules import CHECKS, Broken
+from kdbench.engine.checks.rules import Broken
 from kdbench.engine.checks.small import PAIRS
+from kdbench.engine.checks.table import CHECKS
 from kdbench.engine.checks.watched import Refused, Trial
 from kdbench.experiment.pairs import Pair
 from kdbench.experiment.registry import method_source
