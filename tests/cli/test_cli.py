@@ -17,11 +17,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import typer
 from cells import Typed
+from own_files import write_own
+from typer.testing import CliRunner
 
 import kdbench
+from kdbench import cli
+from kdbench.cli.options import next_command
 from kdbench.data.datasets import load_dataset
 from kdbench.experiment.protocol import load_protocol
+from kdbench.experiment.user_methods import FOLDERS
 from kdbench.models import build_backbone
 
 
@@ -92,6 +98,80 @@ def test_a_cell_that_fails_is_named_when_the_others_are_done(typed: Typed, small
     assert code == 2
     assert re.fullmatch(r"kdbench: kd kd_weight=1e\+38 resnet8>resnet8 seed 1 failed: diverged in .*\n", err)
     assert len(list(Path("runs").glob("**/dkd/*/record.json"))) == 1
+
+
+def test_every_cell_that_fails_is_a_line(typed: Typed, small: list[str]) -> None:
+    """A mistake in a method, too, is a line that says where its traceback is, and hides no other failure."""
+    write_own(Path("own"), loss='raise RuntimeError("a tree fell")')
+    make_teacher(typed, small)
+    words = ["train", *small, "--teacher", "resnet8", "--student", "resnet8", "--method", "mine", "--method", "kd"]
+    code, _, err = typed("--methods", "own", *words, "--method", "ce", "--set", "kd.kd_weight=1e38")
+    assert code == 1
+    mine, kd = err.splitlines()
+    (failure,) = Path("runs").glob("**/mine/*/failed.json")
+    place = Path("own/mine.py").absolute()
+    assert re.fullmatch(
+        rf"kdbench: mine resnet8>resnet8 seed 1 failed: {place}, line \d+: RuntimeError: a tree fell; "
+        rf"traceback: {failure}",
+        mine,
+    )
+    assert "Traceback" in json.loads(failure.read_text())["traceback"]
+    assert kd.startswith("kdbench: kd kd_weight=1e+38 resnet8>resnet8 seed 1 failed: diverged in ")
+    assert len(list(Path("runs").glob("**/ce/*/record.json"))) == 2
+
+
+def test_the_earlier_name_of_lockstep_is_still_an_option(typed: Typed, small: list[str]) -> None:
+    words = ["train", *small, "--student", "resnet8", "--method", "ce"]
+    assert typed(*words, "--together", "1", "--seed", "1", "--seed", "2")[0] == 0
+    records = [json.loads(path.read_bytes()) for path in Path("runs").glob("**/record.json")]
+    assert [record["cost"]["cells_together"] for record in records] == [1, 1]
+    assert typed("grid", "run", "nothing.toml", "--together", "2")[2].startswith("kdbench: file nothing.toml does not")
+    out = typed("train", "--help")[1]
+    assert "--lockstep" in out
+    assert "--together" not in out
+
+
+@pytest.mark.parametrize(
+    ("typed_words", "command"),
+    [
+        ([], "'kdbench grid retry g.toml'"),
+        (["--runs", "r"], "'kdbench grid retry g.toml --runs r'"),
+        (["--data", "npz:a b.npz", "--watch"], "\"kdbench grid retry g.toml --data 'npz:a b.npz'\""),
+    ],
+)
+def test_the_next_command_has_the_options_that_were_given(
+    typed_words: list[str], command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spelled = []
+
+    def catch(context: typer.Context, *_: Any) -> None:
+        spelled.append(next_command(context, "grid", "retry", "g.toml", keep=("runs", "data")))
+        raise typer.Exit
+
+    monkeypatch.setattr("kdbench.cli.grid.open_grid", catch)
+    monkeypatch.setenv(FOLDERS, "")  # what --methods sets is undone
+    assert CliRunner().invoke(cli.app, ["grid", "status", "g.toml", *typed_words]).exit_code == 0
+    assert CliRunner().invoke(cli.app, ["--methods", "o w", "grid", "status", "g.toml"]).exit_code == 0
+    assert spelled == [command, "\"kdbench --methods 'o w' grid retry g.toml\""]
+
+
+def test_a_grid_without_slurm_imports_nothing_of_it(tmp_path: Path) -> None:
+    (tmp_path / "g.toml").write_text(
+        'protocol = "digits-demo-v1"\npairs = ["resnet14>resnet8"]\nmethods = ["kd"]\nseeds = 1\n'
+    )
+    code = (
+        "import atexit, sys; from kdbench import cli; sys.argv = ['kdbench', 'grid', sys.argv[1], 'g.toml'];"
+        "atexit.register(lambda: print([name for name in sys.modules if 'kdbench.slurm' in name])); cli.main()"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "SLURM_JOB_ID"} | {"PATH": str(tmp_path)}
+    for command in ("plan", "status"):
+        done = subprocess.run(
+            [sys.executable, "-c", code, command],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "1 cell: 1 to do" in done.stdout
+        assert done.stdout.endswith("[]\n")
 
 
 def test_caches_are_built_listed_and_pruned(typed: Typed, small: list[str]) -> None:
@@ -195,7 +275,7 @@ MISTAKES = [
     ),
     (
         ["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--together", "0"],
-        "together",
+        "--lockstep must be at least 1",
     ),
     (["cache", "build", "--protocol", "digits-demo-v1", "--teacher", "vgg8", "--method", "kd"], "no teacher vgg8"),
     (["bench", "resnet8"], "is no pair"),
