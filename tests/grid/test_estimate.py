@@ -36,9 +36,8 @@ from kdbench.grid.states import State, Status
 from kdbench.grid.variants import variants_of
 from kdbench.method import PLAIN, ViewPlan
 from kdbench.models import NETWORKS, build_backbone
-from kdbench.teachers.cache import Visits
 from kdbench.teachers.cache_list import list_caches
-from kdbench.teachers.demand import Wanted, visited
+from kdbench.teachers.demand import Visits, Wanted, visited
 from kdbench.teachers.outputs import LiveTeacher
 from kdbench.utils.scheduler import Scheduler
 
