@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kdbench.data.batches import Batches, DeviceData
 from kdbench.data.datasets import load_dataset
-from kdbench.engine.checks import small as trial
+from kdbench.engine.checks import small
 from kdbench.engine.checks.small import CPU, PAIRS, make_source, make_teacher, steps, tiny_protocol
 from kdbench.engine.options import Options
 from kdbench.engine.run import Run
@@ -92,7 +92,7 @@ Typed = Callable[..., tuple[int, str, str]]
 
 
 def make_cell(protocol: Protocol, method: str, teacher: str, student: str, seed: int = 1) -> Cell:
-    return trial.make_cell(protocol, method, teacher, student, seed, METHODS[method])
+    return small.make_cell(protocol, method, teacher, student, seed, METHODS[method])
 
 
 def make_run(npz: Path, runs: Path, method: str, pair: str = "cifar", seed: int = 1, **changes: Any) -> Run:

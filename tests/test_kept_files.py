@@ -29,8 +29,8 @@ KEPT = Path(__file__).parent / "data" / "kept"
 WRITTEN = json.loads((KEPT / "written.json").read_text(encoding="utf-8"))
 STATES: dict[str, dict[str, Any]] = WRITTEN["states"]
 # How far metrics may be from those that 0.1.0 reached from the same state, on another processor and in float32. The
-# same steps with the instructions of SSE4.1 in place of AVX2 moved losses by up to 2.1e-5, the calibration error by 2.2e-4
-# points and no image to another class: ten times as much is allowed, and one image of 500.
+# same steps with the instructions of SSE4.1 in place of AVX2 moved losses by up to 2.1e-5, the calibration error by
+# 2.2e-4 points and no image to another class: ten times as much is allowed, and one image of 500.
 FAR = {"top1": 0.2, "top5": 0.2, "agreement": 0.2, "ece": 2.2e-3}
 FAR_LOSS = 2.1e-4
 

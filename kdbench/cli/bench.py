@@ -49,10 +49,10 @@ def bench(
     from kdbench.experiment.protocol import load_protocol
     from kdbench.experiment.registry import method_name
     from kdbench.models import parse_pair
-    from kdbench.utils.device import pick_device, processor
+    from kdbench.utils.device import pick_device, prepare_process, processor
 
     resolved = load_protocol(protocol or load_protocol(DEMO).try_next).override(epochs=epochs, precision=precision)
-    torch_device = pick_device(device, compiling=compile_)
+    torch_device = prepare_process(pick_device(device, compiling=compile_))
     sets = named_pairs()
     pairs_to_time = [
         pair

@@ -26,6 +26,7 @@ from kdbench.cli.options import (
     next_command,
 )
 from kdbench.cli.running import open_session, run_cells, train_teacher
+from kdbench.errors import UserError
 
 if TYPE_CHECKING:
     from kdbench.engine.session import Session
@@ -73,8 +74,7 @@ def train(
     precision: PrecisionOption = None,
     cache: CacheOption = "auto",
     lockstep: Annotated[
-        int | None,
-        typer.Option(help="Maximum number of cells of one seed that train in lockstep. [default: all]", min=1),
+        int | None, typer.Option(help="Maximum number of cells of one seed that train in lockstep. [default: all]")
     ] = None,
     runs: RunsOption = Path("runs"),
     data: DataOption = "data",
@@ -91,6 +91,8 @@ def train(
     from kdbench.experiment.registry import method_name
     from kdbench.experiment.settings import parse_settings
 
+    if lockstep is not None and lockstep < 1:
+        raise UserError(f"--lockstep must be at least 1, not {lockstep}")
     methods = list(dict.fromkeys(method_name(name) for name in method))
     settings_of = parse_settings(settings or [], methods)
     session = open_session(

@@ -11,8 +11,7 @@ from rich.progress import Progress as Live
 
 from kdbench.engine.progress import Observer, Progress
 from kdbench.experiment.cell import Cell
-from kdbench.teachers.cache import Estimate
-from kdbench.teachers.plan import Watch
+from kdbench.teachers.watch import Estimate, Watch
 from kdbench.utils.text import clock, counted, size
 
 

@@ -29,7 +29,7 @@ from kdbench.models.build import build_net
 from kdbench.models.evaluate import evaluate, predict
 from kdbench.net import Net, Outputs, Part
 from kdbench.teachers.outputs import TeacherSource
-from kdbench.utils.device import Span, be_deterministic, keep_freed_memory, memory_format
+from kdbench.utils.device import Span, memory_format
 from kdbench.utils.files import write_atomic
 from kdbench.utils.streams import generator, stream_seed
 
@@ -58,9 +58,6 @@ class Run:
         permit: Callable[[], None] = lambda: None,
     ) -> None:
         device = options.device
-        be_deterministic(device)
-        if device.type == "cpu":
-            keep_freed_memory()
         self.cell, self.batches, self.options, self.permit = cell, batches, options, permit
         method_class = load_method(cell.method)
         self.group = Group(source, method_class.views(cell.settings.config))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from kdbench.engine.session import NPZ
+from kdbench.data.datasets import NPZ
 from kdbench.errors import UserError
 from kdbench.grid.grid import Grid
 from kdbench.teachers.plan import CacheMode

@@ -15,9 +15,9 @@ from kdbench.errors import Interrupted, UserError
 from kdbench.experiment.cell import Cell, by_teacher, lockstep_groups
 from kdbench.experiment.folder import FAILURE, RECORD
 from kdbench.teachers import cards as teachers
-from kdbench.teachers.cache import Estimate
 from kdbench.teachers.demand import Wanted
-from kdbench.teachers.plan import CacheMode, Watch
+from kdbench.teachers.plan import CacheMode
+from kdbench.teachers.watch import Estimate, Watch
 from kdbench.utils.leases import Busy, Superseded
 from kdbench.utils.scheduler import Scheduler
 from kdbench.utils.signals import Stop

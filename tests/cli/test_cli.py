@@ -14,12 +14,17 @@ from typing import Any
 
 import pytest
 import torch
+import typer
 from cells import Typed
 from test_teachers import make_teacher
+from typer.testing import CliRunner
 
 import kdbench
+from kdbench import cli
+from kdbench.cli.options import next_command
 from kdbench.data.datasets import load_dataset
 from kdbench.experiment.protocol import load_protocol
+from kdbench.experiment.user_methods import FOLDERS
 
 
 def test_train_twice_then_table(typed: Typed, small: list[str]) -> None:
@@ -70,13 +75,58 @@ def test_several_cells_of_one_command(typed: Typed, small: list[str]) -> None:
     assert out.count("already finished") == 6
 
 
-def test_a_cell_that_fails_is_named_when_the_others_are_done(typed: Typed, small: list[str]) -> None:
-    make_teacher(typed, small)
-    words = ["train", *small, "--teacher", "resnet8", "--student", "resnet8", "--method", "kd", "--method", "dkd"]
-    code, _, err = typed(*words, "--set", "kd_weight=1e38")  # finite, and so are the weights; the logits are not
-    assert code == 2
-    assert re.fullmatch(r"kdbench: kd kd_weight=1e\+38 resnet8>resnet8 seed 1 failed: diverged in .*\n", err)
-    assert len(list(Path("runs").glob("**/dkd/*/record.json"))) == 1
+def test_the_earlier_name_of_lockstep_is_still_an_option(typed: Typed, small: list[str]) -> None:
+    words = ["train", *small, "--student", "resnet8", "--method", "ce"]
+    assert typed(*words, "--together", "1", "--seed", "1", "--seed", "2")[0] == 0
+    records = [json.loads(path.read_bytes()) for path in Path("runs").glob("**/record.json")]
+    assert [record["cost"]["cells_together"] for record in records] == [1, 1]
+    assert typed("grid", "run", "nothing.toml", "--together", "2")[2].startswith("kdbench: file nothing.toml does not")
+    out = typed("train", "--help")[1]
+    assert "--lockstep" in out
+    assert "--together" not in out
+
+
+@pytest.mark.parametrize(
+    ("typed_words", "command"),
+    [
+        ([], "'kdbench grid retry g.toml'"),
+        (["--runs", "r"], "'kdbench grid retry g.toml --runs r'"),
+        (["--data", "npz:a b.npz", "--watch"], "\"kdbench grid retry g.toml --data 'npz:a b.npz'\""),
+    ],
+)
+def test_the_next_command_has_the_options_that_were_given(
+    typed_words: list[str], command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spelled = []
+
+    def catch(context: typer.Context, *_: Any) -> None:
+        spelled.append(next_command(context, "grid", "retry", "g.toml", keep=("runs", "data")))
+        raise typer.Exit
+
+    monkeypatch.setattr("kdbench.cli.grid.open_grid", catch)
+    monkeypatch.setenv(FOLDERS, "")  # what --methods sets is undone
+    assert CliRunner().invoke(cli.app, ["grid", "status", "g.toml", *typed_words]).exit_code == 0
+    assert CliRunner().invoke(cli.app, ["--methods", "o w", "grid", "status", "g.toml"]).exit_code == 0
+    assert spelled == [command, "\"kdbench --methods 'o w' grid retry g.toml\""]
+
+
+def test_a_grid_without_slurm_imports_nothing_of_it(tmp_path: Path) -> None:
+    (tmp_path / "g.toml").write_text(
+        'protocol = "digits-demo-v1"\npairs = ["resnet14>resnet8"]\nmethods = ["kd"]\nseeds = 1\n'
+    )
+    code = (
+        "import atexit, sys; from kdbench import cli; sys.argv = ['kdbench', 'grid', sys.argv[1], 'g.toml'];"
+        "atexit.register(lambda: print([name for name in sys.modules if 'kdbench.slurm' in name])); cli.main()"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "SLURM_JOB_ID"} | {"PATH": str(tmp_path)}
+    for command in ("plan", "status"):
+        done = subprocess.run(
+            [sys.executable, "-c", code, command],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "1 cell: 1 to do" in done.stdout
+        assert done.stdout.endswith("[]\n")
 
 
 def test_caches_are_built_listed_and_pruned(typed: Typed, small: list[str]) -> None:
@@ -153,82 +203,6 @@ def test_low_precision_and_seed_are_part_of_the_identity(tiny_npz: Path, tmp_pat
     assert len(ids) == 4
     moved = kdbench.Session.open("digits-demo-v1", data=f"npz:{tiny_npz}", epochs=1, runs=tmp_path / "elsewhere")
     assert moved.cell(method="ce", student="resnet8", seed=1).id in ids
-
-
-MISTAKES = [
-    (["train", "--protocol", "cifar", "--student", "resnet8", "--method", "ce"], "unknown protocol 'cifar'"),
-    (["train", "--protocol", "digits-demo-v1", "--student", "resnet9", "--method", "ce"], "resnet9"),
-    (["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "dkdd"], "did you mean dkd"),
-    (["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "kd"], "needs a teacher"),
-    (
-        ["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--teacher", "vgg8", "--method", "kd"],
-        "kdbench teacher train --protocol digits-demo-v1 --network vgg8",
-    ),
-    (
-        ["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--set", "x=1"],
-        "method ce has no setting 'x'",
-    ),
-    (["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--set", "x"], "key=value"),
-    (["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--epochs", "0"], "--epochs"),
-    (["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--seed", "-1"], "--seed"),
-    (["train", "--protocol", "digits-demo-v1", "--student", "timm:nope", "--method", "ce"], "nope"),
-    (["train", "--protocol", "cifar100-crd-v1", "--student", "resnet8", "--method", "ce"], "--download"),
-    (["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--device", "cuda:9"], "cuda"),
-    (
-        ["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--data", "npz:no.npz"],
-        "no.npz",
-    ),
-    (
-        ["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--together", "0"],
-        "together",
-    ),
-    (["cache", "build", "--protocol", "digits-demo-v1", "--teacher", "vgg8", "--method", "kd"], "no teacher vgg8"),
-    (["bench", "resnet8"], "is no pair"),
-    (["bench", "resnet8>resnet9"], "resnet9"),
-    (["table", "nowhere"], "there is no folder nowhere"),
-    (["table", "."], "no finished cells"),
-    (["show", "pkcd"], "did you mean pckd"),
-    (["teacher", "import", "no.pth", "--protocol", "digits-demo-v1", "--network", "resnet8"], "no checkpoint no.pth"),
-    (["data", "subset", "cifar-11", "o.npz", "--train-per-class", "1", "--test-per-class", "1"], "cifar-11"),
-    (["data", "subset", "digits", "o.npz", "--train-per-class", "9999", "--test-per-class", "1"], "9999"),
-]
-
-
-@pytest.mark.parametrize(("words", "text"), MISTAKES)
-def test_a_mistake_is_one_line_and_exit_code_2(words: list[str], text: str, typed: Typed) -> None:
-    code, _, err = typed(*words)
-    assert code == 2
-    assert text in err
-    assert len(err.strip().splitlines()) == 1, err
-    assert err.startswith("kdbench: ")
-
-
-@pytest.mark.parametrize(
-    ("setting", "text"),
-    [("alfa=1", "its settings are alpha, "), ("beta=big", "must be float"), ("temperature=0", "temperature")],
-)
-def test_a_wrong_setting_is_named(setting: str, text: str, typed: Typed) -> None:
-    words = ["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--teacher", "resnet8", "--method", "dkd"]
-    code, _, err = typed(*words, "--set", setting)
-    assert (code, len(err.splitlines())) == (2, 1)
-    assert text in err
-
-
-def test_runs_that_cannot_be_written_are_named(typed: Typed, small: list[str], tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    code, _, err = typed("train", *small, "--student", "resnet8", "--method", "ce", "--runs", "file/runs")
-    assert code == 2
-    assert "--runs DIR" in err
-
-
-def test_a_damaged_record_is_left_out_and_named(typed: Typed, small: list[str]) -> None:
-    assert typed("train", *small, "--student", "resnet8", "--method", "ce")[0] == 0
-    Path("runs/bad").mkdir()
-    Path("runs/bad/record.json").write_text('{"cell": ')
-    code, out, err = typed("table", "runs")
-    assert code == 2
-    assert "resnet8" in out
-    assert "runs/bad/record.json is left out" in err
 
 
 def test_a_terminated_command_saves_and_goes_on(typed: Typed, small: list[str], tmp_path: Path) -> None:

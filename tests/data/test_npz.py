@@ -170,4 +170,4 @@ def test_missing_arrays_are_named() -> None:
     del arrays["test_images"], arrays["test_labels"]
     text = message(lambda: from_arrays("mine", arrays))
     assert text == "mine has no test_images, test_labels: name the arrays so; it holds train_images, train_labels"
-    assert message(lambda: from_arrays("mine", {})).endswith("found nothing")
+    assert message(lambda: from_arrays("mine", {})).endswith("it holds nothing")

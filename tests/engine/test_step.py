@@ -27,8 +27,8 @@ from kdbench.experiment.protocol import load_protocol
 from kdbench.method import PLAIN, ViewPlan
 from kdbench.methods.kd import KD
 from kdbench.models.build import build_net
-from kdbench.teachers.cache import Identity, TeacherCache, Visits
-from kdbench.teachers.demand import Wanted
+from kdbench.teachers.cache import Identity, TeacherCache
+from kdbench.teachers.demand import Visits, Wanted
 from kdbench.utils.device import Span
 from kdbench.utils.signals import Stop
 

@@ -148,6 +148,15 @@ BROKEN = {
         "from kdbench.method import Method\nclass Blank(Method):\n    def loss(self, *_): ...\nMETHOD = Blank\n",
         r"blank\.py: Blank has no FAMILY and no READS: set it in the class",
     ),
+    "old.py": (
+        "from kdbench.method import Method\nclass Old(Method):\n    FAMILY = 'logits'\n"
+        "    teacher_reads = frozenset()\n    def loss(self, *_): ...\nMETHOD = Old\n",
+        r"old\.py: Old has teacher_reads, which kdbench does not call any more: write READS = Reads\(student=",
+    ),
+    "helpers.py": (
+        "from kdbench.methods.ce import check_settings\n",
+        r"helpers\.py, line 1: ImportError: .*; import losses from kdbench\.functional instead, and weight",
+    ),
     "Upper-Case.py": ("", r"Upper-Case\.py: the name of a method is a lower-case letter, then .*; rename it"),
 }
 

@@ -22,6 +22,7 @@ from kdbench.experiment.folder import CONFIG, FAILURE, RECORD, STATE
 from kdbench.grid.grid import Grid
 from kdbench.grid.job import GridJob, progress_mark
 from kdbench.grid.states import State, explain, survey
+from kdbench.grid.submissions import Launch, read_submissions
 from kdbench.grid.worker import Workload
 from kdbench.utils.leases import Leases
 from kdbench.utils.scheduler import Scheduler
@@ -132,6 +133,24 @@ def test_workers_go_on_by_themselves_and_can_be_cancelled(studied: Any) -> None:
         studied("status", **long),
     )
     assert "nothing to cancel" in studied("cancel", **long)
+
+
+def test_a_submission_of_an_earlier_version_is_read_and_written_alike(tmp_path: Path) -> None:
+    """The keys are those that submissions have on disk."""
+    text = SMALL.format(pairs="resnet14>resnet8", methods="ce", seeds=2)
+    grid = Grid.open(write(tmp_path / "grid.toml", text), runs=tmp_path)
+    launch = {"jobs": 2, "together": 3, "cache": "off", "device": "cpu", "compile": False, "save_every": 0.5}
+    manifest: dict[str, Any] = {"kind": "local", "cluster": "", "profile": {}, "launch": launch}
+    manifest["jobs"] = [{"id": "worker-1", "stage": "all", "cells": [cell.id for cell in grid.cells]}]
+    path = tmp_path / "digits-demo-v1" / "grids" / "grid" / "0001-local" / "submission.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(manifest))
+    (submission,) = read_submissions(grid)
+    assert submission.launcher == "local"
+    assert submission.launch == Launch(jobs=2, lockstep=3, cache="off", device="cpu", save_every=0.5)
+    assert [job.cells for job in submission.jobs] == [tuple(cell.id for cell in grid.cells)]
+    submission.write()
+    assert json.loads(path.read_text()) == manifest
 
 
 def test_states(tmp_path: Path) -> None:

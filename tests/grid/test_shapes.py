@@ -18,7 +18,7 @@ from kdbench.grid.cache_needs import expected_pairs
 from kdbench.grid.shapes import DataShape, net_shape
 from kdbench.method import PLAIN, ViewPlan
 from kdbench.models import NETWORKS, build_backbone
-from kdbench.teachers.cache import Visits
+from kdbench.teachers.demand import Visits
 from kdbench.teachers.outputs import LiveTeacher
 
 TURNS = ViewPlan((0, 1, 2, 3))

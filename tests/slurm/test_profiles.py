@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from kdbench.grid.grid import Grid
 from kdbench.grid.overview import Overview
 from kdbench.grid.submissions import Launch
 from kdbench.slurm import submit
-from kdbench.slurm.profile import load_profile, minutes_of
+from kdbench.slurm.profile import load_profile, minutes_of, profile_from
 
 PROFILES = Path(kdbench.slurm.__file__).parent / "profiles"
 
@@ -38,6 +39,19 @@ def test_a_stage_differs_from_the_others_in_what_its_table_says(tmp_path: Path) 
     assert stages["cache"].sbatch == {"constraint": "x"}
 
 
+def test_the_earlier_name_of_lockstep_is_read_and_kept_on_disk(tmp_path: Path) -> None:
+    path = tmp_path / "p.toml"
+    path.write_text("together = 2\n[students]\nlockstep = 3\n[teacher]\ncpus = 1\n")
+    profile = load_profile(path)
+    assert {stage: resources.lockstep for stage, resources in profile.stages.items()} == {
+        "teacher": 2, "cache": 2, "students": 3,
+    }  # fmt: skip
+    values = json.loads(json.dumps(profile.values()))
+    assert values["stages"]["students"].items() >= {"together": 3, "cells_per_job": 1}.items()
+    assert "lockstep" not in values["stages"]["students"]
+    assert profile_from(values) == profile
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -51,6 +65,7 @@ def test_a_stage_differs_from_the_others_in_what_its_table_says(tmp_path: Path) 
         ('time = "1"', r"time = '1': a job needs at least 2 minutes"),
         ("teacher = 3", r"teacher = 3 must be a table \[teacher\]"),
         ("[teacher]\ncells = 3", r"cells = 3: unknown key"),
+        ("together = 1\nlockstep = 2", r"together is the earlier name of lockstep: keep one of the two lines"),
         ("cpus = ", r"is not TOML"),
     ],
 )

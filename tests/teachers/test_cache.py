@@ -21,9 +21,11 @@ from kdbench.errors import UserError
 from kdbench.method import PLAIN, ViewPlan
 from kdbench.net import Part
 from kdbench.teachers import cache as teacher_cache
-from kdbench.teachers import segments as cache_files
-from kdbench.teachers.cache import Estimate, Identity, TeacherCache, Visits
+from kdbench.teachers.cache import Identity, TeacherCache
 from kdbench.teachers.cache_list import list_caches, remove_cache
+from kdbench.teachers.demand import Visits
+from kdbench.teachers.watch import Estimate, Watch
+from kdbench.utils import files
 from kdbench.utils.signals import Stop
 
 pytestmark = pytest.mark.once
@@ -145,18 +147,19 @@ def test_an_unfinished_build_is_not_seen_and_goes_on_where_it_was(
 def test_a_wish_to_stop_keeps_what_is_built(tmp_path: Path) -> None:
     cache, teacher, stop = TeacherCache(tmp_path, IDENTITY), Counted(), Stop()
 
-    def wish(done: int, total: int, left: float) -> None:
-        assert left >= 0
-        if done >= 30:
-            stop.signum = signal.SIGINT
+    class Wish(Watch):
+        def progress(self, done: int, total: int, seconds_left: float) -> None:
+            assert seconds_left >= 0
+            if done >= 30:
+                stop.signum = signal.SIGINT
 
-    assert not cache.build(visited(), BOTH, teacher, batch=10, observe=wish, stop=stop)
-    assert cache.build(visited(), BOTH, Counted(), batch=10, observe=lambda done, *_: None)
+    assert not cache.build(visited(), BOTH, teacher, batch=10, watch=Wish(), stop=stop)
+    assert cache.build(visited(), BOTH, Counted(), batch=10)
 
 
 def test_what_does_not_fit_is_refused_with_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(cache_files.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage)
     pairs = visited()
     needed = len(pairs) * (8 + 5 * 4)
     with pytest.raises(UserError, match=rf"needs {needed / 1000:.1f} kB in .* but 1\.0 kB are free.*--cache off"):
@@ -166,8 +169,14 @@ def test_what_does_not_fit_is_refused_with_the_numbers(tmp_path: Path, monkeypat
 
 def test_the_estimate_is_what_is_written(tmp_path: Path) -> None:
     told: list[Estimate] = []
+
+    class Told(Watch):
+        def estimate(self, teacher: str, estimate: Estimate) -> None:
+            assert teacher == "resnet8@12345678"
+            told.append(estimate)
+
     cache = TeacherCache(tmp_path, IDENTITY)
-    cache.build(visited(), BOTH, Counted(), batch=10, announce=told.append)
+    cache.build(visited(), BOTH, Counted(), batch=10, name="resnet8@12345678", watch=Told())
     assert told[0].views == len(visited())
     (segment,) = (path.parent for path in cache.folder.glob("*/segment.json"))
     written = sum((segment / name).stat().st_size for name in ("pairs.npy", "logits.npy", "penultimate.npy"))

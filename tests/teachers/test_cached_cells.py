@@ -31,9 +31,10 @@ from kdbench.experiment.cell import Cell
 from kdbench.experiment.folder import CONFIG, FAILURE
 from kdbench.net import Part
 from kdbench.teachers import cache as teacher_cache
-from kdbench.teachers import segments as cache_files
-from kdbench.teachers.cache import Identity, TeacherCache, Visits
+from kdbench.teachers.cache import Identity, TeacherCache
+from kdbench.teachers.demand import Visits
 from kdbench.teachers.outputs import LiveTeacher
+from kdbench.utils import files
 from kdbench.utils.signals import Stop
 
 pytestmark = pytest.mark.once
@@ -201,7 +202,7 @@ def test_a_cache_that_does_not_fit_stops_only_those_that_need_it(
     session: kdbench.Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(session.runs)._replace(free=1000)
-    monkeypatch.setattr(cache_files.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage)
     outcomes = session.run_all(cells(session, "ce", "kd", "reviewkd", "dkd"), cache="on")
     assert [isinstance(outcome, UserError) for outcome in outcomes] == [False, True, False, True]
     assert re.search(r"needs .* kB in .* 1\.0 kB are free", str(outcomes[1]))

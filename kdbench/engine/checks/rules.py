@@ -1,4 +1,4 @@
-"""What must hold for every method: one function a check, which looks at a :class:`kdbench.engine.checks.small.Trial`.
+"""What must hold for every method: one function a check, which looks at a `kdbench.engine.checks.watched.Watched`.
 
 A function raises ``Broken`` if its rule does not hold; `kdbench.engine.checks.table` has each rule in words.
 """
@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 
 from kdbench.data.views import order, views
 from kdbench.engine.checks.small import NUM_STEPS, begin, steps
-from kdbench.engine.checks.watched import Refused, Trial, remembered, trained
+from kdbench.engine.checks.watched import Refused, Watched, remembered, trained
 from kdbench.engine.progress import Diverged
 from kdbench.engine.run import Run
 from kdbench.engine.step import StepObserver
@@ -35,9 +35,9 @@ class Broken(Exception):
     """A check does not hold; the text says what was seen."""
 
 
-def losses(trial: Trial) -> None:
+def losses(watched: Watched) -> None:
     """Raise Broken unless every term of the loss has a name and is finite."""
-    for epoch in trial.epochs:
+    for epoch in watched.epochs:
         for step, terms in enumerate(epoch.terms, 1):
             if not terms:
                 raise Broken("loss() returns no term")
@@ -50,11 +50,11 @@ def losses(trial: Trial) -> None:
                     raise Broken(f"term {name} is {value} in step {step}{_phase(epoch.run)}")
 
 
-def reads(trial: Trial) -> None:
+def reads(watched: Watched) -> None:
     """Raise Broken unless what the loss reads is declared."""
-    kind = load_method(trial.method)
+    kind = load_method(watched.method)
     try:
-        epochs = trial.epochs
+        epochs = watched.epochs
     except Undeclared as error:
         raise Broken(str(error)) from None
     for epoch in epochs:
@@ -64,18 +64,18 @@ def reads(trial: Trial) -> None:
             raise Broken("loss() runs the teacher itself")
 
 
-def gradients(trial: Trial) -> None:
+def gradients(watched: Watched) -> None:
     """Raise Broken unless every trainable parameter gets a finite gradient."""
-    names = {name for epoch in trial.epochs for name in trained(epoch.run)}
-    if missing := sorted(names.difference(*(epoch.reached for epoch in trial.epochs))):
+    names = {name for epoch in watched.epochs for name in trained(epoch.run)}
+    if missing := sorted(names.difference(*(epoch.reached for epoch in watched.epochs))):
         raise Broken(f"{_listed(missing)} get{'s' if len(missing) == 1 else ''} no gradient")
-    if endless := sorted(set().union(*(epoch.endless for epoch in trial.epochs))):
+    if endless := sorted(set().union(*(epoch.endless for epoch in watched.epochs))):
         raise Broken(f"the gradient of {_listed(endless)} is not finite")
 
 
-def teacher(trial: Trial) -> None:
+def teacher(watched: Watched) -> None:
     """Raise Broken unless the teacher and all that is given stay as they are."""
-    for epoch in trial.epochs:
+    for epoch in watched.epochs:
         if epoch.changed:
             raise Broken(f"loss() changes {_listed(sorted(epoch.changed))}")
         if epoch.teacher[0] != epoch.teacher[1]:
@@ -88,9 +88,9 @@ def teacher(trial: Trial) -> None:
             raise Broken("the teacher gets gradients")
 
 
-def state(trial: Trial) -> None:
+def state(watched: Watched) -> None:
     """Raise Broken unless a saved state comes back the same."""
-    for pair in trial.halves:
+    for pair in watched.halves:
         first, second = pair.first, pair.second
         if _position(second) != _position(first):
             raise Broken("the position or the sums of the losses differ after a save")
@@ -98,47 +98,47 @@ def state(trial: Trial) -> None:
             raise Broken("parameters or buffers differ after a save")
 
 
-def resume(trial: Trial) -> None:
+def resume(watched: Watched) -> None:
     """Raise Broken unless an interrupted run ends as an undisturbed one."""
-    for pair, epoch in zip(trial.halves, trial.epochs, strict=True):
+    for pair, epoch in zip(watched.halves, watched.epochs, strict=True):
         second = pair.second
         steps(second, NUM_STEPS - second.step)
         if remembered(second) != epoch.remembered[-1]:
             raise Broken(f"after an interruption, training{_phase(second)} ends with other weights")
 
 
-def repeat(trial: Trial) -> None:
+def repeat(watched: Watched) -> None:
     """Raise Broken unless two runs of one seed are equal."""
-    if [remembered(pair.first) for pair in trial.halves] != _first_steps(trial):
+    if [remembered(pair.first) for pair in watched.halves] != _first_steps(watched):
         raise Broken("two runs of one seed differ after their first step")
 
 
-def processes(trial: Trial) -> None:
+def processes(watched: Watched) -> None:
     """Raise Broken unless two processes get the same."""
-    if trial.elsewhere != _first_steps(trial):
+    if watched.elsewhere != _first_steps(watched):
         raise Broken("another process gets other weights in its first step")
 
 
-def seeds(trial: Trial) -> None:
+def seeds(watched: Watched) -> None:
     """Raise Broken unless another seed is another run."""
-    run = trial.run(seed=2)
+    run = watched.run(seed=2)
     steps(run, 1)
-    if remembered(run) == _first_steps(trial)[0]:
+    if remembered(run) == _first_steps(watched)[0]:
         raise Broken("seeds 1 and 2 give the same weights")
 
 
-def paired(trial: Trial) -> None:
+def paired(watched: Watched) -> None:
     """Raise Broken unless student, order and views are those of all methods."""
-    wraps = load_method(trial.method).wrap is not Method.wrap
-    for epoch in trial.epochs:
+    wraps = load_method(watched.method).wrap is not Method.wrap
+    for epoch in watched.epochs:
         run = epoch.run
-        plain = build_net(run.cell.student, run.cell.protocol, trial.dataset, seed=run.cell.seed, purpose="student")
+        plain = build_net(run.cell.student, run.cell.protocol, watched.dataset, seed=run.cell.seed, purpose="student")
         for name, value in plain.backbone.state_dict().items():
             # A method may put the student into a larger network, where its weights have longer names.
             found = [own for other, own in epoch.student.items() if f".{other}".endswith(f".{name}")]
             if not any(torch.equal(value, own) for own in found) and (found or not wraps):
                 raise Broken(f"{name} of the student does not begin as under other methods")
-        numbers = order(run.cell.seed, epoch.stream_epoch, len(trial.dataset.train_labels))
+        numbers = order(run.cell.seed, epoch.stream_epoch, len(watched.dataset.train_labels))
         if [index for seen, _ in epoch.seen for index in seen] != numbers.tolist():
             raise Broken("the images come in another order than under other methods")
         ids = views(run.cell.seed, epoch.stream_epoch, len(numbers), run.data.images.augmentation, PLAIN)[0]
@@ -147,9 +147,9 @@ def paired(trial: Trial) -> None:
                 raise Broken("the plain views are not those of other methods")
 
 
-def one_image(trial: Trial) -> None:
+def one_image(watched: Watched) -> None:
     """Raise Broken unless a batch of one image trains, or is refused with the reason."""
-    for run in trial.runs(batch_size=1):
+    for run in watched.runs(batch_size=1):
         try:
             steps(run, 1)
             run.flush_losses()
@@ -159,20 +159,20 @@ def one_image(trial: Trial) -> None:
             raise Refused(str(error)) from None
 
 
-def bf16(trial: Trial) -> None:
+def bf16(watched: Watched) -> None:
     """Raise Broken unless training in bfloat16 is finite, with losses in float32."""
-    _trains_in(trial, "bf16")
+    _trains_in(watched, "bf16")
 
 
-def fp16(trial: Trial) -> None:
+def fp16(watched: Watched) -> None:
     """Raise Broken unless training in float16 is finite, with losses in float32."""
-    _trains_in(trial, "fp16")
+    _trains_in(watched, "fp16")
 
 
-def no_waiting(trial: Trial) -> None:
+def no_waiting(watched: Watched) -> None:
     """Raise Broken if a step waits for the device."""
     # Tensors that have shapes but no values; what asks for a value fails, and so does what no CUDA graph can record.
-    for epoch in trial.epochs:
+    for epoch in watched.epochs:
         run = epoch.run
         run.rewind()
         step = begin(run)
@@ -181,23 +181,23 @@ def no_waiting(trial: Trial) -> None:
                 step()
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
             what = "the value of a tensor" if isinstance(error, DataDependentOutputException) else "a shape of values"
-            raise Broken(f"{method_source(trial.method).place_of(error)}: it waits for {what}") from None
+            raise Broken(f"{method_source(watched.method).place_of(error)}: it waits for {what}") from None
 
 
-def in_place(trial: Trial) -> None:
+def in_place(watched: Watched) -> None:
     """Raise Broken unless state changes in place."""
-    for epoch in trial.epochs:
+    for epoch in watched.epochs:
         before, after = epoch.places
         if moved := sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name)):
             raise Broken(f"{_listed(moved)} moved to other memory")
 
 
-def recipe(trial: Trial) -> None:
+def recipe(watched: Watched) -> None:
     """Raise Broken unless the recipe file fits the settings."""
-    known, default = typing.get_type_hints(load_method(trial.method).Config), load_method(trial.method).Config()
+    known, default = typing.get_type_hints(load_method(watched.method).Config), load_method(watched.method).Config()
     defaults = {f.name: getattr(default, f.name) for f in fields(default)}
     seen: set[tuple[str, str]] = set()
-    for entry in load_recipes(trial.method):
+    for entry in load_recipes(watched.method):
         if not entry.source:
             raise Broken(f"a recipe for {entry.dataset} has no source")
         for key, value in entry.settings.items():
@@ -209,7 +209,7 @@ def recipe(trial: Trial) -> None:
             try:
                 spelt = parse_pair(pair)
                 resolve_settings(
-                    trial.method, dataset=entry.dataset, teacher=spelt.teacher.network, student=spelt.student
+                    watched.method, dataset=entry.dataset, teacher=spelt.teacher.network, student=spelt.student
                 )
             except UserError as error:
                 raise Broken(str(error)) from None
@@ -234,8 +234,8 @@ class _LossTypes(StepObserver):
         self.low |= {name for name, term in terms.items() if term.dtype not in (torch.float32, torch.float64)}
 
 
-def _trains_in(trial: Trial, precision: Precision) -> None:
-    for run in trial.runs(precision=precision):
+def _trains_in(watched: Watched, precision: Precision) -> None:
+    for run in watched.runs(precision=precision):
         types = _LossTypes()
         try:
             with run.observed(types):
@@ -250,9 +250,9 @@ def _trains_in(trial: Trial, precision: Precision) -> None:
             raise Broken("a parameter is not float32 any more")
 
 
-def _first_steps(trial: Trial) -> list[str]:
+def _first_steps(watched: Watched) -> list[str]:
     """What is remembered after the first step of each phase."""
-    return [epoch.remembered[0] for epoch in trial.epochs]
+    return [epoch.remembered[0] for epoch in watched.epochs]
 
 
 def _position(run: Run) -> tuple[object, ...]:

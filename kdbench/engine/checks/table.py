@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import final
 
 from kdbench.engine.checks import rules
-from kdbench.engine.checks.watched import Trial
+from kdbench.engine.checks.watched import Watched
 
 _FLOAT32 = (
     "Compute the loss in float32: call .float() on what it reads, and switch autocast off around matrix products."
@@ -22,7 +22,7 @@ _FLOAT32 = (
 class Check:
     """One thing that must hold for every method."""
 
-    holds: Callable[[Trial], None]
+    holds: Callable[[Watched], None]
     """Raises ``Broken`` if it does not, and ``Refused`` where the method says that it cannot work."""
     what: str
     """What must hold, as a sentence without its full stop."""

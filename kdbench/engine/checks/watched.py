@@ -87,7 +87,7 @@ class Epoch:
 
 
 @final
-class Trial:
+class Watched:
     """One method on one pair. What several checks look at is done once.
 
     Parameters
@@ -274,7 +274,7 @@ def _main(words: str) -> None:
     found: list[list[str]] = []
     for method, pair, settings in cells:
         found.append([])
-        for run in Trial(method, pair, Path(os.devnull), settings).runs():
+        for run in Watched(method, pair, Path(os.devnull), settings).runs():
             steps(run, 1)
             found[-1].append(remembered(run))
     sys.stdout.write(f"\n{json.dumps(found)}\n")
