@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 
 import torch
 from parity_files import Case, fill_by_formula, formula_images
 from torch import Tensor, nn
 
-from kdbench.models import build_backbone
+from kdbench.models import build_backbone, canonical_network
 from kdbench.net import Net
 from parity._wiring import Values
 
 
 def names_of(case: Case) -> tuple[str, str]:
-    """The student's and the teacher's name in a file's, ``..._STUDENT_from_TEACHER``, maybe with an epoch."""
-    match = re.fullmatch(r"(?:md_[A-Za-z]+|pckd|net_(?:[a-z]+_)?)_?(.+)_from_(.+?)(?:_epoch\d+)?", case.file)
+    """The student's and the teacher's name in a file's: ``STUDENT_from_TEACHER``, maybe behind words, before an epoch."""
+    match = re.fullmatch(r"(.+)_from_(.+?)(?:_epoch\d+)?", case.file)
     assert match, f"{case.name} names no two networks"
-    return match[1], match[2]
+    words = match[1].split("_")
+    for first in range(len(words)):
+        student = "_".join(words[first:])
+        with contextlib.suppress(ValueError):
+            canonical_network(student)
+            return student, match[2]
+    raise AssertionError(f"{case.name}: no network is named {match[1]}")
 
 
 def formula_net(case: Case, role: str, name: str) -> Net:
