@@ -51,7 +51,7 @@ def expected_pairs(num_images: int, augmentation: Augmentation, plans: Mapping[f
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheNeed:
-    """Describe what the unfinished cells of a grid need of one teacher's cache."""
+    """What the unfinished cells of a grid need of one teacher's cache."""
 
     teacher: GridTeacher
     views: float

@@ -28,7 +28,7 @@ def data_shape(session: Session) -> DataShape:
 
 @dataclass(frozen=True, slots=True)
 class NetShape:
-    """Hold the sizes of a network."""
+    """The sizes of a network."""
 
     bytes: int
     """Bytes of its state dict."""

@@ -35,7 +35,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Hold a cell's state and who runs it."""
+    """A cell's state, and who runs it."""
 
     cell: Cell
     folder: Path
