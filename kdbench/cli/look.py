@@ -40,12 +40,12 @@ def bench(
     from kdbench.models import parse_pair  # noqa: PLC0415
     from kdbench.utils.device import pick_device, processor  # noqa: PLC0415
 
-    rules = load_protocol(protocol or load_protocol(DEMO).try_next).override(epochs=epochs, precision=precision)
+    rules = load_protocol(protocol or load_protocol(DEMO).demo.next).override(epochs=epochs, precision=precision)
     chosen = pick_device(device, compiling=compile_)
     sets = named_pairs()
-    wanted = [pair for word in pairs or [rules.try_pair] for pair in (sets[word].pairs if word in sets else (word,))]
+    wanted = [pair for word in pairs or [rules.demo.pair] for pair in (sets[word].pairs if word in sets else (word,))]
     found = [parse_pair(pair) for pair in wanted]
-    methods = [method_name(name) for name in method or rules.try_methods]
+    methods = [method_name(name) for name in method or rules.demo.methods]
     dataset = random_dataset(rules.dataset)
     with tempfile.TemporaryDirectory(prefix="kdbench-") as scratch, Progress(console=console, transient=True) as shown:
         folder = Path(scratch)
@@ -82,7 +82,7 @@ def list_(
             raise UserError(f"--pair is for 'kdbench list methods', not for {what}")
         print_rows(LISTS[what]())
         return
-    rules = load_protocol(load_protocol(DEMO).try_next)
+    rules = load_protocol(load_protocol(DEMO).demo.next)
     rows, remarks = methods(parse_pair(pair) if pair else None, rules)
     print_rows(rows)
     if pair or remarks:

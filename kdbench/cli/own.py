@@ -24,8 +24,8 @@ def new(
     for file in write_method(name, folder):
         console.print(f"{file} is written", markup=False)
     rules = load_protocol(DEMO)
-    teacher, student = rules.try_pair.split(">")
-    beside = " ".join(f"--method {method}" for method in (*rules.try_methods[:2], name))
+    teacher, student = rules.demo.pair.split(">")
+    beside = " ".join(f"--method {method}" for method in (*rules.demo.methods[:2], name))
     found = folder.absolute() in folders()
     kdbench = "kdbench" if found else f"kdbench --methods {shlex.quote(str(folder))}"
     console.print("Change it, then type:")

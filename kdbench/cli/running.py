@@ -65,5 +65,5 @@ def warn_of_changes(session: Session, done: list[Cell]) -> None:
 
 def train_teacher_shown(session: Session, network: str, seed: int) -> TeacherCard:
     """Train a teacher, or find it, with its progress on the screen."""
-    run_shown(session, [session.cell(method=session.protocol.alone, student=network, seed=seed)])
+    run_shown(session, [session.teacher_cell(network, seed=seed)])
     return session.train_teacher(network, seed=seed)

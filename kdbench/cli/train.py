@@ -37,12 +37,12 @@ def demo(runs: Runs = Path("runs"), device: Device = None) -> None:
 
     session = Session.open(DEMO, runs=runs, device=device, scheduler=Slurm())
     compare(session)
-    real = load_protocol(session.protocol.try_next)
-    teacher, student = real.try_pair.split(">")
+    real = load_protocol(session.protocol.demo.next)
+    teacher, student = real.demo.pair.split(">")
     console.print("\nThe real thing, CIFAR-100 (a GPU is advised):")
     console.print(f"  kdbench teacher train --protocol {real.name} --network {teacher} --data data --download")
-    pair = f"--teacher {teacher} --student {student}"
-    console.print(f"  kdbench train --protocol {real.name} {pair} --method {real.try_methods[-1]} --seed 1 --data data")
+    cell = f"--teacher {teacher} --student {student} --method {real.demo.methods[-1]} --seed 1"
+    console.print(f"  kdbench train --protocol {real.name} {cell} --data data")
 
 
 def train(
@@ -129,12 +129,12 @@ def compare(session: Session) -> None:
     from kdbench.analysis.tables.layouts import detail  # noqa: PLC0415
     from kdbench.analysis.tables.table import render  # noqa: PLC0415
 
-    teacher, student = session.protocol.try_pair.split(">")
+    teacher, student = session.protocol.demo.pair.split(">")
     train_teacher_shown(session, teacher, seed=0)
     cells = [
         session.cell(method=method, student=student, teacher=teacher, seed=seed)
-        for method in session.protocol.try_methods
-        for seed in session.protocol.try_seeds
+        for method in session.protocol.demo.methods
+        for seed in session.protocol.demo.seeds
     ]
     (found,) = split(Records(as_frame(run_shown(session, cells)), [], []))
     console.print(f"\n{render([detail(found, pair) for pair in found.pairs], 'terminal')}", markup=False, end="")

@@ -59,7 +59,7 @@ class StepGraphs:
                 continue  # it could not be recorded, and has failed
             with lockstep.attempt(run):
                 graph, values = self._own[run.cell.id]
-                run.open_streams()
+                run.begin_step()
                 with Span(device) as own:
                     graph.replay()
                 run.spans += [sharing, own]

@@ -257,7 +257,7 @@ class Lockstep:
         for run in joined:
             images, outputs, spans = shared[run.group]
             with self.attempt(run):
-                run.open_streams()
+                run.begin_step()
                 with Span(self.options.device) as own:
                     values = run.update(images, index, outputs.narrowed(run.needs))
                 run.spans += [*spans, own]

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, NoReturn, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdbench.analysis.records import CONFIG, METRICS, PRETRAINING, RECORD, STATE
 from kdbench.data.batches import Batches, DeviceData
+from kdbench.engine.optim import clip_gradients, load_optimizer
 from kdbench.engine.phase import Phase, count_extra_parameters, phases_of
 from kdbench.engine.progress import Diverged, Progress
 from kdbench.engine.record import Counts, make_record
@@ -103,7 +104,7 @@ class Run:
         self._student = torch.compile(self.student, dynamic=False) if compiled else self.student
         self.generator = generator(cell.seed, "method", device=device)
         self.extra_parameters = count_extra_parameters(student, self.student, self.method)
-        self.phases = phases_of(cell, self.method, self.student)
+        self.phases = phases_of(cell, self.method, self.student, batches.steps)
         self.go_to(cell.epochs.start)
         self.scaler = torch.amp.GradScaler(device.type, enabled=protocol.precision == "fp16")
         self.history: list[dict[str, Any]] = []
@@ -130,7 +131,8 @@ class Run:
         """Stand at a step of an epoch, with a fresh optimiser of its phase."""
         self.epoch, self.step = epoch, step
         self.phase: Phase = self.phases[0 if epoch < 1 else -1]
-        self.optimizer = self.phase.optimizer(self.cell.protocol)
+        self.optimizer = self.phase.optimizer(self.cell.protocol.rules.optimizer)
+        self._learning_rate = self.phase.learning_rate.holder(self.options.device)
 
     @property
     def needs(self) -> frozenset[Part]:
@@ -138,7 +140,7 @@ class Run:
         return self.phase.needs
 
     @property
-    def parameters(self) -> tuple[Tensor, ...]:
+    def parameters(self) -> tuple[nn.Parameter, ...]:
         """What is trained at this time."""
         return self.phase.parameters
 
@@ -148,13 +150,16 @@ class Run:
         return self.phase.number(self.epoch)
 
     def begin_epoch(self) -> None:
-        """Set the epoch's learning rate and what is in training mode."""
+        """Set the epoch's learning rate, or where each step's will stand, and what is in training mode."""
+        first = self.phase.learning_rate.at(self.number, 0)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.phase.rate(self.number)
+            group["lr"] = first if self._learning_rate is None else self._learning_rate
         self.phase.set_modes()
 
-    def open_streams(self) -> None:
-        """Set the random streams to the beginning of the step."""
+    def begin_step(self) -> None:
+        """Set the random streams, and the learning rate where each step has its own, to the beginning of the step."""
+        if self._learning_rate is not None:
+            self._learning_rate.fill_(self.phase.learning_rate.at(self.number, self.step))
         torch.manual_seed(stream_seed(self.cell.seed, "step", self.epoch, self.step))
         self.generator.manual_seed(stream_seed(self.cell.seed, "method", self.epoch, self.step))
 
@@ -178,6 +183,7 @@ class Run:
         self.terms = tuple(terms)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(values.sum()).backward()
+        clip_gradients(self.cell.protocol.rules.optimizer, self.parameters, self.optimizer, self.scaler)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return values.detach()
@@ -227,7 +233,7 @@ class Run:
         Diverged
             The weights are finite, but the student's logits are not.
         """
-        row: dict[str, Any] = {"epoch": self.number, "lr": self.optimizer.param_groups[0]["lr"]}
+        row: dict[str, Any] = {"epoch": self.number, "lr": self.phase.learning_rate.at(self.number, self.step - 1)}
         row |= {f"loss/{name}": total / self.batches.steps for name, total in self.sums.items()}
         if self.epoch < 1:
             self._note(row, self.history_before, PRETRAINING)
@@ -295,7 +301,7 @@ class Run:
             self.method.load_state_dict(state["method"])
             self.scaler.load_state_dict(state["scaler"])
             self.go_to(state["epoch"], state["step"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            load_optimizer(self.optimizer, state["optimizer"])
             self.history, self.sums, self.seconds = state["history"], state["sums"], state["seconds"]
             self.history_before = state.get("history_before", [])
         self._start = (time.monotonic(), self.fraction)

@@ -85,7 +85,7 @@ def cache_needs(
 ) -> tuple[CacheNeed, ...]:
     """Find what caches will have to hold, for each teacher of cells that are left and can read one."""
     protocol = grid.session.protocol
-    augmentation = Augmentation(pad=protocol.pad, flip=protocol.flip)
+    augmentation = Augmentation.of(protocol.rules.augmentation)
     wanted: dict[str, list[tuple[Kind, Wanted]]] = {}
     for kind in kinds:
         want = Wanted.by(kind.cell)
@@ -137,7 +137,8 @@ def _missing(ever: float, on_disk: int) -> float:
 
 def _on_disk(teacher: GridTeacher, protocol: Protocol, parts: set[Part], caches: Sequence[CacheInfo]) -> int:
     """Pairs of which a teacher's cache has these parts, under the same rules."""
-    rules = protocol.mean, protocol.std, protocol.pad, protocol.precision
+    data = protocol.rules.data
+    rules = data.mean, data.std, protocol.rules.augmentation.pad, protocol.precision
     return sum(
         info.pairs
         for info in caches

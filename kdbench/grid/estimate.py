@@ -113,8 +113,8 @@ class Disk:
 
 def disk(grid: Grid, kinds: Sequence[Kind], shapes: Mapping[str, NetShape], caches: Sequence[CacheNeed]) -> Disk:
     """Estimate the disk space that is still to be filled."""
-    text = _TEXT_BYTES + _EPOCH_BYTES * grid.session.protocol.epochs
-    cells = sum(len(kind.left) * (shapes[kind.cell.student].bytes + text) for kind in kinds)
+    text = {kind: _TEXT_BYTES + _EPOCH_BYTES * kind.cell.protocol.epochs for kind in kinds}
+    cells = sum(len(kind.left) * (shapes[kind.cell.student].bytes + text[kind]) for kind in kinds)
     # A teacher has a copy of the weights that its cell leaves.
     cells += sum(shapes[cell.student].bytes for cell in grid.to_train)
     # Weights and as much momentum.

@@ -102,7 +102,7 @@ class Grid:
     def _teacher(self, word: str) -> TeacherRef:
         session = self.session
         network, mark, _ = word.partition("@")
-        cell = session.cell(method=session.protocol.alone, student=network, seed=0)
+        cell = session.teacher_cell(network)
         own = cell.taught
         card: TeacherCard | None
         with _about(self.file.path, "pairs", word):

@@ -33,7 +33,7 @@ def kinds_of(statuses: Iterable[Status]) -> tuple[Kind, ...]:
         cell = status.cell
         if id(cell.settings) not in texts:
             texts[id(cell.settings)] = json.dumps(cell.settings.values(), sort_keys=True)
-        key = cell.teacher, cell.student, cell.method, texts[id(cell.settings)]
+        key = cell.protocol.epochs, cell.teacher, cell.student, cell.method, texts[id(cell.settings)]
         left, done = found.setdefault(key, ([], []))
         (done if status.state == State.DONE else left).append(cell)
     return tuple(Kind(tuple(left), tuple(done)) for left, done in found.values())

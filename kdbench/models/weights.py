@@ -28,10 +28,10 @@ from kdbench.utils.streams import seeded
 
 def build_net(network: str, protocol: Protocol, dataset: Dataset, *, seed: int, purpose: str) -> Net:
     """A freshly initialised network for a data set, its weights drawn from the stream of (seed, purpose)."""
-    image_size = (dataset.train_images.shape[1], dataset.train_images.shape[2])
+    rules, image_size = protocol.rules.data, (dataset.train_images.shape[1], dataset.train_images.shape[2])
     with seeded(seed, "init", purpose):
         backbone = build_backbone(network, dataset.num_classes, image_size)
-        return Net(network, backbone, mean=protocol.mean, std=protocol.std, image_size=image_size)
+        return Net(network, backbone, mean=rules.mean, std=rules.std, image_size=image_size)
 
 
 @torch.inference_mode()
