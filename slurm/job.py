@@ -6,20 +6,20 @@ import dataclasses
 import os
 import signal
 import sys
+from importlib import resources
 from pathlib import Path
 from typing import final
 
 import submitit
 from rich.console import Console
 
-import kdbench
-from kdbench.analysis.records import RECORD, STATE
 from kdbench.engine.display import Display
 from kdbench.errors import Interrupted
+from kdbench.experiment.folder import RECORD, STATE
 from kdbench.grid.worker import Worker, Workload
 from kdbench.teachers.cache import FOLDER as CACHES
 from kdbench.utils.files import write_json
-from kdbench.utils.leases import Claims
+from kdbench.utils.leases import Leases
 
 from .scheduler import Slurm
 
@@ -48,11 +48,12 @@ class GridJob:
         self.mark = progress_mark(self.workload)
         say = Console(width=160, highlight=False, force_terminal=False)
         scheduler = Slurm()
-        say.print(f"kdbench {Path(kdbench.__file__).parent}, process {os.getpid()}, {scheduler.own_job() or ''}")
+        code = resources.files("kdbench")
+        say.print(f"kdbench {code}, process {os.getpid()}, {scheduler.own_job() or ''}")
         try:
-            with Claims(scheduler) as claims, Display(say) as display:
+            with Leases(scheduler) as leases, Display(say) as display:
                 if self.place:
-                    claims.hold(self.place)
+                    leases.hold(self.place)
                     (self.place / ENDED).unlink(missing_ok=True)
                 ended = Worker(self.workload, scheduler, display).run()
         except Interrupted as stopped:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import final
 
-from kdbench.utils.leases import Job, Scheduler
+from kdbench.utils.scheduler import Job, Scheduler
 
 _FIELDS = ("JobArrayID", "State", "RestartCnt", "Reason")
 _OVER = frozenset(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import getpass
+import importlib
 import json
 import os
 import shlex
@@ -12,19 +13,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import kdbench
-import kdbench.methods
-import kdbench.slurm
+from kdbench.engine.environment import CODE_STATE, code_state
 from kdbench.engine.session import NPZ
 from kdbench.errors import UserError
-from kdbench.experiment.cell import Cell, safe_name
+from kdbench.experiment.cell import Cell
 from kdbench.experiment.user_methods import FOLDERS, folders
 from kdbench.grid.grid import Grid
 from kdbench.grid.states import State, Status, survey
 from kdbench.teachers.plan import CacheMode
-from kdbench.utils.device import CODE_STATE, code_state
 from kdbench.utils.files import explain_os_errors, write_json
 from kdbench.utils.leases import holder_of, living
+from kdbench.utils.names import safe_name
 
 from .scheduler import Known, Slurm
 
@@ -122,11 +121,10 @@ def freeze_code(folder: Path) -> list[str]:
     """
     code = folder / CODE
     ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
-    parts = {"kdbench": kdbench, "kdbench/methods": kdbench.methods, "kdbench/slurm": kdbench.slurm}
     with explain_os_errors(code):
-        for name, package in parts.items():
-            for path in package.__path__:
-                shutil.copytree(path, code / name, ignore=ignore, dirs_exist_ok=True)
+        for package in ("kdbench", "kdbench.methods", "kdbench.slurm"):
+            for part in importlib.import_module(package).__path__:
+                shutil.copytree(part, code / package.replace(".", "/"), ignore=ignore, dirs_exist_ok=True)
         write_json(code / CODE_STATE, code_state())
         copies = [code / "own" / str(number) for number in range(len(folders()))]
         for source, copy in zip(folders(), copies, strict=True):

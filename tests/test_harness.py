@@ -14,7 +14,7 @@ import pytest
 from cells import Typed
 
 import kdbench
-from kdbench.experiment.settings import method_names
+from kdbench.experiment.registry import method_names
 
 ROOT = Path(__file__).parent.parent
 

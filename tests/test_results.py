@@ -9,7 +9,7 @@ import pytest
 from cells import Typed
 
 from kdbench.analysis.records import read_records
-from kdbench.experiment.settings import method_names
+from kdbench.experiment.registry import method_names
 
 RESULTS = Path(__file__).parent.parent / "results"
 FOLDERS = {"cifar10-subset": 19, "every-method": 59}

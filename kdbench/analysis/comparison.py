@@ -21,7 +21,7 @@ FAMILIES = ("none", "logits", "features", "relations", "contrast")
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Pair:
+class ComparedPair:
     """A teacher with its student; the teacher's fields are empty for students that have none."""
 
     teacher: str
@@ -81,16 +81,16 @@ class Comparison:
     """What decides results for all of them: the protocol's values, ``data`` (a fingerprint) and ``epoch_rule``."""
     overrides: Mapping[str, Any]
     """Where the rules differ from those of the named protocol."""
-    pairs: tuple[Pair, ...]
+    pairs: tuple[ComparedPair, ...]
     rows: tuple[Row, ...]
     """In the order of families and names."""
-    results: Mapping[tuple[Row, Pair], Result]
+    results: Mapping[tuple[Row, ComparedPair], Result]
     alone: Row | None
     """The row of students without a teacher."""
     frame: pd.DataFrame
     """All its records, those of teachers left out."""
 
-    def result(self, row: Row, pair: Pair) -> Result | None:
+    def result(self, row: Row, pair: ComparedPair) -> Result | None:
         """What there is of a row and a pair; students without a teacher stand in all their pairs."""
         return self.results.get((row, pair))
 
@@ -98,7 +98,7 @@ class Comparison:
         """What there is of a row, in all its pairs."""
         return [result for (own, _), result in self.results.items() if own == row]
 
-    def seeds(self, pair: Pair) -> set[int]:
+    def seeds(self, pair: ComparedPair) -> set[int]:
         """All seeds that were begun for a pair with a teacher, by any method; a student alone has as many for all."""
         found: set[int] = set()
         for row in self.rows:

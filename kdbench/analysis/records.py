@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
@@ -10,19 +9,14 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from kdbench.errors import UserError
+from kdbench.experiment.folder import CONFIG, FAILURE, RECORD, parse_record
 from kdbench.experiment.identity import identity_hash, identity_text
 from kdbench.utils.files import read_object
-
-if TYPE_CHECKING:
-    from kdbench.experiment.cell import Cell
-
-RECORD, FAILURE, STATE, CONFIG = "record.json", "failed.json", "state", "config.toml"
-METRICS, PRETRAINING = "metrics.jsonl", "pretraining.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,25 +41,6 @@ class Records:
     """Files that are no records, each with the reason."""
 
 
-def read_record(folder: Path, cell: Cell) -> dict[str, Any] | None:
-    """The record of a finished cell, or None.
-
-    Raises
-    ------
-    UserError
-        The record is damaged or belongs to another cell.
-    """
-    path = folder / RECORD
-    if not path.exists():
-        return None
-    record = _parse(path)
-    if isinstance(record, str):
-        raise UserError(f"{path} is damaged ({record}): delete it, then type the same command to run the cell again")
-    if record.get("cell") != cell.id:
-        raise UserError(f"{path} belongs to cell {str(record.get('cell'))[:8]}, not {cell.id[:8]}: move it away")
-    return record
-
-
 def read_records(runs: Path) -> Records:
     """Read all records below a folder; what is none is named in ``problems``.
 
@@ -81,7 +56,7 @@ def read_records(runs: Path) -> Records:
     for folder, names in _folders(runs):
         if RECORD in names:
             path = os.path.join(folder, RECORD)  # noqa: PTH118
-            record = _parse(path)
+            record = parse_record(path)
             row = record if isinstance(record, str) else _row(record, folder)
             if isinstance(row, str):
                 problems.append(f"{path} is left out: {row}")
@@ -130,16 +105,6 @@ def _folders(top: Path) -> Iterator[tuple[str, set[str]]]:
                     files.add(entry.name)
         yield folder, files
         waiting += sorted(below, reverse=True)
-
-
-def _parse(path: str | Path) -> dict[str, Any] | str:
-    """A record as it is, or the reason why the file is none."""
-    try:
-        with open(path, "rb") as file:  # noqa: PTH123
-            record = json.loads(file.read())
-    except (ValueError, OSError, RecursionError) as error:
-        return f"not readable as JSON ({error})"
-    return record if isinstance(record, dict) and "cell" in record else "not a record of kdbench"
 
 
 def _row(record: dict[str, Any], folder: str) -> dict[str, Any] | str:

@@ -17,10 +17,11 @@ from typing import Any
 
 import pandas as pd
 
-from kdbench.analysis.comparison import FAMILIES, Comparison, Pair, Result, Row, place, settings_text
+from kdbench.analysis.comparison import FAMILIES, ComparedPair, Comparison, Result, Row, place, settings_text
 from kdbench.analysis.records import Begun, Records
 from kdbench.experiment.identity import identity_text
-from kdbench.experiment.protocol import load_protocol, protocol_names, usual_pairs
+from kdbench.experiment.pairs import usual_pairs
+from kdbench.experiment.protocol import load_protocol, protocol_names
 
 
 def split(records: Records) -> list[Comparison]:
@@ -68,7 +69,7 @@ def _titles(rules: Sequence[dict[str, Any]], overrides: Sequence[dict[str, Any]]
 def _comparison(rules: dict[str, Any], title: str, frame: pd.DataFrame, begun: Sequence[Begun]) -> Comparison:
     frame = frame.assign(distinct=_distinct_settings(frame))
     pairs = _pairs(frame, begun)
-    frames: dict[tuple[Row, Pair], pd.DataFrame] = {}
+    frames: dict[tuple[Row, ComparedPair], pd.DataFrame] = {}
     keys = ["method", "method_version", "distinct", "views", "teacher", "student", "teacher_id", "teacher_weights"]
     for _, group in frame.groupby(keys, sort=True):
         first = group.iloc[0]
@@ -122,12 +123,12 @@ def _distinct_settings(frame: pd.DataFrame) -> pd.Series[str]:
     return distinct
 
 
-def _pairs(frame: pd.DataFrame, begun: Sequence[Begun]) -> tuple[Pair, ...]:
+def _pairs(frame: pd.DataFrame, begun: Sequence[Begun]) -> tuple[ComparedPair, ...]:
     """Teachers with their students, as far as they are known, and students that never had one."""
     columns = ["teacher", "student", "teacher_id", "teacher_weights"]
     firsts = frame.drop_duplicates(columns)
     pairs = [
-        Pair(teacher, student, identity, weights, accuracy)
+        ComparedPair(teacher, student, identity, weights, accuracy)
         for teacher, student, identity, weights, accuracy in zip(
             *(firsts[name] for name in (*columns, "teacher_accuracy")), strict=True
         )
@@ -138,18 +139,18 @@ def _pairs(frame: pd.DataFrame, begun: Sequence[Begun]) -> tuple[Pair, ...]:
         key = cell.config["student"], teacher.get("id", "")
         if teacher and key not in known:
             known.add(key)
-            pairs.append(Pair(teacher["network"], key[0], key[1]))
+            pairs.append(ComparedPair(teacher["network"], key[0], key[1]))
     taught = {pair.student for pair in pairs if pair.teacher}
     pairs = [pair for pair in pairs if pair.teacher or pair.student not in taught]
     several = defaultdict(set)
     for pair in pairs:
         several[pair.teacher].add((pair.teacher_id, pair.teacher_weights))
-    usual = usual_pairs()
+    usual = list(map(str, usual_pairs()))
     ordered = sorted(pairs, key=lambda pair: (place(f"{pair.teacher}>{pair.student}", usual), pair))
     return tuple(replace(pair, name=_pair_name(pair, several[pair.teacher])) for pair in ordered)
 
 
-def _pair_name(pair: Pair, several: set[tuple[str, str]]) -> str:
+def _pair_name(pair: ComparedPair, several: set[tuple[str, str]]) -> str:
     if not pair.teacher:
         return f"{pair.student} alone"
     if len(several) == 1:
@@ -159,10 +160,10 @@ def _pair_name(pair: Pair, several: set[tuple[str, str]]) -> str:
 
 
 def _waiting(
-    begun: Sequence[Begun], pairs: Sequence[Pair], rows: set[Row]
-) -> defaultdict[tuple[Row, Pair], list[Begun]]:
+    begun: Sequence[Begun], pairs: Sequence[ComparedPair], rows: set[Row]
+) -> defaultdict[tuple[Row, ComparedPair], list[Begun]]:
     """Cells without a record, in the rows and pairs that they belong to."""
-    waiting: defaultdict[tuple[Row, Pair], list[Begun]] = defaultdict(list)
+    waiting: defaultdict[tuple[Row, ComparedPair], list[Begun]] = defaultdict(list)
     for cell in begun:
         method, teacher = cell.config["method"], cell.config["teacher"]
         chosen = identity_text(cell.config.get("chosen", {}))
@@ -192,7 +193,7 @@ def _labelled(rows: set[Row]) -> dict[Row, Row]:
 
 def _family(method: str) -> str:
     """The family of a method whose records do not say it."""
-    from kdbench.experiment.settings import load_method, method_names  # noqa: PLC0415
+    from kdbench.experiment.registry import load_method, method_names  # noqa: PLC0415
 
     return load_method(method).FAMILY if method in method_names() else "other"
 

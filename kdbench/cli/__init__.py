@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from kdbench.cli import cache, data, grid, look, own, report, tables, teacher, train
+from kdbench.cli import bench, cache, data, grid, own, report, show, tables, teacher, train
 from kdbench.errors import Interrupted, UserError
 from kdbench.experiment.user_methods import FOLDERS, add_folders
 
@@ -27,9 +27,9 @@ for command in (
     tables.compare,
     tables.claims,
     report.report,
-    look.bench,
-    look.list_,
-    look.show,
+    bench.bench,
+    show.list_,
+    show.show,
     own.new,
     own.validate,
 ):

@@ -29,6 +29,7 @@ def cache_build(
     """Ask a teacher for every view that some methods and seeds will visit, once, and keep what it says."""
     from kdbench.engine.display import Display  # noqa: PLC0415
     from kdbench.engine.session import Session  # noqa: PLC0415
+    from kdbench.experiment.pairs import TeacherSpec  # noqa: PLC0415
     from kdbench.models import canonical_network  # noqa: PLC0415
     from kdbench.slurm.scheduler import Slurm  # noqa: PLC0415
     from kdbench.teachers.plan import Demand, Wanted  # noqa: PLC0415
@@ -43,7 +44,8 @@ def cache_build(
         download=download,
         scheduler=Slurm(),
     )
-    card = session.teacher_card(teacher, canonical_network(teacher.partition("@")[0]))
+    spec = TeacherSpec.parse(teacher)
+    card = session.teacher_card(spec, canonical_network(spec.network))
     cells = [
         session.cell(method=name, student=card.network, teacher=card.spec, seed=number)
         for name in method
@@ -60,7 +62,7 @@ def cache_build(
 def cache_list(runs: Runs = Path("runs")) -> None:
     """List the caches that are there."""
     from kdbench.teachers.cache_list import list_caches  # noqa: PLC0415
-    from kdbench.teachers.segments import size  # noqa: PLC0415
+    from kdbench.utils.text import size  # noqa: PLC0415
 
     caches = list_caches(runs)
     if not caches:
@@ -98,7 +100,7 @@ def cache_prune(
     from kdbench.slurm.scheduler import Slurm  # noqa: PLC0415
     from kdbench.teachers.cache_list import list_caches, remove_cache  # noqa: PLC0415
     from kdbench.teachers.cards import list_teachers  # noqa: PLC0415
-    from kdbench.teachers.segments import size  # noqa: PLC0415
+    from kdbench.utils.text import size  # noqa: PLC0415
 
     caches = {c.name: c for c in list_caches(runs)}
     if unknown := sorted(set(names or []) - caches.keys()):

@@ -15,24 +15,19 @@ import torch
 from kdbench.data.datasets import DATASETS, SHAPES, Dataset
 from kdbench.engine.phase import count_extra_parameters
 from kdbench.errors import UserError
-from kdbench.experiment.protocol import Protocol, load_protocol, named_pairs, protocol_names, usual_pairs
-from kdbench.experiment.settings import (
-    load_method,
-    load_recipes,
-    method_name,
-    method_names,
-    method_source,
-    resolve_settings,
-)
+from kdbench.experiment.pairs import Pair, named_pairs, usual_pairs
+from kdbench.experiment.protocol import Protocol, load_protocol, protocol_names
+from kdbench.experiment.registry import load_method, method_name, method_names, method_source
+from kdbench.experiment.settings import load_recipes, resolve_settings
 from kdbench.method import Method, Setup, field_docs
 from kdbench.models import NETWORKS
-from kdbench.models.weights import build_net
+from kdbench.models.build import build_net
 from kdbench.net import Net
 
 Rows = list[dict[str, Any]]
 
 
-def methods(pair: str | None, protocol: Protocol) -> tuple[Rows, list[str]]:
+def methods(pair: Pair | None, protocol: Protocol) -> tuple[Rows, list[str]]:
     """One row a method, and remarks on those that cannot be used, or not on the pair.
 
     Parameters
@@ -76,9 +71,9 @@ def _pretraining(kind: type[Method]) -> str:
     return f"{100 * part:g} %" if part else ""
 
 
-def _setup(pair: str, protocol: Protocol) -> Setup:
+def _setup(pair: Pair, protocol: Protocol) -> Setup:
     """What methods are built from, on a pair and images of a protocol that nobody has to load."""
-    teacher, student = (_net(name, protocol.name) for name in pair.split(">"))
+    teacher, student = (_net(name, protocol.name) for name in (pair.teacher.network, pair.student))
     labels = _unseen(protocol).train_labels
     return Setup(student=student, teacher=teacher, labels=labels, epochs=protocol.epochs, steps_per_epoch=1)
 
@@ -111,7 +106,7 @@ def _extra_parameters(name: str, protocol: Protocol, setup: Setup) -> tuple[str,
     return f"{count_extra_parameters(setup.student, made, method):,}", ""
 
 
-def _refusal(name: str, pair: str) -> str:
+def _refusal(name: str, pair: Pair) -> str:
     """Why a method cannot work on a pair; empty where it can."""
     protocol = load_protocol(next(members.protocol for members in named_pairs().values() if pair in members.pairs))
     counted, reason = _extra_parameters(name, protocol, _setup(pair, protocol))
@@ -138,20 +133,17 @@ def protocols() -> Rows:
 
 def pairs() -> Rows:
     """One row a named pair, with the published accuracies of both networks trained alone."""
-    rows = []
-    for group, members in named_pairs().items():
-        protocol = load_protocol(members.protocol)
-        for pair in members.pairs:
-            teacher, student = pair.split(">")
-            rows.append(
-                {
-                    "set": group,
-                    "pair": pair,
-                    "teacher %": f"{protocol.accuracy[teacher]:.2f}",
-                    "student %": f"{protocol.accuracy[student]:.2f}",
-                }
-            )
-    return rows
+    return [
+        {
+            "set": name,
+            "pair": str(pair),
+            "teacher %": f"{accuracy[pair.teacher.network]:.2f}",
+            "student %": f"{accuracy[pair.student]:.2f}",
+        }
+        for name, members in named_pairs().items()
+        for accuracy in (load_protocol(members.protocol).accuracy,)
+        for pair in members.pairs
+    ]
 
 
 LISTS = {"networks": networks, "datasets": datasets, "protocols": protocols, "pairs": pairs}
@@ -178,7 +170,7 @@ def method_page(name: str) -> str:
         lines += _wrapped(f"{field.name} = {field.default!r}: {docs[field.name]}", 2)
         if field.name in kind.OURS:
             lines += _wrapped(f"our choice: {kind.OURS[field.name]}", 6)
-    known = {pair for recipe in recipes for pair in recipe.pairs}
+    known = {Pair.parse(pair) for recipe in recipes for pair in recipe.pairs}
     rest = [pair for pair in usual_pairs() if pair not in known] if fields else []
     if fields:
         lines += ["", "Published settings by pair"]
@@ -189,7 +181,7 @@ def method_page(name: str) -> str:
     refused = {pair: reason for pair in rest if (reason := _refusal(name, pair))}
     if ours := [pair for pair in rest if pair not in refused]:
         lines += _wrapped("none published, so that using the defaults is our choice", 2)
-        lines += _wrapped(f"for {', '.join(ours)}", 6)
+        lines += _wrapped(f"for {', '.join(map(str, ours))}", 6)
     for pair, reason in refused.items():
         lines += _wrapped(f"refused on {pair}: {reason}", 2)
     if kind.DEVIATIONS:

@@ -127,7 +127,7 @@ def grid_retry(
     data: GridData = None,
 ) -> None:
     """Try failed and lost cells again, as they were started last: on Slurm or here, with the same options."""
-    from kdbench.analysis.records import FAILURE  # noqa: PLC0415
+    from kdbench.experiment.folder import FAILURE  # noqa: PLC0415
     from kdbench.grid.states import State  # noqa: PLC0415
     from kdbench.slurm.profile import load_profile, profile_from  # noqa: PLC0415
     from kdbench.slurm.submissions import Launch  # noqa: PLC0415

@@ -141,9 +141,9 @@ def _watch(grid: Grid, workers: Workers, jobs: int, overview: Overview, stop: St
     from rich.live import Live  # noqa: PLC0415
 
     from kdbench.cli.grid_view import lines, picture  # noqa: PLC0415
-    from kdbench.engine.display import clock  # noqa: PLC0415
     from kdbench.grid.states import State, survey  # noqa: PLC0415
     from kdbench.slurm.scheduler import Slurm  # noqa: PLC0415
+    from kdbench.utils.text import clock  # noqa: PLC0415
 
     runs, scheduler = grid.session.runs, Slurm()
     latest = {status.cell.id: status for status in overview.statuses}

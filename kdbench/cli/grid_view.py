@@ -9,12 +9,12 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from kdbench.engine.display import clock
+from kdbench.experiment.pairs import Pair
 from kdbench.grid.cache_needs import CacheNeed
 from kdbench.grid.estimate import GridEstimate
 from kdbench.grid.grid import Grid
 from kdbench.grid.states import State, Status, explain
-from kdbench.teachers.segments import size
+from kdbench.utils.text import clock, size
 
 _STYLES = {
     State.DONE: "green",
@@ -46,15 +46,19 @@ def counts(grid: Grid, statuses: Sequence[Status], width: int) -> Table:
     pairs = {pair: sum((found[pair, method] for method in grid.file.methods), Counter()) for pair in grid.file.pairs}
     methods = _table("teacher > student", grid.file.methods)
     for pair in grid.file.pairs:
-        methods.add_row(pair.replace(">", " > "), *(_entry(found[pair, method]) for method in grid.file.methods))
+        methods.add_row(_name(pair), *(_entry(found[pair, method]) for method in grid.file.methods))
     needed = Console(width=10_000).measure(methods).maximum
     if needed <= width:
         return methods
     seen = [state for state in State if any(pairs[pair][state] for pair in pairs)]
     by_state = _table("teacher > student", seen)
     for pair, own in pairs.items():
-        by_state.add_row(pair.replace(">", " > "), *(Text(f"{own[state]:,}", style=_STYLES[state]) for state in seen))
+        by_state.add_row(_name(pair), *(Text(f"{own[state]:,}", style=_STYLES[state]) for state in seen))
     return by_state
+
+
+def _name(pair: Pair) -> str:
+    return f"{pair.teacher} > {pair.student}"
 
 
 def _table(first: str, others: Sequence[str]) -> Table:

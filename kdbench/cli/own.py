@@ -18,21 +18,22 @@ def new(
     folder: Annotated[Path, typer.Option("--dir", help="Where to write it.", metavar="DIR")] = Path(),
 ) -> None:
     """Write the start of a method of your own: a file that works, and a recipe file."""
+    from kdbench.experiment.pairs import Pair  # noqa: PLC0415
     from kdbench.experiment.protocol import load_protocol  # noqa: PLC0415
     from kdbench.experiment.templates import write_method  # noqa: PLC0415
 
     for file in write_method(name, folder):
         console.print(f"{file} is written", markup=False)
     rules = load_protocol(DEMO)
-    teacher, student = rules.demo.pair.split(">")
+    pair = Pair.parse(rules.demo.pair)
     beside = " ".join(f"--method {method}" for method in (*rules.demo.methods[:2], name))
     found = folder.absolute() in folders()
     kdbench = "kdbench" if found else f"kdbench --methods {shlex.quote(str(folder))}"
     console.print("Change it, then type:")
     for words in (
         f"validate {name}",
-        f"teacher train --protocol {DEMO} --network {teacher}",
-        f"train --protocol {DEMO} --teacher {teacher} --student {student} {beside}",
+        f"teacher train --protocol {DEMO} --network {pair.teacher}",
+        f"train --protocol {DEMO} --teacher {pair.teacher} --student {pair.student} {beside}",
     ):
         console.print(f"  {kdbench} {words}", markup=False)
 
@@ -44,7 +45,7 @@ def validate(method: str) -> None:
     from kdbench.engine.checks import validate as checking  # noqa: PLC0415
     from kdbench.engine.checks.rules import CHECKS  # noqa: PLC0415
     from kdbench.engine.checks.small import PAIRS  # noqa: PLC0415
-    from kdbench.experiment.settings import load_method, method_name, method_source  # noqa: PLC0415
+    from kdbench.experiment.registry import load_method, method_name, method_source  # noqa: PLC0415
 
     name = method_name(method)
     what = f"{name}, version {load_method(name).VERSION}, {method_source(name).text}"

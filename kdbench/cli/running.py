@@ -25,8 +25,8 @@ def run_shown(
     UserError
         Some failed; the others are done.
     """
-    from kdbench.analysis.records import read_record  # noqa: PLC0415
     from kdbench.engine.display import Display  # noqa: PLC0415
+    from kdbench.experiment.folder import read_record  # noqa: PLC0415
 
     records = []
     with Display(console) as display:
@@ -48,8 +48,8 @@ def run_shown(
 
 def warn_of_changes(session: Session, done: list[Cell]) -> None:
     """Say which of a user's methods have changed since records of these finished cells were made."""
-    from kdbench.analysis.records import RECORD  # noqa: PLC0415
-    from kdbench.experiment.settings import method_source  # noqa: PLC0415
+    from kdbench.experiment.folder import RECORD  # noqa: PLC0415
+    from kdbench.experiment.registry import method_source  # noqa: PLC0415
     from kdbench.utils.files import read_object  # noqa: PLC0415
 
     changed = Counter[str]()

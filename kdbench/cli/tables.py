@@ -217,6 +217,6 @@ def _split(words: list[str] | None) -> list[str]:
 
 
 def _print(tables: list[Table], form: Literal["terminal", "markdown", "latex", "csv"]) -> None:
-    from kdbench.analysis.tables.table import render  # noqa: PLC0415
+    from kdbench.analysis.tables.render import render  # noqa: PLC0415
 
     sys.stdout.write(render(tables, form))

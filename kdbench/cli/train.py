@@ -32,17 +32,19 @@ if TYPE_CHECKING:
 def demo(runs: Runs = Path("runs"), device: Device = None) -> None:
     """Compare all methods on embedded data, in minutes."""
     from kdbench.engine.session import Session  # noqa: PLC0415
+    from kdbench.experiment.pairs import Pair  # noqa: PLC0415
     from kdbench.experiment.protocol import load_protocol  # noqa: PLC0415
     from kdbench.slurm.scheduler import Slurm  # noqa: PLC0415
 
     session = Session.open(DEMO, runs=runs, device=device, scheduler=Slurm())
     compare(session)
     real = load_protocol(session.protocol.demo.next)
-    teacher, student = real.demo.pair.split(">")
+    pair = Pair.parse(real.demo.pair)
     console.print("\nThe real thing, CIFAR-100 (a GPU is advised):")
-    console.print(f"  kdbench teacher train --protocol {real.name} --network {teacher} --data data --download")
-    cell = f"--teacher {teacher} --student {student} --method {real.demo.methods[-1]} --seed 1"
-    console.print(f"  kdbench train --protocol {real.name} {cell} --data data")
+    console.print(f"  kdbench teacher train --protocol {real.name} --network {pair.teacher} --data data --download")
+    method = real.demo.methods[-1]
+    networks = f"--teacher {pair.teacher} --student {pair.student}"
+    console.print(f"  kdbench train --protocol {real.name} {networks} --method {method} --seed 1 --data data")
 
 
 def train(
@@ -76,7 +78,8 @@ def train(
     they share images and teacher, and each gets the result that it has alone.
     """
     from kdbench.engine.session import Session  # noqa: PLC0415
-    from kdbench.experiment.settings import method_name, parse_settings  # noqa: PLC0415
+    from kdbench.experiment.registry import method_name  # noqa: PLC0415
+    from kdbench.experiment.settings import parse_settings  # noqa: PLC0415
     from kdbench.slurm.scheduler import Slurm  # noqa: PLC0415
 
     if together is not None and together < 1:
@@ -127,17 +130,18 @@ def compare(session: Session) -> None:
     from kdbench.analysis.report import write_report  # noqa: PLC0415
     from kdbench.analysis.splitting import split  # noqa: PLC0415
     from kdbench.analysis.tables.layouts import detail  # noqa: PLC0415
-    from kdbench.analysis.tables.table import render  # noqa: PLC0415
+    from kdbench.analysis.tables.render import render  # noqa: PLC0415
+    from kdbench.experiment.pairs import Pair  # noqa: PLC0415
 
-    teacher, student = session.protocol.demo.pair.split(">")
-    train_teacher_shown(session, teacher, seed=0)
+    pair = Pair.parse(session.protocol.demo.pair)
+    train_teacher_shown(session, pair.teacher.network, seed=0)
     cells = [
-        session.cell(method=method, student=student, teacher=teacher, seed=seed)
+        session.cell(method=method, student=pair.student, teacher=str(pair.teacher), seed=seed)
         for method in session.protocol.demo.methods
         for seed in session.protocol.demo.seeds
     ]
     (found,) = split(Records(as_frame(run_shown(session, cells)), [], []))
-    console.print(f"\n{render([detail(found, pair) for pair in found.pairs], 'terminal')}", markup=False, end="")
+    console.print(f"\n{render([detail(found, column) for column in found.pairs], 'terminal')}", markup=False, end="")
     runs = session.runs
     console.print(f"\nRecords: {runs / session.protocol.name}; 'kdbench table {runs}' prints them again.", markup=False)
     records = read_records(runs)

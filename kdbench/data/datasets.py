@@ -26,6 +26,7 @@ from kdbench.data.arrays import ARRAY_NAMES, Arrays, check_classes, image_array,
 from kdbench.errors import UserError
 from kdbench.utils.files import write_atomic
 from kdbench.utils.names import squeeze
+from kdbench.utils.text import one_line
 
 DATASETS: Final[Mapping[str, Callable[[Path, bool], Arrays]]] = MappingProxyType(
     {
@@ -104,13 +105,13 @@ def load_dataset(name: str, folder: Path, *, download: bool = False) -> Dataset:
     if colon and kind.strip().lower() == "npz":
         path = _find(file, folder)
         return from_arrays(f"npz:{path.stem}", _read_npz(path), where=str(path))
-    known = {squeeze(each): each for each in DATASETS}
+    names = {squeeze(each): each for each in DATASETS}
     key = squeeze(name)
-    if key not in known:
-        close = difflib.get_close_matches(key, known, n=1)
-        guess = f"did you mean {known[close[0]]}? " if close else ""
+    if key not in names:
+        close = difflib.get_close_matches(key, names, n=1)
+        guess = f"did you mean {names[close[0]]}? " if close else ""
         raise UserError(f"unknown data set {name!r}: {guess}there are {', '.join(DATASETS)} and npz:FILE")
-    return from_arrays(known[key], DATASETS[known[key]](folder, download))
+    return from_arrays(names[key], DATASETS[names[key]](folder, download))
 
 
 def from_arrays(name: str, arrays: Arrays, *, where: str | None = None) -> Dataset:
@@ -134,8 +135,8 @@ def from_arrays(name: str, arrays: Arrays, *, where: str | None = None) -> Datas
     """
     where = where or name
     if missing := [key for key in ARRAY_NAMES if key not in arrays]:
-        found = ", ".join(sorted(arrays)) or "nothing"
-        raise UserError(f"{where} has no {', '.join(missing)}: name the arrays so, found {found}")
+        present = ", ".join(sorted(arrays)) or "nothing"
+        raise UserError(f"{where} has no {', '.join(missing)}: name the arrays so; it holds {present}")
     train_images = image_array(f"{where}: train_images", arrays["train_images"])
     train_labels = label_array(f"{where}: train_labels", arrays["train_labels"], len(train_images))
     test_images = image_array(f"{where}: test_images", arrays["test_images"])
@@ -234,5 +235,5 @@ def _read_npz(path: Path) -> Arrays:
                 return {key: np.asarray(archive[key]) for key in (*ARRAY_NAMES, "class_names") if key in archive}
     except (ValueError, OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         # NumPy refuses object arrays: unpickling them could run any code.
-        reason = "it holds Python objects" if "Object arrays" in str(error) else sources.one_line(error)
+        reason = "it holds Python objects" if "Object arrays" in str(error) else one_line(error)
         raise UserError(f"{path} cannot be read ({reason}): write plain arrays with numpy.savez_compressed") from None

@@ -13,7 +13,7 @@ from kdbench.engine.progress import Observer, Progress
 from kdbench.experiment.cell import Cell
 from kdbench.teachers.cache import Estimate
 from kdbench.teachers.plan import Watch
-from kdbench.teachers.segments import size
+from kdbench.utils.text import clock, size
 
 
 class Display(Watch):
@@ -99,10 +99,3 @@ def _note(progress: Progress) -> str:
     if progress.seconds_left is not None:
         parts.append(f"{clock(progress.seconds_left)} left")
     return ", ".join(parts)
-
-
-def clock(seconds: float) -> str:
-    """A duration as 0:05, 12:34 or 1:02:03."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -18,19 +18,19 @@ import tomli_w
 import torch
 from torch import Tensor
 
-from kdbench.analysis.records import CONFIG, FAILURE, STATE, read_record
 from kdbench.data.batches import Batches, DeviceData
 from kdbench.engine.graphs import StepGraphs
 from kdbench.engine.progress import Diverged, Observer
 from kdbench.engine.run import Options, Run
 from kdbench.errors import Interrupted, UserError
 from kdbench.experiment.cell import Cell
+from kdbench.experiment.folder import CONFIG, FAILURE, STATE, read_record
 from kdbench.method import ViewPlan
 from kdbench.net import Outputs, Part
 from kdbench.teachers.outputs import Reader, TeacherSource
 from kdbench.utils.device import Span
 from kdbench.utils.files import write_atomic, write_json
-from kdbench.utils.leases import MAX_DEATHS, Busy, Claim, Claims, Killed, Superseded
+from kdbench.utils.leases import MAX_CRASHES, Busy, Killed, Lease, Leases, Superseded
 from kdbench.utils.signals import Stop
 
 _DRAIN_EVERY = 50
@@ -71,32 +71,32 @@ def train_cells(
     """
     devices = [options.device] if options.device.type == "cuda" else []
     outcomes = Outcomes(cells)
-    with Claims(options.scheduler) as claims, Stop() as stop, torch.random.fork_rng(devices):
-        held: list[tuple[Cell, Claim]] = []
+    with Leases(options.scheduler) as leases, Stop() as stop, torch.random.fork_rng(devices):
+        held: list[tuple[Cell, Lease]] = []
         for cell in cells:  # all at once, before anything is loaded: another process takes what comes next
             folder = cell.folder(options.runs)
             with outcomes.of(cell):
                 record = read_record(folder, cell)
                 if record is None:
-                    claim = claims.hold(folder, mark=_mark(folder))
+                    lease = leases.hold(folder, mark=_mark(folder))
                     record = read_record(folder, cell)
                 if record is None:
-                    held.append((cell, claim))
+                    held.append((cell, lease))
                 else:
                     outcomes.set(cell, record)
         batches: Batches | None = None
         runs: list[Run] = []
-        for cell, claim in held:
+        for cell, lease in held:
             folder = cell.folder(options.runs)
-            with outcomes.of(cell, folder, claim.check):
+            with outcomes.of(cell, folder, lease.check):
                 (folder / FAILURE).unlink(missing_ok=True)
-                if claim.deaths >= MAX_DEATHS:
+                if lease.crashes >= MAX_CRASHES:
                     raise Killed(
-                        f"{cell} failed: {claim.deaths} processes in a row died before they could save "
+                        f"{cell} failed: {lease.crashes} processes in a row died before they could save "
                         "anything of it. Was it out of memory? Type the same command to try again"
                     )
                 batches = batches or Batches(data(), cell.protocol, cell.seed)
-                run = Run(cell, batches, source(cell), options, claim.check)
+                run = Run(cell, batches, source(cell), options, lease.check)
                 write_config(folder, run)
                 run.resume()
                 runs.append(run)

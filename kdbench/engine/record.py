@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from kdbench.data.datasets import Dataset
+from kdbench.engine.environment import environment
 from kdbench.experiment.cell import Cell
-from kdbench.experiment.settings import load_method, method_source
+from kdbench.experiment.registry import load_method, method_source
 from kdbench.teachers.cards import TeacherCard
-from kdbench.utils.device import environment, peak_memory_mb
+from kdbench.utils.device import peak_memory_mb
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,6 @@ from typing import Any, NoReturn, final
 import torch
 from torch import Tensor, nn
 
-from kdbench.analysis.records import CONFIG, METRICS, PRETRAINING, RECORD, STATE
 from kdbench.data.batches import Batches, DeviceData
 from kdbench.engine.optim import clip_gradients, load_optimizer
 from kdbench.engine.phase import Phase, count_extra_parameters, phases_of
@@ -21,17 +20,18 @@ from kdbench.engine.progress import Diverged, Progress
 from kdbench.engine.record import Counts, make_record
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell
-from kdbench.experiment.settings import load_method, method_source
+from kdbench.experiment.folder import CONFIG, METRICS, PRETRAINING, RECORD, STATE, WEIGHTS
+from kdbench.experiment.registry import load_method, method_source
 from kdbench.method import Batch, Setup
-from kdbench.models.evaluate import evaluate
-from kdbench.models.weights import build_net, predict, save_weights
+from kdbench.models.build import build_net
+from kdbench.models.evaluate import evaluate, predict
+from kdbench.models.weights import save_weights
 from kdbench.net import Outputs, Part
-from kdbench.teachers.cards import WEIGHTS
 from kdbench.teachers.outputs import TeacherSource
 from kdbench.utils.checkpoint import load_state, save_state
 from kdbench.utils.device import Span, autocast, be_deterministic, keep_freed_memory, memory_format
 from kdbench.utils.files import unfinished_writes, write_atomic, write_json
-from kdbench.utils.leases import Scheduler
+from kdbench.utils.scheduler import Scheduler
 from kdbench.utils.streams import generator, seeded, stream_seed
 
 

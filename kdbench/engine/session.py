@@ -17,8 +17,10 @@ from kdbench.engine.progress import Observer
 from kdbench.engine.run import Options
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell, TeacherRef
+from kdbench.experiment.pairs import TeacherSpec
 from kdbench.experiment.protocol import Protocol, load_protocol
-from kdbench.experiment.settings import load_method, method_name, resolve_settings
+from kdbench.experiment.registry import load_method, method_name
+from kdbench.experiment.settings import resolve_settings
 from kdbench.models import canonical_network
 from kdbench.teachers import cards as teachers
 from kdbench.teachers.cache import Identity, TeacherCache
@@ -26,7 +28,7 @@ from kdbench.teachers.cards import Teacher, TeacherCard
 from kdbench.teachers.outputs import LiveTeacher
 from kdbench.teachers.plan import CacheMode, Sources, Watch, lockstep_groups
 from kdbench.utils.device import pick_device
-from kdbench.utils.leases import Scheduler
+from kdbench.utils.scheduler import Scheduler
 
 NPZ = "npz:"
 
@@ -135,16 +137,16 @@ class Session:
         kind = load_method(method)
         if kind.teacher_reads and not teacher:
             raise UserError(f"method {method} needs a teacher: name one with --teacher NETWORK")
-        name = teacher.network if isinstance(teacher, TeacherRef) else (teacher or "").partition("@")[0]
-        network = canonical_network(name) if name else None
+        spec = teacher if isinstance(teacher, TeacherRef) else TeacherSpec.parse(teacher or "")
+        network = canonical_network(spec.network) if spec.network else None
         if not 0 <= seed < 2**31:
             raise UserError(f"--seed must be between 0 and {2**31 - 1}, not {seed}")
         resolved = resolve_settings(
             method, dataset=self.protocol.dataset, teacher=network, student=student, chosen=settings
         )
         ref = teacher if isinstance(teacher, TeacherRef) else None
-        if isinstance(teacher, str) and network and kind.teacher_reads:
-            ref = self.teacher_card(teacher, network).ref
+        if isinstance(spec, TeacherSpec) and network and kind.teacher_reads:
+            ref = self.teacher_card(spec, network).ref
         return Cell(
             protocol=self.protocol,
             teacher=ref if kind.teacher_reads else None,
@@ -155,15 +157,14 @@ class Session:
             seed=seed,
         )
 
-    def teacher_card(self, spec: str, network: str) -> TeacherCard:
+    def teacher_card(self, spec: TeacherSpec, network: str) -> TeacherCard:
         """Find a teacher of this protocol and data set."""
         return teachers.find_teacher(self.runs, self.protocol, spec, network)
 
     def card_of(self, cell: Cell) -> TeacherCard:
         """The card of a cell's teacher."""
         assert cell.teacher is not None
-        spec = f"{cell.teacher.network}@{cell.teacher.id.partition(':')[2]}"
-        return self.teacher_card(spec, cell.teacher.network)
+        return self.teacher_card(TeacherSpec(cell.teacher.network, cell.teacher.hash), cell.teacher.network)
 
     def live_teacher(self, card: TeacherCard) -> LiveTeacher:
         """The loaded and measured teacher of a card."""

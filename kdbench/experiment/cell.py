@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.experiment.identity import identity_hash, identity_text
+from kdbench.experiment.pairs import Pair, TeacherSpec
 from kdbench.experiment.protocol import Protocol
-from kdbench.experiment.settings import Settings, load_method
+from kdbench.experiment.registry import load_method
+from kdbench.experiment.settings import Settings
+from kdbench.utils.names import safe_name
 
 _SEED = "\0seed"
 
@@ -25,14 +27,19 @@ class TeacherRef:
     id: str
 
     @property
+    def hash(self) -> str:
+        """The identity without the kind in front."""
+        return self.id.partition(":")[2]
+
+    @property
     def short(self) -> str:
         """The part of the identity that names it beside its network."""
-        return self.id.partition(":")[2][:8]
+        return self.hash[:8]
 
     @property
     def spec(self) -> str:
         """What to type to mean this one."""
-        return f"{self.network}@{self.short}"
+        return str(TeacherSpec(self.network, self.short))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +99,6 @@ class Cell:
         return runs / self.protocol.name / pair / self.method / f"seed{self.seed}-{self.id[:8]}"
 
     def __str__(self) -> str:
-        pair = f"{self.teacher.network}>{self.student}" if self.teacher else self.student
+        pair = Pair.of(self.teacher.network, self.student) if self.teacher else self.student
         chosen = "".join(f" {key}={value}" for key, value in self.settings.chosen.items())
         return f"{self.method}{chosen} {pair} seed {self.seed}"
-
-
-def safe_name(name: str) -> str:
-    """A network's name as one path component."""
-    return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")

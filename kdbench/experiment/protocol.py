@@ -9,20 +9,9 @@ from importlib import resources
 from typing import Any
 
 from kdbench.errors import UserError
-from kdbench.experiment.rules import Precision, Rules, read_table
+from kdbench.experiment.rules import Rules, read_table
 from kdbench.utils.names import find_name
-
-__all__ = [
-    "Demo",
-    "PairSet",
-    "Precision",
-    "Protocol",
-    "load_protocol",
-    "named_pairs",
-    "protocol_names",
-    "read_protocol",
-    "usual_pairs",
-]
+from kdbench.utils.precision import Precision
 
 _FOLDER = resources.files("kdbench.experiment") / "protocols"
 
@@ -174,22 +163,3 @@ def read_protocol(name: str, text: str, where: str) -> Protocol:
         demo=described.demo,
         accuracy=described.accuracy,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class PairSet:
-    """Teacher>student pairs, and the protocol that lists the published accuracies of their networks."""
-
-    protocol: str
-    pairs: tuple[str, ...]
-
-
-def named_pairs() -> dict[str, PairSet]:
-    """Sets of pairs by name."""
-    text = (resources.files("kdbench.experiment") / "pairs.toml").read_text(encoding="utf-8")
-    return {name: PairSet(entry["protocol"], tuple(entry["pairs"])) for name, entry in tomllib.loads(text).items()}
-
-
-def usual_pairs() -> list[str]:
-    """The pairs of all sets, in the order of papers."""
-    return [pair for members in named_pairs().values() for pair in members.pairs]

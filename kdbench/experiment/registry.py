@@ -21,7 +21,7 @@ from typing import final
 from kdbench.errors import UserError
 from kdbench.experiment import user_methods as own_methods
 from kdbench.method import Method
-from kdbench.utils.names import squeeze
+from kdbench.utils.names import find_name, squeeze
 
 _PACKAGE = "kdbench.methods"
 _GROUP = "kdbench.methods"
@@ -200,3 +200,23 @@ def _flaw(method: object) -> str | None:
     except (TypeError, ValueError) as error:
         return f"{method.__name__}.Config() fails, {error}: give every field a default that is allowed"
     return None
+
+
+def method_names() -> list[str]:
+    """Names of all methods, those of users included."""
+    return list(method_sources())
+
+
+def method_name(name: str) -> str:
+    """The registered spelling of a method's name."""
+    return find_name("method", name, method_names(), "'kdbench list methods' names all")
+
+
+def method_source(name: str) -> MethodSource:
+    """Where a method comes from, by its registered name."""
+    return method_sources()[name]
+
+
+def load_method(name: str) -> type[Method]:
+    """Import a method by its registered name."""
+    return method_source(name).load()

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, final
 
 from kdbench.errors import UserError
+from kdbench.utils.precision import Precision
 
-Precision = Literal["fp32", "bf16", "fp16"]
 _Table = TypeVar("_Table")
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdbench.errors import UserError
-from kdbench.experiment.registry import MethodSource, method_sources
-from kdbench.method import Method, deciding
-from kdbench.utils.names import find_name
+from kdbench.experiment.pairs import Pair
+from kdbench.experiment.registry import load_method, method_name, method_source
+from kdbench.method import deciding
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,26 +36,6 @@ class Settings:
     def values(self) -> dict[str, Any]:
         """The hyper-parameters that decide results, as plain values."""
         return deciding(self.config)
-
-
-def method_names() -> list[str]:
-    """Names of all methods, those of users included."""
-    return list(method_sources())
-
-
-def method_name(name: str) -> str:
-    """The registered spelling of a method's name."""
-    return find_name("method", name, method_names(), "'kdbench list methods' names all")
-
-
-def method_source(name: str) -> MethodSource:
-    """Where a method comes from, by its registered name."""
-    return method_sources()[name]
-
-
-def load_method(name: str) -> type[Method]:
-    """Import a method by its registered name."""
-    return method_source(name).load()
 
 
 def load_recipes(name: str) -> list[Recipe]:
@@ -91,7 +71,7 @@ def resolve_settings(
     """
     config = load_method(name).Config
     chosen = _typed(name, config, chosen or {})
-    pair = f"{teacher}>{student}"
+    pair = str(Pair.of(teacher, student)) if teacher else ""
     found = [r for r in load_recipes(name) if r.dataset == dataset and pair in r.pairs]
     if len(found) > 1:
         raise UserError(f"{method_source(name).recipe_file} has {len(found)} recipes for {pair} on {dataset}: keep one")

@@ -16,7 +16,7 @@ from kdbench.method import ViewPlan
 from kdbench.net import Part
 from kdbench.teachers.cache_list import CacheInfo
 from kdbench.teachers.plan import Wanted
-from kdbench.teachers.segments import free_space
+from kdbench.utils.files import free_space
 
 
 def expected_pairs(num_images: int, augmentation: Augmentation, plans: Mapping[frozenset[ViewPlan], int]) -> float:

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import torch
 
-from kdbench.analysis.records import read_record
+from kdbench.experiment.folder import read_record
 from kdbench.grid.cache_needs import CacheNeed, cache_needs
 from kdbench.grid.grid import Grid
 from kdbench.grid.shapes import NetShape, data_shape, net_shapes
 from kdbench.grid.states import Status
 from kdbench.grid.variants import Kind, kinds_of
 from kdbench.teachers.cache_list import list_caches
-from kdbench.teachers.segments import free_space
 from kdbench.utils.device import processor
+from kdbench.utils.files import free_space
 
 _RECORDS = 3
 """Records that are read of a kind of cell."""

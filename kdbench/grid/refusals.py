@@ -7,8 +7,9 @@ from collections.abc import Iterable
 
 import torch
 
+from kdbench.experiment.pairs import Pair
 from kdbench.experiment.protocol import Protocol
-from kdbench.experiment.settings import load_method
+from kdbench.experiment.registry import load_method
 from kdbench.grid.grid import Grid
 from kdbench.grid.shapes import DataShape, without_values
 from kdbench.grid.variants import Kind
@@ -44,7 +45,8 @@ def refusals(grid: Grid, kinds: Iterable[Kind], data: DataShape) -> dict[str, st
                 )
                 load_method(cell.method)(cell.settings.config, setup).wrap(setup)
         except ValueError as reason:
-            found[f"{cell.method} {'>'.join(reversed(names))}"] = str(reason)
+            pair = Pair.of(cell.teacher.network, cell.student) if cell.teacher else cell.student
+            found[f"{cell.method} {pair}"] = str(reason)
         except Exception:  # noqa: S112 - it needs values
             continue
     return found

@@ -14,11 +14,11 @@ from torch.overrides import TorchFunctionMode
 from kdbench.data.datasets import SHAPES
 from kdbench.engine.session import Session
 from kdbench.errors import UserError
-from kdbench.experiment.protocol import Precision
 from kdbench.grid.grid import Grid
 from kdbench.models import build_backbone
 from kdbench.net import Backbone, Part
 from kdbench.utils.device import autocast
+from kdbench.utils.precision import Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +115,8 @@ def net_shapes(grid: Grid, data: DataShape) -> dict[str, NetShape]:
         One cannot be used; the text names its pair.
     """
     pairs = grid.file.pairs
-    networks = [(pair, pair.partition(">")[0].partition("@")[0], grid.session.protocol.precision) for pair in pairs]
-    networks += [(pair, pair.partition(">")[2], "fp32") for pair in pairs]
+    networks = [(pair, pair.teacher.network, grid.session.protocol.precision) for pair in pairs]
+    networks += [(pair, pair.student, "fp32") for pair in pairs]
     shapes: dict[str, NetShape] = {}
     for pair, network, precision in networks:
         if network not in shapes:

@@ -1,4 +1,4 @@
-"""What has become of cells: read from their folders, their claims and the batch system, never changed here."""
+"""What has become of cells: read from their folders, their leases and the batch system, never changed here."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from kdbench.analysis.records import CONFIG, FAILURE, METRICS, PRETRAINING, RECORD, STATE
 from kdbench.experiment.cell import Cell
+from kdbench.experiment.folder import CONFIG, FAILURE, METRICS, PRETRAINING, RECORD, STATE
 from kdbench.utils.files import read_object
-from kdbench.utils.leases import CLAIM_PREFIX, Holder, Scheduler, holder_of, living
+from kdbench.utils.leases import LEASE_PREFIX, Holder, holder_of, living
+from kdbench.utils.scheduler import Scheduler
 
 
 class State(StrEnum):
@@ -59,32 +60,32 @@ def survey(
     """
     listed: dict[Path, set[str]] = {}
     found: list[tuple[Cell, Path, set[str]]] = []
-    claims: dict[Path, Holder] = {}
+    leases: dict[Path, Holder] = {}
     claimed: dict[Path, Path] = {}
     for cell in cells:
         folder = cell.folder(runs)
         if folder.parent not in listed:
             listed[folder.parent] = _names(folder.parent)
         files = _names(folder) if folder.name in listed[folder.parent] else set()
-        if RECORD not in files and any(name.startswith(CLAIM_PREFIX) for name in files):
+        if RECORD not in files and any(name.startswith(LEASE_PREFIX) for name in files):
             holder = holder_of(folder)
             if holder:
-                claims[holder[0]], claimed[folder] = holder[1], holder[0]
+                leases[holder[0]], claimed[folder] = holder[1], holder[0]
         found.append((cell, folder, files))
-    alive = living(claims, scheduler)
+    alive = living(leases, scheduler)
     statuses = []
     for cell, folder, files in found:
         path = claimed.get(folder)
         if RECORD in files:
             status = Status(cell, folder, State.DONE)
         elif path in alive:
-            status = Status(cell, folder, State.RUNNING, holder=claims[path])
+            status = Status(cell, folder, State.RUNNING, holder=leases[path])
         elif cell.id in queued:
             status = Status(cell, folder, State.QUEUED, job=queued[cell.id])
         elif FAILURE in files:
             status = Status(cell, folder, State.FAILED)
         elif cell.id in gone or files & {STATE, CONFIG} or path:
-            holder_text = f"its {claims[path]} is dead" if path else ""
+            holder_text = f"its {leases[path]} is dead" if path else ""
             status = Status(cell, folder, State.LOST, job=gone.get(cell.id, holder_text))
         else:
             status = Status(cell, folder, State.PLANNED)

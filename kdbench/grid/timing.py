@@ -10,6 +10,7 @@ from statistics import median
 from kdbench.data.batches import num_steps
 from kdbench.data.datasets import random_dataset
 from kdbench.engine.bench import Bench, alternate, forward_seconds
+from kdbench.experiment.pairs import Pair
 from kdbench.grid.estimate import GridEstimate
 from kdbench.grid.grid import Grid
 from kdbench.grid.shapes import data_shape
@@ -70,19 +71,19 @@ def measure(
     return replace(estimate, speed=speed)
 
 
-def _by_pair(grid: Grid, kinds: Iterable[Kind], teachers: set[str]) -> dict[str, list[Kind]]:
+def _by_pair(grid: Grid, kinds: Iterable[Kind], teachers: set[str]) -> dict[Pair, list[Kind]]:
     """Sort kinds by the pair whose bench times them; every one of some teachers has a pair, be it without a kind."""
-    pairs = [f"{pair.partition('@')[0]}>{pair.partition('>')[2]}" if "@" in pair else pair for pair in grid.file.pairs]
-    found: dict[str, list[Kind]] = {}
+    pairs = [pair.networks for pair in grid.file.pairs]
+    found: dict[Pair, list[Kind]] = {}
     alone = []
     for kind in kinds:
         if kind.cell.teacher:
-            found.setdefault(f"{kind.cell.teacher.network}>{kind.cell.student}", []).append(kind)
+            found.setdefault(Pair.of(kind.cell.teacher.network, kind.cell.student), []).append(kind)
         else:
             alone.append(kind)
     for teacher in sorted(teachers):
-        if not any(pair.startswith(f"{teacher}>") for pair in found):
-            found[next(pair for pair in pairs if pair.startswith(f"{teacher}>"))] = []
+        if not any(pair.teacher.network == teacher for pair in found):
+            found[next(pair for pair in pairs if pair.teacher.network == teacher)] = []
     if alone:  # any bench does
         found.setdefault(next(iter(found), pairs[0]), []).extend(alone)
     return found

@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
-from kdbench.analysis.records import FAILURE, RECORD
 from kdbench.engine.display import Display
 from kdbench.engine.session import Session
 from kdbench.errors import Interrupted, UserError
 from kdbench.experiment.cell import Cell
+from kdbench.experiment.folder import FAILURE, RECORD
 from kdbench.teachers import cards as teachers
 from kdbench.teachers.plan import CacheMode, Wanted, Watch, by_teacher, lockstep_groups
-from kdbench.utils.leases import Busy, Scheduler, Superseded
+from kdbench.utils.leases import Busy, Superseded
+from kdbench.utils.scheduler import Scheduler
 from kdbench.utils.signals import Stop
 
 _LOOK_EVERY = 1.0

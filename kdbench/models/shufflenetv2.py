@@ -22,7 +22,7 @@ STEM = 24
 
 @final
 class PlainBlock(nn.Module):
-    """Passes on one half of the channels and transforms the other."""
+    """Pass on one half of the channels and transforms the other."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

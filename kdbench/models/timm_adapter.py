@@ -161,7 +161,7 @@ def _images(image_size: tuple[int, int]) -> Tensor:
 
 
 def _equal(actual: Tensor, expected: Tensor) -> bool:
-    """Whether two tensors are the same up to rounding; of those without values, whether their shapes are."""
+    """Return whether two tensors are the same up to rounding; of those without values, whether their shapes are."""
     if actual.shape != expected.shape:
         return False
     return expected.is_meta or torch.allclose(actual, expected, rtol=1e-4, atol=1e-5)

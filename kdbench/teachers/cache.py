@@ -32,15 +32,17 @@ from torch import Tensor
 from kdbench.data.datasets import Dataset
 from kdbench.data.views import Augmentation, views
 from kdbench.errors import UserError
-from kdbench.experiment.cell import safe_name
 from kdbench.experiment.protocol import Protocol
 from kdbench.method import ViewPlan
 from kdbench.net import Part
 from kdbench.teachers.cards import TeacherCard
-from kdbench.teachers.segments import PARTIAL, SEGMENT, Pairs, Segment, SegmentWriter, free_space, size
-from kdbench.utils.files import write_json
-from kdbench.utils.leases import Busy, Claim, Claims, Scheduler
+from kdbench.teachers.segments import PARTIAL, SEGMENT, Pairs, Segment, SegmentWriter
+from kdbench.utils.files import free_space, write_json
+from kdbench.utils.leases import Busy, Lease, Leases
+from kdbench.utils.names import safe_name
+from kdbench.utils.scheduler import Scheduler
 from kdbench.utils.signals import Stop
+from kdbench.utils.text import size
 
 FOLDER = "teacher-cache"
 STORED: frozenset[Part] = frozenset({"logits", "penultimate"})
@@ -225,14 +227,14 @@ class TeacherCache:
         self.refresh()
         if not any(map(len, self.missing(pairs, parts).values())):
             return True
-        with Claims(scheduler) as claims:
-            claim = self._hold(claims, waiting, stop)
+        with Leases(scheduler) as leases:
+            lease = self._hold(leases, waiting, stop)
             self.refresh()
             missing = {part: left for part, left in self.missing(pairs, parts).items() if len(left)}
-            if not missing or not claim:
+            if not missing or not lease:
                 return not missing
             wanted = np.unique(np.concatenate(list(missing.values())))
-            done = self._write(wanted, sorted(missing), forward, batch, announce, observe, stop, claim.check)
+            done = self._write(wanted, sorted(missing), forward, batch, announce, observe, stop, lease.check)
         self.refresh()
         return done
 
@@ -303,12 +305,12 @@ class TeacherCache:
                         f"{self.folder.name}' to drop it"
                     )
 
-    def _hold(self, claims: Claims, waiting: Callable[[], None], stop: Stop | None) -> Claim | None:
+    def _hold(self, leases: Leases, waiting: Callable[[], None], stop: Stop | None) -> Lease | None:
         """Get the right to build, waiting for it while another process has it; None if ``stop`` wished to end."""
         told = False
         while not (stop and stop.signum is not None):
             try:
-                return claims.hold(self.folder)
+                return leases.hold(self.folder)
             except Busy:
                 if not told:
                     waiting()

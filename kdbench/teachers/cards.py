@@ -13,12 +13,16 @@ from torch import Tensor
 
 from kdbench.data.datasets import Dataset
 from kdbench.errors import UserError
-from kdbench.experiment.cell import Cell, TeacherRef, safe_name
+from kdbench.experiment.cell import Cell, TeacherRef
+from kdbench.experiment.folder import WEIGHTS
+from kdbench.experiment.pairs import TeacherSpec
 from kdbench.experiment.protocol import Protocol
-from kdbench.models.evaluate import evaluate
-from kdbench.models.weights import build_net, load_weights, predict, read_weights, save_weights, weights_hash
+from kdbench.models.build import build_net
+from kdbench.models.evaluate import evaluate, predict
+from kdbench.models.weights import freeze, load_weights, read_weights, save_weights, weights_hash
 from kdbench.net import Net
 from kdbench.utils.files import write_atomic, write_json
+from kdbench.utils.names import safe_name
 
 
 class TeacherMismatch(UserError):
@@ -29,7 +33,7 @@ class TeacherMismatch(UserError):
 
 ACCURACY_TOLERANCE = 0.1
 """Percent by which a teacher's measured accuracy may differ from the expected one."""
-_CARD, WEIGHTS = "teacher.json", "model.safetensors"
+_CARD = "teacher.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,17 +98,16 @@ def list_teachers(runs: Path, protocol: str) -> list[TeacherCard]:
     return cards
 
 
-def find_teacher(runs: Path, protocol: Protocol, spec: str, network: str) -> TeacherCard:
-    """Find the teacher that ``spec`` (``NETWORK`` or ``NETWORK@HASH``) means.
+def find_teacher(runs: Path, protocol: Protocol, spec: TeacherSpec, network: str) -> TeacherCard:
+    """Find the teacher that is meant; ``network`` is the one spelling of its network's name.
 
     Raises
     ------
     UserError
         There is none, or there are several.
     """
-    short = spec.partition("@")[2]
     cards = [c for c in list_teachers(runs, protocol.name) if c.network == network and c.dataset == protocol.dataset]
-    found = [c for c in cards if c.id.partition(":")[2].startswith(short)]
+    found = [card for card in cards if card.ref.hash.startswith(spec.hash)]
     if len(found) == 1:
         return found[0]
     if found:
@@ -212,12 +215,6 @@ def import_teacher(
     save_weights(folder / WEIGHTS, net)
     write_json(folder / _CARD, asdict(card))
     return card
-
-
-def freeze(net: Net) -> Net:
-    """Put a network into eval mode without gradients."""
-    net.eval().requires_grad_(requires_grad=False)
-    return net
 
 
 def _folder(runs: Path, protocol: str, card: TeacherCard) -> Path:

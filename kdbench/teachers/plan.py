@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Literal, final
 
 import numpy as np
 
-from kdbench.analysis.records import CONFIG, RECORD, STATE
 from kdbench.data.batches import DeviceData
 from kdbench.errors import Interrupted, UserError
 from kdbench.experiment.cell import Cell
-from kdbench.experiment.settings import load_method
+from kdbench.experiment.folder import CONFIG, RECORD, STATE
+from kdbench.experiment.registry import load_method
 from kdbench.method import ViewPlan
 from kdbench.net import Part
 from kdbench.teachers.cache import STORED, Estimate, TeacherCache, Visits
 from kdbench.teachers.cards import TeacherCard
 from kdbench.teachers.outputs import Kind, TeacherSource
-from kdbench.teachers.segments import Pairs, free_space
+from kdbench.teachers.segments import Pairs
 from kdbench.utils.device import forward_batch
+from kdbench.utils.files import free_space
 from kdbench.utils.signals import Stop
 
 if TYPE_CHECKING:

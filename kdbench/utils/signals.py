@@ -1,4 +1,4 @@
-"""Signals as wishes."""
+"""Deferred signals: Ctrl-C and SIGTERM set a flag that a loop checks between two steps."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from kdbench.errors import Interrupted
 
 @final
 class Stop(AbstractContextManager["Stop"]):
-    """Turns Ctrl-C, SIGTERM and SIGUSR2 into a wish that the loop grants between two steps.
+    """Turn Ctrl-C, SIGTERM and SIGUSR2 into ``signum``, which a loop checks between two steps.
 
-    SIGUSR2 is what batch systems are asked to send before a time limit. A wish that was not granted is passed on to a
-    ``Stop`` around this one.
+    SIGUSR2 is what batch systems are told to send before a time limit. A signal that the loop did not act on is passed
+    to the ``Stop`` around this one.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Stop(AbstractContextManager["Stop"]):
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
-                self._old[signum] = signal.signal(signum, self._wish)
+                self._old[signum] = signal.signal(signum, self._note)
         return self
 
     def __exit__(
@@ -38,5 +38,5 @@ class Stop(AbstractContextManager["Stop"]):
             if self.signum == signum and isinstance(around, Stop) and not isinstance(error, Interrupted):
                 around.signum = signum
 
-    def _wish(self, signum: int, _frame: FrameType | None) -> None:
+    def _note(self, signum: int, _frame: FrameType | None) -> None:
         self.signum = signum

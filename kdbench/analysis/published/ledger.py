@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from kdbench.analysis.comparison import Comparison, Epoch, Pair, Row, settings_text
+from kdbench.analysis.comparison import ComparedPair, Comparison, Epoch, Row, settings_text
 from kdbench.analysis.published.tables import NOT_OURS
 from kdbench.analysis.published.values import Published, PublishedValue
 from kdbench.analysis.stats.paired import Interval, t_interval, t_quantile
@@ -24,7 +24,7 @@ _TEACHER = 0.1
 class Claim:
     """A published value beside ours."""
 
-    pair: Pair
+    pair: ComparedPair
     row: Row
     value: PublishedValue
     ours: dict[int, float]
@@ -54,7 +54,7 @@ def claims(comparison: Comparison, published: Published) -> list[Claim]:
     return found
 
 
-def _claim(comparison: Comparison, pair: Pair, row: Row, value: PublishedValue) -> Claim | None:
+def _claim(comparison: Comparison, pair: ComparedPair, row: Row, value: PublishedValue) -> Claim | None:
     result = comparison.result(row, pair)
     if not result or result.frame.empty:
         return None
@@ -101,7 +101,7 @@ def against_published(ours: dict[int, float], value: PublishedValue) -> Interval
 def ledger_table(comparison: Comparison, found: list[Claim]) -> Table:
     """One row for each published value."""
     rows = []
-    before: tuple[Pair, Row] | None = None
+    before: tuple[ComparedPair, Row] | None = None
     for claim in found:
         value, fresh = claim.value, (claim.pair, claim.row) != before
         before = claim.pair, claim.row
@@ -161,7 +161,7 @@ def _why_not(comparison: Comparison, row: Row, value: PublishedValue, n: int) ->
     return "one seed of ours has no interval" if n < 2 else ""
 
 
-def _remarks(comparison: Comparison, pair: Pair, value: PublishedValue) -> list[str]:
+def _remarks(comparison: Comparison, pair: ComparedPair, value: PublishedValue) -> list[str]:
     told = [value.note] if value.note else []
     theirs = load_protocol(comparison.rules["name"]).accuracy.get(pair.teacher)
     if theirs is not None and abs(pair.teacher_accuracy - theirs) > _TEACHER:

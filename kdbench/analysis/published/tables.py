@@ -8,13 +8,14 @@ from dataclasses import replace
 
 import pandas as pd
 
-from kdbench.analysis.comparison import FAMILIES, Comparison, Pair, place
+from kdbench.analysis.comparison import FAMILIES, ComparedPair, Comparison, place
 from kdbench.analysis.published.values import Published, PublishedValue
 from kdbench.analysis.tables.entries import fixed, with_difference
 from kdbench.analysis.tables.layouts import Marks
 from kdbench.analysis.tables.table import MISSING, Entry, Mark, Table, words
 from kdbench.errors import UserError
-from kdbench.experiment.protocol import load_protocol, usual_pairs
+from kdbench.experiment.pairs import Pair, usual_pairs
+from kdbench.experiment.protocol import load_protocol
 
 _NETWORKS = ("Teacher", "Student")
 NOT_OURS = "published values are what their sources print; they are never ranked or tested with ours"
@@ -90,7 +91,7 @@ def with_published(table: Table, comparison: Comparison, published: Published, *
         )
     if comparison.overrides:
         return replace(table, notes=(*table.notes, "no published values: no paper has these rules"))
-    found: dict[tuple[str, Pair], PublishedValue] = {}
+    found: dict[tuple[str, ComparedPair], PublishedValue] = {}
     for row in comparison.rows:
         for pair in comparison.pairs:
             values = published.values_for(f"{pair.teacher}>{pair.student}", row.method, comparison.rules["name"])
@@ -110,7 +111,7 @@ def with_published(table: Table, comparison: Comparison, published: Published, *
 
 
 def _beside(
-    line: tuple[Entry, ...], comparison: Comparison, found: Mapping[tuple[str, Pair], PublishedValue]
+    line: tuple[Entry, ...], comparison: Comparison, found: Mapping[tuple[str, ComparedPair], PublishedValue]
 ) -> tuple[Entry, ...]:
     alone = comparison.alone.label if comparison.alone else ""
     label = alone if line[1].text == "Student" else line[1].text
@@ -140,8 +141,8 @@ def _under(published: Published, protocol: str, frame: pd.DataFrame) -> Table:
     accuracy = load_protocol(protocol).accuracy
     pairs = _ordered(frame)
     rows = [
-        (*words("", role), *(_number(accuracy[pair.split(">")[side]], None) for pair in pairs))
-        for side, role in enumerate(_NETWORKS)
+        (*words("", role), *(_number(accuracy[network], None) for network in networks))
+        for role, networks in zip(_NETWORKS, _networks(pairs), strict=True)
     ]
     rows += _methods(published, frame, pairs)
     return Table(
@@ -214,17 +215,22 @@ def _one(values: pd.DataFrame, *, reasons: bool) -> Entry:
 
 
 def _ordered(frame: pd.DataFrame) -> list[str]:
-    usual = usual_pairs()
+    usual = list(map(str, usual_pairs()))
     found = list(dict.fromkeys(frame["pair"]))
     return sorted(found, key=lambda pair: place(pair, usual))
 
 
 def _heads(pairs: Sequence[str], num_labels: int = 1) -> tuple[tuple[str, ...], ...]:
-    split = [pair.split(">") for pair in pairs]
     blank = ("",) * (num_labels - 1)
     return tuple(
-        (*blank, role, *(names[place] for names in split)) for place, role in enumerate(("teacher", "student"))
+        (*blank, role, *networks) for role, networks in zip(("teacher", "student"), _networks(pairs), strict=True)
     )
+
+
+def _networks(pairs: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The teachers and the students of pairs."""
+    parsed = [Pair.parse(pair) for pair in pairs]
+    return [str(pair.teacher) for pair in parsed], [pair.student for pair in parsed]
 
 
 def _titles(published: Published, frame: pd.DataFrame) -> str:

@@ -26,6 +26,7 @@ from kdbench.analysis.published.files import (
     read_values,
 )
 from kdbench.errors import UserError
+from kdbench.experiment.pairs import Pair
 from kdbench.experiment.protocol import Protocol, load_protocol, protocol_names
 from kdbench.models import parse_pair
 from kdbench.utils.names import find_name
@@ -177,7 +178,7 @@ class Published:
             rows = self.frame[of_method & (self.frame["pair"] == pair)]
             values = [_value(row, rules.name) for row in rows.to_dict("records")]
         else:
-            of_student = self.frame["student"] == pair.rpartition(">")[2]
+            of_student = self.frame["student"] == Pair.parse(pair).student
             rows = self.frame[of_student & of_method]
             values = self._beside(self.frame[of_student & ~of_method & (self.frame["protocol"] == rules.name)], method)
             values += [_value(row, rules.name) for row in rows.to_dict("records")]
@@ -207,7 +208,7 @@ class Published:
 
     def _pair(self, pair: str) -> str:
         with contextlib.suppress(UserError):
-            return parse_pair(pair)
+            return str(parse_pair(pair))
         known = sorted(set(self.frame["pair"]))
         return find_name("pair", pair, known, f"there are published values of {self.dataset} for {', '.join(known)}")
 

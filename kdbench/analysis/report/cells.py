@@ -16,10 +16,10 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from kdbench.analysis.comparison import Comparison, Pair, Row
-from kdbench.analysis.records import RECORD
+from kdbench.analysis.comparison import ComparedPair, Comparison, Row
 from kdbench.analysis.report.curves import Curve, Curves
 from kdbench.analysis.tables.table import MISSING, Entry, Table
+from kdbench.experiment.folder import RECORD
 from kdbench.experiment.identity import identity_text
 from kdbench.utils.files import read_object
 
@@ -117,7 +117,7 @@ class Cells:
         heads = ("method", *(pair.name for pair in comparison.pairs))
         return Table(f"{comparison.title}: cells by seed", (heads,), tuple(rows)), filled
 
-    def _links(self, row: Row, pair: Pair, frame: pd.DataFrame, num_begun: int, place: str) -> Markup:
+    def _links(self, row: Row, pair: ComparedPair, frame: pd.DataFrame, num_begun: int, place: str) -> Markup:
         ids = [(str(cell)[: self.digits], seed) for seed, cell in zip(frame.index, frame["cell"], strict=True)]
         link = Markup('<a href="#cell/{}" aria-label="{}, {}, seed {}">{}</a>')
         told = [link.format(cell, row.label, pair.name, seed, seed) for cell, seed in ids[:CELLS_LISTED]]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdbench.analysis.comparison import Comparison
-from kdbench.analysis.records import METRICS
+from kdbench.experiment.folder import METRICS
 
 Quantity = Literal["top1", "loss"]
 CELLS_READ = 10

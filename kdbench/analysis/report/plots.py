@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from kdbench.analysis.comparison import Comparison, Pair, Row
+from kdbench.analysis.comparison import ComparedPair, Comparison, Row
 from kdbench.analysis.report.curves import Band, Curves, Quantity, band
 from kdbench.analysis.report.drawing import COLOURS, INK, Look, Plot, label, looks
 from kdbench.analysis.report.names import name_points
@@ -29,7 +29,9 @@ _WIDE_RANGE = 8.0
 """Largest over smallest value from which an axis is logarithmic."""
 
 
-def curves_plot(comparison: Comparison, pair: Pair, curves: Curves, quantity: Quantity, name: str) -> Plot | None:
+def curves_plot(
+    comparison: Comparison, pair: ComparedPair, curves: Curves, quantity: Quantity, name: str
+) -> Plot | None:
     """Mean over seeds in each epoch, with a band from the lowest to the highest; None where no cell has a curve."""
     found: dict[Row, Band] = {}
     for row in comparison.rows:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from kdbench.analysis.comparison import Comparison, Epoch, Pair, Row
+from kdbench.analysis.comparison import ComparedPair, Comparison, Epoch, Row
 from kdbench.analysis.stats.paired import TOLERANCE, Interval, can_reach, holm, paired, sign_flip_p, smallest_p
 from kdbench.analysis.stats.pooled import pooled_gain, probability_of_improvement, stratified_bootstrap, win_tie_loss
 from kdbench.analysis.tables.entries import BEST_ON_TEST, LEVEL, difference, fixed, interval_entry
@@ -23,9 +23,9 @@ class Versus:
     """A method against the baseline."""
 
     row: Row
-    pairs: Mapping[Pair, tuple[Mapping[int, float], Mapping[int, float]]]
+    pairs: Mapping[ComparedPair, tuple[Mapping[int, float], Mapping[int, float]]]
     """Its values and the baseline's, by seed, of the pairs in which both have a record of one seed at least."""
-    means: Mapping[Pair, float]
+    means: Mapping[ComparedPair, float]
     """Their mean differences in percentage points."""
     pooled: Interval | None
     """Of the same; None where a pair has one seed only."""
@@ -71,7 +71,7 @@ def against(
 def _versus(
     comparison: Comparison, row: Row, baseline: Row, epoch: Epoch, margin: float, *, by_teacher: bool
 ) -> Versus | None:
-    values: dict[Pair, tuple[Mapping[int, float], Mapping[int, float]]] = {}
+    values: dict[ComparedPair, tuple[Mapping[int, float], Mapping[int, float]]] = {}
     for pair in comparison.pairs:
         own, other = comparison.result(row, pair), comparison.result(baseline, pair)
         if own and other and not set(own.frame.index).isdisjoint(other.frame.index):

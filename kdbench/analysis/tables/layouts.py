@@ -9,7 +9,7 @@ from typing import Literal
 
 import pandas as pd
 
-from kdbench.analysis.comparison import Comparison, Epoch, Pair, Result, Row
+from kdbench.analysis.comparison import ComparedPair, Comparison, Epoch, Result, Row
 from kdbench.analysis.stats.paired import t_interval
 from kdbench.analysis.tables.entries import BEST_ON_TEST, LEVEL, accuracy, difference, fixed, gain, with_difference
 from kdbench.analysis.tables.table import MISSING, Entry, Mark, Table, words
@@ -24,7 +24,7 @@ _RULES: dict[Marks, str] = {
 }
 
 
-def detail(comparison: Comparison, pair: Pair, epoch: Epoch = "last") -> Table:
+def detail(comparison: Comparison, pair: ComparedPair, epoch: Epoch = "last") -> Table:
     """All metrics of one pair, a row a method, the best last."""
     base = comparison.alone
     alone = comparison.result(base, pair) if base else None
@@ -187,7 +187,7 @@ def top1_words(comparison: Comparison, epoch: Epoch) -> str:
     return f"top-1 on the test set of {data} in % after the last of {epochs} epochs"
 
 
-def _pair_title(pair: Pair) -> str:
+def _pair_title(pair: ComparedPair) -> str:
     if not pair.teacher:
         return pair.name
     return f"{pair.teacher} ({fixed(pair.teacher_accuracy) or '?'} %, {pair.short}) > {pair.student}"
@@ -198,7 +198,7 @@ def _networks(label: str, entries: Sequence[Entry], views: str = "") -> tuple[En
     return (*words("", label), *entries, *words(views))
 
 
-def _teacher_entry(pair: Pair) -> Entry:
+def _teacher_entry(pair: ComparedPair) -> Entry:
     text = fixed(pair.teacher_accuracy)
     return Entry(text, {"top-1 %": text}) if text else Entry(MISSING)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from kdbench.analysis.comparison import COLUMN, Comparison, Epoch, Pair, Row
+from kdbench.analysis.comparison import COLUMN, ComparedPair, Comparison, Epoch, Row
 from kdbench.analysis.stats.ranks import Ranking, average_ranks, friedman, nemenyi, rank_stability, wilcoxon_holm
 from kdbench.analysis.tables.differences import MARGIN, Versus, against, dependent, p_value, pooled_entry
 from kdbench.analysis.tables.entries import LEVEL, fixed
@@ -181,7 +181,7 @@ def _order(comparison: Comparison, epoch: Epoch) -> dict[str, float]:
 
 
 def _scores(
-    comparison: Comparison, means: Mapping[Row, Mapping[Pair, float]]
+    comparison: Comparison, means: Mapping[Row, Mapping[ComparedPair, float]]
 ) -> tuple[tuple[Row, ...], list[list[float]]]:
     """The methods that have a record in every pair, and their means."""
     ranked = tuple(row for row, own in means.items() if len(own) == len(comparison.pairs))
@@ -193,7 +193,7 @@ def _ranks(ranked: Sequence[Row], scores: Sequence[Sequence[float]]) -> dict[Row
     return dict(zip(ranked, average_ranks(scores).tolist(), strict=True)) if ranked else {}
 
 
-def _means(comparison: Comparison, row: Row, epoch: Epoch) -> dict[Pair, float]:
+def _means(comparison: Comparison, row: Row, epoch: Epoch) -> dict[ComparedPair, float]:
     found = {}
     for pair in comparison.pairs:
         result = comparison.result(row, pair)
@@ -203,7 +203,7 @@ def _means(comparison: Comparison, row: Row, epoch: Epoch) -> dict[Pair, float]:
 
 
 def _standing(
-    comparison: Comparison, row: Row, means: Mapping[Pair, float], rank: float, versus: Versus | None
+    comparison: Comparison, row: Row, means: Mapping[ComparedPair, float], rank: float, versus: Versus | None
 ) -> Standing:
     frames = {pair: comparison.results[row, pair].frame for pair in means}
     records = {folder for frame in frames.values() for folder in frame["cell"]}
@@ -225,7 +225,7 @@ def _standing(
     )
 
 
-def _times(comparison: Comparison, pair: Pair, own: pd.DataFrame) -> float:
+def _times(comparison: Comparison, pair: ComparedPair, own: pd.DataFrame) -> float:
     """Training time over that of the student alone; nan where they ran on different devices."""
     alone = comparison.alone and comparison.result(comparison.alone, pair)
     if not alone or alone.frame.empty or len({*own["device"], *alone.frame["device"]}) > 1:

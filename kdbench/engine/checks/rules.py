@@ -22,12 +22,13 @@ from kdbench.engine.checks.watched import Refused, Trial, remembered, trained
 from kdbench.engine.progress import Diverged
 from kdbench.engine.run import Run
 from kdbench.errors import UserError
-from kdbench.experiment.protocol import Precision
-from kdbench.experiment.settings import load_method, load_recipes, method_source, resolve_settings
+from kdbench.experiment.registry import load_method, method_source
+from kdbench.experiment.settings import load_recipes, resolve_settings
 from kdbench.method import PLAIN, Batch, Loss, Method
 from kdbench.models import parse_pair
-from kdbench.models.weights import build_net
+from kdbench.models.build import build_net
 from kdbench.net import PARTS, Outputs, Undeclared
+from kdbench.utils.precision import Precision
 
 
 class Broken(Exception):
@@ -283,11 +284,12 @@ def recipe(trial: Trial) -> None:
         for pair in entry.pairs:
             try:
                 spelt = parse_pair(pair)
-                student = pair.partition(">")[2]
-                resolve_settings(trial.method, dataset=entry.dataset, teacher=pair.partition(">")[0], student=student)
+                resolve_settings(
+                    trial.method, dataset=entry.dataset, teacher=spelt.teacher.network, student=spelt.student
+                )
             except UserError as error:
                 raise Broken(str(error)) from None
-            if spelt != pair:
+            if str(spelt) != pair:
                 raise Broken(f"pair {pair} is spelt {spelt}")
             if (entry.dataset, pair) in seen:
                 raise Broken(f"{pair} on {entry.dataset} is there twice")

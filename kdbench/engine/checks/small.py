@@ -13,10 +13,12 @@ from kdbench.engine.lockstep import Lockstep, Outcomes
 from kdbench.engine.run import Run
 from kdbench.experiment.cell import Cell, TeacherRef
 from kdbench.experiment.protocol import Protocol, load_protocol
-from kdbench.experiment.settings import load_method, resolve_settings
-from kdbench.models.evaluate import evaluate
-from kdbench.models.weights import build_net, predict, weights_hash
-from kdbench.teachers.cards import Teacher, TeacherCard, freeze
+from kdbench.experiment.registry import load_method
+from kdbench.experiment.settings import resolve_settings
+from kdbench.models.build import build_net
+from kdbench.models.evaluate import evaluate, predict
+from kdbench.models.weights import freeze, weights_hash
+from kdbench.teachers.cards import Teacher, TeacherCard
 from kdbench.teachers.outputs import LiveTeacher, TeacherSource
 
 PAIRS = {

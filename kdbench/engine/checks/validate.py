@@ -10,7 +10,8 @@ from typing import Any, Literal, final
 from kdbench.engine.checks.rules import CHECKS, Broken
 from kdbench.engine.checks.small import PAIRS
 from kdbench.engine.checks.watched import Refused, Trial
-from kdbench.experiment.settings import method_source
+from kdbench.experiment.pairs import Pair
+from kdbench.experiment.registry import method_source
 from kdbench.net import Undeclared
 
 Outcome = Literal["ok", "refused", "FAILS"]
@@ -71,7 +72,7 @@ def validate(method: str, folder: Path, observe: Callable[[str], None] = lambda 
 
 def pair_text(pair: str) -> str:
     """A pair of ``PAIRS`` in networks' names."""
-    return ">".join(PAIRS[pair])
+    return str(Pair.of(*PAIRS[pair]))
 
 
 def rows(verdicts: list[Verdict]) -> list[dict[str, Any]]:

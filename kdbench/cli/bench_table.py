@@ -1,0 +1,62 @@
+"""The times of ``kdbench bench`` as a table, with the hours of a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from kdbench.analysis.tables.table import Table, words
+from kdbench.engine.bench import Bench, Row, forward_seconds
+from kdbench.teachers.plan import Wanted, visited
+
+
+def table(bench: Bench, rows: Sequence[Row], teacher: float, seeds: int, machine: str) -> Table:
+    """Rows of one pair as a table, with the hours that a grid of these methods will take."""
+    protocol = bench.protocol
+    batch, num_images = protocol.batch_size, len(bench.data.labels)
+    steps = {row.method: bench.batches().steps * len(bench.cell(row.method).epochs) for row in rows}
+    lines = [
+        {
+            "method": row.method,
+            "teacher outputs": row.outputs,
+            "images/s": f"{batch / row.step:.0f}",
+            "x alone": f"{row.ratio:.2f}",
+            "data %": f"{100 * row.data / row.step:.0f}",
+            "teacher %": f"{100 * row.teacher / row.step:.0f}",
+            "student %": f"{100 * row.student / row.step:.0f}",
+            "loss %": f"{max(100 * (row.step - row.data - row.teacher - row.student) / row.step, 0):.0f}",
+            "h/cell": f"{row.step * steps[row.method] / 3600:.2f}",
+        }
+        for row in rows
+    ]
+    live = {row.method: row.step for row in rows if row.outputs != "cache"}
+    best = live | {row.method: row.step for row in rows if row.outputs == "cache"}
+    build, views = _build_hours(bench, rows, seeds)
+    grid = f"{len(live)} methods x {seeds} seeds x {protocol.epochs} epochs"
+    hours = {
+        name: seeds * sum(step * steps[method] for method, step in found.items()) / 3600
+        for name, found in (("live", live), ("cached", best))
+    }
+    training = teacher * bench.batches().steps * protocol.epochs / 3600
+    overrides = ", ".join(f"{k}={v}" for k, v in protocol.overrides().items())
+    return Table(
+        f"{protocol.name}{f', with {overrides}' if overrides else ''}: {bench.teacher} > {bench.student} on {machine}",
+        (tuple(lines[0]),),
+        tuple(words(*line.values()) for line in lines),
+        (
+            f"whole steps of {batch} of {num_images:,} random images; medians, all works of a method timed in turns",
+            "x alone: times the student alone on plain views; loss: the rest of the step with its way back, at least 0",
+            f"{grid}: {hours['live']:.1f} h with a live teacher, {hours['cached']:.1f} h with a cache",
+            f"before that: {training:.1f} h to train the teacher, {build:.1f} h to build the cache ({views:,} views)",
+        ),
+    )
+
+
+def _build_hours(bench: Bench, rows: Sequence[Row], seeds: int) -> tuple[float, int]:
+    """Hours to build the cache that a grid needs, and its views."""
+    cached = [Wanted.by(bench.cell(row.method)) for row in rows if row.outputs == "cache"]
+    if not cached:
+        return 0.0, 0
+    wanted = [replace(one, seed=seed) for seed in range(1, seeds + 1) for one in cached]
+    views = len(visited(wanted, bench.data))
+    return views * forward_seconds(bench) / 3600, views
