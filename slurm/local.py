@@ -36,7 +36,7 @@ class Workers:
         needed = {cell.teacher.id for cell in cells if cell.teacher}
         self._workload = Workload(
             session=launch.session(grid),
-            train=tuple(cell for cell in grid.to_train if cell.taught.id in needed),
+            train=tuple(cell for cell in grid.to_train if cell.as_teacher.id in needed),
             caches=() if launch.cache == "off" else tuple(cells),
             cells=tuple(cells),
             cache=launch.cache,

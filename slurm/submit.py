@@ -76,7 +76,7 @@ class Submitter:
         self._setup = freeze_code(self._folder)
         try:
             trained = self._send("teacher", self._teacher_pieces(cells), say)
-            teacher_jobs = elsewhere | {cell.taught.id: job for job, piece in trained for cell in piece.cells}
+            teacher_jobs = elsewhere | {cell.as_teacher.id: job for job, piece in trained for cell in piece.cells}
             built = self._send("cache", self._cache_pieces(cells, teacher_jobs), say)
             cache_jobs = {piece.cells[0].teacher.id: job for job, piece in built if piece.cells[0].teacher}
             self._send("students", self._student_pieces(cells, teacher_jobs, cache_jobs), say)
@@ -107,12 +107,12 @@ class Submitter:
         found = {}
         for status in self._overview.teachers:
             if status.state == State.QUEUED:
-                found[status.cell.taught.id] = self._overview.jobs[status.cell.id][1].id
+                found[status.cell.as_teacher.id] = self._overview.jobs[status.cell.id][1].id
             elif status.state == State.RUNNING:
                 holder = status.holder
                 if not (holder and holder.job):
                     raise UserError(f"{status.cell} is being trained by {holder}: submit when the teacher is there")
-                found[status.cell.taught.id] = holder.job.id
+                found[status.cell.as_teacher.id] = holder.job.id
         return found
 
     def _teacher_pieces(self, cells: Sequence[Cell]) -> list[Piece]:
@@ -120,7 +120,7 @@ class Submitter:
         return [
             Piece(self._workload(train=(status.cell,)), (status.cell,))
             for status in self._overview.teachers
-            if status.cell.taught.id in needed and status.state in (State.PLANNED, State.LOST, State.DONE)
+            if status.cell.as_teacher.id in needed and status.state in (State.PLANNED, State.LOST, State.DONE)
         ]
 
     def _cache_pieces(self, cells: Sequence[Cell], teacher_jobs: dict[str, str]) -> list[Piece]:

@@ -147,7 +147,7 @@ def grid_retry(
     for status in again.values():
         (status.folder / FAILURE).unlink(missing_ok=True)
     grid, overview = opened(file, runs, data)
-    teachers = {status.cell.taught.id for status in again.values()}
+    teachers = {status.cell.as_teacher.id for status in again.values()}
     cells = [
         status.cell
         for status in overview.statuses

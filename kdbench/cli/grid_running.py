@@ -78,7 +78,7 @@ def missing(grid: Grid, overview: Overview, *, slurm: bool = False) -> list[Cell
     from kdbench.grid.states import State  # noqa: PLC0415
 
     here, elsewhere, orphans = [], 0, 0
-    failed_teachers = {status.cell.taught.id for status in overview.teachers if status.state == State.FAILED}
+    failed_teachers = {status.cell.as_teacher.id for status in overview.teachers if status.state == State.FAILED}
     for status in overview.statuses:
         if status.state in (State.PLANNED, State.LOST):
             orphan = status.cell.teacher is not None and status.cell.teacher.id in failed_teachers

@@ -38,7 +38,7 @@ class TeacherRef:
 
     @property
     def spec(self) -> str:
-        """What to type to mean this one."""
+        """What to type on the command line to name it."""
         return str(TeacherSpec(self.network, self.short))
 
 
@@ -56,7 +56,7 @@ class Cell:
     seed: int
 
     def identity(self) -> dict[str, Any]:
-        """Everything that decides the results, without paths, devices or worker counts."""
+        """Return everything that decides the results, without paths, devices or worker counts."""
         teacher = {"network": self.teacher.network, "id": self.teacher.id} if self.teacher else {}
         settings = self.settings.values()
         assert not {"name", "version"} & settings.keys(), f"a setting of {self.method} hides its name or version"
@@ -75,12 +75,12 @@ class Cell:
 
     @cached_property
     def epochs(self) -> range:
-        """Its epochs: 1 is the protocol's first, and those of pre-training end with 0."""
+        """Numbers of its epochs: 1 is the protocol's first; the last epoch of pre-training, if any, is 0."""
         before = load_method(self.method).pretraining_epochs(self.settings.config, self.protocol.epochs)
         return range(1 - before, self.protocol.epochs + 1)
 
     def with_seeds(self, seeds: Iterable[int]) -> list[Cell]:
-        """Return the same cell under other seeds; the ids of very many are found at once."""
+        """Return the same cell under other seeds; the identity is written once for all of them."""
         before, after = identity_text(self.identity() | {"seed": _SEED}).split(json.dumps(_SEED))
         cells = [replace(self, seed=seed) for seed in seeds]
         for cell in cells:
@@ -88,12 +88,12 @@ class Cell:
         return cells
 
     @property
-    def taught(self) -> TeacherRef:
-        """The teacher that its network becomes."""
+    def as_teacher(self) -> TeacherRef:
+        """The teacher that its trained network becomes."""
         return TeacherRef(self.student, f"cell:{self.id}")
 
     def folder(self, runs: Path) -> Path:
-        """The cell's folder below ``runs``."""
+        """Return the cell's folder below ``runs``."""
         teacher = self.teacher.network if self.teacher else "none"
         pair = f"{safe_name(teacher)}-{safe_name(self.student)}"
         return runs / self.protocol.name / pair / self.method / f"seed{self.seed}-{self.id[:8]}"

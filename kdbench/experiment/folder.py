@@ -17,7 +17,7 @@ WEIGHTS = "model.safetensors"
 
 
 def read_record(folder: Path, cell: Cell) -> dict[str, Any] | None:
-    """The record of a finished cell, or None.
+    """Return the record of a finished cell, or None.
 
     Raises
     ------
@@ -36,7 +36,7 @@ def read_record(folder: Path, cell: Cell) -> dict[str, Any] | None:
 
 
 def parse_record(path: str | Path) -> dict[str, Any] | str:
-    """A record as it is, or the reason why the file is none."""
+    """Return the record in a file, or why it is not a record."""
     try:
         with open(path, "rb") as file:  # noqa: PTH123
             record = json.loads(file.read())

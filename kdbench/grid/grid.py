@@ -70,7 +70,7 @@ class Grid:
     def _teacher(self, spec: TeacherSpec) -> TeacherRef:
         session, network = self.session, spec.network
         cell = session.teacher_cell(network)
-        own = cell.taught
+        own = cell.as_teacher
         card: TeacherCard | None
         with about(self.file.path, "pairs", str(spec)):
             if spec.hash:

@@ -109,7 +109,7 @@ class Worker:
         moved = False
         for cell in list(self._train.values()):
             obey()
-            if self._failed(cell) or cell.taught.id in self._teachers():
+            if self._failed(cell) or cell.as_teacher.id in self._teachers():
                 del self._train[cell.id]
                 moved = True
                 continue
@@ -198,7 +198,7 @@ class Worker:
     def _others_may_help(self) -> bool:
         """Whether waiting makes sense: not for a cell whose teacher can never come."""
         known = self._teachers()
-        coming = {cell.taught.id for cell in self._train.values()}
+        coming = {cell.as_teacher.id for cell in self._train.values()}
         return any(cell.teacher is None or cell.teacher.id in known | coming for cell in self._cells.values()) or bool(
             self._train
         )

@@ -154,7 +154,7 @@ def register_trained(runs: Path, cell: Cell, record: dict[str, Any]) -> TeacherC
     """Make a finished cell's network a teacher."""
     card = TeacherCard(
         network=cell.student,
-        id=cell.taught.id,
+        id=cell.as_teacher.id,
         dataset=cell.protocol.dataset,
         weights=record["weights"],
         accuracy=record["top1"],

@@ -96,7 +96,7 @@ def test_settings_of_several_methods_and_several_values() -> None:
     assert chosen["dkd"] == [{"temperature": t, "beta": b} for t in (2, 4) for b in (1, 8)]
     with pytest.raises(UserError, match="none of kd, dkd has such a setting"):
         parse_settings(["temprature=2"], ["kd", "dkd"])
-    with pytest.raises(UserError, match="method pckd is not asked for"):
+    with pytest.raises(UserError, match="method pckd is not among those of --method"):
         parse_settings(["pckd.beta=2"], ["kd", "dkd"])
 
 

@@ -105,7 +105,7 @@ def test_folders_come_from_the_variable_and_the_option(typed: Typed, monkeypatch
     monkeypatch.setenv(FOLDERS, "nowhere")
     code, _, err = typed("list", "methods")
     assert (code, err.count("\n")) == (2, 1)
-    assert f"there is no folder {Path('nowhere').absolute()}: --methods and {FOLDERS}" in err
+    assert f"folder {Path('nowhere').absolute()} does not exist: --methods and {FOLDERS}" in err
 
 
 def test_own_methods_leave_the_search_path_alone(own: Path) -> None:
@@ -147,7 +147,7 @@ BROKEN = {
         r"method syntax cannot be used: .*own/syntax\.py, line 1: SyntaxError: invalid syntax",
     ),
     "missing.py": ("\nimport nowhere_to_be_found\n", r"missing\.py, line 2: ModuleNotFoundError: No module named"),
-    "exits.py": ("import sys\nsys.exit(3)\n", r"exits\.py, line 2: SystemExit: 3; mend that"),
+    "exits.py": ("import sys\nsys.exit(3)\n", r"exits\.py, line 2: SystemExit: 3; fix that"),
     "empty.py": ("", r"empty\.py: it has no METHOD: end it with METHOD = YourMethod"),
     "plain.py": ("METHOD = dict\n", r"plain\.py: its METHOD is <class 'dict'>: it must be a class that inherits from"),
     "bare.py": (
@@ -256,7 +256,7 @@ def test_new_writes_a_start_and_overwrites_nothing(typed: Typed) -> None:
     assert out.splitlines()[-1].endswith("--method ce --method kd --method my_own2")
     code, _, err = typed("new", "my_own2", "--dir", "some where")
     assert (code, err.count("\n")) == (2, 1)
-    assert "is there: choose another name" in err
+    assert "exists: choose another name" in err
     assert (folder / "my_own2.py").read_text() == text
     (folder / "my_own2.py").unlink()
     assert typed("new", "my_own2", "--dir", "some where")[0] == 2  # the recipe file is still there
@@ -265,8 +265,8 @@ def test_new_writes_a_start_and_overwrites_nothing(typed: Typed) -> None:
         "../x": "cannot be the name of a method",
         "X": "cannot be the name",
         "_x": "cannot be the name",
-        "kd": "there is a method kd (kdbench ",
-        "re_view_kd": "there is a method reviewkd",
+        "kd": "the name is taken by method kd (kdbench ",
+        "re_view_kd": "the name is taken by method reviewkd",
     }.items():
         code, _, err = typed("new", wrong)
         assert (code, err.count("\n")) == (2, 1)
