@@ -19,7 +19,9 @@ Protocol = Annotated[str, typer.Option(help="Training rules; 'kdbench list proto
 Runs = Annotated[Path, typer.Option(help="Folder of runs.", metavar="DIR")]
 Data = Annotated[str, typer.Option(help="Folder of data sets, or one file.", metavar="DIR|npz:FILE")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch the data set if it is not there.")]
-Epochs = Annotated[int | None, typer.Option(help="Train for so many epochs; the schedule keeps its shape.")]
+Epochs = Annotated[
+    int | None, typer.Option(help="Train for so many epochs, teachers too; the schedule keeps its shape.")
+]
 Precision = Annotated[Literal["fp32", "bf16", "fp16"] | None, typer.Option(help="Precision of the forward pass.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; by default a GPU where there is one.")]
 SaveEvery = Annotated[float, typer.Option(help="Seconds between two saves of the state.")]
