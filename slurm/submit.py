@@ -17,11 +17,11 @@ from typing import Any, final
 import submitit
 
 from kdbench.errors import UserError
-from kdbench.experiment.cell import Cell
+from kdbench.experiment.cell import Cell, by_teacher, lockstep_groups
 from kdbench.grid.grid import Grid
 from kdbench.grid.states import State
 from kdbench.grid.worker import Workload
-from kdbench.teachers.plan import Wanted, by_teacher, lockstep_groups
+from kdbench.teachers.demand import Wanted
 
 from .job import GridJob
 from .profile import Profile, Resources, Stage

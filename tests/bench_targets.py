@@ -28,7 +28,7 @@ from kdbench.method import PLAIN
 from kdbench.methods.crd import CRD
 from kdbench.models.build import build_net
 from kdbench.net import Outputs
-from kdbench.teachers.plan import Wanted
+from kdbench.teachers.demand import Wanted
 
 CPU = torch.device("cpu")
 ROUNDS = 15

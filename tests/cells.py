@@ -58,7 +58,7 @@ REFUSED = {
     ("fitnet", "vit>cnn"): "compares stage 2 of both networks",
     ("ofd", "timm"): "batch norm before the last ReLU",
     ("ofd", "vit>cnn"): "batch norm before the last ReLU",
-    ("simkd", "vit>cnn"): "layers between the two",
+    ("simkd", "vit>cnn"): "tokens, not a feature map",
     ("ab", "timm"): "maps before the last ReLU",
     ("ab", "vit>cnn"): "maps before the last ReLU",
     ("fsp", "timm"): "equally many channels",

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from kdbench.analysis.tables.table import Table, words
 from kdbench.engine.bench import Bench, Row, forward_seconds
-from kdbench.teachers.plan import Wanted, visited
+from kdbench.teachers.demand import Wanted, visited
 
 
 def table(bench: Bench, rows: Sequence[Row], teacher: float, seeds: int, machine: str) -> Table:

@@ -32,7 +32,8 @@ def cache_build(
     from kdbench.experiment.pairs import TeacherSpec  # noqa: PLC0415
     from kdbench.models import canonical_network  # noqa: PLC0415
     from kdbench.slurm.scheduler import Slurm  # noqa: PLC0415
-    from kdbench.teachers.plan import Demand, Wanted  # noqa: PLC0415
+    from kdbench.teachers.demand import Wanted  # noqa: PLC0415
+    from kdbench.teachers.plan import Demand  # noqa: PLC0415
 
     session = Session.open(
         protocol,
@@ -45,7 +46,7 @@ def cache_build(
         scheduler=Slurm(),
     )
     spec = TeacherSpec.parse(teacher)
-    card = session.teacher_card(spec, canonical_network(spec.network))
+    card = session.teachers.find(spec, canonical_network(spec.network))
     cells = [
         session.cell(method=name, student=card.network, teacher=card.spec, seed=number)
         for name in method
@@ -54,7 +55,7 @@ def cache_build(
     if maps := {cell.method for cell in cells if not Wanted.by(cell).cacheable}:
         raise UserError(f"method {', '.join(sorted(maps))} reads feature maps, which are not kept: leave it out")
     with Display(console) as display:
-        cache = Demand.of(session, card, [Wanted.by(cell) for cell in cells]).build(session, display)
+        cache = Demand.of(session.teachers, card, [Wanted.by(cell) for cell in cells]).build(session.teachers, display)
     console.print(f"cache {cache.folder} has all that {', '.join(dict.fromkeys(c.method for c in cells))} will ask for")
 
 

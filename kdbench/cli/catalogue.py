@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import re
 import textwrap
-from dataclasses import dataclass
-from typing import Any, final
+from typing import Any
 
 import torch
 
+from kdbench.config import field_docs
 from kdbench.data.datasets import DATASETS, SHAPES, Dataset
 from kdbench.engine.phase import count_extra_parameters
 from kdbench.errors import UserError
@@ -19,7 +18,7 @@ from kdbench.experiment.pairs import Pair, named_pairs, usual_pairs
 from kdbench.experiment.protocol import Protocol, load_protocol, protocol_names
 from kdbench.experiment.registry import load_method, method_name, method_names, method_source
 from kdbench.experiment.settings import load_recipes, resolve_settings
-from kdbench.method import Method, Setup, field_docs
+from kdbench.method import Method, Setup
 from kdbench.models import NETWORKS
 from kdbench.models.build import build_net
 from kdbench.net import Net
@@ -41,7 +40,7 @@ def methods(pair: Pair | None, protocol: Protocol) -> tuple[Rows, list[str]]:
     remarks = []
     for name, source in sources.items():
         try:
-            kind, card = load_method(name), card_of(name)
+            kind = load_method(name)
         except UserError as error:
             remarks.append(f"broken: {error}")
             row: dict[str, Any] = {"method": name, "family": "broken"}
@@ -49,9 +48,9 @@ def methods(pair: Pair | None, protocol: Protocol) -> tuple[Rows, list[str]]:
             row = {
                 "method": name,
                 "family": kind.FAMILY,
-                "year": card.year,
-                "paper": card.paper,
-                "the teacher gives": ", ".join(sorted(kind.all_needs(kind.Config()))) or "nothing",
+                "year": str(kind.PAPER.year) if kind.PAPER else "",
+                "paper": paper_line(name),
+                "the teacher gives": ", ".join(sorted(kind.all_reads(kind.Config()).teacher)) or "nothing",
                 "views": kind.views(kind.Config()).num_views,
                 "pre-training": _pretraining(kind),
             }
@@ -155,7 +154,11 @@ def method_page(name: str) -> str:
     kind = load_method(name)
     docs = field_docs(kind.Config)
     fields, recipes = dataclasses.fields(kind.Config), load_recipes(name)
-    lines = [*card_of(name).lines, "", f"Reads of the teacher: {', '.join(sorted(kind.teacher_reads)) or 'nothing'}"]
+    lines = [
+        *_head(name),
+        "",
+        f"Reads of the teacher: {', '.join(sorted(kind.all_reads(kind.Config()).teacher)) or 'nothing'}",
+    ]
     views = kind.views(kind.Config())
     strong = f", {views.num_strong} strongly augmented" if views.num_strong else ""
     lines += [f"Views of each image: {views.num_views}{strong}"]
@@ -194,28 +197,25 @@ def _wrapped(text: str, indent: int) -> list[str]:
     return textwrap.wrap(" ".join(text.split()), 110, initial_indent=" " * indent, subsequent_indent=" " * (indent + 4))
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class Card:
-    """A method's module docstring, without the legend of its shapes."""
-
-    lines: list[str]
-    year: str
-    """Of its paper; empty where none is named."""
-    paper: str
-    """Title, venue and arXiv number in one line."""
+def _about(name: str) -> tuple[str, str]:
+    """Return the first line of a method's module docstring, and the rest of it without the legend of its shapes."""
+    text = inspect.getdoc(inspect.getmodule(load_method(name))) or name
+    summary, _, rest = text.partition("\n\nLegend:")[0].replace("``", "").partition("\n\n")
+    return " ".join(summary.split()), rest.rstrip()
 
 
-def card_of(name: str) -> Card:
-    """What a method's file says at its beginning."""
-    text = (inspect.getdoc(inspect.getmodule(load_method(name))) or name).partition("\n\nLegend:")[0].replace("``", "")
-    head, _, body = text.partition("\n\n")
-    title = " ".join(head.split()).rstrip(".")
-    said, title = (word.strip() for word in (title.partition(":")[0], title.partition(":")[2] or title))
-    # "Authors; Venue Year; arXiv number." comes first, sometimes with the full title in between.
-    parts = " ".join(body.split()).partition(". ")[0].rstrip(".").split("; ")
-    published = next((part for part in parts[1:] if re.search(r"\b(19|20)\d\d\b", part)), "")
-    place = ", ".join([published, *(part for part in parts[1:] if part.startswith("arXiv "))])
-    year = re.search(r"\b(?:19|20)\d\d\b", published)
-    assert said
-    return Card(text.splitlines(), year.group() if year else "", f"{title} ({place})" if year else title)
+def paper_line(name: str) -> str:
+    """Return a method's paper in one line; the first line of its file where it has none."""
+    if paper := load_method(name).PAPER:
+        return str(paper)
+    summary, _ = _about(name)
+    return (summary.partition(": ")[2] or summary).rstrip(".")
+
+
+def _head(name: str) -> list[str]:
+    """Return what a method is called, its paper, and its idea."""
+    (summary, rest), paper = _about(name), load_method(name).PAPER
+    lines = [summary]
+    if paper:
+        lines += ["", *_wrapped(f"{paper.title}. {paper.authors}; {paper.place}.", 0)]
+    return [*lines, "", *rest.splitlines()] if rest else lines

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from kdbench.data.batches import Batches, DeviceData
 from kdbench.data.datasets import Dataset
-from kdbench.engine.lockstep import Lockstep, Outcomes
+from kdbench.engine.lockstep import Lockstep
+from kdbench.engine.outcomes import Outcomes
 from kdbench.engine.run import Options, Run
 from kdbench.experiment.cell import Cell, TeacherRef
 from kdbench.experiment.pairs import Pair
@@ -33,8 +34,8 @@ from kdbench.models.weights import freeze
 from kdbench.net import Outputs, Part
 from kdbench.teachers.cache import STORED, Identity, TeacherCache
 from kdbench.teachers.cards import Teacher, TeacherCard
+from kdbench.teachers.demand import Wanted, visited
 from kdbench.teachers.outputs import LiveTeacher, TeacherSource
-from kdbench.teachers.plan import Wanted, visited
 from kdbench.utils.device import forward_batch
 
 Work = Callable[[], object]
@@ -132,7 +133,7 @@ class Bench:
         kind, student = load_method(method), student or self.student
         return Cell(
             protocol=self.protocol,
-            teacher=TeacherRef(self.teacher, "none:") if kind.teacher_reads else None,
+            teacher=TeacherRef(self.teacher, "none:") if kind.READS.teacher else None,
             student=student,
             method=method,
             method_version=kind.VERSION,

@@ -23,7 +23,7 @@ class LearningRate:
     steps: int
     """Steps of an epoch."""
 
-    def at(self, epoch: int, step: int) -> float:
+    def __call__(self, epoch: int, step: int) -> float:
         """Return the learning rate of a step; epochs count from 1, steps of an epoch from 0."""
         return self.highest * self.schedule.factor(epoch, step, self.steps)
 

@@ -12,8 +12,8 @@ from torch import nn
 from kdbench.engine.optim import LearningRate, build_optimizer
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.rules import OptimizerRules, ScheduleRules
-from kdbench.method import Loss, Method
-from kdbench.net import Net, Part
+from kdbench.method import Loss, Method, Reads
+from kdbench.net import Net
 
 
 @final
@@ -22,10 +22,8 @@ class Phase:
     """Epochs with one loss, one schedule of the learning rate and one set of trained parameters."""
 
     loss: Loss
-    student_reads: frozenset[Part]
-    """What the loss reads of the student, which is not run where that is nothing."""
-    needs: frozenset[Part]
-    """What it reads of the teacher, which is not run either."""
+    reads: Reads
+    """What the loss reads of student and teacher; a network of which that is nothing is not run."""
     last: int
     """Number of the last epoch: 0 where the protocol's first comes next."""
     epochs: int
@@ -56,7 +54,7 @@ class Phase:
 
     def optimizer(self, rules: OptimizerRules) -> torch.optim.Optimizer:
         """A fresh optimiser by the protocol's rules, before the phase's first epoch."""
-        return build_optimizer(rules, self.parameters, self.learning_rate.at(1, 0))
+        return build_optimizer(rules, self.parameters, self.learning_rate(1, 0))
 
 
 def phases_of(cell: Cell, method: Method, student: Net, steps: int) -> tuple[Phase, ...]:
@@ -78,8 +76,7 @@ def phases_of(cell: Cell, method: Method, student: Net, steps: int) -> tuple[Pha
     stays = _ids(frozen)
     main = Phase(
         loss=method.loss,
-        student_reads=method.student_reads,
-        needs=method.needs(method.config),
+        reads=method.reads(method.config, "training"),
         last=schedule.epochs,
         epochs=schedule.epochs,
         learning_rate=LearningRate(highest, schedule, steps),
@@ -98,8 +95,7 @@ def phases_of(cell: Cell, method: Method, student: Net, steps: int) -> tuple[Pha
     return (
         Phase(
             loss=first.loss,
-            student_reads=first.student_reads,
-            needs=method.pretraining_needs(method.config),
+            reads=method.reads(method.config, "pretraining"),
             last=0,
             epochs=before,
             learning_rate=LearningRate(first.learning_rate or highest, own, steps),

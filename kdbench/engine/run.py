@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, final
@@ -18,6 +18,7 @@ from kdbench.engine.optim import clip_gradients, load_optimizer
 from kdbench.engine.phase import Phase, count_extra_parameters, phases_of
 from kdbench.engine.progress import Diverged, Progress
 from kdbench.engine.record import Counts, make_record
+from kdbench.engine.shared import Group
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.folder import CONFIG, METRICS, PRETRAINING, RECORD, STATE, WEIGHTS
@@ -76,7 +77,7 @@ class Run:
         be_deterministic(device)
         if device.type == "cpu":
             keep_freed_memory()
-        self.cell, self.batches, self.source, self.options = cell, batches, source, options
+        self.cell, self.batches, self.options = cell, batches, options
         self.permit = permit
         self.data: DeviceData = batches.data
         dataset, teacher = self.data.dataset, source.teacher if source else None
@@ -89,13 +90,17 @@ class Run:
             epochs=protocol.epochs,
             steps_per_epoch=batches.steps,
         )
-        self.plan = kind.views(cell.settings.config)
-        self.group = source, self.plan
+        self.group = Group(source, kind.views(cell.settings.config))
         try:
-            batches.add(self.plan)
+            batches.add(self.group.plan)
             with seeded(cell.seed, "init", "method"):
                 self.method = kind(cell.settings.config, setup)
                 self.student = self.method.wrap(setup)
+            if protocol.batch_size < self.method.min_images:
+                raise ValueError(
+                    "the method cannot train on a batch of one image, because its batch norm sees one value a channel: "
+                    f"choose a batch size of at least {self.method.min_images}"
+                )
         except ValueError as error:
             raise UserError(f"{cell} cannot run: {error}") from None
         for module in (self.student, self.method):
@@ -114,8 +119,13 @@ class Run:
         self.pending: list[Tensor] = []
         self.spans: list[Span] = []
         self.terms: tuple[str, ...] = ()
-        self.together = 1
+        self.num_lockstep = 1
         self._start = (time.monotonic(), 0.0)
+
+    @property
+    def source(self) -> TeacherSource | None:
+        """Where its teacher outputs come from; None without a teacher."""
+        return self.group.source
 
     @property
     def folder(self) -> Path:
@@ -137,7 +147,7 @@ class Run:
     @property
     def needs(self) -> frozenset[Part]:
         """What is read of the teacher at this time."""
-        return self.phase.needs
+        return self.phase.reads.teacher
 
     @property
     def parameters(self) -> tuple[nn.Parameter, ...]:
@@ -149,9 +159,20 @@ class Run:
         """Number of the epoch in its phase, from 1."""
         return self.phase.number(self.epoch)
 
-    def begin_epoch(self) -> None:
-        """Set the epoch's learning rate, or where each step's will stand, and what is in training mode."""
-        first = self.phase.learning_rate.at(self.number, 0)
+    def join(self, num_runs: int) -> None:
+        """Note how many runs are in lockstep, this one among them."""
+        self.num_lockstep = num_runs
+
+    def begin_epoch(self, spans: Iterable[Span] = ()) -> None:
+        """Set the epoch's learning rate, or where each step's will stand, and what is in training mode.
+
+        Parameters
+        ----------
+        spans
+            Its share of the time that making the epoch's views took.
+        """
+        self.spans += spans
+        first = self.phase.learning_rate(self.number, 0)
         for group in self.optimizer.param_groups:
             group["lr"] = first if self._learning_rate is None else self._learning_rate
         self.phase.set_modes()
@@ -159,7 +180,7 @@ class Run:
     def begin_step(self) -> None:
         """Set the random streams, and the learning rate where each step has its own, to the beginning of the step."""
         if self._learning_rate is not None:
-            self._learning_rate.fill_(self.phase.learning_rate.at(self.number, self.step))
+            self._learning_rate.fill_(self.phase.learning_rate(self.number, self.step))
         torch.manual_seed(stream_seed(self.cell.seed, "step", self.epoch, self.step))
         self.generator.manual_seed(stream_seed(self.cell.seed, "method", self.epoch, self.step))
 
@@ -171,14 +192,14 @@ class Run:
         images
             Views ``(V*B, 3, H, W)`` of the images at ``index`` ``(B,)``.
         teacher
-            The parts that the method needs, of these views.
+            At least the parts that the method needs, of these views.
         """
         phase = self.phase
         batch = Batch(images, self.data.labels[index], index, self.number, phase.epochs, self.generator)
         with autocast(self.options.device, self.cell.protocol.precision):
-            reads = phase.student_reads
+            reads = phase.reads.student
             student = self._student(images, reads) if reads else Outputs("student")
-            terms = phase.loss(student, teacher, batch)
+            terms = phase.loss(student, teacher.narrowed(phase.reads.teacher), batch)
         values = torch.stack([v.float() for v in terms.values()])
         self.terms = tuple(terms)
         self.optimizer.zero_grad(set_to_none=True)
@@ -188,9 +209,10 @@ class Run:
         self.scaler.update()
         return values.detach()
 
-    def count(self, values: Tensor) -> None:
-        """Move past a step that gave these loss terms."""
+    def count(self, values: Tensor, spans: Iterable[Span]) -> None:
+        """Move past a step that gave these loss terms and took this time."""
         self.pending.append(values)
+        self.spans += spans
         self.step += 1
 
     def drain(self) -> None:
@@ -233,7 +255,7 @@ class Run:
         Diverged
             The weights are finite, but the student's logits are not.
         """
-        row: dict[str, Any] = {"epoch": self.number, "lr": self.phase.learning_rate.at(self.number, self.step - 1)}
+        row: dict[str, Any] = {"epoch": self.number, "lr": self.phase.learning_rate(self.number, self.step - 1)}
         row |= {f"loss/{name}": total / self.batches.steps for name, total in self.sums.items()}
         if self.epoch < 1:
             self._note(row, self.history_before, PRETRAINING)
@@ -311,12 +333,12 @@ class Run:
         digest = save_weights(self.folder / WEIGHTS, self.student, permit=self.permit)
         counts = Counts(
             num_images=min(self.batches.num_images, self.batches.steps * self.cell.protocol.batch_size),
-            views_per_image=self.plan.num_views,
-            student_epochs=sum(phase.epochs for phase in self.phases if phase.student_reads),
-            teacher_epochs=sum(phase.epochs for phase in self.phases if phase.needs),
+            views_per_image=self.group.plan.num_views,
+            student_epochs=sum(phase.epochs for phase in self.phases if phase.reads.student),
+            teacher_epochs=sum(phase.epochs for phase in self.phases if phase.reads.teacher),
             extra_parameters=self.extra_parameters,
             teacher_outputs=self.source.kind if self.source else None,
-            cells_together=self.together,
+            cells_together=self.num_lockstep,
             compiled=self.options.compile,
         )
         card = self.source.teacher.card if self.source else None

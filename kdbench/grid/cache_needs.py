@@ -15,7 +15,7 @@ from kdbench.grid.variants import Kind
 from kdbench.method import ViewPlan
 from kdbench.net import Part
 from kdbench.teachers.cache_list import CacheInfo
-from kdbench.teachers.plan import Wanted
+from kdbench.teachers.demand import Wanted
 from kdbench.utils.files import free_space
 
 

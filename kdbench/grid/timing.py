@@ -15,7 +15,7 @@ from kdbench.grid.estimate import GridEstimate
 from kdbench.grid.grid import Grid
 from kdbench.grid.shapes import data_shape
 from kdbench.grid.variants import Kind
-from kdbench.teachers.plan import Wanted
+from kdbench.teachers.demand import Wanted
 
 Observe = Callable[[str, float], None]
 """Is told what is being timed, and the part of all that is done, in [0, 1]."""

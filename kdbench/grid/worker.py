@@ -12,10 +12,11 @@ from typing import Any, final
 from kdbench.engine.display import Display
 from kdbench.engine.session import Session
 from kdbench.errors import Interrupted, UserError
-from kdbench.experiment.cell import Cell
+from kdbench.experiment.cell import Cell, by_teacher, lockstep_groups
 from kdbench.experiment.folder import FAILURE, RECORD
 from kdbench.teachers import cards as teachers
-from kdbench.teachers.plan import CacheMode, Wanted, Watch, by_teacher, lockstep_groups
+from kdbench.teachers.demand import Wanted
+from kdbench.teachers.plan import CacheMode, Watch
 from kdbench.utils.leases import Busy, Superseded
 from kdbench.utils.scheduler import Scheduler
 from kdbench.utils.signals import Stop

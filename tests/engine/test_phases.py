@@ -17,10 +17,10 @@ import kdbench
 import kdbench.methods.kd
 from kdbench.engine.progress import Progress
 from kdbench.engine.run import Run
-from kdbench.method import Batch, Method, Pretraining, Setup, ViewPlan
+from kdbench.method import Batch, Method, PhaseName, Pretraining, Reads, Setup, ViewPlan
 from kdbench.models.evaluate import predict
 from kdbench.models.weights import load_weights, read_weights
-from kdbench.net import Backbone, Features, Net, Outputs, Part
+from kdbench.net import Backbone, Features, Net, Outputs
 
 pytestmark = pytest.mark.once
 
@@ -29,8 +29,7 @@ class Hinted(Method):
     """A head learns from the teacher's features, then the student follows what it says of them."""
 
     FAMILY = "features"
-    student_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "penultimate"})
-    teacher_reads: ClassVar[frozenset[Part]] = frozenset({"penultimate"})
+    READS = Reads(student={"logits", "penultimate"}, teacher={"penultimate"})
     trains_student: ClassVar[bool] = False
     seen: ClassVar[list[tuple[str, int, int, float]]] = []
 
@@ -43,13 +42,17 @@ class Hinted(Method):
     def pretraining(cls, config: Any) -> float:
         return 1.0
 
+    @classmethod
+    def reads(cls, config: Any, phase: PhaseName) -> Reads:
+        early = Reads(student={"penultimate"} if cls.trains_student else (), teacher={"penultimate"})
+        return early if phase == "pretraining" else cls.READS
+
     def pretrain(self, student: Net) -> Pretraining:
         both = self.trains_student
         return Pretraining(
             loss=self.first,
             train=(self.head, student) if both else (self.head,),
             freeze=(self.head,),
-            student_reads=frozenset({"penultimate"} if both else ()),
             learning_rate=0.02,
             milestones=(0.5,),
         )

@@ -17,9 +17,9 @@ import pytest
 import torch
 from cells import METHODS, make_run
 
-from kdbench.engine.lockstep import train_cells
 from kdbench.engine.progress import Diverged, Observer, Progress
 from kdbench.engine.run import Run
+from kdbench.engine.train import train_cells
 from kdbench.errors import Interrupted, UserError
 from kdbench.experiment.folder import STATE
 from kdbench.utils import files

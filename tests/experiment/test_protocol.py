@@ -54,7 +54,7 @@ def test_what_a_protocol_names_exists(name: str) -> None:
     protocol = load_protocol(name)
     networks = [*protocol.rules.optimizer.network_learning_rate, *protocol.accuracy, *protocol.demo.pair.split(">")]
     assert all(canonical_network(n) == n for n in networks)
-    assert not load_method(protocol.baseline).teacher_reads
+    assert not load_method(protocol.baseline).READS.teacher
     for method in protocol.demo.methods:
         load_method(method)
 

@@ -39,8 +39,8 @@ from kdbench.models import NETWORKS, build_backbone
 from kdbench.slurm.submissions import look
 from kdbench.teachers.cache import Visits
 from kdbench.teachers.cache_list import list_caches
+from kdbench.teachers.demand import Wanted, visited
 from kdbench.teachers.outputs import LiveTeacher
-from kdbench.teachers.plan import Wanted, visited
 
 TURNS = ViewPlan((0, 1, 2, 3))
 SEEN: dict[str, list[set[ViewPlan]]] = {
@@ -146,7 +146,7 @@ def test_a_cache_lacks_what_new_seeds_visit(half_done: tuple[Path, Path], tiny_n
     assert card
     left = [Wanted.by(s.cell) for s in statuses if s.state != State.DONE and s.cell.teacher]
     pairs = visited([one for one in left if one.cacheable], grid.session.device_data)
-    missing = grid.session.teacher_cache(card).missing(pairs, ("logits", "penultimate"))
+    missing = grid.session.teachers.cache(card).missing(pairs, ("logits", "penultimate"))
     assert abs(need.views - len(pairs)) < 5 * len(pairs) ** 0.5
     exact = len(missing["logits"])
     assert len(pairs) > 1.02 * exact, "some are on disk"

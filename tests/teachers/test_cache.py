@@ -22,12 +22,13 @@ import kdbench
 from kdbench.data.batches import Batches, DeviceData
 from kdbench.data.datasets import load_dataset
 from kdbench.data.views import Augmentation, views
-from kdbench.engine.lockstep import Lockstep, Outcomes, quietly
-from kdbench.engine.progress import Progress
+from kdbench.engine.lockstep import Lockstep
+from kdbench.engine.outcomes import Outcomes
+from kdbench.engine.progress import Progress, quietly
 from kdbench.engine.run import Options, Run
 from kdbench.errors import Interrupted, UserError
 from kdbench.experiment.cell import Cell
-from kdbench.experiment.folder import CONFIG
+from kdbench.experiment.folder import CONFIG, FAILURE
 from kdbench.method import PLAIN, ViewPlan
 from kdbench.net import Part
 from kdbench.teachers import cache as teacher_cache
@@ -264,10 +265,10 @@ def losses(monkeypatch: pytest.MonkeyPatch) -> Iterator[Losses]:
     found: Losses = {}
     count = Run.count
 
-    def note(run: Run, values: Tensor) -> None:
+    def note(run: Run, values: Tensor, spans: Any) -> None:
         kind = run.source.kind if run.source else "none"
         found.setdefault(f"{run.cell.method} {kind}", []).append(values.tolist())
-        count(run, values)
+        count(run, values, spans)
 
     monkeypatch.setattr(Run, "count", note)
     return found
@@ -385,6 +386,33 @@ def test_a_cell_that_was_begun_goes_on_as_it_began(kind: str, session: kdbench.S
     outcomes = session.run_all([cell], cache="auto")
     assert kinds(outcomes) == [kind]
     assert [outcome["weights"] for outcome in outcomes] == [expected["weights"]]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error: an illegal memory access"), OSError("stale handle")])
+def test_a_build_that_fails_in_any_way_fails_all_that_should_read_it(
+    error: Exception, session: kdbench.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No cell is trained from the live teacher where the cache was asked for, and the next try builds it."""
+    session.train_teacher("resnet14")
+
+    def broken(live: LiveTeacher, *_: Any) -> Any:
+        raise error
+
+    wanted = [
+        *cells(session, "kd", "ce", "dkd", "reviewkd", seeds=(1, 2)),
+        session.cell(method="kd", student="resnet8", teacher="resnet14", seed=1),
+    ]
+    with monkeypatch.context() as patched:
+        patched.setattr(LiveTeacher, "forward", broken)
+        outcomes = session.run_all(wanted, cache="on")
+        with pytest.raises(type(error), match=str(error)):
+            session.build_caches(wanted, cache="on")
+    failed = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+    assert [isinstance(outcome, Exception) for outcome in outcomes] == [True, False, True, False] * 2 + [True]
+    assert all(outcome is error for outcome in failed)
+    reports = [json.loads((cell.folder(session.runs) / FAILURE).read_bytes())["traceback"] for cell in wanted[::2]]
+    assert max(map(len, reports)) < 2 * min(map(len, reports)), "what is raised again does not grow"
+    assert set(kinds(session.run_all(wanted, cache="on"))) == {None, "cache", "live"}
 
 
 def test_a_cache_that_does_not_fit_stops_only_those_that_need_it(

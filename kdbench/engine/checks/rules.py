@@ -27,7 +27,7 @@ from kdbench.experiment.settings import load_recipes, resolve_settings
 from kdbench.method import PLAIN, Batch, Loss, Method
 from kdbench.models import parse_pair
 from kdbench.models.build import build_net
-from kdbench.net import PARTS, Outputs, Undeclared
+from kdbench.net import Outputs, Undeclared
 from kdbench.utils.precision import Precision
 
 
@@ -81,18 +81,16 @@ def losses(trial: Trial) -> None:
 def reads(trial: Trial) -> None:
     """What the loss reads is declared.
 
-    Name it in student_reads or teacher_reads, and take it from what loss() is given.
+    Name it in READS, or where it depends on settings in reads(), and take it from what loss() is given.
     """
     kind = load_method(trial.method)
-    if unknown := (kind.student_reads | kind.teacher_reads) - PARTS:
-        raise Broken(f"there is no part {', '.join(sorted(unknown))}; parts are {', '.join(sorted(PARTS))}")
     try:
         epochs = trial.epochs
     except Undeclared as error:
         raise Broken(str(error)) from None
     for epoch in epochs:
-        if more := epoch.run.needs - kind.teacher_reads:
-            raise Broken(f"{', '.join(sorted(more))} is needed of the teacher, but teacher_reads does not hold it")
+        if epoch.run.needs and not kind.READS.teacher:
+            raise Broken("reads() names parts of the teacher, but READS none: the method has no teacher")
         if epoch.asked:
             raise Broken("loss() runs the teacher itself")
 

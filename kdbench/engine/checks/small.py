@@ -9,7 +9,8 @@ import torch
 
 from kdbench.data.arrays import Arrays
 from kdbench.data.datasets import Dataset
-from kdbench.engine.lockstep import Lockstep, Outcomes
+from kdbench.engine.lockstep import Lockstep
+from kdbench.engine.outcomes import Outcomes
 from kdbench.engine.run import Run
 from kdbench.experiment.cell import Cell, TeacherRef
 from kdbench.experiment.protocol import Protocol, load_protocol
@@ -64,7 +65,7 @@ def make_cell(
     kind = load_method(method)
     return Cell(
         protocol=protocol,
-        teacher=TeacherRef(teacher, "file:0") if kind.teacher_reads else None,
+        teacher=TeacherRef(teacher, "file:0") if kind.READS.teacher else None,
         student=student,
         method=method,
         method_version=kind.VERSION,
@@ -98,9 +99,7 @@ def steps(run: Run, num: int) -> None:
     """Do so many steps of the epoch that a run is in; what goes wrong is raised."""
     outcomes = Outcomes([run.cell])
     lockstep = Lockstep([run], run.batches, outcomes, run.options)
-    run.batches.begin(run.epoch)
-    run.begin_epoch()
-    lockstep.open_readers([run])
+    lockstep.begin_epoch([run])
     for _ in range(num):
         lockstep.tick(run.step, [run])
         if outcomes.has(run.cell):
