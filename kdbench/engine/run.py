@@ -195,7 +195,9 @@ class Run:
             At least the parts that the method needs, of these views.
         """
         phase = self.phase
-        batch = Batch(images, self.data.labels[index], index, self.number, phase.epochs, self.generator)
+        smoothing = self.cell.protocol.rules.label_smoothing
+        labels = self.data.labels[index]
+        batch = Batch(images, labels, index, self.number, phase.epochs, self.generator, smoothing)
         with autocast(self.options.device, self.cell.protocol.precision):
             reads = phase.reads.student
             student = self._student(images, reads) if reads else Outputs("student")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,8 @@ def tiny_arrays() -> Arrays:
 def tiny_protocol(dataset: Dataset, **changes: Any) -> Protocol:
     """The demo's protocol on a small data set, 2 epochs of 3 steps, the last of 10 images."""
     own = {"dataset": f"npz:{dataset.fingerprint[:16]}", "epochs": 2, "batch_size": 16, "flip": True}
-    return load_protocol("digits-demo-v1").override(**{**own, **changes})
+    protocol = load_protocol("digits-demo-v1")
+    return replace(protocol, rules=protocol.rules.replace(**{**own, **changes}))
 
 
 def make_cell(
