@@ -211,7 +211,7 @@ class Method(nn.Module, abc.ABC):
     Raises
     ------
     ValueError
-        A network has fewer stages than ``MIN_STAGES``.
+        A network has fewer stages than ``MIN_STAGES``, or there are fewer classes than ``MIN_CLASSES``.
     """
 
     VERSION: ClassVar[int] = 1
@@ -222,14 +222,18 @@ class Method(nn.Module, abc.ABC):
     READS: ClassVar[Reads]
     """What the loss reads with the usual settings. A method that names no part of the teacher here has none."""
     MIN_STAGES: ClassVar[int] = 0
-    """Stages that each network must have."""
+    """Stages that each network must have, the teacher where there is one."""
+    MIN_CLASSES: ClassVar[int] = 1
+    """Classes that the data set must have."""
+    VIEWS: ClassVar[ViewPlan] = PLAIN
+    """Views of each image with the usual settings."""
     OURS: ClassVar[dict[str, str]] = {}
     """Settings whose default no source states, with the reason for our choice."""
     DEVIATIONS: ClassVar[tuple[str, ...]] = ()
     """Where paper and code differ, and which one the defaults follow."""
 
     min_images: int = 1
-    """Images that a training batch must have; 2 for a batch norm of single values. Set in ``__init__``."""
+    """Fewest images of a training batch; 2 where a batch norm sees one value of an image. Set in ``__init__``."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(BaseConfig):
@@ -243,7 +247,12 @@ class Method(nn.Module, abc.ABC):
     def __init__(self, config: Any, setup: Setup) -> None:
         super().__init__()
         self.config = config
-        for net in (setup.student, setup.teacher) if self.MIN_STAGES else ():
+        if setup.student.num_classes < self.MIN_CLASSES:
+            raise ValueError(
+                f"{type(self).__name__} needs at least {self.MIN_CLASSES} classes, not {setup.student.num_classes}: "
+                "choose another data set, or another method"
+            )
+        for net in (setup.student, *([setup.teacher] if self.READS.teacher else [])):
             if len(net.shapes) < self.MIN_STAGES:
                 raise ValueError(
                     f"{type(self).__name__} needs networks of at least {self.MIN_STAGES} "
@@ -268,8 +277,8 @@ class Method(nn.Module, abc.ABC):
 
     @classmethod
     def views(cls, config: Any) -> ViewPlan:  # noqa: ARG003
-        """Return the views of each image that the method trains on."""
-        return PLAIN
+        """Return the views of each image that the method trains on with these settings, by default ``VIEWS``."""
+        return cls.VIEWS
 
     @classmethod
     def pretraining(cls, config: Any) -> float:  # noqa: ARG003

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kdbench.functional import at_least_float32, warmup_factor
-from kdbench.method import Batch, Method, Outputs, Paper, Reads, Setup, fraction, later, temperature, weight
+from kdbench.method import Batch, Method, Outputs, Paper, Reads, fraction, later, temperature, weight
 
 from .kd import kl_per_image, standardized
 
@@ -50,6 +50,7 @@ class DKD(Method):
 
     FAMILY = "logits"
     PAPER = Paper("Decoupled Knowledge Distillation", "Zhao, Cui, Song, Qiu, Liang", "CVPR", 2022, "2203.08679")
+    MIN_CLASSES = 3  # of two, only one is left besides the target: its term is always 0
     READS = Reads(student={"logits"}, teacher={"logits"})
     DEVIATIONS = (
         "the warm-up of 20 of 240 epochs is a fraction of training here, so it scales with the number of epochs",
@@ -73,14 +74,6 @@ class DKD(Method):
         """Fraction of training over which alpha and beta rise linearly from 0; 0 switches the warm-up off."""
         standardize: bool = later(False)
         """Divide z-scores of the logits instead (LSKD), which wants alpha and beta times 9 and a temperature of 2."""
-
-    def __init__(self, config: Config, setup: Setup) -> None:
-        super().__init__(config, setup)
-        if setup.student.num_classes < 3:
-            raise ValueError(
-                f"DKD needs at least 3 classes, not {setup.student.num_classes}: with two there is only one class "
-                "besides the target and the non-target term is always 0; use kd"
-            )
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         config = self.config

@@ -63,6 +63,7 @@ class MLLD(Method):
     FAMILY = "logits"
     PAPER = Paper("Multi-level Logit Distillation", "Jin, Wang, Lin", "CVPR", 2023)
     READS = Reads(student={"logits"}, teacher={"logits"})
+    VIEWS = ViewPlan(num_strong=1)
     DEVIATIONS = (
         "the authors' masks multiply losses that are means already, so they scale by the share kept, about 1/2; the "
         'numbers come from that code. With masks = "select" each image and class has its own weight of 0 or 1',
@@ -91,10 +92,6 @@ class MLLD(Method):
         """What comes of leaving out the sure half: a factor on the whole as in the authors' code, or a selection."""
         standardize: bool = False
         """Divide z-scores of the logits in the KL divergences (LSKD)."""
-
-    @classmethod
-    def views(cls, config: Config) -> ViewPlan:
-        return ViewPlan(num_strong=1)
 
     def weights(self, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weights of images ``(B,)`` and of classes ``(K,)``, from the teacher's plain logits ``(B, K)``."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdbench.functional import at_least_float32, cross_entropy
-from kdbench.method import Batch, Outputs, Paper, Reads, Setup, temperature, weight
+from kdbench.method import Batch, Outputs, Paper, Reads, temperature, weight
 
 from ._task import TaskMethod
 from .dkd import split_target
@@ -45,6 +45,7 @@ class NKD(TaskMethod):
         "Loss and Customized Soft Labels",
         "Yang, Zeng, Li, Zhang, Yuan, Li", "ICCV", 2023, "2303.13005",
     )  # fmt: skip
+    MIN_CLASSES = 3  # of two, only one is left besides the target: its term is always 0
     READS = Reads(student={"logits"}, teacher={"logits"})
     DEVIATIONS = (
         "the other classes' term is the authors' cross entropy; it is not 0 where student and teacher agree",
@@ -63,14 +64,6 @@ class NKD(TaskMethod):
         """Weight of the other classes' term, which includes the squared temperature."""
         temperature: float = temperature(1.0)
         """Divides the logits of the other classes."""
-
-    def __init__(self, config: Config, setup: Setup) -> None:
-        super().__init__(config, setup)
-        if setup.student.num_classes < 3:
-            raise ValueError(
-                f"NKD needs at least 3 classes, not {setup.student.num_classes}: with two there is only one class "
-                "besides the target and its term is always 0; use kd"
-            )
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         config = self.config

@@ -54,7 +54,7 @@ class OFD(TaskMethod):
 
     The deepest stage has the full weight and each one before half of the next one's. Where the networks have
     different numbers of stages, the deepest ones are matched. A student without maps before the last ReLU is read
-    at its stages.@@
+    at its stages.
     """
 
     FAMILY = "features"

@@ -66,6 +66,7 @@ class SSKD(PretrainedMethod):
     FAMILY = "contrast"
     PAPER = Paper("Knowledge Distillation Meets Self-Supervision", "Xu, Liu, Li, Loy", "ECCV", 2020, "2006.07114")
     READS = Reads(student={"penultimate"}, teacher={"logits", "penultimate"})
+    VIEWS = ViewPlan((0, 1, 2, 3))
     DEVIATIONS = (
         "images are flipped where the protocol flips them; the authors' are not",
         "the published numbers are of the authors' own teachers, which differ from those of the other methods' tables",
@@ -98,10 +99,6 @@ class SSKD(PretrainedMethod):
     def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
         self.student_head, self.teacher_head = (projection_head(net.width) for net in (setup.student, setup.teacher))
-
-    @classmethod
-    def views(cls, config: Config) -> ViewPlan:
-        return ViewPlan((0, 1, 2, 3))
 
     @classmethod
     def reads(cls, config: Config, phase: PhaseName) -> Reads:

@@ -55,10 +55,10 @@ def table(
     beside: Annotated[bool, typer.Option("--beside", help="Published values beside ours, in brackets.")] = False,
 ) -> None:
     """Print the finished cells as tables, or published values."""
-    from kdbench.analysis.published.tables import with_published  # noqa: PLC0415
-    from kdbench.analysis.published.values import load_published  # noqa: PLC0415
-    from kdbench.analysis.tables.differences import choose_baseline  # noqa: PLC0415
-    from kdbench.analysis.tables.layouts import detail, paper  # noqa: PLC0415
+    from kdbench.analysis.published.tables import with_published
+    from kdbench.analysis.published.values import load_published
+    from kdbench.analysis.tables.differences import choose_baseline
+    from kdbench.analysis.tables.layouts import detail, paper
 
     if published and runs is None:
         _print(_published(published, source, methods, pairs, baseline, marks), form)
@@ -88,7 +88,7 @@ def leaderboard(
     protocol: ProtocolName = None,
 ) -> None:
     """Rank methods over all pairs, with what each costs."""
-    from kdbench.analysis.tables import leaderboard as boards  # noqa: PLC0415
+    from kdbench.analysis.tables import leaderboard as boards
 
     with comparisons(runs, protocol, methods, pairs) as (found, _):
         notes = boards.stability_notes(found, epoch)
@@ -112,8 +112,8 @@ def compare(
     protocol: ProtocolName = None,
 ) -> None:
     """Compare every method with one of them: paired differences with intervals, per pair and pooled."""
-    from kdbench.analysis.tables.differences import against, by_pair, choose_baseline, pooled_table  # noqa: PLC0415
-    from kdbench.analysis.tables.leaderboard import pairwise_table  # noqa: PLC0415
+    from kdbench.analysis.tables.differences import against, by_pair, choose_baseline, pooled_table
+    from kdbench.analysis.tables.leaderboard import pairwise_table
 
     with comparisons(runs, protocol, methods, pairs, baseline) as (found, _):
         shown = []
@@ -140,8 +140,8 @@ def claims(
     protocol: ProtocolName = None,
 ) -> None:
     """Hold the results against published ones: value, ours, interval, verdict."""
-    from kdbench.analysis.published import ledger  # noqa: PLC0415
-    from kdbench.analysis.published.values import datasets, load_published  # noqa: PLC0415
+    from kdbench.analysis.published import ledger
+    from kdbench.analysis.published.values import datasets, load_published
 
     with comparisons(runs, protocol, methods, pairs) as (found, _):
         values = [load_published(dataset) for dataset in datasets()]
@@ -161,8 +161,8 @@ def _published(
     baseline: str | None,
     marks: Marks,
 ) -> list[Table]:
-    from kdbench.analysis.published.tables import printed_table, published_tables  # noqa: PLC0415
-    from kdbench.analysis.published.values import load_published  # noqa: PLC0415
+    from kdbench.analysis.published.tables import printed_table, published_tables
+    from kdbench.analysis.published.values import load_published
 
     values = load_published(dataset).select(_split(methods) or None, _split(sources) or None, pairs)
     if values.frame.empty:
@@ -184,9 +184,9 @@ def comparisons(
     baseline: str | None = None,
 ) -> Iterator[tuple[list[Comparison], Records]]:
     """What may be compared, and the records; at the end, what could not be read is told, and makes the exit code 2."""
-    from kdbench.analysis.comparison import select  # noqa: PLC0415
-    from kdbench.analysis.records import read_records  # noqa: PLC0415
-    from kdbench.analysis.splitting import split  # noqa: PLC0415
+    from kdbench.analysis.comparison import select
+    from kdbench.analysis.records import read_records
+    from kdbench.analysis.splitting import split
 
     records = read_records(runs)
     found = split(records)
@@ -217,6 +217,6 @@ def _split(words: list[str] | None) -> list[str]:
 
 
 def _print(tables: list[Table], form: Literal["terminal", "markdown", "latex", "csv"]) -> None:
-    from kdbench.analysis.tables.render import render  # noqa: PLC0415
+    from kdbench.analysis.tables.render import render
 
     sys.stdout.write(render(tables, form))

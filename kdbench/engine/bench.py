@@ -21,8 +21,9 @@ from torch import Tensor
 from kdbench.data.batches import Batches, DeviceData
 from kdbench.data.datasets import Dataset
 from kdbench.engine.lockstep import Lockstep
+from kdbench.engine.options import Options
 from kdbench.engine.outcomes import Outcomes
-from kdbench.engine.run import Options, Run
+from kdbench.engine.run import Run
 from kdbench.experiment.cell import Cell, TeacherRef
 from kdbench.experiment.pairs import Pair
 from kdbench.experiment.protocol import Protocol
@@ -90,7 +91,7 @@ class Stepper:
         if batches.epoch != 1:
             batches.begin(1)
         for run in self._runs:
-            run.go_to(1)
+            run.skip_pretraining()
             run.begin_epoch()
         self._lockstep.open_readers(self._runs)
 
@@ -103,8 +104,8 @@ class Stepper:
                 (error,) = (o for o in self._outcomes.list() if isinstance(o, Exception))
                 raise error
             if run.step == self._steps:
-                run.drain()
-                run.step = 0
+                run.flush_losses()
+                run.rewind()
 
 
 @final

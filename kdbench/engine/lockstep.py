@@ -13,15 +13,17 @@ from typing import final
 
 from kdbench.data.batches import Batches
 from kdbench.engine.graphs import StepGraphs
+from kdbench.engine.options import Options
 from kdbench.engine.outcomes import Outcomes
 from kdbench.engine.progress import Observer, Observers
-from kdbench.engine.run import Options, Run
+from kdbench.engine.run import Run
+from kdbench.engine.run_state import finish, save
 from kdbench.engine.shared import SharedInputs
 from kdbench.errors import Interrupted
 from kdbench.utils.device import Span
 from kdbench.utils.signals import Stop
 
-_DRAIN_EVERY = 50
+_FLUSH_EVERY = 50
 """Steps between two looks at the losses; each look waits for the device."""
 _OBSERVE_EVERY = 0.5
 """Seconds between two reports to the observers."""
@@ -53,23 +55,24 @@ class Lockstep:
         """Run every epoch that is left."""
         observe = {run.cell.id: observers(run.cell) for run in self.active}
         for run in self.active:
+            run.start_clock()
             observe[run.cell.id](run.progress())
         while self.active:
-            epoch = min(run.epoch for run in self.active)
-            behind = [run for run in self.active if run.epoch == epoch]
+            epoch = min(run.stream_epoch for run in self.active)
+            behind = [run for run in self.active if run.stream_epoch == epoch]
             self._run_epoch(behind, stop, observe)
             for run in self._still(behind):
                 with self.outcomes.attempt(run):
                     run.end_epoch()
                     if run.done:
-                        self.outcomes.set(run.cell, run.finish())
+                        self.outcomes.set(run.cell, finish(run))
                 observe[run.cell.id](run.progress())
             self.active = self._still(self.active)
 
     def begin_epoch(self, runs: list[Run]) -> None:
         """Begin an epoch of runs that stand in the same one."""
         with Span(self.options.device) as beginning:
-            self.shared.batches.begin(runs[0].epoch)
+            self.shared.batches.begin(runs[0].stream_epoch)
         for run in runs:
             # What takes long is to make the strong views.
             run.begin_epoch([beginning] if run.group.plan.num_strong else [])
@@ -88,15 +91,15 @@ class Lockstep:
                 continue
             self.tick(step, joined)
             now = time.monotonic()
-            save = now - self._saved >= self.options.save_every or stop.signum is not None
-            if save or step + 1 == num_steps or (step + 1) % _DRAIN_EVERY == 0:
-                self._each(joined, Run.drain)
+            due = now - self._saved >= self.options.save_every or stop.signum is not None
+            if due or step + 1 == num_steps or (step + 1) % _FLUSH_EVERY == 0:
+                self._each(joined, Run.flush_losses)
             if now - self._observed >= _OBSERVE_EVERY:
                 for run in self._still(joined):
                     observe[run.cell.id](run.progress())
                 self._observed = now
-            if save:
-                self._each(joined, Run.save)
+            if due:
+                self._each(joined, save)
                 self._saved = time.monotonic()
                 if stop.signum is not None:
                     self._interrupt(behind[0], step + 1, stop.signum)
@@ -136,5 +139,7 @@ class Lockstep:
         if left:
             names = str(left[0].cell) if len(left) == 1 else f"{len(left)} cells"
             verb = "is" if len(left) == 1 else "are"
-            where = f"saved in {f'epoch {behind.epoch}' if behind.epoch > 0 else 'pre-training'} after step {step}"
-            raise Interrupted(f"{names} {verb} {where}: type the same command to go on", signum)
+            where = "pre-training" if behind.phase.pretraining else f"epoch {behind.epoch}"
+            raise Interrupted(
+                f"{names} {verb} saved in {where} after step {step}: type the same command to go on", signum
+            )

@@ -1,4 +1,4 @@
-"""What a run trains in an epoch: pre-training first, where the method has some, then what the protocol is about."""
+"""What a run trains in an epoch: pre-training first, where the method has some, then the protocol's own epochs."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ class Phase:
     loss: Loss
     reads: Reads
     """What the loss reads of student and teacher; a network of which that is nothing is not run."""
-    last: int
-    """Number of the last epoch: 0 where the protocol's first comes next."""
+    pretraining: bool
+    """Whether the protocol's epochs come after these."""
     epochs: int
+    """Number of epochs in this phase."""
     learning_rate: LearningRate
     modules: tuple[nn.Module, ...]
     """Student and method."""
@@ -37,9 +38,21 @@ class Phase:
     parameters: tuple[nn.Parameter, ...]
     """What the optimiser changes."""
 
-    def number(self, epoch: int) -> int:
-        """An epoch of the run, counted from 1 in this phase."""
-        return epoch - self.last + self.epochs
+    def stream_epoch(self, epoch: int) -> int:
+        """Return the number by which streams, views and saved states call an epoch of this phase, counted from 1.
+
+        The protocol's epochs are 1, 2, ... in every cell, so that all methods see the same images in them; those of
+        pre-training end with 0.
+        """
+        return epoch - self.epochs if self.pretraining else epoch
+
+    def epoch_of(self, stream_epoch: int) -> int:
+        """Return which epoch of this phase, counted from 1, `stream_epoch` gives this number."""
+        return stream_epoch + self.epochs if self.pretraining else stream_epoch
+
+    def holds(self, stream_epoch: int) -> bool:
+        """Whether an epoch of this phase has this number in streams, views and saved states."""
+        return (stream_epoch < 1) == self.pretraining
 
     def set_modes(self) -> None:
         """Put what is trained into training mode, and all else into eval mode and without gradients."""
@@ -53,7 +66,7 @@ class Phase:
             parameter.requires_grad_(True)
 
     def optimizer(self, rules: OptimizerRules) -> torch.optim.Optimizer:
-        """A fresh optimiser by the protocol's rules, before the phase's first epoch."""
+        """Return a fresh optimiser by the protocol's rules, before the phase's first epoch."""
         return build_optimizer(rules, self.parameters, self.learning_rate(1, 0))
 
 
@@ -77,7 +90,7 @@ def phases_of(cell: Cell, method: Method, student: Net, steps: int) -> tuple[Pha
     main = Phase(
         loss=method.loss,
         reads=method.reads(method.config, "training"),
-        last=schedule.epochs,
+        pretraining=False,
         epochs=schedule.epochs,
         learning_rate=LearningRate(highest, schedule, steps),
         modules=modules,
@@ -96,7 +109,7 @@ def phases_of(cell: Cell, method: Method, student: Net, steps: int) -> tuple[Pha
         Phase(
             loss=first.loss,
             reads=method.reads(method.config, "pretraining"),
-            last=0,
+            pretraining=True,
             epochs=before,
             learning_rate=LearningRate(first.learning_rate or highest, own, steps),
             modules=modules,

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from kdbench.data.batches import DeviceData
-from kdbench.data.datasets import Dataset, load_dataset
+from kdbench.data.datasets import NPZ, Dataset, load_dataset
 from kdbench.data.lazy import LazyData
+from kdbench.engine.options import Options
 from kdbench.engine.outcomes import Outcome
 from kdbench.engine.progress import Observer, Observers, quietly
-from kdbench.engine.run import Options
 from kdbench.engine.train import train_cells
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell, TeacherRef, lockstep_groups
@@ -25,12 +25,11 @@ from kdbench.experiment.registry import load_method, method_name
 from kdbench.experiment.settings import resolve_settings
 from kdbench.models import canonical_network
 from kdbench.teachers.cards import TeacherCard, import_teacher, register_trained
-from kdbench.teachers.plan import CacheMode, Sources, Watch
+from kdbench.teachers.plan import CacheMode, Sources
 from kdbench.teachers.store import TeacherStore
-from kdbench.utils.device import pick_device
+from kdbench.teachers.watch import Watch
+from kdbench.utils.device import pick_device, prepare_process
 from kdbench.utils.scheduler import Scheduler
-
-NPZ = "npz:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +77,8 @@ class Session:
     ) -> Session:
         """Resolve names; ``data`` is a folder, or ``npz:FILE``, which replaces the protocol's data set.
 
+        The process is prepared for training: see :func:`kdbench.utils.device.prepare_process`.
+
         Raises
         ------
         UserError
@@ -91,7 +92,7 @@ class Session:
             protocol=resolved,
             runs=Path(runs),
             data=Path(data),
-            device=pick_device(device, compiling=compile),
+            device=prepare_process(pick_device(device, compiling=compile)),
             download=download,
             save_every=save_every,
             compile=compile,

@@ -119,12 +119,14 @@ class SharedInputs:
                 images[plan] = self.batches.images(index, ids, plan), augmenting
         maker = makers(frozenset(group.plan for group in inputs.teacher))
         shared: dict[Group, Shared] = {}
-        for group, found in inputs.teacher.items():
+        for group, looked_up in inputs.teacher.items():
             whole, augmenting = images[maker[group.plan]]
             views = whole[: group.plan.num_views * len(index)]
             with Span(self.device) as querying:
                 outputs = (
-                    self._readers[group].outputs(views, found.parts) if group in self._readers else Outputs("teacher")
+                    self._readers[group].outputs(views, looked_up.parts)
+                    if group in self._readers
+                    else Outputs("teacher")
                 )
-            shared[group] = Shared(views, outputs, (augmenting, found.span, querying))
+            shared[group] = Shared(views, outputs, (augmenting, looked_up.span, querying))
         return shared

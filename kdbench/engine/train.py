@@ -10,9 +10,11 @@ import torch
 
 from kdbench.data.batches import Batches, DeviceData
 from kdbench.engine.lockstep import Lockstep
+from kdbench.engine.options import Options
 from kdbench.engine.outcomes import Outcome, Outcomes
 from kdbench.engine.progress import Observers, quietly
-from kdbench.engine.run import Options, Run
+from kdbench.engine.run import Run
+from kdbench.engine.run_state import resume
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.folder import CONFIG, FAILURE, STATE, read_record
 from kdbench.teachers.outputs import TeacherSource
@@ -67,7 +69,7 @@ def train_cells(
                 batches = batches or Batches(data(), cell.protocol, cell.seed)
                 run = Run(cell, batches, source(cell), options, lease.check)
                 write_config(folder, run)
-                run.resume()
+                resume(run)
                 runs.append(run)
         if batches and runs:
             Lockstep(runs, batches, outcomes, options).train(stop, observers)

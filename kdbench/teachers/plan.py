@@ -15,31 +15,19 @@ from kdbench.experiment.cell import Cell, by_teacher
 from kdbench.experiment.folder import CONFIG, RECORD, STATE
 from kdbench.method import ViewPlan
 from kdbench.net import Part
-from kdbench.teachers.cache import Estimate, TeacherCache
+from kdbench.teachers.cache import TeacherCache
 from kdbench.teachers.cards import TeacherCard
 from kdbench.teachers.demand import Wanted, visited
 from kdbench.teachers.outputs import Kind, TeacherSource
 from kdbench.teachers.segments import Pairs
 from kdbench.teachers.store import TeacherStore
+from kdbench.teachers.watch import Watch
 from kdbench.utils.device import forward_batch
 from kdbench.utils.files import free_space
 from kdbench.utils.signals import Stop
 
 CacheMode = Literal["auto", "on", "off", "ready"]
 """``ready``: from a cache that has all already; it is what ``auto`` means once others have decided what to build."""
-
-
-class Watch:
-    """Is told how the building of a cache goes; does nothing itself."""
-
-    def estimate(self, teacher: str, estimate: Estimate) -> None:
-        """The work is about to begin."""
-
-    def progress(self, done: int, total: int, seconds_left: float) -> None:
-        """So many pairs are done."""
-
-    def waiting(self, teacher: str) -> None:
-        """Another process is building this cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +64,15 @@ class Demand:
         Interrupted
             A signal came; what is built so far is kept.
         """
-        live, data, name = store.live(self.card), store.data.on_device, self.card.spec
+        live, data = store.live(self.card), store.data.on_device
         with Stop() as stop:
             whole = self.cache.build(
                 self.pairs,
                 self.parts,
                 lambda chunk: live.forward(data, chunk),
                 batch=forward_batch(store.device),
-                announce=lambda estimate: watch.estimate(name, estimate),
-                observe=watch.progress,
-                waiting=lambda: watch.waiting(name),
+                name=self.card.spec,
+                watch=watch,
                 stop=stop,
                 scheduler=store.scheduler,
             )

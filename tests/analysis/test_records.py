@@ -13,6 +13,7 @@ from cells import Typed, make_run, steps
 from fake_records import fake_record, write_records
 
 from kdbench.analysis.records import as_frame, read_records
+from kdbench.engine.run_state import finish
 from kdbench.errors import UserError
 
 
@@ -154,9 +155,9 @@ def test_what_a_killed_process_was_writing_is_tidied_away(tiny_npz: Path, tmp_pa
     run = make_run(tiny_npz, tmp_path, "ce")
     for _ in run.cell.epochs:
         steps(run, 3)
-        run.drain()
+        run.flush_losses()
         run.end_epoch()
     left = run.folder / ".metrics.jsonl.e_lqp3kw.tmp"
     left.write_text("half a li")
-    run.finish()
+    finish(run)
     assert sorted(path.name for path in run.folder.iterdir()) == ["metrics.jsonl", "model.safetensors", "record.json"]

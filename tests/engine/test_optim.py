@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 import torch
 from cells import METHODS, make_run, steps
 from recorded_graph import RecordedGraph, record
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from kdbench.data.views import order, views
@@ -21,6 +20,7 @@ from kdbench.engine.optim import clip_gradients
 from kdbench.engine.outcomes import Outcomes
 from kdbench.engine.progress import quietly
 from kdbench.engine.run import Run
+from kdbench.engine.run_state import resume, save
 from kdbench.experiment.rules import OptimizerRules
 from kdbench.functional import cross_entropy
 from kdbench.method import PLAIN
@@ -38,14 +38,14 @@ SGD_COSINE = {**COSINE, "gradient_clip": 0.5}
 
 def train_epoch(run: Run) -> None:
     steps(run, run.batches.steps - run.step)
-    run.drain()
+    run.flush_losses()
     run.end_epoch()
 
 
 def in_float64(run: Run) -> Run:
     """Let a run compute in float64, with an optimiser of these parameters."""
-    run.student.double()
-    run.go_to(1)
+    run.module.double()
+    run.skip_pretraining()
     return run
 
 
@@ -83,7 +83,7 @@ def test_training_is_the_plain_loop(tiny_npz: Path, tmp_path: Path) -> None:
     for ours, theirs in zip(run.student.parameters(), parameters, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
     # What is noted of an epoch is the learning rate of its last step.
-    assert [row["lr"] for row in run.history] == pytest.approx([2e-3, 2e-3 * (1 + math.cos(3 * math.pi / 4)) / 2])
+    assert [row["lr"] for row in run.tally.history] == pytest.approx([2e-3, 2e-3 * (1 + math.cos(3 * math.pi / 4)) / 2])
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 4, 5])
@@ -97,16 +97,16 @@ def test_a_run_resumes_exactly_from_any_step(precision: str, stop: int, tiny_npz
     for _ in range(stop // 3):
         train_epoch(first)
     steps(first, stop % 3)
-    first.drain()
-    first.save()
+    first.flush_losses()
+    save(first)
     second = make_run(tiny_npz, tmp_path, "kd", **rules)
-    second.resume()
+    resume(second)
     assert (second.epoch, second.step) == (1 + stop // 3, stop % 3)
     while not second.done:
         train_epoch(second)
     for ours, theirs in zip(second.student.state_dict().values(), whole.student.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs)
-    assert second.history == whole.history
+    assert second.tally.history == whole.tally.history
 
 
 @pytest.mark.parametrize("rules", [RECIPE, SGD_COSINE], ids=["adamw", "sgd"])
@@ -186,25 +186,19 @@ def test_smoothed_cross_entropy_is_that_of_smoothed_targets() -> None:
     torch.testing.assert_close(cross_entropy(logits, targets, 0.2), expected)
 
 
+def first_terms(run: Run) -> dict[str, float]:
+    """The terms of the loss in the first step of the protocol's epochs."""
+    run.skip_pretraining()
+    steps(run, 1)
+    (terms,) = run.tally.read()
+    return terms
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_smoothing_reaches_the_tasks_loss_alone(
-    method: str, tiny_npz: Path, tmp_path: Path, noted: Callable[[Run], dict[str, Tensor]]
-) -> None:
+def test_smoothing_reaches_the_tasks_loss_alone(method: str, tiny_npz: Path, tmp_path: Path) -> None:
     """Of every method: PCKD's preview, DKD's target and all other terms are of plain labels."""
     plain, smoothed = (
-        noted(make_run(tiny_npz, tmp_path, method, label_smoothing=smoothing)) for smoothing in (0.0, 0.3)
+        first_terms(make_run(tiny_npz, tmp_path, method, label_smoothing=smoothing)) for smoothing in (0.0, 0.3)
     )
-    changed = {name for name, value in plain.items() if not torch.equal(smoothed[name], value)}
+    changed = {name for name, value in plain.items() if smoothed[name] != value}
     assert changed == {"ce"} & plain.keys()
-
-
-@pytest.fixture
-def noted() -> Callable[[Run], dict[str, Tensor]]:
-    """Take the first step of the protocol's epochs, and return the terms of its loss."""
-
-    def first_terms(run: Run) -> dict[str, Tensor]:
-        run.go_to(1)
-        steps(run, 1)
-        return dict(zip(run.terms, run.pending[0], strict=True))
-
-    return first_terms

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from cells import METHODS, make_run, steps
+from cells import METHODS, Seen, make_run, steps
 from recorded_graph import RecordedGraph, record
 from torch import Tensor
 from torch.nn import functional
@@ -27,8 +27,8 @@ from kdbench.experiment.protocol import load_protocol
 from kdbench.method import PLAIN, ViewPlan
 from kdbench.methods.kd import KD
 from kdbench.models.build import build_net
-from kdbench.teachers.cache import Identity, TeacherCache, Visits
-from kdbench.teachers.demand import Wanted
+from kdbench.teachers.cache import Identity, TeacherCache
+from kdbench.teachers.demand import Visits, Wanted
 from kdbench.utils.device import Span
 from kdbench.utils.signals import Stop
 
@@ -53,15 +53,11 @@ def test_a_first_step_that_overflows_changes_nothing(tiny_npz: Path, tmp_path: P
 def test_training_is_the_plain_loop(method: str, tiny_npz: Path, tmp_path: Path) -> None:
     """Against a loop written as in a textbook: shuffled batches, SGD, cross entropy, KL."""
     run = make_run(tiny_npz, tmp_path, method, learning_rate=0.01)
-    values: list[list[float]] = []
-    count = run.count
-
-    def note(terms: Tensor, spans: Any) -> None:
-        values.append(terms.tolist())
-        count(terms, spans)
-
-    run.count = note  # type: ignore[method-assign]
-    steps(run, 3)
+    seen = Seen()
+    with run.observed(seen):
+        steps(run, 3)
+    values = [list(terms.values()) for terms in seen.terms]
+    assert len(values) == 3
 
     dataset, protocol = run.data.dataset, run.cell.protocol
     net = build_net(run.cell.student, protocol, dataset, seed=1, purpose="student").train()
@@ -162,8 +158,11 @@ def test_replayed_steps_are_the_steps(
         if replayed:
             lockstep.graphs = StepGraphs(lockstep.shared, outcomes)
         RecordedGraph.replays = 0
-        lockstep.train(Stop(), quietly)
+        seen = Seen()
+        with run.observed(seen):
+            lockstep.train(Stop(), quietly)
         assert isinstance(outcomes.list()[0], dict), outcomes.list()
+        assert len(seen.terms) == len(run.cell.epochs) * 11, "replayed steps are seen as well"
         states.append({**run.student.state_dict(), **{f"method.{k}": v for k, v in run.method.state_dict().items()}})
     # Each epoch: nine replays of what is shared and of the run, and one of what is shared while recording.
     assert RecordedGraph.replays == len(run.cell.epochs) * (9 * 2 + 1)

@@ -9,10 +9,10 @@ import pytest
 from cells import Typed
 from own_files import write_own
 
-from kdbench.engine.checks.rules import CHECKS
 from kdbench.engine.checks.small import PAIRS
+from kdbench.engine.checks.table import CHECKS
 from kdbench.engine.checks.validate import Verdict, judge, remarks, rows
-from kdbench.engine.checks.watched import Trial, trained
+from kdbench.engine.checks.watched import Watched, trained
 from kdbench.experiment.user_methods import FOLDERS
 
 RECIPE = '[[recipe]]\ndataset = "cifar100"\npairs = {pairs}\nsettings = {settings}\nsource = "{source}"\n'
@@ -124,7 +124,7 @@ def test_every_check_can_fail(
 ) -> None:
     write_own(tmp_path / "own", **broken)
     monkeypatch.setenv(FOLDERS, str(tmp_path / "own"))
-    verdict = judge(check, Trial("mine", "cifar", tmp_path))
+    verdict = judge(check, Watched("mine", "cifar", tmp_path))
     assert verdict.outcome == "FAILS"
     assert re.search(said, verdict.reason), verdict.reason
 
@@ -132,10 +132,10 @@ def test_every_check_can_fail(
 def test_what_pre_training_alone_trains_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_own(tmp_path / "own", init=EARLY, more=FIRST.replace(" * FACTOR", ""))
     monkeypatch.setenv(FOLDERS, str(tmp_path / "own"))
-    trial = Trial("mine", "cifar", tmp_path)
-    assert not [verdict for check in CHECKS if check != "processes" and (verdict := judge(check, trial)).reason]
-    assert [len(epoch.terms) for epoch in trial.epochs] == [3, 3]
-    assert all("method.early.weight" in trained(epoch.run) for epoch in trial.epochs)
+    watched = Watched("mine", "cifar", tmp_path)
+    assert not [verdict for check in CHECKS if check != "processes" and (verdict := judge(check, watched)).reason]
+    assert [len(epoch.terms) for epoch in watched.epochs] == [3, 3]
+    assert all("method.early.weight" in trained(epoch.run) for epoch in watched.epochs)
 
 
 def test_every_check_is_broken_by_some_method() -> None:

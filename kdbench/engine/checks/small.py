@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -55,9 +56,9 @@ def tiny_arrays() -> Arrays:
 
 def tiny_protocol(dataset: Dataset, **changes: Any) -> Protocol:
     """The demo's protocol on a small data set, 2 epochs of 3 steps, the last of 10 images."""
-    own = {"dataset": f"npz:{dataset.fingerprint[:16]}", "epochs": 2, "batch_size": 16, "flip": True}
     protocol = load_protocol("digits-demo-v1")
-    return replace(protocol, rules=protocol.rules.replace(**{**own, **changes}))
+    own = {"dataset": f"npz:{dataset.fingerprint[:16]}", "epochs": 2, "batch_size": 16, "flip": True}
+    return dataclasses.replace(protocol, rules=protocol.rules.replace(**{**own, **changes}))
 
 
 def make_cell(
@@ -97,14 +98,24 @@ def make_source(network: str, protocol: Protocol, dataset: Dataset) -> TeacherSo
     return TeacherSource(LiveTeacher(make_teacher(network, protocol, dataset), protocol.precision, CPU), None)
 
 
-def steps(run: Run, num: int) -> None:
-    """Do so many steps of the epoch that a run is in; what goes wrong is raised."""
+def begin(run: Run) -> Callable[[], None]:
+    """Begin the epoch that a run is in; return what does a step of it, and raises what goes wrong."""
     outcomes = Outcomes([run.cell])
     lockstep = Lockstep([run], run.batches, outcomes, run.options)
     lockstep.begin_epoch([run])
-    for _ in range(num):
+
+    def step() -> None:
         lockstep.tick(run.step, [run])
         if outcomes.has(run.cell):
             (error,) = outcomes.list()
             assert isinstance(error, Exception)
             raise error
+
+    return step
+
+
+def steps(run: Run, num: int) -> None:
+    """Begin the epoch that a run is in, and do so many steps of it."""
+    step = begin(run)
+    for _ in range(num):
+        step()
