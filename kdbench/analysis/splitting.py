@@ -206,6 +206,6 @@ def _alone(protocol: str, untaught: set[Row]) -> Row | None:
     """The row of students without a teacher that others are measured by."""
     if len(untaught) == 1:
         return next(iter(untaught))
-    name = load_protocol(protocol).alone if protocol in protocol_names() else ""
+    name = load_protocol(protocol).baseline if protocol in protocol_names() else ""
     plain = [row for row in untaught if row.method == name and not row.chosen]
     return plain[0] if len(plain) == 1 else None

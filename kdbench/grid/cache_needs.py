@@ -90,7 +90,7 @@ def cache_needs(
 ) -> tuple[CacheNeed, ...]:
     """Estimate the cache of each teacher that unfinished cells can read from a cache."""
     protocol = grid.session.protocol
-    augmentation = Augmentation(pad=protocol.pad, flip=protocol.flip)
+    augmentation = Augmentation.of(protocol.rules.augmentation)
     readers: dict[str, list[tuple[Variant, Wanted]]] = {}
     for variant in variants:
         want = Wanted.by(variant.cell)
@@ -142,7 +142,8 @@ def _missing(total: float, on_disk: int) -> float:
 
 def _on_disk(teacher: GridTeacher, protocol: Protocol, parts: set[Part], caches: Sequence[CacheInfo]) -> int:
     """Count the pairs whose parts a teacher's cache holds under the same rules."""
-    rules = protocol.mean, protocol.std, protocol.pad, protocol.precision
+    data = protocol.rules.data
+    rules = data.mean, data.std, protocol.rules.augmentation.pad, protocol.precision
     return sum(
         info.pairs
         for info in caches

@@ -113,8 +113,8 @@ class Disk:
 
 def disk(grid: Grid, variants: Sequence[Variant], shapes: Mapping[str, NetShape], caches: Sequence[CacheNeed]) -> Disk:
     """Estimate the disk space that is still to be filled."""
-    text = _TEXT_BYTES + _EPOCH_BYTES * grid.session.protocol.epochs
-    cells = sum(len(variant.left) * (shapes[variant.cell.student].bytes + text) for variant in variants)
+    text = {variant: _TEXT_BYTES + _EPOCH_BYTES * variant.cell.protocol.epochs for variant in variants}
+    cells = sum(len(variant.left) * (shapes[variant.cell.student].bytes + text[variant]) for variant in variants)
     # A teacher has a copy of the weights that its cell leaves.
     cells += sum(shapes[cell.student].bytes for cell in grid.to_train)
     # Weights and as much momentum.

@@ -71,7 +71,7 @@ class Grid:
 
     def _teacher(self, spec: TeacherSpec) -> TeacherRef:
         session, network = self.session, spec.network
-        cell = session.cell(method=session.protocol.alone, student=network, seed=0)
+        cell = session.teacher_cell(network)
         trained = cell.as_teacher
         card: TeacherCard | None
         with error_context(self.file.path, "pairs", str(spec)):

@@ -54,7 +54,8 @@ def unsupported(grid: Grid, variants: Iterable[Variant], data: DataShape) -> dic
 
 
 def _net(network: str, protocol: Protocol, data: DataShape) -> Net | None:
+    rules = protocol.rules.data
     with contextlib.suppress(Exception), without_values():
         backbone = build_backbone(network, data.num_classes, data.image_size)
-        return Net(network, backbone, mean=protocol.mean, std=protocol.std, image_size=data.image_size)
+        return Net(network, backbone, mean=rules.mean, std=rules.std, image_size=data.image_size)
     return None

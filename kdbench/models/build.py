@@ -14,4 +14,4 @@ def build_net(network: str, protocol: Protocol, dataset: Dataset, *, seed: int, 
     image_size = dataset.shape.image_size
     with seeded(seed, "init", purpose):
         backbone = build_backbone(network, dataset.num_classes, image_size)
-        return Net(network, backbone, mean=protocol.mean, std=protocol.std, image_size=image_size)
+        return Net(network, backbone, mean=protocol.rules.data.mean, std=protocol.rules.data.std, image_size=image_size)
