@@ -15,7 +15,7 @@ from parity._wiring import Values
 
 
 def names_of(case: Case) -> tuple[str, str]:
-    """The student's and the teacher's name in a file's: ``STUDENT_from_TEACHER``, maybe behind words, before an epoch."""
+    """Both networks of a file named ``STUDENT_from_TEACHER``, maybe behind other words or before an epoch."""
     match = re.fullmatch(r"(.+)_from_(.+?)(?:_epoch\d+)?", case.file)
     assert match, f"{case.name} names no two networks"
     words = match[1].split("_")
