@@ -20,7 +20,7 @@ import json
 import os
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -30,10 +30,12 @@ import torch
 from torch import Tensor
 
 from kdbench.data.datasets import Dataset
+from kdbench.data.views import Augmentation
 from kdbench.errors import UserError
 from kdbench.experiment.protocol import Protocol
 from kdbench.net import Part
 from kdbench.teachers.cards import TeacherCard
+from kdbench.teachers.places import Forward, PlacedBatches
 from kdbench.teachers.segments import PARTIAL, SEGMENT, Pairs, Segment, SegmentWriter
 from kdbench.teachers.watch import Estimate, Watch
 from kdbench.utils.files import free_space, write_json
@@ -51,9 +53,6 @@ _VERSION = 1
 IDENTITY, USE_LOCK = "identity.json", "use.lock"
 _SAVE_EVERY = 10.0
 """Seconds between two notes of how far a build is."""
-
-Forward = Callable[[Tensor], Mapping[Part, Tensor]]
-"""Pairs ``(B,)`` on the CPU to parts ``(B, width)``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,11 +168,14 @@ class TeacherCache:
         """Add what is missing of pairs and parts; return whether all is there now.
 
         Of several processes one builds, the others wait for it. A build that was interrupted goes on where it was.
+        What is stored of a pair does not depend on which others are asked for: see :mod:`kdbench.teachers.places`.
 
         Parameters
         ----------
         name
             What the watch is told to call the teacher.
+        batch
+            Number of pairs that ``forward`` is always given; padded where fewer are left.
         stop
             When it wishes to, the build is left as it is, to go on another time: the only case of False.
         scheduler
@@ -211,13 +213,13 @@ class TeacherCache:
         permit: Callable[[], None],
     ) -> bool:
         """Write a segment, or go on with it; return whether it is whole."""
-        first = torch.from_numpy(pairs[:batch])
-        forward(first)  # the first call prepares the device
+        images, _ = Augmentation(self.identity.pad, flip=False).split(torch.from_numpy(pairs))
+        batches = PlacedBatches(pairs, images.numpy(), batch)
+        batches.outputs(0, forward, parts)  # the first call prepares the device
         started = time.perf_counter()
-        said = forward(first)
-        sample = {part: said[part].cpu() for part in parts}
-        speed = len(first) / (time.perf_counter() - started)
-        writer = SegmentWriter(self.folder, pairs, sample)
+        sample = batches.outputs(0, forward, parts)
+        pace = time.perf_counter() - started
+        writer = SegmentWriter(self.folder, pairs, batches.order, sample)
         views, free = len(pairs) - writer.done, free_space(self.folder)
         if writer.bytes_left > free:
             raise UserError(
@@ -225,20 +227,20 @@ class TeacherCache:
                 f"{size(free)} are free: free some, choose another folder with --runs DIR, or ask the live teacher "
                 "with --cache off"
             )
-        watch.estimate(name, Estimate(views, writer.bytes_left, free, views / speed, self.folder))
+        first = batches.begun(writer.done)
+        watch.estimate(name, Estimate(views, writer.bytes_left, free, pace * (len(batches) - first), self.folder))
         write_json(self.folder / IDENTITY, dataclasses.asdict(self.identity))
         with writer:
             saved = started = time.perf_counter()
-            begun = writer.done
-            while writer.done < len(pairs):
+            for number in range(first, len(batches)):
                 permit()
                 if stop and stop.signum is not None:
                     writer.note()
                     return False
-                writer.append(forward(torch.from_numpy(pairs[writer.done : writer.done + batch])))
+                writer.append(batches.outputs(number, forward, parts))
                 now = time.perf_counter()
-                pace = (now - started) / (writer.done - begun)
-                watch.progress(writer.done, len(pairs), pace * (len(pairs) - writer.done))
+                pace = (now - started) / (number + 1 - first)
+                watch.progress(writer.done, len(pairs), pace * (len(batches) - number - 1))
                 if now - saved > _SAVE_EVERY:
                     writer.note()
                     saved = now
@@ -247,7 +249,7 @@ class TeacherCache:
         return True
 
     def check(self, forward: Forward, num: int = 32) -> None:
-        """Compare some outputs of each segment with the live teacher's.
+        """Compare some outputs of each segment with the live teacher's, up to rounding.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Segments of a teacher cache on disk: written row by row beside their place, moved there when whole, then only read.
+"""Segments of a teacher cache on disk: written beside their place, moved there when whole, then only read.
 
 A segment holds what a teacher said of a set of pairs of image and view, as plain NumPy files::
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Mapping
@@ -28,6 +29,8 @@ from kdbench.utils.files import explain_os_errors, write_json
 Pairs = npt.NDArray[np.int64]
 SEGMENT, PARTIAL = "segment.json", ".partial"
 PAIRS, _PROGRESS = "pairs.npy", "progress.json"
+_NUM_KEPT = 16_384
+"""Outputs that are kept in memory before they are written, so that most go to disk beside their neighbours."""
 
 
 @final
@@ -75,19 +78,25 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
         Of the cache.
     pairs
         All pairs of the segment, ascending.
+    order
+        Rows of pairs in the order in which their outputs come, int64 ``(P,)``. A segment that was begun in another
+        order is another one.
     sample
-        Outputs of the first pairs, by part, on the CPU: they give types and widths.
+        Outputs of some pairs, by part, on the CPU: they give types and widths.
     """
 
-    def __init__(self, folder: Path, pairs: Pairs, sample: Mapping[Part, Tensor]) -> None:
-        name = hashlib.sha256(",".join(sample).encode() + pairs.tobytes()).hexdigest()[:16]
+    def __init__(self, folder: Path, pairs: Pairs, order: npt.NDArray[np.int64], sample: Mapping[Part, Tensor]) -> None:
+        digest = hashlib.sha256(",".join(sample).encode() + pairs.tobytes() + order.tobytes())
+        name = digest.hexdigest()[:16]
         self.path = folder / f"{name}{PARTIAL}"
-        self.pairs, self._sample = pairs, sample
+        self.pairs, self._order, self._sample = pairs, order, sample
         self._place = folder / name
         progress = self.path / _PROGRESS
         self.done = int(json.loads(progress.read_bytes())["done"]) if progress.exists() else 0
-        """Pairs that are on disk."""
+        """Pairs that have been added."""
         self._files: dict[Part, _Rows] = {}
+        self._kept: list[Mapping[Part, Tensor]] = []
+        self._num_written = self.done
 
     @property
     def bytes_left(self) -> int:
@@ -101,7 +110,7 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
             if not self.done:
                 np.save(self.path / PAIRS, self.pairs)
             for part, values in self._sample.items():
-                self._files[part] = _Rows(self.path / f"{part}.npy", values, len(self.pairs), self.done)
+                self._files[part] = _Rows(self.path / f"{part}.npy", values, len(self.pairs), new=not self.done)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -109,14 +118,15 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
             file.close()
 
     def append(self, chunk: Mapping[Part, Tensor]) -> None:
-        """Add the outputs of the next pairs."""
-        with explain_os_errors(self.path):
-            for part, file in self._files.items():
-                file.append(chunk[part])
+        """Add the outputs of the next pairs, on the CPU."""
+        self._kept.append(chunk)
         self.done += len(next(iter(chunk.values())))
+        if self.done - self._num_written >= _NUM_KEPT:
+            self._write()
 
     def note(self) -> None:
         """Make sure that what has been added is still there after an interruption."""
+        self._write()
         with explain_os_errors(self.path):
             for file in self._files.values():
                 file.sync()
@@ -133,22 +143,39 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
             (self.path / _PROGRESS).unlink()
             self.path.rename(self._place)
 
+    def _write(self) -> None:
+        """Write what is kept."""
+        rows = self._order[self._num_written : self.done]
+        ascending = np.argsort(rows)
+        with explain_os_errors(self.path):
+            for part, file in self._files.items() if self._kept else ():
+                values = torch.cat([chunk[part] for chunk in self._kept])
+                file.write(rows[ascending], values[torch.from_numpy(ascending)])
+        self._kept.clear()
+        self._num_written = self.done
+
 
 @final
 class _Rows:
-    """A .npy file that is written row by row; reopened, it is cut to the rows that are known to be whole."""
+    """A .npy file whose rows are written in any order; it grows up to the last row that was written."""
 
-    def __init__(self, path: Path, like: Tensor, num_rows: int, done: int) -> None:
+    def __init__(self, path: Path, like: Tensor, num_rows: int, *, new: bool) -> None:
         bits = like.view(_bits(like.dtype)).numpy()
-        self._file = path.open("r+b" if done else "wb")
+        self._file = path.open("wb" if new else "r+b")
         descr = np.lib.format.dtype_to_descr(bits.dtype)
         shape = (num_rows, *like.shape[1:])
         np.lib.format.write_array_header_1_0(self._file, {"descr": descr, "fortran_order": False, "shape": shape})
-        self._file.seek(done * bits[0].nbytes, os.SEEK_CUR)
-        self._file.truncate()
+        self._start, self._row_bytes = self._file.tell(), bits[0].nbytes
+        written = self._file.seek(0, os.SEEK_END)
+        self._file.truncate(min(written, self._start + num_rows * self._row_bytes))
 
-    def append(self, values: Tensor) -> None:
-        self._file.write(values.cpu().contiguous().view(_bits(values.dtype)).numpy().data)
+    def write(self, rows: npt.NDArray[np.int64], values: Tensor) -> None:
+        """Write rows, ascending; those that follow each other in one go."""
+        bits = values.contiguous().view(_bits(values.dtype)).numpy()
+        gaps = np.flatnonzero(np.diff(rows) != 1) + 1
+        for start, stop in itertools.pairwise((0, *gaps.tolist(), len(rows))):
+            self._file.seek(self._start + int(rows[start]) * self._row_bytes)
+            self._file.write(bits[start:stop].data)
 
     def sync(self) -> None:
         self._file.flush()

@@ -23,6 +23,7 @@ from kdbench.experiment.cell import Cell, lockstep_groups
 from kdbench.experiment.folder import FAILURE, RECORD
 from kdbench.methods.kd import KD
 from kdbench.methods.reviewkd import ReviewKD
+from kdbench.net import Outputs
 from kdbench.teachers.outputs import LiveTeacher
 from kdbench.teachers.plan import CacheMode
 
@@ -84,6 +85,32 @@ def test_every_cell_has_the_result_that_it_has_alone(cache: CacheMode, new: Call
     for cell in wanted:
         record = alone.run(cell, cache=cache)
         assert record["cost"]["cells_together"] == 1
+        assert left(together, cell) == left(alone, cell), cell
+
+
+@pytest.mark.parametrize("cache", ["off", "on"])
+def test_nor_do_kernels_that_change_with_a_batch_tell_company(
+    cache: CacheMode, new: Callable[..., kdbench.Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the test above, with a teacher whose outputs change with a batch's size and layout and the place in it."""
+    outputs = LiveTeacher.outputs
+
+    def sensitive(live: LiveTeacher, images: torch.Tensor, reads: Any) -> Outputs:
+        def shift(values: torch.Tensor) -> torch.Tensor:
+            place = torch.arange(len(values)).view(-1, *[1] * (values.ndim - 1))
+            return values + 1e-5 * place + 1e-4 * len(values) + 1e-3 * images.is_contiguous()
+
+        said = outputs(live, images, reads)
+        parts = {name: tuple(map(shift, p)) if isinstance(p, tuple) else shift(p) for name, p in said.parts().items()}
+        parts |= {"weight": said.weight, "bias": said.bias}
+        return Outputs("teacher", **parts)
+
+    monkeypatch.setattr(LiveTeacher, "outputs", sensitive)
+    together, alone = new("together"), new("alone")
+    wanted = cells(together, {name: SETTINGS[name] for name in ("kd", "reviewkd", "pckd", "sskd", "mlld")})
+    together.run_all(wanted, cache=cache)
+    for cell in wanted:
+        alone.run(cell, cache=cache)
         assert left(together, cell) == left(alone, cell), cell
 
 

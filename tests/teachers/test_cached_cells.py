@@ -130,7 +130,7 @@ def test_modes(session: kdbench.Session, forwards: list[int]) -> None:
     outcomes = session.run_all(cells(session, "dkd", "reviewkd", seeds=(2,)), cache="on")
     assert kinds(outcomes) == ["cache", "live"]
     asked = sum(forwards) - 8 * 42 - 2 * 64 - 32  # without reviewkd, the measured speed and the comparison
-    assert 42 * 5 < asked < 42 * 6
+    assert asked in (6 * 64, 7 * 64, 8 * 64)  # an image has one place in a batch, and 5 to 8 views
     assert [o["cost"]["teacher_forwards"] for o in outcomes] == [0, 8 * 42]
     forwards.clear()
     assert kinds(session.run_all(cells(session, "kd", seeds=(2,)), cache="auto")) == ["cache"]
