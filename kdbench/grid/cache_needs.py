@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from kdbench.data.datasets import DataShape
 from kdbench.data.views import Augmentation
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.protocol import Protocol
 from kdbench.grid.grid import Grid, GridTeacher
-from kdbench.grid.shapes import DataShape, NetShape
+from kdbench.grid.shapes import NetShape
 from kdbench.grid.variants import Variant
 from kdbench.method import ViewPlan
 from kdbench.net import Part
@@ -50,7 +51,7 @@ def expected_pairs(num_images: int, augmentation: Augmentation, plans: Mapping[f
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheNeed:
-    """Describe what the unfinished cells of a grid need of one teacher's cache."""
+    """What the unfinished cells of a grid need of one teacher's cache."""
 
     teacher: GridTeacher
     views: float

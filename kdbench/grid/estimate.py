@@ -34,7 +34,7 @@ _NUM_STATES = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """Hold the seconds that one cell of each variant takes on one device."""
+    """The seconds that one cell of each variant takes on one device."""
 
     device: str
     """Empty where nothing is known."""
@@ -94,7 +94,7 @@ def device_words(name: str, device_type: str, threads: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """Hold the bytes that unfinished cells will fill."""
+    """The bytes that unfinished cells will fill."""
 
     cells: int
     """Left by the cells, and by the teachers that are trained."""
@@ -130,7 +130,7 @@ def disk(grid: Grid, variants: Sequence[Variant], shapes: Mapping[str, NetShape]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GridEstimate:
-    """Hold all that is known of what a grid still needs."""
+    """All that is known of what a grid still needs."""
 
     variants: tuple[Variant, ...]
     """Variants with unfinished cells."""

@@ -17,7 +17,7 @@ from kdbench.teachers.cards import TeacherCard, find_teacher, list_teachers
 
 @dataclass(frozen=True, slots=True)
 class GridTeacher:
-    """Describe a teacher of a grid: one that exists, or one that a cell of the grid will train."""
+    """A teacher of a grid: one that exists, or one that a cell of the grid will train."""
 
     ref: TeacherRef
     card: TeacherCard | None
@@ -28,7 +28,7 @@ class GridTeacher:
 
 @final
 class Grid:
-    """Hold the cells of a grid's file and their teachers."""
+    """The cells of a grid's file, and their teachers."""
 
     def __init__(self, file: GridFile, session: Session) -> None:
         self.file, self.session = file, session

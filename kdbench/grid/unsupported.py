@@ -7,11 +7,12 @@ from collections.abc import Iterable
 
 import torch
 
+from kdbench.data.datasets import DataShape
 from kdbench.experiment.pairs import Pair
 from kdbench.experiment.protocol import Protocol
 from kdbench.experiment.registry import load_method
 from kdbench.grid.grid import Grid
-from kdbench.grid.shapes import DataShape, without_values
+from kdbench.grid.shapes import without_values
 from kdbench.grid.variants import Variant
 from kdbench.method import Setup
 from kdbench.models import build_backbone

@@ -14,7 +14,7 @@ from kdbench.grid.states import State, Status
 @final
 @dataclass(frozen=True, eq=False)
 class Variant:
-    """Hold the cells that differ only in their seed."""
+    """The cells that differ only in their seed."""
 
     left: tuple[Cell, ...]
     """Not finished."""

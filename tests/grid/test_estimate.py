@@ -135,7 +135,7 @@ def test_named_data_are_not_loaded_and_networks_are_built_once(tmp_path: Path, m
         grid, statuses = opened(file, None, tmp_path / "runs")
         found = GridEstimate.of(grid, statuses)
         assert sorted(built) == ["resnet20", "resnet8", "wrn_40_2"]
-        num_images, offsets = SHAPES["cifar100"][0], 9 * 9 * 2
+        num_images, offsets = SHAPES["cifar100"].num_images, 9 * 9 * 2
         seen = num_images * offsets * (1 - (1 - 1 / offsets) ** 4)
         assert [need.views for need in found.caches] == pytest.approx([seen, seen])
         assert {need.row_bytes for need in found.caches} == {8 + (4 if precision == "fp32" else 2) * 100}

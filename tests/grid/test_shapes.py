@@ -12,10 +12,10 @@ import torch
 from cells import CPU, make_teacher, tiny_protocol
 
 from kdbench.data.batches import DeviceData
-from kdbench.data.datasets import load_dataset
+from kdbench.data.datasets import DataShape, load_dataset
 from kdbench.data.views import Augmentation
 from kdbench.grid.cache_needs import expected_pairs
-from kdbench.grid.shapes import DataShape, net_shape
+from kdbench.grid.shapes import net_shape
 from kdbench.method import PLAIN, ViewPlan
 from kdbench.models import NETWORKS, build_backbone
 from kdbench.teachers.demand import Visits
