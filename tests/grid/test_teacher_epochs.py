@@ -56,9 +56,9 @@ def test_a_grid_plans_and_finds_them(tiny_npz: Path, tmp_path: Path) -> None:
     assert (cell.protocol.epochs, cell.id) == (1, session.teacher_cell("resnet8").id)
     # The baseline of seed 0 is longer: it is another cell, and its time another one.
     statuses = survey([*grid.cells, *grid.to_train], session.runs, Scheduler(), {}, {})
-    kinds = GridEstimate.of(grid, statuses).kinds
-    baselines = [kind for kind in kinds if kind.cell.method == "ce"]
-    assert sorted((kind.cell.protocol.epochs, len(kind.left)) for kind in baselines) == [(1, 1), (2, 2)]
+    variants = GridEstimate.of(grid, statuses).variants
+    baselines = [variant for variant in variants if variant.cell.method == "ce"]
+    assert sorted((variant.cell.protocol.epochs, len(variant.left)) for variant in baselines) == [(1, 1), (2, 2)]
     card = session.train_teacher("resnet8")
     again = Grid(read_grid(path), session)
     assert not again.to_train
