@@ -22,7 +22,7 @@ from kdbench.analysis.records import read_records
 from kdbench.analysis.report import write_report
 from kdbench.analysis.report.cells import CELLS_LISTED
 from kdbench.analysis.report.curves import CELLS_READ, Curve, band, read_curve
-from kdbench.analysis.report.drawing import INK, RULE, Drawn, Plot, label
+from kdbench.analysis.report.drawing import INK, RULE, DrawnPlot, Plot, label
 from kdbench.analysis.report.markup import sort_value, table_html
 from kdbench.analysis.report.sections import file_name
 from kdbench.analysis.splitting import split
@@ -78,9 +78,9 @@ def report(runs: Path, out: Path) -> Page:
     return Page(paths[0].read_text(encoding="utf-8"))
 
 
-def undrawn(plot: Plot) -> Drawn:
+def undrawn(plot: Plot) -> DrawnPlot:
     """A plot that was never drawn, which takes most of the time."""
-    return Drawn(plot.name, plot.title, Markup("<svg></svg>"), "<svg/>", b"%PDF")
+    return DrawnPlot(plot.name, plot.title, Markup("<svg></svg>"), "<svg/>", b"%PDF")
 
 
 @pytest.fixture
@@ -248,7 +248,7 @@ def test_the_band_of_seeds() -> None:
 def test_without_metrics_the_page_says_so(tmp_path: Path) -> None:
     write_runs(tmp_path / "runs", records(), metrics=False)
     page = report(tmp_path / "runs", tmp_path / "out")
-    assert "none of the 16 cells that were asked has a readable metrics.jsonl" in page.text
+    assert "none of the 16 cells has a readable metrics.jsonl" in page.text
     assert not list((tmp_path / "out" / "plots").glob("*top1*"))
 
 
@@ -257,7 +257,7 @@ def test_one_pair_has_no_ranks_and_the_page_says_why(tmp_path: Path) -> None:
     write_runs(tmp_path / "runs", records()[:8])
     page = report(tmp_path / "runs", tmp_path / "out")
     assert "No critical-difference diagram" in page.text
-    assert "here are 4 methods and 1 pair." in page.text
+    assert "Here are 4 methods and 1 pair." in page.text
 
 
 @pytest.mark.usefixtures("quick")
@@ -282,7 +282,7 @@ def test_many_seeds_are_listed_and_read_in_part(tmp_path: Path) -> None:
     links = [target for target in page.values("href") if target.startswith("#cell/")]
     assert len(links) == CELLS_LISTED
     assert "and 3 more" in page.text
-    assert "3 cells more are not in them" in page.text
+    assert "3 more cells are left out" in page.text
     assert [seed for _, seed in page.data["more"]["c1-0-1"]] == [11, 12, 13]
     assert len(page.data["cells"]) == many
     assert sum(cell[7] is not None for cell in page.data["cells"].values()) == CELLS_READ
@@ -301,7 +301,7 @@ def test_cells_share_what_is_equal(made: tuple[Path, Path, Page]) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_begun_and_damaged_cells_are_named(tmp_path: Path, typed: Typed) -> None:
+def test_unfinished_and_damaged_cells_are_named(tmp_path: Path, typed: Typed) -> None:
     write_runs(tmp_path / "runs", records())
     (tmp_path / "runs" / "0" / "record.json").write_text("{")
     begun = tmp_path / "runs" / "begun"
@@ -317,7 +317,7 @@ def test_begun_and_damaged_cells_are_named(tmp_path: Path, typed: Typed) -> None
     page = (tmp_path / "here" / "index.html").read_text()
     assert "1 file is damaged and left out" in page
     assert "runs/0/record.json is left out" in page
-    assert "1 cell is begun and not finished" in page
+    assert "1 cell has started but not finished" in page
     assert "runs/begun: not finished" in page
 
 
@@ -375,7 +375,7 @@ def test_a_record_that_changes_meanwhile_is_named(tmp_path: Path) -> None:
     found = split(read)
     (folders[1] / "record.json").unlink()
     write_report(tmp_path / "runs", tmp_path / "out", found, read)
-    assert "1/record.json was changed while the report was made" in (tmp_path / "out" / "index.html").read_text()
+    assert "1/record.json changed while the report was written" in (tmp_path / "out" / "index.html").read_text()
 
 
 def test_a_table_as_html() -> None:
