@@ -27,8 +27,6 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"utils": ("kdbench.utils",)},
     {"errors": ("kdbench.errors",)},
 )
-PENDING = {("kdbench.teachers.plan", "kdbench.engine.session"), ("kdbench.engine.graphs", "kdbench.engine.lockstep")}
-"""Arrows that go up or in a circle until what they need has a place of its own."""
 PUBLIC = {"kdbench"}
 """``kdbench`` itself hands out public names of the rooms, and only when they are asked for."""
 
@@ -75,7 +73,7 @@ def arrows() -> dict[str, list[tuple[int, str]]]:
         module: [
             (line, other)
             for line, other in imports(module, ast.parse(path.read_text(encoding="utf-8")), set(files))
-            if other not in PUBLIC and other != module and (module, other) not in PENDING
+            if other not in PUBLIC and other != module
         ]
         for module, path in files.items()
     }

@@ -13,11 +13,15 @@ from kdbench.cli import bench, cache, data, grid, own, report, show, tables, tea
 from kdbench.errors import Interrupted, UserError
 from kdbench.experiment.user_methods import FOLDERS, add_folders
 
+_OLD_NAMES = {"together": "lockstep"}
+"""Earlier names of options, which scripts may still use."""
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"token_normalize_func": lambda name: _OLD_NAMES.get(name, name)},
 )
 for command in (
     train.demo,
@@ -43,12 +47,12 @@ def everywhere(
     methods: Annotated[
         list[Path] | None,
         typer.Option(
-            help=f"A folder with methods of your own; may be repeated, and comes after those of {FOLDERS}.",
+            help=f"Folder with your own methods; may be repeated. Added to the folders of ${FOLDERS}.",
             metavar="DIR",
         ),
     ] = None,
 ) -> None:
-    """Head-to-head benchmarks of knowledge-distillation methods."""
+    """Compare knowledge-distillation methods head to head."""
     add_folders(methods or [])
 
 

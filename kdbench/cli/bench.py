@@ -1,4 +1,4 @@
-"""``kdbench bench``: how fast this machine is."""
+"""``kdbench bench``: time this machine."""
 
 from __future__ import annotations
 
@@ -9,59 +9,73 @@ from typing import Annotated, Literal
 
 import typer
 
-from kdbench.cli.options import DEMO, Compile, Device, Epochs, Precision, console
+from kdbench.cli.options import DEMO, CompileOption, DeviceOption, EpochsOption, PrecisionOption, console
 
 
 def bench(
     pairs: Annotated[
         list[str] | None,
-        typer.Argument(help="TEACHER>STUDENT, or a set of 'kdbench list pairs'. [default: the protocol's first]"),
+        typer.Argument(
+            help="TEACHER>STUDENT, or a set of 'kdbench list pairs'. [default: a pair that the protocol names]"
+        ),
     ] = None,
-    protocol: Annotated[str | None, typer.Option(help="Training rules. [default: those after the demo's]")] = None,
-    method: Annotated[list[str] | None, typer.Option(help="May be repeated. [default: the protocol's]")] = None,
-    seeds: Annotated[int, typer.Option(help="Seeds of the grid whose hours are estimated.", min=1)] = 5,
-    rounds: Annotated[int, typer.Option(help="Steps of each work that are timed.", min=1)] = 10,
-    epochs: Epochs = None,
-    precision: Precision = None,
-    device: Device = None,
-    compile_: Compile = False,
-    form: Annotated[Literal["terminal", "markdown", "latex", "csv"], typer.Option("--format")] = "terminal",
+    protocol: Annotated[str | None, typer.Option(help="Training rules. [default: those of CIFAR-100]")] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="Method to time; may be repeated. [default: methods that the protocol names]"),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Number of seeds of the grid whose hours are estimated.", min=1)] = 5,
+    rounds: Annotated[int, typer.Option(help="Number of timed steps of each method.", min=1)] = 10,
+    epochs: EpochsOption = None,
+    precision: PrecisionOption = None,
+    device: DeviceOption = None,
+    compile_: CompileOption = False,
+    form: Annotated[
+        Literal["terminal", "markdown", "latex", "csv"], typer.Option("--format", help="Format of the table.")
+    ] = "terminal",
 ) -> None:
-    """Time this machine: steps of each method, live and cached, their parts, and the hours of a grid."""
-    from rich.progress import Progress  # noqa: PLC0415
+    """Time methods on this machine, and estimate a grid's hours.
 
-    from kdbench.analysis.tables.render import render  # noqa: PLC0415
-    from kdbench.cli import bench_table  # noqa: PLC0415
-    from kdbench.data.datasets import random_dataset  # noqa: PLC0415
-    from kdbench.engine import bench as timing  # noqa: PLC0415
-    from kdbench.engine.run import Options  # noqa: PLC0415
-    from kdbench.experiment.pairs import named_pairs  # noqa: PLC0415
-    from kdbench.experiment.protocol import load_protocol  # noqa: PLC0415
-    from kdbench.experiment.registry import method_name  # noqa: PLC0415
-    from kdbench.models import parse_pair  # noqa: PLC0415
-    from kdbench.utils.device import pick_device, processor  # noqa: PLC0415
+    Each method is timed with a live teacher and with a cache, with the shares of data, teacher, student and loss.
+    """
+    from rich.progress import Progress
 
-    rules = load_protocol(protocol or load_protocol(DEMO).try_next).override(epochs=epochs, precision=precision)
-    chosen = pick_device(device, compiling=compile_)
+    from kdbench.analysis.tables.render import render
+    from kdbench.cli import bench_table
+    from kdbench.data.datasets import random_dataset
+    from kdbench.engine import bench as timing
+    from kdbench.engine.options import Options
+    from kdbench.experiment.pairs import named_pairs
+    from kdbench.experiment.protocol import load_protocol
+    from kdbench.experiment.registry import method_name
+    from kdbench.models import parse_pair
+    from kdbench.utils.device import pick_device, prepare_process, processor
+
+    resolved = load_protocol(protocol or load_protocol(DEMO).try_next).override(epochs=epochs, precision=precision)
+    torch_device = prepare_process(pick_device(device, compiling=compile_))
     sets = named_pairs()
-    words = pairs or [rules.try_pair]
-    chosen_pairs = [p for word in words for p in (sets[word].pairs if word in sets else (parse_pair(word),))]
-    methods = [method_name(name) for name in method or rules.try_methods]
-    dataset = random_dataset(rules.dataset)
-    with tempfile.TemporaryDirectory(prefix="kdbench-") as scratch, Progress(console=console, transient=True) as shown:
+    pairs_to_time = [
+        pair
+        for name in pairs or [resolved.try_pair]
+        for pair in (sets[name].pairs if name in sets else (parse_pair(name),))
+    ]
+    methods = [method_name(name) for name in method or resolved.try_methods]
+    dataset = random_dataset(resolved.dataset)
+    progress = Progress(console=console(), transient=True)
+    with tempfile.TemporaryDirectory(prefix="kdbench-") as scratch, progress:
         folder = Path(scratch)
-        for pair in chosen_pairs:
-            options = Options(runs=folder, device=chosen, compile=compile_)
-            measured = timing.Bench(rules, dataset, pair, folder, options)
-            task = shown.add_task(str(pair), total=len(methods))
+        for pair in pairs_to_time:
+            options = Options(runs=folder, device=torch_device, compile=compile_)
+            pair_bench = timing.Bench(resolved, dataset, pair, folder, options)
+            task = progress.add_task(str(pair), total=len(methods))
             rows, teacher = timing.measure(
-                measured,
+                pair_bench,
                 methods,
                 rounds,
-                lambda name, part, task=task, pair=pair: shown.update(  # type: ignore[misc]
+                lambda name, part, task=task, pair=pair: progress.update(  # type: ignore[misc]
                     task, completed=methods.index(name) + part, description=f"{pair}: {name}"
                 ),
             )
-            shown.remove_task(task)
-            table = bench_table.table(measured, rows, teacher, seeds, processor(chosen))
+            progress.remove_task(task)
+            table = bench_table.table(pair_bench, rows, teacher, seeds, processor(torch_device))
             sys.stdout.write(render([table], form) + "\n")

@@ -1,4 +1,4 @@
-"""The times of ``kdbench bench`` as a table, with the hours of a grid."""
+"""Lay out the times of ``kdbench bench`` as a table, with the hours of a grid."""
 
 from __future__ import annotations
 
@@ -7,11 +7,21 @@ from dataclasses import replace
 
 from kdbench.analysis.tables.table import Table, words
 from kdbench.engine.bench import Bench, Row, forward_seconds
-from kdbench.teachers.plan import Wanted, visited
+from kdbench.teachers.demand import Wanted, visited
 
 
 def table(bench: Bench, rows: Sequence[Row], teacher: float, seeds: int, machine: str) -> Table:
-    """Rows of one pair as a table, with the hours that a grid of these methods will take."""
+    """Lay out the times of one pair, with the hours that a grid of these methods will take.
+
+    Parameters
+    ----------
+    teacher
+        Seconds of a step that trains the teacher.
+    seeds
+        Number of seeds of the grid.
+    machine
+        Name of the device, for the title.
+    """
     protocol = bench.protocol
     batch, num_images = protocol.batch_size, len(bench.data.labels)
     steps = {row.method: bench.batches().steps * len(bench.cell(row.method).epochs) for row in rows}
@@ -20,7 +30,7 @@ def table(bench: Bench, rows: Sequence[Row], teacher: float, seeds: int, machine
             "method": row.method,
             "teacher outputs": row.outputs,
             "images/s": f"{batch / row.step:.0f}",
-            "x alone": f"{row.ratio:.2f}",
+            "x student only": f"{row.ratio:.2f}",
             "data %": f"{100 * row.data / row.step:.0f}",
             "teacher %": f"{100 * row.teacher / row.step:.0f}",
             "student %": f"{100 * row.student / row.step:.0f}",
@@ -34,8 +44,8 @@ def table(bench: Bench, rows: Sequence[Row], teacher: float, seeds: int, machine
     build, views = _build_hours(bench, rows, seeds)
     grid = f"{len(live)} methods x {seeds} seeds x {protocol.epochs} epochs"
     hours = {
-        name: seeds * sum(step * steps[method] for method, step in found.items()) / 3600
-        for name, found in (("live", live), ("cached", best))
+        name: seeds * sum(step * steps[method] for method, step in step_seconds.items()) / 3600
+        for name, step_seconds in (("live", live), ("cached", best))
     }
     training = teacher * bench.batches().steps * protocol.epochs / 3600
     overrides = ", ".join(f"{k}={v}" for k, v in protocol.overrides().items())
@@ -44,8 +54,8 @@ def table(bench: Bench, rows: Sequence[Row], teacher: float, seeds: int, machine
         (tuple(lines[0]),),
         tuple(words(*line.values()) for line in lines),
         (
-            f"whole steps of {batch} of {num_images:,} random images; medians, all works of a method timed in turns",
-            "x alone: times the student alone on plain views; loss: the rest of the step with its way back, at least 0",
+            f"medians of whole steps of {batch} of {num_images:,} random images; parts of a method are timed in turn",
+            "x student only: relative to a student-only step on plain views; loss: method's loss and the backward pass",
             f"{grid}: {hours['live']:.1f} h with a live teacher, {hours['cached']:.1f} h with a cache",
             f"before that: {training:.1f} h to train the teacher, {build:.1f} h to build the cache ({views:,} views)",
         ),
@@ -53,10 +63,10 @@ def table(bench: Bench, rows: Sequence[Row], teacher: float, seeds: int, machine
 
 
 def _build_hours(bench: Bench, rows: Sequence[Row], seeds: int) -> tuple[float, int]:
-    """Hours to build the cache that a grid needs, and its views."""
+    """Return the hours that building a grid's cache takes, and its number of views."""
     cached = [Wanted.by(bench.cell(row.method)) for row in rows if row.outputs == "cache"]
     if not cached:
         return 0.0, 0
-    wanted = [replace(one, seed=seed) for seed in range(1, seeds + 1) for one in cached]
+    wanted = [replace(want, seed=seed) for seed in range(1, seeds + 1) for want in cached]
     views = len(visited(wanted, bench.data))
     return views * forward_seconds(bench) / 3600, views

@@ -22,10 +22,10 @@ def report(
     protocol: ProtocolName = None,
 ) -> None:
     """Write one HTML file with tables, plots and every cell, and the plots as SVG and PDF."""
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import Progress  # noqa: PLC0415
+    from rich.console import Console
+    from rich.progress import Progress
 
-    from kdbench.analysis.report import write_report  # noqa: PLC0415
+    from kdbench.analysis.report import write_report
 
     # Without --out: the folder of the report must not change the report.
     options = (("--protocol", [protocol] if protocol else []), ("--methods", methods), ("--pairs", pairs))

@@ -1,4 +1,4 @@
-"""``kdbench list`` and ``kdbench show``: what kdbench knows."""
+"""``kdbench list`` and ``kdbench show``: methods, networks, data sets, protocols and pairs."""
 
 from __future__ import annotations
 
@@ -6,39 +6,51 @@ from typing import Annotated, Literal
 
 import typer
 
-from kdbench.cli.options import DEMO, console, print_rows
+from kdbench.cli.options import DEMO, echo, print_rows
 from kdbench.errors import UserError
 
 
 def list_(
-    what: Annotated[Literal["methods", "networks", "datasets", "protocols", "pairs"], typer.Argument()],
+    what: Annotated[
+        Literal["methods", "networks", "datasets", "protocols", "pairs"], typer.Argument(help="What to list.")
+    ],
     pair: Annotated[
-        str | None, typer.Option(help="Of methods: what they train beside this student.", metavar="TEACHER>STUDENT")
+        str | None,
+        typer.Option(
+            help="With methods: add the number of parameters that each trains beside this student.",
+            metavar="TEACHER>STUDENT",
+        ),
     ] = None,
 ) -> None:
-    """List what kdbench knows, and methods of your own."""
-    from kdbench.cli.catalogue import LISTS, methods  # noqa: PLC0415
-    from kdbench.experiment.protocol import load_protocol  # noqa: PLC0415
-    from kdbench.models import parse_pair  # noqa: PLC0415
+    """List methods, networks, data sets, protocols or pairs.
+
+    Your own methods are listed with the others, broken ones with what is wrong.
+    """
+    from kdbench.cli.catalogue import LISTS, methods
+    from kdbench.experiment.protocol import load_protocol
+    from kdbench.models import parse_pair
 
     if what != "methods":
         if pair:
-            raise UserError(f"--pair is for 'kdbench list methods', not for {what}")
+            raise UserError(f"--pair needs 'kdbench list methods': leave it out to list {what}")
         print_rows(LISTS[what]())
         return
-    rules = load_protocol(load_protocol(DEMO).try_next)
-    rows, remarks = methods(parse_pair(pair) if pair else None, rules)
+    protocol = load_protocol(load_protocol(DEMO).try_next)
+    rows, remarks = methods(parse_pair(pair) if pair else None, protocol)
     print_rows(rows)
     if pair or remarks:
-        console.print()
+        echo()
     if pair:
-        console.print(f"extra parameters: trained beside the student of {parse_pair(pair)}, as in {rules.name}")
+        echo(f"extra parameters: trained beside the student of {parse_pair(pair)} under {protocol.name}")
     for remark in remarks:
-        console.print(remark, markup=False)
+        echo(remark)
 
 
-def show(method: str) -> None:
-    """Print a method's paper, idea, settings with their sources, and where paper and code differ."""
-    from kdbench.cli.catalogue import method_page  # noqa: PLC0415
+def show(method: Annotated[str, typer.Argument(help="Method; 'kdbench list methods' lists them.")]) -> None:
+    """Print a method's paper, idea, and settings with sources.
 
-    console.print(method_page(method), markup=False)
+    Also where paper and published code differ, and what is done here.
+    """
+    from kdbench.cli.catalogue import method_page
+
+    echo(method_page(method))

@@ -60,10 +60,10 @@ def table(
     beside: Annotated[bool, typer.Option("--beside", help="Show published values in brackets beside ours.")] = False,
 ) -> None:
     """Print finished cells, or published values, as tables."""
-    from kdbench.analysis.published.tables import with_published  # noqa: PLC0415
-    from kdbench.analysis.published.values import load_published  # noqa: PLC0415
-    from kdbench.analysis.tables.differences import choose_baseline  # noqa: PLC0415
-    from kdbench.analysis.tables.layouts import detail, paper  # noqa: PLC0415
+    from kdbench.analysis.published.tables import with_published
+    from kdbench.analysis.published.values import load_published
+    from kdbench.analysis.tables.differences import choose_baseline
+    from kdbench.analysis.tables.layouts import detail, paper
 
     if published and runs is None:
         _print(_published(published, source, methods, pairs, baseline, marks), form)
@@ -94,7 +94,7 @@ def leaderboard(
     protocol: ProtocolName = None,
 ) -> None:
     """Rank methods over all pairs, with the cost of each."""
-    from kdbench.analysis.tables import leaderboard as boards  # noqa: PLC0415
+    from kdbench.analysis.tables import leaderboard as boards
 
     comparisons, records = read_comparisons(runs, protocol, methods, pairs)
     notes = boards.stability_notes(comparisons, epoch)
@@ -123,8 +123,8 @@ def compare(
     protocol: ProtocolName = None,
 ) -> None:
     """Compare every method with a baseline: paired differences with intervals and tests, per pair and pooled."""
-    from kdbench.analysis.tables.differences import against, by_pair, choose_baseline, pooled_table  # noqa: PLC0415
-    from kdbench.analysis.tables.leaderboard import pairwise_table  # noqa: PLC0415
+    from kdbench.analysis.tables.differences import against, by_pair, choose_baseline, pooled_table
+    from kdbench.analysis.tables.leaderboard import pairwise_table
 
     comparisons, records = read_comparisons(runs, protocol, methods, pairs, baseline)
     tables = []
@@ -154,8 +154,8 @@ def claims(
     protocol: ProtocolName = None,
 ) -> None:
     """Compare our results with published ones: both values, interval of the difference, verdict."""
-    from kdbench.analysis.published import ledger  # noqa: PLC0415
-    from kdbench.analysis.published.values import datasets, load_published  # noqa: PLC0415
+    from kdbench.analysis.published import ledger
+    from kdbench.analysis.published.values import datasets, load_published
 
     comparisons, records = read_comparisons(runs, protocol, methods, pairs)
     published = [load_published(dataset) for dataset in datasets()]
@@ -176,8 +176,8 @@ def _published(
     baseline: str | None,
     marks: Marks,
 ) -> list[Table]:
-    from kdbench.analysis.published.tables import printed_table, published_tables  # noqa: PLC0415
-    from kdbench.analysis.published.values import load_published  # noqa: PLC0415
+    from kdbench.analysis.published.tables import printed_table, published_tables
+    from kdbench.analysis.published.values import load_published
 
     values = load_published(dataset).select(_split(methods) or None, _split(sources) or None, pairs)
     if values.frame.empty:
@@ -204,9 +204,9 @@ def read_comparisons(
     UserError
         The folder has no finished cells, or a selected protocol, method or pair does not exist.
     """
-    from kdbench.analysis.comparison import select  # noqa: PLC0415
-    from kdbench.analysis.records import read_records  # noqa: PLC0415
-    from kdbench.analysis.splitting import split  # noqa: PLC0415
+    from kdbench.analysis.comparison import select
+    from kdbench.analysis.records import read_records
+    from kdbench.analysis.splitting import split
 
     records = read_records(runs)
     comparisons = split(records)
@@ -244,6 +244,6 @@ def _split(words: list[str] | None) -> list[str]:
 
 
 def _print(tables: list[Table], form: Literal["terminal", "markdown", "latex", "csv"]) -> None:
-    from kdbench.analysis.tables.render import render  # noqa: PLC0415
+    from kdbench.analysis.tables.render import render
 
     sys.stdout.write(render(tables, form))

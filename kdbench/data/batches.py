@@ -61,7 +61,7 @@ class Batches:
         self._plans.add(plan)
 
     def begin(self, epoch: int) -> None:
-        """Move to an epoch, counted from 1."""
+        """Move to an epoch, by its number in streams: the protocol's are 1, 2, ..., pre-training ends with 0."""
         self.epoch = epoch
         self._permutation = order(self.seed, epoch, self.num_images)
         self._index = self._permutation.to(self.data.device, non_blocking=True)

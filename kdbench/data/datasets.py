@@ -28,6 +28,8 @@ from kdbench.utils.files import write_atomic
 from kdbench.utils.names import squeeze
 from kdbench.utils.text import one_line
 
+NPZ: Final = "npz:"
+"""What stands before the name of a file in place of a data set's name."""
 DATASETS: Final[Mapping[str, Callable[[Path, bool], Arrays]]] = MappingProxyType(
     {
         "digits": lambda folder, download: sources.digits(),  # noqa: ARG005 - it is on every machine
@@ -104,7 +106,7 @@ def load_dataset(name: str, folder: Path, *, download: bool = False) -> Dataset:
     kind, colon, file = name.partition(":")
     if colon and kind.strip().lower() == "npz":
         path = _find(file, folder)
-        return from_arrays(f"npz:{path.stem}", _read_npz(path), where=str(path))
+        return from_arrays(f"{NPZ}{path.stem}", _read_npz(path), where=str(path))
     names = {squeeze(each): each for each in DATASETS}
     key = squeeze(name)
     if key not in names:

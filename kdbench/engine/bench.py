@@ -20,8 +20,10 @@ from torch import Tensor
 
 from kdbench.data.batches import Batches, DeviceData
 from kdbench.data.datasets import Dataset
-from kdbench.engine.lockstep import Lockstep, Outcomes
-from kdbench.engine.run import Options, Run
+from kdbench.engine.lockstep import Lockstep
+from kdbench.engine.options import Options
+from kdbench.engine.outcomes import Outcomes
+from kdbench.engine.run import Run
 from kdbench.experiment.cell import Cell, TeacherRef
 from kdbench.experiment.pairs import Pair
 from kdbench.experiment.protocol import Protocol
@@ -33,8 +35,8 @@ from kdbench.models.weights import freeze
 from kdbench.net import Outputs, Part
 from kdbench.teachers.cache import STORED, Identity, TeacherCache
 from kdbench.teachers.cards import Teacher, TeacherCard
+from kdbench.teachers.demand import Wanted, visited
 from kdbench.teachers.outputs import LiveTeacher, TeacherSource
-from kdbench.teachers.plan import Wanted, visited
 from kdbench.utils.device import forward_batch
 
 Work = Callable[[], object]
@@ -89,7 +91,7 @@ class Stepper:
         if batches.epoch != 1:
             batches.begin(1)
         for run in self._runs:
-            run.go_to(1)
+            run.skip_pretraining()
             run.begin_epoch()
         self._lockstep.open_readers(self._runs)
 
@@ -102,8 +104,8 @@ class Stepper:
                 (error,) = (o for o in self._outcomes.list() if isinstance(o, Exception))
                 raise error
             if run.step == self._steps:
-                run.drain()
-                run.step = 0
+                run.flush_losses()
+                run.rewind()
 
 
 @final
@@ -132,7 +134,7 @@ class Bench:
         kind, student = load_method(method), student or self.student
         return Cell(
             protocol=self.protocol,
-            teacher=TeacherRef(self.teacher, "none:") if kind.teacher_reads else None,
+            teacher=TeacherRef(self.teacher, "none:") if kind.READS.teacher else None,
             student=student,
             method=method,
             method_version=kind.VERSION,

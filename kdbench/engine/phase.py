@@ -1,4 +1,4 @@
-"""What a run trains in an epoch: pre-training first, where the method has some, then what the protocol is about."""
+"""What a run trains in an epoch: pre-training first, where the method has some, then the protocol's own epochs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import nn
 
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.protocol import Protocol
-from kdbench.method import Loss, Method
-from kdbench.net import Net, Part
+from kdbench.method import Loss, Method, Reads
+from kdbench.net import Net
 
 
 @final
@@ -21,13 +21,12 @@ class Phase:
     """Epochs with one loss, one schedule of the learning rate and one set of trained parameters."""
 
     loss: Loss
-    student_reads: frozenset[Part]
-    """What the loss reads of the student, which is not run where that is nothing."""
-    needs: frozenset[Part]
-    """What it reads of the teacher, which is not run either."""
-    last: int
-    """Number of the last epoch: 0 where the protocol's first comes next."""
+    reads: Reads
+    """What the loss reads of student and teacher; a network of which that is nothing is not run."""
+    pretraining: bool
+    """Whether the protocol's epochs come after these."""
     epochs: int
+    """Number of epochs in this phase."""
     rate: Callable[[int], float]
     """Learning rate of an epoch, counted from 1 in this phase."""
     modules: tuple[nn.Module, ...]
@@ -39,9 +38,21 @@ class Phase:
     parameters: tuple[nn.Parameter, ...]
     """What the optimiser changes."""
 
-    def number(self, epoch: int) -> int:
-        """An epoch of the run, counted from 1 in this phase."""
-        return epoch - self.last + self.epochs
+    def stream_epoch(self, epoch: int) -> int:
+        """Return the number by which streams, views and saved states call an epoch of this phase, counted from 1.
+
+        The protocol's epochs are 1, 2, ... in every cell, so that all methods see the same images in them; those of
+        pre-training end with 0.
+        """
+        return epoch - self.epochs if self.pretraining else epoch
+
+    def epoch_of(self, stream_epoch: int) -> int:
+        """Return which epoch of this phase, counted from 1, `stream_epoch` gives this number."""
+        return stream_epoch + self.epochs if self.pretraining else stream_epoch
+
+    def holds(self, stream_epoch: int) -> bool:
+        """Whether an epoch of this phase has this number in streams, views and saved states."""
+        return (stream_epoch < 1) == self.pretraining
 
     def set_modes(self) -> None:
         """Put what is trained into training mode, and all else into eval mode and without gradients."""
@@ -87,9 +98,8 @@ def phases_of(cell: Cell, method: Method, student: Net) -> tuple[Phase, ...]:
     stays = _ids(frozen)
     main = Phase(
         loss=method.loss,
-        student_reads=method.student_reads,
-        needs=method.needs(method.config),
-        last=protocol.epochs,
+        reads=method.reads(method.config, "training"),
+        pretraining=False,
         epochs=protocol.epochs,
         rate=lambda epoch: protocol.rate(cell.student, epoch),
         modules=modules,
@@ -104,9 +114,8 @@ def phases_of(cell: Cell, method: Method, student: Net) -> tuple[Phase, ...]:
     return (
         Phase(
             loss=first.loss,
-            student_reads=first.student_reads,
-            needs=method.pretraining_needs(method.config),
-            last=0,
+            reads=method.reads(method.config, "pretraining"),
+            pretraining=True,
             epochs=before,
             rate=lambda epoch: highest * protocol.decay ** sum(epoch > part * before for part in milestones),
             modules=modules,

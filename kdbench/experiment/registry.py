@@ -29,6 +29,10 @@ _GROUP = "kdbench.methods"
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 NAME_RULE = "the name of a method is a lower-case letter, then lower-case letters, digits and _"
 _DIGEST = "__kdbench_digest__"
+_OLD_READS = ("teacher_reads", "student_reads", "needs", "own_needs", "pretraining_needs", "all_needs")
+"""Names by which methods once said what they read."""
+_OLD_HELPERS = "kdbench.methods.ce"
+"""Module that once held the functions of ``kdbench.functional``."""
 
 
 @final
@@ -99,7 +103,13 @@ class MethodSource:
         try:
             module = importlib.import_module(self.module)
         except (Exception, SystemExit) as error:
-            raise self._unusable(f"{self.place_of(error)}; fix that, then type the same command again") from error
+            remedy = "fix that, then type the same command again"
+            if isinstance(error, ImportError) and error.name == _OLD_HELPERS:
+                remedy = (
+                    "import losses from kdbench.functional instead, and weight, temperature, positive or fraction from "
+                    "kdbench.method, whose fields are checked without check_settings"
+                )
+            raise self._unusable(f"{self.place_of(error)}; {remedy}") from error
         if _DIGEST not in vars(module):
             vars(module)[_DIGEST] = _digest(Path(module.__file__ or ""))
         return module
@@ -193,12 +203,25 @@ def _flaw(method: object) -> str | None:
         return f"its METHOD is {method!r}: it must be a class that inherits from kdbench.method.Method"
     if missing := sorted(method.__abstractmethods__):
         return f"{method.__name__} has no {', '.join(missing)}: define it, as kdbench.method.Method describes it"
-    if missing := [name for name in ("FAMILY", "teacher_reads") if getattr(method, name, None) is None]:
-        return f"{method.__name__} has no {' and no '.join(missing)}: set it in the class"
+    if flaw := _flaw_of_reads(method):
+        return flaw
     try:
         method.Config()
     except (TypeError, ValueError) as error:
         return f"{method.__name__}.Config() fails, {error}: give every field a default that is allowed"
+    return None
+
+
+def _flaw_of_reads(method: type[Method]) -> str | None:
+    """Why it is unclear what a method reads; None if it is clear."""
+    if old := sorted(name for name in _OLD_READS if name in dir(method)):
+        return (
+            f"{method.__name__} has {', '.join(old)}, which kdbench does not call any more: write READS = "
+            'Reads(student={"logits", ...}, teacher={...}), with from kdbench.method import Reads, and override '
+            "reads(cls, config, phase) where settings or pre-training decide"
+        )
+    if missing := [name for name in ("FAMILY", "READS") if getattr(method, name, None) is None]:
+        return f"{method.__name__} has no {' and no '.join(missing)}: set it in the class"
     return None
 
 

@@ -8,10 +8,10 @@ import typing
 from dataclasses import dataclass
 from typing import Any
 
+from kdbench.config import deciding
 from kdbench.errors import UserError
 from kdbench.experiment.pairs import Pair
 from kdbench.experiment.registry import load_method, method_name, method_source
-from kdbench.method import deciding
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Grids: pairs x methods x seeds, written in a TOML file, and the teachers that they need."""
+"""Expand a grid (pairs x methods x seeds of a TOML file) into cells and the teachers that they need."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ from kdbench.engine.session import Session
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell, TeacherRef
 from kdbench.experiment.pairs import Pair, TeacherSpec
-from kdbench.grid.file import GridFile, about, read_grid
+from kdbench.grid.file import GridFile, error_context, read_grid
 from kdbench.teachers.cards import TeacherCard, find_teacher, list_teachers
 
 
 @dataclass(frozen=True, slots=True)
 class GridTeacher:
-    """A teacher of a grid: one that is there, or one that a cell of the grid will train."""
+    """Describe a teacher of a grid: one that exists, or one that a cell of the grid will train."""
 
     ref: TeacherRef
     card: TeacherCard | None
+    """None where it does not exist yet."""
     cell: Cell | None
-    """Trains it; None where it is there."""
+    """Trains it; None where it exists."""
 
 
 @final
 class Grid:
-    """The cells that a file means, and their teachers."""
+    """Hold the cells of a grid's file and their teachers."""
 
     def __init__(self, file: GridFile, session: Session) -> None:
         self.file, self.session = file, session
         self.teachers: dict[str, GridTeacher] = {}
         """By the id of their ``TeacherRef``."""
         self.by_row: dict[tuple[Pair, str], list[Cell]] = {}
-        """The cells of each pair and method; a student alone is in the row of each of its teachers."""
+        """Cells of each pair and method; a student-only cell is in the row of each of its teachers."""
         refs = {spec: self._teacher(spec) for spec in dict.fromkeys(pair.teacher for pair in file.pairs)}
         for pair, method in itertools.product(file.pairs, file.methods):
             self.by_row[pair, method] = self._row(method, refs[pair.teacher], pair.student)
@@ -44,50 +45,51 @@ class Grid:
 
     @classmethod
     def open(cls, path: Path, **session: Any) -> Grid:
-        """Read a grid's file and resolve all that it names.
+        """Read a grid's file and resolve its names.
 
         Parameters
         ----------
         **session
-            ``runs``, ``data``, ``device`` and so on, as :meth:`Session.open` takes them; what decides results is in
-            the file.
+            ``runs``, ``data``, ``device`` and so on, as :meth:`Session.open` takes them; the file holds what decides
+            results.
 
         Raises
         ------
         UserError
-            Something in the file is unknown or there twice, or a teacher is ambiguous.
+            A name in the file is unknown or repeated, or a teacher is ambiguous.
         """
         file = read_grid(path)
         data = session.pop("data", None) or file.data or "data"
-        opened = Session.open(file.protocol, data=data, epochs=file.epochs, precision=file.precision, **session)
-        return cls(file, opened)
+        return cls(
+            file, Session.open(file.protocol, data=data, epochs=file.epochs, precision=file.precision, **session)
+        )
 
     @property
     def to_train(self) -> tuple[Cell, ...]:
-        """The cells that train the teachers that are not there."""
+        """Return the cells that train the teachers that do not exist yet."""
         return tuple(teacher.cell for teacher in self.teachers.values() if teacher.cell)
 
     def _teacher(self, spec: TeacherSpec) -> TeacherRef:
         session, network = self.session, spec.network
         cell = session.cell(method=session.protocol.alone, student=network, seed=0)
-        own = cell.as_teacher
+        trained = cell.as_teacher
         card: TeacherCard | None
-        with about(self.file.path, "pairs", str(spec)):
+        with error_context(self.file.path, "pairs", str(spec)):
             if spec.hash:
                 card = find_teacher(session.runs, session.protocol, spec, network)
             else:
-                # One that was trained under other rules, for fewer epochs say, is meant only if it is named.
+                # A teacher of other rules, of fewer epochs say, is used only if it is named.
                 cards = [
                     card
                     for card in list_teachers(session.runs, session.protocol.name)
                     if card.network == network and card.dataset == session.protocol.dataset
-                    if card.ref == own or card.imported
+                    if card.ref == trained or card.imported
                 ]
                 if len(cards) > 1:
                     choices = ", ".join(f"{c.spec} ({c.accuracy:.2f} %, {c.origin})" for c in cards)
-                    raise UserError(f"there are {len(cards)} such teachers: write which, {choices}")
+                    raise UserError(f"{len(cards)} teachers match: write one of {choices}")
                 card = cards[0] if cards else None
-        teacher = GridTeacher(card.ref, card, None) if card else GridTeacher(own, None, cell)
+        teacher = GridTeacher(card.ref, card, None) if card else GridTeacher(trained, None, cell)
         self.teachers[teacher.ref.id] = teacher
         return teacher.ref
 
@@ -96,7 +98,7 @@ class Grid:
         row = []
         for values in itertools.product(*settings.values()):
             chosen = dict(zip(settings, values, strict=True))
-            with about(self.file.path, f"[method.{method}]", chosen):
+            with error_context(self.file.path, f"[method.{method}]", chosen):
                 first = self.session.cell(
                     method=method, teacher=teacher, student=student, seed=self.file.seeds[0], settings=chosen
                 )

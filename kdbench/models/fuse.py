@@ -42,13 +42,13 @@ def fused(net: Net) -> Net:
 
 def _outputs(net: Net, images: Tensor) -> list[Tensor]:
     features = net.backbone.features(images, maps=True)
-    return list(_tensors((features.penultimate, features.stem, features.stages, features.preact)))
+    return list(_tensors((features.penultimate, features.stem, features.stages, features.preact, features.map)))
 
 
 def _fuse(net: Net) -> None:
     with _Readers() as readers:
         features = net.backbone.features(torch.zeros_like(net.mean).expand(1, 3, *net.image_size), maps=True)
-    readers.read((features.penultimate, features.stem, features.stages, features.preact))
+    readers.read((features.penultimate, features.stem, features.stages, features.preact, features.map))
     names = {id(module): name for name, module in net.backbone.named_modules()}
     convs = {id(m.weight): m for m in net.backbone.modules() if type(m) is nn.Conv2d}
     norms = {id(m.running_mean): m for m in net.backbone.modules() if type(m) is nn.BatchNorm2d}

@@ -30,13 +30,12 @@ import torch
 from torch import Tensor
 
 from kdbench.data.datasets import Dataset
-from kdbench.data.views import Augmentation, views
 from kdbench.errors import UserError
 from kdbench.experiment.protocol import Protocol
-from kdbench.method import ViewPlan
 from kdbench.net import Part
 from kdbench.teachers.cards import TeacherCard
 from kdbench.teachers.segments import PARTIAL, SEGMENT, Pairs, Segment, SegmentWriter
+from kdbench.teachers.watch import Estimate, Watch
 from kdbench.utils.files import free_space, write_json
 from kdbench.utils.leases import Busy, Lease, Leases
 from kdbench.utils.names import safe_name
@@ -90,40 +89,6 @@ class Identity:
         """Name of the folder."""
         text = json.dumps(dataclasses.asdict(self), sort_keys=True)
         return f"{safe_name(self.network)}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-
-
-@final
-class Visits:
-    """A set of pairs of image and view."""
-
-    def __init__(self, num_images: int, augmentation: Augmentation) -> None:
-        self._num_images, self._augmentation = num_images, augmentation
-        self._visited = torch.zeros(num_images * augmentation.num_views, dtype=torch.bool)
-
-    def add(self, seed: int, epochs: range, plan: ViewPlan) -> None:
-        """Add what a seed visits in some epochs, counted from 1."""
-        index = torch.arange(self._num_images)
-        for epoch in epochs:
-            ids = views(seed, epoch, self._num_images, self._augmentation, plan)
-            self._visited[self._augmentation.pair(index, ids).flatten()] = True
-
-    def pairs(self) -> Pairs:
-        """The pairs, in ascending order, int64 ``(P,)``."""
-        return self._visited.nonzero().flatten().numpy()
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What a build will take, measured on its first batch."""
-
-    views: int
-    """Forward passes of one view that are left to do."""
-    bytes: int
-    """Disk space that is left to fill."""
-    free: int
-    """Free space on the disk, in bytes."""
-    seconds: float
-    folder: Path
 
 
 @final
@@ -196,9 +161,8 @@ class TeacherCache:
         forward: Forward,
         *,
         batch: int,
-        announce: Callable[[Estimate], None] = lambda _: None,
-        observe: Callable[[int, int, float], None] = lambda *_: None,
-        waiting: Callable[[], None] = lambda: None,
+        name: str = "",
+        watch: Watch | None = None,
         stop: Stop | None = None,
         scheduler: Scheduler | None = None,
     ) -> bool:
@@ -208,12 +172,8 @@ class TeacherCache:
 
         Parameters
         ----------
-        announce
-            Is told the estimate before the work begins.
-        observe
-            Is called with the pairs that are done, all pairs, and the seconds left.
-        waiting
-            Is called once if another process is building.
+        name
+            What the watch is told to call the teacher.
         stop
             When it wishes to, the build is left as it is, to go on another time: the only case of False.
         scheduler
@@ -227,14 +187,15 @@ class TeacherCache:
         self.refresh()
         if not any(map(len, self.missing(pairs, parts).values())):
             return True
+        watch = watch or Watch()
         with Leases(scheduler) as leases:
-            lease = self._hold(leases, waiting, stop)
+            lease = self._hold(leases, lambda: watch.waiting(name), stop)
             self.refresh()
             missing = {part: left for part, left in self.missing(pairs, parts).items() if len(left)}
             if not missing or not lease:
                 return not missing
             wanted = np.unique(np.concatenate(list(missing.values())))
-            done = self._write(wanted, sorted(missing), forward, batch, announce, observe, stop, lease.check)
+            done = self._write(wanted, sorted(missing), forward, batch, name, watch, stop, lease.check)
         self.refresh()
         return done
 
@@ -244,8 +205,8 @@ class TeacherCache:
         parts: Sequence[Part],
         forward: Forward,
         batch: int,
-        announce: Callable[[Estimate], None],
-        observe: Callable[[int, int, float], None],
+        name: str,
+        watch: Watch,
         stop: Stop | None,
         permit: Callable[[], None],
     ) -> bool:
@@ -264,7 +225,7 @@ class TeacherCache:
                 f"{size(free)} are free: free some, choose another folder with --runs DIR, or ask the live teacher "
                 "with --cache off"
             )
-        announce(Estimate(views, writer.bytes_left, free, views / speed, self.folder))
+        watch.estimate(name, Estimate(views, writer.bytes_left, free, views / speed, self.folder))
         write_json(self.folder / IDENTITY, dataclasses.asdict(self.identity))
         with writer:
             saved = started = time.perf_counter()
@@ -277,7 +238,7 @@ class TeacherCache:
                 writer.append(forward(torch.from_numpy(pairs[writer.done : writer.done + batch])))
                 now = time.perf_counter()
                 pace = (now - started) / (writer.done - begun)
-                observe(writer.done, len(pairs), pace * (len(pairs) - writer.done))
+                watch.progress(writer.done, len(pairs), pace * (len(pairs) - writer.done))
                 if now - saved > _SAVE_EVERY:
                     writer.note()
                     saved = now

@@ -95,12 +95,20 @@ class Span(contextlib.AbstractContextManager["Span"]):
         return self._events[0].elapsed_time(self._events[1]) / 1000 if self._events else self._wall
 
 
-def be_deterministic(device: torch.device) -> None:
-    """Make results repeat on the same hardware; on the CPU they do without it."""
-    if device.type == "cuda":
+def prepare_process(device: torch.device) -> torch.device:
+    """Make this process ready to train on a device, which is returned.
+
+    On a GPU, operations are made deterministic, so that results repeat on the same hardware; on the CPU they do without
+    it. There, glibc is made to keep memory that a step frees. Both hold for the whole process and for all that it does
+    besides, from now on.
+    """
+    if device.type == "cpu":
+        keep_freed_memory()
+    elif device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
+    return device
 
 
 @functools.cache

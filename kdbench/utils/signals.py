@@ -6,7 +6,7 @@ import signal
 import threading
 from contextlib import AbstractContextManager
 from types import FrameType, TracebackType
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 from kdbench.errors import Interrupted
 
@@ -19,6 +19,9 @@ class Stop(AbstractContextManager["Stop"]):
     to the ``Stop`` around this one.
     """
 
+    _open: ClassVar[list[Stop]] = []
+    """Those that are entered, the innermost last; signals are handled in the main thread alone."""
+
     def __init__(self) -> None:
         self.signum: int | None = None
         self._old: dict[int, Any] = {}
@@ -27,16 +30,19 @@ class Stop(AbstractContextManager["Stop"]):
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
                 self._old[signum] = signal.signal(signum, self._note)
+            self._open.append(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if not self._old:
+            return
         for signum, handler in self._old.items():
             signal.signal(signum, handler)
-            around = getattr(handler, "__self__", None)
-            if self.signum == signum and isinstance(around, Stop) and not isinstance(error, Interrupted):
-                around.signum = signum
+        assert self._open.pop() is self
+        if self.signum is not None and self._open and not isinstance(error, Interrupted):
+            self._open[-1].signum = self.signum
 
     def _note(self, signum: int, _frame: FrameType | None) -> None:
         self.signum = signum

@@ -19,6 +19,11 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def counted(number: int, noun: str) -> str:
+    """Format a number with its noun, e.g. 1 cell, 1,200 cells."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def one_line(error: Exception) -> str:
     """Return the text of a foreign exception as one short line."""
     return " ".join(str(error).split())[:200] or type(error).__name__

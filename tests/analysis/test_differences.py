@@ -116,7 +116,9 @@ def test_by_teacher_is_wider_and_needs_three(found: Comparison) -> None:
     assert wide["kd"] is not None
     assert wide["kd"].high - wide["kd"].low > narrow["kd"].high - narrow["kd"].low
     (one,) = split(*records())
-    with pytest.raises(UserError, match="--by-teacher needs pairs of 3 teachers or more, but kd has pairs of 1: resnet20 abcdef01"):
+    with pytest.raises(
+        UserError, match="--by-teacher needs pairs of 3 teachers or more, but kd has pairs of 1: resnet20 abcdef01"
+    ):
         against(one, choose_baseline(one, None), by_teacher=True)
 
 
@@ -170,7 +172,10 @@ def test_the_leaderboard_shows_what_methods_cost() -> None:
     }
     assert costs["pckd"] == {"views": "4", "teacher": "1.0", "time x": "4.00"}
     assert costs["ce"] == {"views": "1", "teacher": "--", "time x": "1.00"}
-    assert "ranks are not tested: a test needs at least three methods with records in all pairs, and two pairs" in table.notes
+    assert (
+        "ranks are not tested: a test needs at least three methods with records in all pairs, and two pairs"
+        in table.notes
+    )
 
 
 def test_times_of_other_devices_are_not_compared() -> None:
@@ -191,14 +196,19 @@ def test_rank_stability_across_epochs_and_rules(found: Comparison) -> None:
     orders = [{s.row.label: -s.rank for s in leaderboard(one).standings} for one in (found, short)]
     names = list(orders[0])
     tau = kendalltau(*([order[name] for name in names] for order in orders)).statistic
-    assert f"order of methods under these rules and under cifar100-crd-v1: Kendall's tau {tau:+.2f} over 5 methods" in second[1]
+    assert (
+        f"order of methods under these rules and under cifar100-crd-v1: Kendall's tau {tau:+.2f} over 5 methods"
+        in second[1]
+    )
 
 
 def test_every_two_methods(found: Comparison) -> None:
     table = pairwise_table(found)
     assert len(table.rows) == 10
     assert table.rows[0][0].text == "dkd"
-    with pytest.raises(UserError, match="--pairwise needs at least three methods with records in all pairs, and two pairs"):
+    with pytest.raises(
+        UserError, match="--pairwise needs at least three methods with records in all pairs, and two pairs"
+    ):
         pairwise_table(split(*records())[0])
 
 

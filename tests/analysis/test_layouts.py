@@ -115,7 +115,9 @@ def test_rows_that_are_not_complete_are_never_marked() -> None:
 
 def test_the_rule_of_the_marks_is_printed() -> None:
     found = one()
-    assert any("95 % interval of the paired difference to the next best excludes zero" in note for note in paper(found).notes)
+    assert any(
+        "95 % interval of the paired difference to the next best excludes zero" in note for note in paper(found).notes
+    )
     assert any("need not be significant" in note for note in paper(found, marks="all").notes)
     assert not any("bold" in note for note in paper(found, marks="none").notes)
 
@@ -209,7 +211,10 @@ def test_unknown_names_are_one_line(typed: Typed, tmp_path: Path) -> None:
         (["--baseline", "dk"], "did you mean dkd"),
         (["--methods", "kd,nothing"], "unknown row 'nothing'"),
         (["--pairs", "a>b"], "unknown pair 'a>b'"),
-        (["--protocol", "cifar100-crd-v1"], "no records under cifar100-crd-v1 in runs: its records are under digits-demo-v1"),
+        (
+            ["--protocol", "cifar100-crd-v1"],
+            "no records under cifar100-crd-v1 in runs: its records are under digits-demo-v1",
+        ),
     ):
         code, out, err = typed("table", "runs", "--layout", "paper", *words)
         assert (code, out) == (2, "")

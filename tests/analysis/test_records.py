@@ -13,6 +13,7 @@ from cells import Typed, make_run, steps
 from fake_records import fake_record, write_records
 
 from kdbench.analysis.records import as_frame, read_records
+from kdbench.engine.run_state import finish
 from kdbench.errors import UserError
 
 
@@ -48,7 +49,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a list": (lambda path: path.write_text("[1, 2]"), "not a kdbench record"),
     "foreign": (lambda path: path.write_text('{"accuracy": 71.2}'), "not a kdbench record"),
     "another seed": (changed(lambda r: r["config"].update(seed=9)), "its configuration does not match its cell id"),
-    "another teacher": (changed(lambda r: r["teacher"].update(id="file:1")), "its teacher does not match its configuration"),
+    "another teacher": (
+        changed(lambda r: r["teacher"].update(id="file:1")),
+        "its teacher does not match its configuration",
+    ),
     "no cost": (changed(lambda r: r.pop("cost")), "'cost' is missing"),
     "a word": (changed(lambda r: r.update(top1="71.2")), "'71.2' is not a number"),
     "not a number": (changed(lambda r: r.update(nll=float("nan"))), "nan is not a number"),
@@ -154,9 +158,9 @@ def test_what_a_killed_process_was_writing_is_tidied_away(tiny_npz: Path, tmp_pa
     run = make_run(tiny_npz, tmp_path, "ce")
     for _ in run.cell.epochs:
         steps(run, 3)
-        run.drain()
+        run.flush_losses()
         run.end_epoch()
     left = run.folder / ".metrics.jsonl.e_lqp3kw.tmp"
     left.write_text("half a li")
-    run.finish()
+    finish(run)
     assert sorted(path.name for path in run.folder.iterdir()) == ["metrics.jsonl", "model.safetensors", "record.json"]

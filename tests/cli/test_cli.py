@@ -17,11 +17,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import typer
 from cells import Typed
+from own_files import write_own
+from typer.testing import CliRunner
 
 import kdbench
+from kdbench import cli
+from kdbench.cli.options import next_command
 from kdbench.data.datasets import load_dataset
 from kdbench.experiment.protocol import load_protocol
+from kdbench.experiment.user_methods import FOLDERS
 from kdbench.models import build_backbone
 
 
@@ -53,7 +59,7 @@ def test_train_twice_then_table(typed: Typed, small: list[str]) -> None:
     assert {p.name for p in path.parent.iterdir()} >= {"config.toml", "metrics.jsonl", "model.safetensors"}
     code, out, err = typed(*words)
     assert code == 0
-    assert "found" in out
+    assert "already finished" in out
     code, out, err = typed("train", *small, "--student", "wrn_16_1", "--method", "ce")
     assert code == 0, err
     code, out, err = typed("table", "runs", "--format", "markdown")
@@ -68,7 +74,7 @@ def test_several_cells_of_one_command(typed: Typed, small: list[str]) -> None:
     make_teacher(typed, small)
     words = ["train", *small, "--teacher", "resnet8", "--student", "resnet8", "--student", "wrn_16_1"]
     words += ["--method", "ce", "--method", "kd", "--set", "temperature=2", "--set", "temperature=4", "--seed", "1"]
-    code, out, err = typed(*words, "--seed", "2", "--together", "4")
+    code, out, err = typed(*words, "--seed", "2", "--lockstep", "4")
     assert code == 0, err
     records = [json.loads(path.read_bytes()) for path in Path("runs").glob("**/seed[12]-*/record.json")]
     found = sorted((r["method"], r["student"], r["seed"], r["settings"].get("temperature", 0)) for r in records)
@@ -79,10 +85,10 @@ def test_several_cells_of_one_command(typed: Typed, small: list[str]) -> None:
     )
     assert sorted(r["cost"]["cells_together"] for r in records) == [2, 2, 2, 2, *[4] * 8]
     assert "kd temperature=2.0 resnet8>wrn_16_1 seed 2: " in out
-    assert "'kdbench table runs' compares them" in out
+    assert "type 'kdbench table runs' to compare them" in out
     code, out, _ = typed(*words)
     assert code == 0
-    assert out.count("found") == 6
+    assert out.count("already finished") == 6
 
 
 def test_a_cell_that_fails_is_named_when_the_others_are_done(typed: Typed, small: list[str]) -> None:
@@ -94,6 +100,80 @@ def test_a_cell_that_fails_is_named_when_the_others_are_done(typed: Typed, small
     assert len(list(Path("runs").glob("**/dkd/*/record.json"))) == 1
 
 
+def test_every_cell_that_fails_is_a_line(typed: Typed, small: list[str]) -> None:
+    """A mistake in a method, too, is a line that says where its traceback is, and hides no other failure."""
+    write_own(Path("own"), loss='raise RuntimeError("a tree fell")')
+    make_teacher(typed, small)
+    words = ["train", *small, "--teacher", "resnet8", "--student", "resnet8", "--method", "mine", "--method", "kd"]
+    code, _, err = typed("--methods", "own", *words, "--method", "ce", "--set", "kd.kd_weight=1e38")
+    assert code == 1
+    mine, kd = err.splitlines()
+    (failure,) = Path("runs").glob("**/mine/*/failed.json")
+    place = Path("own/mine.py").absolute()
+    assert re.fullmatch(
+        rf"kdbench: mine resnet8>resnet8 seed 1 failed: {place}, line \d+: RuntimeError: a tree fell; "
+        rf"traceback: {failure}",
+        mine,
+    )
+    assert "Traceback" in json.loads(failure.read_text())["traceback"]
+    assert kd.startswith("kdbench: kd kd_weight=1e+38 resnet8>resnet8 seed 1 failed: diverged in ")
+    assert len(list(Path("runs").glob("**/ce/*/record.json"))) == 2
+
+
+def test_the_earlier_name_of_lockstep_is_still_an_option(typed: Typed, small: list[str]) -> None:
+    words = ["train", *small, "--student", "resnet8", "--method", "ce"]
+    assert typed(*words, "--together", "1", "--seed", "1", "--seed", "2")[0] == 0
+    records = [json.loads(path.read_bytes()) for path in Path("runs").glob("**/record.json")]
+    assert [record["cost"]["cells_together"] for record in records] == [1, 1]
+    assert typed("grid", "run", "nothing.toml", "--together", "2")[2].startswith("kdbench: file nothing.toml does not")
+    out = typed("train", "--help")[1]
+    assert "--lockstep" in out
+    assert "--together" not in out
+
+
+@pytest.mark.parametrize(
+    ("typed_words", "command"),
+    [
+        ([], "'kdbench grid retry g.toml'"),
+        (["--runs", "r"], "'kdbench grid retry g.toml --runs r'"),
+        (["--data", "npz:a b.npz", "--watch"], "\"kdbench grid retry g.toml --data 'npz:a b.npz'\""),
+    ],
+)
+def test_the_next_command_has_the_options_that_were_given(
+    typed_words: list[str], command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spelled = []
+
+    def catch(context: typer.Context, *_: Any) -> None:
+        spelled.append(next_command(context, "grid", "retry", "g.toml", keep=("runs", "data")))
+        raise typer.Exit
+
+    monkeypatch.setattr("kdbench.cli.grid.open_grid", catch)
+    monkeypatch.setenv(FOLDERS, "")  # what --methods sets is undone
+    assert CliRunner().invoke(cli.app, ["grid", "status", "g.toml", *typed_words]).exit_code == 0
+    assert CliRunner().invoke(cli.app, ["--methods", "o w", "grid", "status", "g.toml"]).exit_code == 0
+    assert spelled == [command, "\"kdbench --methods 'o w' grid retry g.toml\""]
+
+
+def test_a_grid_without_slurm_imports_nothing_of_it(tmp_path: Path) -> None:
+    (tmp_path / "g.toml").write_text(
+        'protocol = "digits-demo-v1"\npairs = ["resnet14>resnet8"]\nmethods = ["kd"]\nseeds = 1\n'
+    )
+    code = (
+        "import atexit, sys; from kdbench import cli; sys.argv = ['kdbench', 'grid', sys.argv[1], 'g.toml'];"
+        "atexit.register(lambda: print([name for name in sys.modules if 'kdbench.slurm' in name])); cli.main()"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "SLURM_JOB_ID"} | {"PATH": str(tmp_path)}
+    for command in ("plan", "status"):
+        done = subprocess.run(
+            [sys.executable, "-c", code, command],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "1 cell: 1 to do" in done.stdout
+        assert done.stdout.endswith("[]\n")
+
+
 def test_caches_are_built_listed_and_pruned(typed: Typed, small: list[str]) -> None:
     code, out, _ = typed("cache", "list")
     assert code == 0
@@ -103,15 +183,15 @@ def test_caches_are_built_listed_and_pruned(typed: Typed, small: list[str]) -> N
     code, out, err = typed(*words, "--method", "kd", "--method", "PCKD")
     assert code == 0, err
     assert re.search(
-        r"cache of resnet8@[0-9a-f]{8}: \d+ views to ask for, [\d.]+ kB to write in runs/teacher-cache/", out
+        r"cache of resnet8@[0-9a-f]{8}: \d+ views to compute, [\d.]+ kB to write to runs/teacher-cache/", out
     )
-    assert "has all that kd, pckd will ask for" in out
+    assert "holds all teacher outputs that kd, pckd will read" in out
     code, out, _ = typed("cache", "list")
     (folder,) = Path("runs/teacher-cache").iterdir()
     assert re.search(rf"{folder.name} +resnet8 [0-9a-f]{{8}} +fp32 +\d+ +logits, penultimate +1 +0 ", out)
     code, out, err = typed("train", *small, "--teacher", "resnet8", "--student", "vgg8", "--method", "kd")
     assert code == 0, err
-    assert "to ask for" not in out
+    assert "to compute" not in out
     (record,) = Path("runs").glob("**/kd/*/record.json")
     assert json.loads(record.read_bytes())["cost"]["teacher_outputs"] == "cache"
     code, out, _ = typed("cache", "prune")
@@ -119,7 +199,7 @@ def test_caches_are_built_listed_and_pruned(typed: Typed, small: list[str]) -> N
     (folder / "0123456789abcdef.partial").mkdir()
     assert "unfinished builds deleted" in typed("cache", "prune")[1]
     code, _, err = typed("cache", "prune", "nothing")
-    assert (code, err) == (2, "kdbench: no cache nothing in runs: 'kdbench cache list' names those that are there\n")
+    assert (code, err) == (2, "kdbench: no cache nothing in runs: type 'kdbench cache list' to list those that exist\n")
     for teacher in Path("runs/digits-demo-v1/teachers").iterdir():
         teacher.rename(Path("elsewhere"))
     assert f"{folder.name}: deleted" in typed("cache", "prune")[1]
@@ -195,7 +275,7 @@ MISTAKES = [
     ),
     (
         ["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--together", "0"],
-        "together",
+        "--lockstep must be at least 1",
     ),
     (["cache", "build", "--protocol", "digits-demo-v1", "--teacher", "vgg8", "--method", "kd"], "no teacher vgg8"),
     (["bench", "resnet8"], "is no pair"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -16,13 +17,14 @@ from cells import METHODS
 import kdbench
 from kdbench.data.resident import ResidentImages
 from kdbench.engine.progress import Progress
+from kdbench.engine.train import train_cells
 from kdbench.errors import Interrupted, UserError
-from kdbench.experiment.cell import Cell
+from kdbench.experiment.cell import Cell, lockstep_groups
 from kdbench.experiment.folder import FAILURE, RECORD
 from kdbench.methods.kd import KD
 from kdbench.methods.reviewkd import ReviewKD
 from kdbench.teachers.outputs import LiveTeacher
-from kdbench.teachers.plan import CacheMode, lockstep_groups
+from kdbench.teachers.plan import CacheMode
 
 pytestmark = pytest.mark.once
 
@@ -183,3 +185,14 @@ def test_a_teacher_that_fails_fails_those_that_ask_it(
     for outcome in session.run_all(wanted, cache="off"):
         assert isinstance(outcome, UserError)
         assert "failed: out of memory (CUDA out of memory); its last state is kept" in str(outcome)
+
+
+def test_cells_of_two_seeds_are_never_given_the_images_of_one(new: Callable[..., kdbench.Session]) -> None:
+    """Whoever passes them by mistake is told so, before a step is done."""
+    session = new("mixed")
+    mixed = [cell for seed in (1, 2) for cell in cells(session, {"ce": {}}, seed=seed)]
+    with pytest.raises(AssertionError, match="ce resnet8 seed 2 is given the images of seed 1"):
+        train_cells(mixed, lambda: session.device_data, lambda _: None, session.options)
+    other = dataclasses.replace(mixed[0], protocol=session.protocol.override(epochs=3))
+    with pytest.raises(AssertionError, match="another protocol"):
+        train_cells([mixed[0], other], lambda: session.device_data, lambda _: None, session.options)

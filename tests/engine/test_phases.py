@@ -10,17 +10,20 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from cells import Typed, make_run, steps
+from cells import Seen, Typed, make_run, steps
 from torch import Tensor, nn
 
 import kdbench
 import kdbench.methods.kd
 from kdbench.engine.progress import Progress
 from kdbench.engine.run import Run
-from kdbench.method import Batch, Method, Pretraining, Setup, ViewPlan
+from kdbench.engine.run_state import resume, save
+from kdbench.experiment.folder import STATE
+from kdbench.method import Batch, Method, PhaseName, Pretraining, Reads, Setup, ViewPlan
 from kdbench.models.evaluate import predict
 from kdbench.models.weights import load_weights, read_weights
-from kdbench.net import Backbone, Features, Net, Outputs, Part
+from kdbench.net import Backbone, Features, Net, Outputs
+from kdbench.utils.checkpoint import load_state
 
 pytestmark = pytest.mark.once
 
@@ -29,8 +32,7 @@ class Hinted(Method):
     """A head learns from the teacher's features, then the student follows what it says of them."""
 
     FAMILY = "features"
-    student_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "penultimate"})
-    teacher_reads: ClassVar[frozenset[Part]] = frozenset({"penultimate"})
+    READS = Reads(student={"logits", "penultimate"}, teacher={"penultimate"})
     trains_student: ClassVar[bool] = False
     seen: ClassVar[list[tuple[str, int, int, float]]] = []
 
@@ -43,13 +45,17 @@ class Hinted(Method):
     def pretraining(cls, config: Any) -> float:
         return 1.0
 
+    @classmethod
+    def reads(cls, config: Any, phase: PhaseName) -> Reads:
+        early = Reads(student={"penultimate"} if cls.trains_student else (), teacher={"penultimate"})
+        return early if phase == "pretraining" else cls.READS
+
     def pretrain(self, student: Net) -> Pretraining:
         both = self.trains_student
         return Pretraining(
             loss=self.first,
             train=(self.head, student) if both else (self.head,),
             freeze=(self.head,),
-            student_reads=frozenset({"penultimate"} if both else ()),
             learning_rate=0.02,
             milestones=(0.5,),
         )
@@ -85,24 +91,27 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
 
 def train_epoch(run: Run) -> None:
     steps(run, 3)
-    run.drain()
+    run.flush_losses()
     run.end_epoch()
 
 
 def test_each_phase_trains_what_it_says(hinted: type[Hinted], tiny_npz: Path, tmp_path: Path) -> None:
     run = make_run(tiny_npz, tmp_path, "kd")
     assert run.cell.epochs == range(-1, 3)
-    states = [state_of(run)]
+    states, epochs = [state_of(run)], []
     for _ in run.cell.epochs:
+        epochs.append((run.phase.pretraining, run.epoch, run.stream_epoch))
         train_epoch(run)
         states.append(state_of(run))
+    assert run.done
+    assert epochs == [(True, 1, -1), (True, 2, 0), (False, 1, 1), (False, 2, 2)]
     differences = [changed(*pair) for pair in itertools.pairwise(states)]
     assert differences == [{"method.head"}] * 2 + [{"method.mine", "student.backbone"}] * 2
     rows = [json.loads(line) for line in (run.folder / "pretraining.jsonl").read_text().splitlines()]
     assert [(row["epoch"], row["lr"]) for row in rows] == [(1, 0.02), (2, pytest.approx(0.002))]
     assert all(row["loss/size"] > 0 and "top1" not in row for row in rows)
-    assert [row["epoch"] for row in run.history] == [1, 2]
-    assert [row["lr"] for row in run.history] == [run.cell.protocol.rate("resnet8", number) for number in (1, 2)]
+    assert [row["epoch"] for row in run.tally.history] == [1, 2]
+    assert [row["lr"] for row in run.tally.history] == [run.cell.protocol.rate("resnet8", number) for number in (1, 2)]
     assert [seen[:3] for seen in hinted.seen[::3]] == [
         ("first", 1, 2),
         ("first", 2, 2),
@@ -127,12 +136,13 @@ def test_the_student_can_be_trained_before(
 def test_the_protocols_epochs_are_those_of_every_method(hinted: type[Hinted], tiny_npz: Path, tmp_path: Path) -> None:
     """The same images in the same order; those of pre-training are others."""
     run, alone = make_run(tiny_npz, tmp_path, "kd"), make_run(tiny_npz, tmp_path, "ce")
-    sums: list[float] = []
-    update = alone.update
-    alone.update = lambda images, *rest: (sums.append(float(images.sum())), update(images, *rest))[1]  # type: ignore[method-assign]
-    for one in (run, alone):
-        while not one.done:
-            train_epoch(one)
+    images = Seen()
+    with alone.observed(images):
+        for one in (run, alone):
+            while not one.done:
+                train_epoch(one)
+    sums = [float(plain.sum()) for plain in images.images]
+    assert len(sums) == 6
     assert [seen[3] for seen in hinted.seen if seen[0] == "then"] == sums
     assert not {seen[3] for seen in hinted.seen if seen[0] == "first"} & set(sums)
 
@@ -150,18 +160,21 @@ def test_a_state_goes_round_in_every_phase(
     for _ in range(stop // 3):
         train_epoch(first)
     steps(first, stop % 3)
-    first.drain()
-    first.save()
+    first.flush_losses()
+    save(first)
+    saved = load_state(first.folder / STATE)
+    assert saved
+    assert saved["epoch"] == stop // 3 - 1, "pre-training ends with 0 in saved states"
     second = make_run(tiny_npz, tmp_path, "kd")
-    second.resume()
-    assert (second.epoch, second.step) == (first.epoch, first.step)
+    resume(second)
+    assert (second.stream_epoch, second.epoch, second.step) == (first.stream_epoch, first.epoch, first.step)
     steps(second, 3 - stop % 3)
-    second.drain()
+    second.flush_losses()
     second.end_epoch()
     while not second.done:
         train_epoch(second)
     assert not changed(state_of(second), state_of(whole))
-    assert second.history_before == whole.history_before
+    assert second.tally.history_before == whole.tally.history_before
 
 
 @pytest.fixture
@@ -287,14 +300,13 @@ def test_strong_views_stand_behind_the_others(tiny_npz: Path, tmp_path: Path, mo
     monkeypatch.setattr(kdbench.methods.kd, "METHOD", Strong)
     monkeypatch.setattr(Strong, "seen", [])
     alone = make_run(tiny_npz, tmp_path, "ce")
-    plain: list[Tensor] = []
-    update = alone.update
-    alone.update = lambda images, *rest: (plain.append(images.clone()), update(images, *rest))[1]  # type: ignore[method-assign]
-    steps(alone, 3)
+    plain = Seen()
+    with alone.observed(plain):
+        steps(alone, 3)
     for _ in range(2):
         steps(make_run(tiny_npz, tmp_path, "kd"), 3)
     first, again = Strong.seen[:3], Strong.seen[3:]
-    for images, same, alike in zip(first, again, plain, strict=True):
+    for images, same, alike in zip(first, again, plain.images, strict=True):
         assert torch.equal(images, same)
         assert torch.equal(images[0], alike)
         assert images.min() >= 0

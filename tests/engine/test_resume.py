@@ -17,9 +17,10 @@ import pytest
 import torch
 from cells import METHODS, make_run
 
-from kdbench.engine.lockstep import train_cells
 from kdbench.engine.progress import Diverged, Observer, Progress
 from kdbench.engine.run import Run
+from kdbench.engine.run_state import resume, save
+from kdbench.engine.train import train_cells
 from kdbench.errors import Interrupted, UserError
 from kdbench.experiment.folder import STATE
 from kdbench.utils import files
@@ -205,8 +206,8 @@ def test_writing_below_a_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_state_of_another_cell_is_refused(tiny_npz: Path, tmp_path: Path) -> None:
     one, other = make_run(tiny_npz, tmp_path, "ce", seed=1), make_run(tiny_npz, tmp_path, "ce", seed=2)
-    one.save()
+    save(one)
     other.folder.mkdir(parents=True)
     (one.folder / STATE).rename(other.folder / STATE)
     with pytest.raises(UserError, match="belongs to cell"):
-        other.resume()
+        resume(other)

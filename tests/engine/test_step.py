@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from cells import METHODS, make_run, steps
+from cells import METHODS, Seen, make_run, steps
 from recorded_graph import RecordedGraph, record
 from torch import Tensor
 from torch.nn import functional
@@ -19,14 +19,16 @@ from kdbench.data.batches import Batches, DeviceData
 from kdbench.data.datasets import load_dataset
 from kdbench.data.views import order, views
 from kdbench.engine.graphs import StepGraphs
-from kdbench.engine.lockstep import Lockstep, Outcomes, quietly
+from kdbench.engine.lockstep import Lockstep
+from kdbench.engine.outcomes import Outcomes
+from kdbench.engine.progress import quietly
 from kdbench.engine.run import Run
 from kdbench.experiment.protocol import load_protocol
 from kdbench.method import PLAIN, ViewPlan
 from kdbench.methods.kd import KD
 from kdbench.models.build import build_net
-from kdbench.teachers.cache import Identity, TeacherCache, Visits
-from kdbench.teachers.plan import Wanted
+from kdbench.teachers.cache import Identity, TeacherCache
+from kdbench.teachers.demand import Visits, Wanted
 from kdbench.utils.device import Span
 from kdbench.utils.signals import Stop
 
@@ -51,15 +53,11 @@ def test_a_first_step_that_overflows_changes_nothing(tiny_npz: Path, tmp_path: P
 def test_training_is_the_plain_loop(method: str, tiny_npz: Path, tmp_path: Path) -> None:
     """Against a loop written as in a textbook: shuffled batches, SGD, cross entropy, KL."""
     run = make_run(tiny_npz, tmp_path, method, learning_rate=0.01)
-    values: list[list[float]] = []
-    count = run.count
-
-    def note(terms: Tensor) -> None:
-        values.append(terms.tolist())
-        count(terms)
-
-    run.count = note  # type: ignore[method-assign]
-    steps(run, 3)
+    seen = Seen()
+    with run.observed(seen):
+        steps(run, 3)
+    values = [list(terms.values()) for terms in seen.terms]
+    assert len(values) == 3
 
     dataset, protocol = run.data.dataset, run.cell.protocol
     net = build_net(run.cell.student, protocol, dataset, seed=1, purpose="student").train()
@@ -153,15 +151,18 @@ def test_replayed_steps_are_the_steps(
     for replayed in (False, True):
         run = make_run(tiny_npz, tmp_path / str(replayed), method, batch_size=4, learning_rate=1e-3)
         if run.source and kind == "cache" and Wanted.by(run.cell).cacheable:
-            run.source = dataclasses.replace(run.source, cache=cache_of(run, tmp_path))
-            run.group = run.source, run.plan
+            source = dataclasses.replace(run.source, cache=cache_of(run, tmp_path))
+            run.group = dataclasses.replace(run.group, source=source)
         outcomes = Outcomes([run.cell])
         lockstep = Lockstep([run], run.batches, outcomes, run.options)
         if replayed:
-            lockstep.graphs = StepGraphs(lockstep)
+            lockstep.graphs = StepGraphs(lockstep.shared, outcomes)
         RecordedGraph.replays = 0
-        lockstep.train(Stop(), quietly)
+        seen = Seen()
+        with run.observed(seen):
+            lockstep.train(Stop(), quietly)
         assert isinstance(outcomes.list()[0], dict), outcomes.list()
+        assert len(seen.terms) == len(run.cell.epochs) * 11, "replayed steps are seen as well"
         states.append({**run.student.state_dict(), **{f"method.{k}": v for k, v in run.method.state_dict().items()}})
     # Each epoch: nine replays of what is shared and of the run, and one of what is shared while recording.
     assert RecordedGraph.replays == len(run.cell.epochs) * (9 * 2 + 1)
@@ -187,7 +188,7 @@ def test_a_run_that_cannot_be_recorded_fails_alone(
     runs[1].batches = runs[0].batches
     outcomes = Outcomes([run.cell for run in runs])
     lockstep = Lockstep(runs, runs[0].batches, outcomes, runs[0].options)
-    lockstep.graphs = StepGraphs(lockstep)
+    lockstep.graphs = StepGraphs(lockstep.shared, outcomes)
     lockstep.train(Stop(), quietly)
     ce, kd = outcomes.list()
     assert isinstance(ce, dict)
@@ -199,7 +200,7 @@ def cache_of(run: Run, runs: Path) -> TeacherCache:
     assert run.source
     live, protocol = run.source.live, run.cell.protocol
     visits = Visits(run.batches.num_images, run.data.images.augmentation)
-    visits.add(run.cell.seed, run.cell.epochs, run.plan)
+    visits.add(run.cell.seed, run.cell.epochs, run.group.plan)
     cache = TeacherCache(runs, Identity.of(live.teacher.card, protocol, run.data.dataset))
     cache.build(visits.pairs(), ("logits", "penultimate"), lambda pairs: live.forward(run.data, pairs), batch=64)
     return cache

@@ -9,10 +9,10 @@ import pytest
 from cells import Typed
 from own_files import write_own
 
-from kdbench.engine.checks.rules import CHECKS
 from kdbench.engine.checks.small import PAIRS
+from kdbench.engine.checks.table import CHECKS
 from kdbench.engine.checks.validate import Verdict, judge, remarks, rows
-from kdbench.engine.checks.watched import Trial, trained
+from kdbench.engine.checks.watched import Watched, trained
 from kdbench.experiment.user_methods import FOLDERS
 
 RECIPE = '[[recipe]]\ndataset = "cifar100"\npairs = {pairs}\nsettings = {settings}\nsource = "{source}"\n'
@@ -42,14 +42,18 @@ BROKEN: list[tuple[str, dict[str, str], str]] = [
     ("losses", {"loss": "return {}"}, r"RuntimeError: stack expects a non-empty"),
     ("losses", {"loss": 'return {"": ce}'}, r"a term is called ''"),
     ("losses", {"loss": 'return {"ce": ce[None]}'}, r"term ce is no scalar"),
-    ("losses", {"loss": "x = 1 / 0"}, r"mine\.py, line 36: ZeroDivisionError: division by zero"),
+    ("losses", {"loss": "x = 1 / 0"}, r"mine\.py, line 35: ZeroDivisionError: division by zero"),
     (
         "losses",
         {"init": EARLY, "more": f'FACTOR = float("inf"){FIRST}'.replace("* FACTOR", "* self.FACTOR")},
         "term early is inf in step 1 of pre-training",
     ),
-    ("reads", {"loss": "x = student.stages"}, r"student does not give 'stages': add it to the method's student_reads"),
-    ("reads", {"loss": "x = teacher.penultimate"}, r"teacher does not give 'penultimate'.*teacher_reads"),
+    (
+        "reads",
+        {"loss": "x = student.stages"},
+        r"student does not give 'stages': add it to the method's Reads\(student=",
+    ),
+    ("reads", {"loss": "x = teacher.penultimate"}, r"teacher does not give 'penultimate'.*Reads\(teacher="),
     ("reads", {"init": "self.ask = [setup.teacher]", "loss": "self.ask[0](batch.images)"}, "runs the teacher itself"),
     ("gradients", {"init": "self.idle = nn.Linear(2, 2)"}, r"method\.idle\.bias, method\.idle\.weight get no gradient"),
     ("gradients", {"loss": "mine = mine.detach()"}, r"method\.head\.bias, method\.head\.weight get no gradient"),
@@ -95,10 +99,10 @@ BROKEN: list[tuple[str, dict[str, str], str]] = [
     ("one image", {"loss": "mine = mine + (ours - ours.mean(dim=0)).square().sum() / (batch.size - 1)"}, r"mine = nan"),
     ("bf16", {"loss": "ce = student.logits.square().mean()"}, r"ce of the loss is in half precision"),
     ("fp16", {"loss": "ce = (1e6 * student.logits.half()).float().square().mean()"}, r"ce = (inf|nan)"),
-    ("no waiting", {"loss": "ce = ce * mine.item()"}, r"mine\.py, line 36: DataDependentOutputException"),
-    ("no waiting", {"loss": "ce = ours[ours > 0].mean()"}, r"line 36: DynamicOutputShapeException"),
-    ("no waiting", {"loss": "ce = ce if mine > 0 else -ce"}, r"line 36: DataDependentOutputException"),
-    ("no waiting", {"loss": "ce = ours[ours.argmax(dim=1).unique()].sum()"}, r"line 36: DynamicOutputShapeException"),
+    ("no waiting", {"loss": "ce = ce * mine.item()"}, r"mine\.py, line 35: DataDependentOutputException"),
+    ("no waiting", {"loss": "ce = ours[ours > 0].mean()"}, r"line 35: DynamicOutputShapeException"),
+    ("no waiting", {"loss": "ce = ce if mine > 0 else -ce"}, r"line 35: DataDependentOutputException"),
+    ("no waiting", {"loss": "ce = ours[ours.argmax(dim=1).unique()].sum()"}, r"line 35: DynamicOutputShapeException"),
     (
         "in place",
         {"init": 'self.register_buffer("mean", torch.zeros(()))', "loss": "self.mean = 0.9 * self.mean + ce.detach()"},
@@ -120,7 +124,7 @@ def test_every_check_can_fail(
 ) -> None:
     write_own(tmp_path / "own", **broken)
     monkeypatch.setenv(FOLDERS, str(tmp_path / "own"))
-    verdict = judge(check, Trial("mine", "cifar", tmp_path))
+    verdict = judge(check, Watched("mine", "cifar", tmp_path))
     assert verdict.outcome == "FAILS"
     assert re.search(said, verdict.reason), verdict.reason
 
@@ -128,10 +132,10 @@ def test_every_check_can_fail(
 def test_what_pre_training_alone_trains_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_own(tmp_path / "own", init=EARLY, more=FIRST.replace(" * FACTOR", ""))
     monkeypatch.setenv(FOLDERS, str(tmp_path / "own"))
-    trial = Trial("mine", "cifar", tmp_path)
-    assert not [verdict for check in CHECKS if check != "processes" and (verdict := judge(check, trial)).reason]
-    assert [len(epoch.terms) for epoch in trial.epochs] == [3, 3]
-    assert all("method.early.weight" in trained(epoch.run) for epoch in trial.epochs)
+    watched = Watched("mine", "cifar", tmp_path)
+    assert not [verdict for check in CHECKS if check != "processes" and (verdict := judge(check, watched)).reason]
+    assert [len(epoch.terms) for epoch in watched.epochs] == [3, 3]
+    assert all("method.early.weight" in trained(epoch.run) for epoch in watched.epochs)
 
 
 def test_every_check_is_broken_by_some_method() -> None:
@@ -171,7 +175,7 @@ def test_what_is_no_method_is_said_in_one_line(name: str, said: str, typed: Type
 
 
 def test_a_step_that_fails_is_said_once(typed: Typed) -> None:
-    for loss, name, line in (("x = student.stages", "reads", ""), ("x = 1 / 0", "losses", "mine.py, line 36: ZeroDiv")):
+    for loss, name, line in (("x = student.stages", "reads", ""), ("x = 1 / 0", "losses", "mine.py, line 35: ZeroDiv")):
         write_own(Path("own"), loss=loss)
         code, out, err = typed("--methods", "own", "validate", "mine")
         assert (code, err, out.count("FAILS, ")) == (1, "", 1)

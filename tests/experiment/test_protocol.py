@@ -43,7 +43,7 @@ def test_what_a_protocol_names_exists(name: str) -> None:
     protocol = load_protocol(name)
     networks = [*protocol.network_learning_rate, *protocol.accuracy, *protocol.try_pair.split(">")]
     assert all(canonical_network(n) == n for n in networks)
-    assert not load_method(protocol.alone).teacher_reads
+    assert not load_method(protocol.alone).READS.teacher
     for method in protocol.try_methods:
         load_method(method)
 

@@ -17,7 +17,6 @@ from cells import CPU, make_teacher, tiny_protocol
 from rich.console import Console
 from typer.testing import CliRunner
 
-import kdbench.slurm.scheduler
 from kdbench.cli import grid_view
 from kdbench.cli.grid import app
 from kdbench.data.batches import DeviceData
@@ -31,16 +30,16 @@ from kdbench.grid import timing as grid_bench
 from kdbench.grid.cache_needs import expected_pairs
 from kdbench.grid.estimate import GridEstimate
 from kdbench.grid.grid import Grid
+from kdbench.grid.overview import read_overview
 from kdbench.grid.shapes import DataShape, net_shape
 from kdbench.grid.states import State, Status
-from kdbench.grid.variants import kinds_of
+from kdbench.grid.variants import variants_of
 from kdbench.method import PLAIN, ViewPlan
 from kdbench.models import NETWORKS, build_backbone
-from kdbench.slurm.submissions import look
-from kdbench.teachers.cache import Visits
 from kdbench.teachers.cache_list import list_caches
+from kdbench.teachers.demand import Visits, Wanted, visited
 from kdbench.teachers.outputs import LiveTeacher
-from kdbench.teachers.plan import Wanted, visited
+from kdbench.utils.scheduler import Scheduler
 
 TURNS = ViewPlan((0, 1, 2, 3))
 SEEN: dict[str, list[set[ViewPlan]]] = {
@@ -98,7 +97,7 @@ def test_a_row_of_a_cache_takes_the_bytes_that_the_teacher_says(network: str, pr
 
 
 def write_grid(path: Path, pairs: Sequence[str] = ("resnet14>resnet8",), seeds: int = 2, **lines: Any) -> Path:
-    """A grid of 5 kinds a pair: the student alone, four that read a cache, one of them turning; one that reads maps."""
+    """A grid of 5 variants a pair: student only, three that read a cache, one with rotations; one that reads maps."""
     lines = {"protocol": "digits-demo-v1", "pairs": list(pairs), "seeds": seeds, "epochs": 2} | lines
     lines = {"methods": ["ce", "kd", "pckd", "reviewkd"]} | lines
     text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in lines.items())
@@ -108,9 +107,9 @@ def write_grid(path: Path, pairs: Sequence[str] = ("resnet14>resnet8",), seeds: 
 
 def opened(file: Path, npz: Path | None, runs: Path) -> tuple[Grid, list[Status]]:
     """A grid, and the states of its cells and of those that train its teachers."""
-    scheduler = kdbench.slurm.scheduler.Slurm()
+    scheduler = Scheduler()
     grid = Grid.open(file, runs=runs, data=f"npz:{npz}" if npz else None, device="cpu", scheduler=scheduler)
-    overview = look(grid, scheduler)
+    overview = read_overview(grid, scheduler)
     return grid, [*overview.statuses, *overview.teachers]
 
 
@@ -126,16 +125,17 @@ def half_done(tmp_path_factory: pytest.TempPathFactory, tiny_npz: Path) -> tuple
     return write_grid(file, seeds=4), folder / "runs"
 
 
-def test_cells_are_of_one_kind_if_only_their_seed_differs(half_done: tuple[Path, Path], tiny_npz: Path) -> None:
+def test_cells_of_one_variant_differ_only_in_their_seed(half_done: tuple[Path, Path], tiny_npz: Path) -> None:
     grid, statuses = opened(half_done[0], tiny_npz, half_done[1])
-    kinds = kinds_of([*statuses, statuses[0]])
-    assert [(kind.cell.method, len(kind.left), len(kind.done)) for kind in kinds] == [
+    variants = variants_of([*statuses, statuses[0]])
+    assert [(variant.cell.method, len(variant.left), len(variant.done)) for variant in variants] == [
         *(("ce", 2, 2), ("kd", 2, 2), ("kd", 2, 2), ("pckd", 2, 2), ("reviewkd", 2, 2)),
     ]
-    assert {cell.id for kind in kinds for cell in (*kind.left, *kind.done)} == {cell.id for cell in grid.cells}
-    for kind in kinds:
-        assert {cell.seed for cell in kind.left} == {3, 4}
-        assert len({cell.settings.config for cell in (*kind.left, *kind.done)}) == 1
+    sorted_cells = [cell for variant in variants for cell in (*variant.left, *variant.done)]
+    assert {cell.id for cell in sorted_cells} == {cell.id for cell in grid.cells}
+    for variant in variants:
+        assert {cell.seed for cell in variant.left} == {3, 4}
+        assert len({cell.settings.config for cell in (*variant.left, *variant.done)}) == 1
 
 
 def test_a_cache_lacks_what_new_seeds_visit(half_done: tuple[Path, Path], tiny_npz: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_cache_lacks_what_new_seeds_visit(half_done: tuple[Path, Path], tiny_n
     assert card
     left = [Wanted.by(s.cell) for s in statuses if s.state != State.DONE and s.cell.teacher]
     pairs = visited([one for one in left if one.cacheable], grid.session.device_data)
-    missing = grid.session.teacher_cache(card).missing(pairs, ("logits", "penultimate"))
+    missing = grid.session.teachers.cache(card).missing(pairs, ("logits", "penultimate"))
     assert abs(need.views - len(pairs)) < 5 * len(pairs) ** 0.5
     exact = len(missing["logits"])
     assert len(pairs) > 1.02 * exact, "some are on disk"
@@ -192,7 +192,7 @@ def test_caches_that_the_live_teacher_is_asked_instead_of(
     assert found.caches == (replace(need, used=False),)
     assert found.disk.caches == 0
     assert not found.to_build
-    assert "too large: over half" in printed(grid_view.caches(found.caches))
+    assert "too large: more than half of the free disk" in printed(grid_view.caches(found.caches))
     monkeypatch.undo()
     grid, statuses = opened(write_grid(tmp_path / "once.toml", seeds=1, epochs=1, methods=["kd"]), tiny_npz, tmp_path)
     kd = [status for status in statuses if status.cell.settings.values().get("temperature") == 2.0]
@@ -224,17 +224,17 @@ def test_the_time_is_that_of_finished_cells(half_done: tuple[Path, Path], tiny_n
     records = [json.loads((s.folder / RECORD).read_bytes()) for s in statuses if s.state == State.DONE]
     total = sum(r["cost"]["train_seconds"] + r["cost"]["evaluate_seconds"] for r in records)
     found = GridEstimate.of(grid, statuses)
-    assert found.seconds == pytest.approx(total), "two seeds of each kind are done, and two are left"
+    assert found.seconds == pytest.approx(total), "two seeds of each variant are done, and two are left"
     assert not found.unknown
     (name,) = {record["environment"]["device"] for record in records}
     assert found.speed.device == estimate.this_device(CPU) == f"{name} with 1 thread"
     told = " ".join(grid_view.time_lines(found))
-    assert re.match(r"time: about \d+:\d\d on one worker \(.* with 1 thread\); at best \d+:\d\d with --jobs 4", told)
-    assert "building the teacher caches comes on top" in told
+    assert re.match(r"time: about \d+:\d\d with one worker \(.* with 1 thread\); at best \d+:\d\d with --jobs 4", told)
+    assert "building the teacher caches is not included" in told
 
 
 def test_devices_are_not_mixed(half_done: tuple[Path, Path], tiny_npz: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seed 1 of each kind was made by a GPU, and one kind's seed 2 too: the GPU has most records."""
+    """Seed 1 of each variant was made by a GPU, and one variant's seed 2 too: the GPU has most records."""
 
     def read(folder: Path, cell: Any) -> Any:
         record = json.loads((folder / RECORD).read_bytes())
@@ -250,25 +250,25 @@ def test_devices_are_not_mixed(half_done: tuple[Path, Path], tiny_npz: Path, mon
     assert (found.speed.device, found.speed.elsewhere) == ("GPU", 4)
     assert set(found.speed.cells.values()) == {6.0}
     assert found.seconds == 10 * 6.0
-    assert "4 records of other devices are left out" in " ".join(grid_view.time_lines(found))
+    assert "4 records of other devices left out" in " ".join(grid_view.time_lines(found))
     here = GridEstimate.of(grid, statuses, device=estimate.this_device(CPU))
-    assert [kind.cell.method for kind in here.unknown] == ["reviewkd"]
+    assert [variant.cell.method for variant in here.unknown] == ["reviewkd"]
     assert set(here.speed.cells.values()) == {501.0}
     told = grid_view.time_lines(here)
-    assert told[0].startswith("time: not known for 1 of 5 kinds of cells, since none has been run on ")
-    assert "--measure times some steps of each here" in told[0]
-    assert told[1].startswith("time: the other 4 kinds take about 1:06:48 on one worker (")
+    assert re.match(r"time: unknown for 1 of 5 variants \(cells .* seed\), none of which was run on \S", told[0])
+    assert "add --measure to time a few steps of each here" in told[0]
+    assert told[1].startswith("time: the other 4 variants: about 1:06:48 with one worker (")
 
 
-def test_few_records_of_a_kind_are_read(
+def test_few_records_of_a_variant_are_read(
     half_done: tuple[Path, Path], tiny_npz: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grid, statuses = opened(half_done[0], tiny_npz, half_done[1])
     record = json.loads(next(s.folder / RECORD for s in statuses if s.state == State.DONE).read_bytes())
     read: list[Any] = []
     monkeypatch.setattr(estimate, "read_record", lambda folder, cell: read.append(cell) or record)
-    alone = kinds_of(statuses)[0]
-    many = replace(alone, done=alone.done * 1000)
+    variant = variants_of(statuses)[0]
+    many = replace(variant, done=variant.done * 1000)
     estimate.speed([many], grid.session.runs)
     assert len(read) == 3
 
@@ -279,14 +279,14 @@ def test_what_was_never_run_is_measured(half_done: tuple[Path, Path], tiny_npz: 
     file = write_grid(half_done[0].with_name("two.toml"), pairs, seeds=3)
     grid, statuses = opened(file, tiny_npz, half_done[1])
     before = GridEstimate.of(grid, statuses, device=estimate.this_device(CPU))
-    assert [(kind.cell.method, kind.cell.student) for kind in before.unknown] == [
+    assert [(variant.cell.method, variant.cell.student) for variant in before.unknown] == [
         *(("kd", "resnet8"), ("kd", "resnet8"), ("pckd", "resnet8"), ("reviewkd", "resnet8"), ("ce", "resnet20")),
     ]
     shown: list[tuple[str, float]] = []
     after = grid_bench.measure(grid, before, tmp_path, 1, lambda what, part: shown.append((what, part)))
     assert not after.unknown
     assert after.speed.measured == frozenset(before.unknown)
-    assert all(after.speed.cells[kind] == seconds for kind, seconds in before.speed.cells.items())
+    assert all(after.speed.cells[variant] == seconds for variant, seconds in before.speed.cells.items())
     assert after.speed.views is not None
     assert after.speed.views.keys() == {"resnet14", "resnet20"}
     assert all(0 < seconds < 1 for seconds in after.speed.views.values())
@@ -297,8 +297,8 @@ def test_what_was_never_run_is_measured(half_done: tuple[Path, Path], tiny_npz: 
     ]
     assert [part for _, part in shown] == pytest.approx([number / 7 for number in range(8)])
     told = " ".join(grid_view.time_lines(after))
-    assert "5 of 10 kinds are known by some steps of training alone" in told
-    assert "comes on top" not in told
+    assert "5 of 10 variants were timed on a few training steps" in told
+    assert "not included" not in told
 
 
 def test_a_measured_cell_takes_its_steps(tiny_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,14 +325,14 @@ def test_a_measured_cell_takes_its_steps(tiny_npz: Path, tmp_path: Path, monkeyp
     (need,) = found.caches
     steps = -(-42 // grid.session.protocol.batch_size) * 3
     assert set(found.speed.cells.values()) == {2.0 * steps}
-    # For two pairs three kinds with two seeds, and the teacher.
+    # For two pairs three variants with two seeds, and the teacher.
     assert found.seconds == pytest.approx(13 * 2.0 * steps + 0.5 * need.missing)
     sources.clear()
     grid_bench.measure(grid, replace(before, caches=(replace(need, used=False),)), tmp_path)
     assert set(sources) == {"kd live", "reviewkd live", "ce None"}
 
 
-def test_a_cache_to_build_is_timed_although_every_kind_was_run(
+def test_a_cache_to_build_is_timed_although_every_variant_was_run(
     half_done: tuple[Path, Path], tiny_npz: Path, tmp_path: Path
 ) -> None:
     grid, _ = opened(half_done[0], tiny_npz, half_done[1])
@@ -389,9 +389,9 @@ def test_what_does_not_fit_is_said_with_a_way_out(half_done: tuple[Path, Path], 
 
     (line,) = told(found.disk.needed + 1)
     assert re.match(r"disk: about [\d.]+ MB for 10 cells, [\d.]+ kB for teacher caches and [\d.]+ MB for the", line)
-    assert line.endswith(f"are free in {grid.session.runs}")
+    assert line.endswith(f" free in {grid.session.runs}")
     _, line = told(found.disk.needed - 1)
-    assert "do not fit: name a folder on another disk with --runs DIR, or go without caches with --cache off" in line
+    assert "do not fit: name a folder on another disk with --runs DIR, or do without caches with --cache off" in line
     _, line = told(1)
     assert line.endswith("do not fit: name a folder on another disk with --runs DIR")
 
@@ -418,21 +418,24 @@ def test_the_plan_on_the_screen(plan: Any, half_done: tuple[Path, Path], tmp_pat
     out = plan(half_done[0], tmp_path / "fresh")
     assert re.search(r"^resnet14 +will be trained *$", out, flags=re.MULTILINE)
     assert re.search(r"^resnet14 +\d+ +[\d.]+ kB +nothing *$", out, flags=re.MULTILINE)
-    assert "time: not known for 6 of 6 kinds of cells, since none has been run: --measure" in out
+    assert (
+        "time: unknown for 6 of 6 variants (cells that differ only in their seed), none of which was run: add --m"
+        in out
+    )
     out = plan(half_done[0], tmp_path / "fresh", "--measure")
-    assert "not known" not in out
-    assert "6 of 6 kinds are known by some steps" in out
+    assert "unknown" not in out
+    assert "6 of 6 variants were timed on a few training steps" in out
     file = write_grid(tmp_path / "done.toml")
     out = plan(file, half_done[1])
     assert "time: nothing is left to run" in out
 
 
-def test_the_plan_says_which_pairs_a_method_refuses(plan: Any, tmp_path: Path) -> None:
+def test_the_plan_says_which_pairs_a_method_does_not_support(plan: Any, tmp_path: Path) -> None:
     """In the words in which its cells would fail, before anything is trained; the others are not named."""
     methods = ["ce", "kd", "fsp", "ofd", "simkd"]
     pairs = ["resnet14>resnet8", "resnet8x4>resnet8", "timm:test_resnet>resnet8"]
     out = plan(write_grid(tmp_path / "refused.toml", pairs, methods=methods), tmp_path / "fresh")
-    assert re.findall(r"^refused: (\w+ \S+): (\w+ \w+)", out, flags=re.MULTILINE) == [
+    assert re.findall(r"^unsupported: (\w+ \S+): (\w+ \w+)", out, flags=re.MULTILINE) == [
         ("fsp resnet8x4>resnet8", "FSP compares"),
         ("fsp timm:test_resnet>resnet8", "FSP compares"),
         ("ofd timm:test_resnet>resnet8", "OFD reads"),

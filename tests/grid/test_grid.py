@@ -22,9 +22,10 @@ from kdbench.experiment.folder import CONFIG, FAILURE, RECORD, STATE
 from kdbench.experiment.registry import method_names
 from kdbench.grid.file import read_grid
 from kdbench.grid.grid import Grid
+from kdbench.grid.job import GridJob, progress_mark
 from kdbench.grid.states import State, explain, survey
+from kdbench.grid.submissions import Launch, read_submissions
 from kdbench.grid.worker import Workload
-from kdbench.slurm.job import GridJob, progress_mark
 from kdbench.utils.leases import Leases
 from kdbench.utils.scheduler import Scheduler
 
@@ -94,13 +95,17 @@ def test_names_in_any_spelling_and_several_values(tmp_path: Path) -> None:
         (
             "ResNet50>MobileNetV2",
             "vgg-13>VGG8",
-            r"pairs = .*: pair vgg13>vgg8 is there twice: its cells",
+            r"pairs = .*: pair vgg13>vgg8 is listed twice: keep one",
         ),
-        ('"kd", "crd"', '"kd", "KD"', r"methods = .*: method kd is there twice"),
-        ("seeds    = 5", "seeds = [1, 2, 1]", r"seeds = \[1, 2, 1\]: seed 1 is there twice"),
-        ("seeds    = 5", "seeds = 0", r"seeds = 0: this must be how many seeds there are, at least 1, or a list"),
+        ('"kd", "crd"', '"kd", "KD"', r"methods = .*: method kd is listed twice"),
+        ("seeds    = 5", "seeds = [1, 2, 1]", r"seeds = \[1, 2, 1\]: seed 1 is listed twice"),
+        (
+            "seeds    = 5",
+            "seeds = 0",
+            r"seeds = 0: seeds must be a positive number \(5 means 1 to 5\) or a list such as",
+        ),
         ("seeds    = 5", "seeds = [-1]", r"seeds = \[-1\]: a seed must be between 0 and"),
-        ("seeds    = 5", "seeds = true", r"seeds = true: this must be how many seeds"),
+        ("seeds    = 5", "seeds = true", r"seeds = true: seeds must be a positive number"),
         ("seeds    = 5", "", r"has no line 'seeds'"),
         (
             "beta = 6.0",
@@ -108,15 +113,15 @@ def test_names_in_any_spelling_and_several_values(tmp_path: Path) -> None:
             r"\[method.dkd\] \{\"betta\": 6.0\}: method dkd has no setting 'betta'",
         ),
         ("beta = 6.0", "beta = 'x'", r"\[method.dkd\] .*: setting beta of method dkd must be float, not 'x'"),
-        ("beta = 6.0", "beta = [1, 1]", r"\[method.dkd\] .*: beta must be one value, or several that differ"),
+        ("beta = 6.0", "beta = [1, 1]", r"\[method.dkd\] .*: beta must be one value or a list of different values"),
         (
             "method.dkd",
             "method.fitnet",
             r"\[method.fitnet\] .*: unknown method 'fitnet': known of this grid are ce",
         ),
         ("cifar100-crd-v1", "imagenet", r"protocol = \"imagenet\": unknown protocol 'imagenet': known are cifar10"),
-        ("seeds    = 5", "seeds = 5\nepochs = 0", r"epochs = 0: there must be at least 1"),
-        ("seeds    = 5", 'seeds = 5\nepochs = "9"', r"epochs = \"9\": this must be a whole number"),
+        ("seeds    = 5", "seeds = 5\nepochs = 0", r"epochs = 0: epochs must be at least 1"),
+        ("seeds    = 5", 'seeds = 5\nepochs = "9"', r"epochs = \"9\": must be a whole number"),
         (
             "seeds    = 5",
             'seeds = 5\nprecision = "fp8"',
@@ -124,7 +129,7 @@ def test_names_in_any_spelling_and_several_values(tmp_path: Path) -> None:
         ),
         ("seeds    = 5", "seeds = 5\nseeds = 6", r"is not TOML: Cannot overwrite a value \(at line"),
         ('pairs    = ["', 'pairs    = "', r"is not TOML"),
-        ('["crd-same-family", "ResNet50>MobileNetV2"]', "[]", r"pairs = \[\]: this must be a list of pairs"),
+        ('["crd-same-family", "ResNet50>MobileNetV2"]', "[]", r"pairs = \[\]: must be a list of pairs"),
     ],
 )
 def test_a_mistake_in_the_file_names_the_line_and_what_is_known(old: str, new: str, said: str, tmp_path: Path) -> None:
@@ -139,7 +144,7 @@ def test_a_mistake_in_the_file_names_the_line_and_what_is_known(old: str, new: s
 def test_a_file_that_is_not_there(typed: Typed) -> None:
     code, _, err = typed("grid", "plan", "nothing.toml")
     assert (code, err.count("\n")) == (2, 1)
-    assert "there is no file nothing.toml" in err
+    assert "file nothing.toml does not exist" in err
 
 
 @pytest.fixture
@@ -164,7 +169,7 @@ def test_a_grid_is_run_extended_and_narrowed(studied: Any) -> None:
     both = ["ce", "kd"]
     out = studied("run", "--save-every", "0.5", methods=both, seeds=2)
     assert "done    kd resnet14>resnet8 seed 2: " in out
-    assert "all done; 'kdbench table" in out
+    assert "all done: type 'kdbench table runs' to compare the cells" in out
     first = records()
     assert len(first) == 5
     for record in map(json.loads, first.values()):
@@ -172,7 +177,7 @@ def test_a_grid_is_run_extended_and_narrowed(studied: Any) -> None:
     assert "4 cells: 4 done\n" in studied("status", methods=both, seeds=2)
     assert "6 cells: 4 done, 2 to do" in studied("plan", methods=both, seeds=3)
     assert studied("run", "--jobs", "2", methods=both, seeds=3).count("done    ") == 2
-    assert "1 cells: 1 done" in studied("plan", methods=["kd"], seeds=[2])
+    assert "1 cell: 1 done" in studied("plan", methods=["kd"], seeds=[2])
     assert "nothing is left to run" in studied("run", methods=["kd"])
     last = records()
     assert len(last) == 7
@@ -183,15 +188,15 @@ def test_a_grid_is_run_extended_and_narrowed(studied: Any) -> None:
 def test_one_failed_cell_stops_no_other_and_can_be_tried_again(studied: Any) -> None:
     keys = {"methods": ["kd"], "method": {"kd": {"kd_weight": [1e38, 0.5]}}}
     out = studied("run", **keys)
-    assert "failed  kd kd_weight=1e+38 resnet14>resnet8 seed 1: diverged: " in out
+    assert "failed  kd kd_weight=1e+38 resnet14>resnet8 seed 1: diverged in epoch 1 at step " in out
     assert "done    kd kd_weight=0.5 resnet14>resnet8 seed 1: " in out
-    assert "1 failed of 2 cells: 'kdbench grid status grid.toml' says why" in out
+    assert "1 failed of 2 cells: type 'kdbench grid status grid.toml' to see why" in out
     assert "exit code 2" in out
     out = studied("run", **keys)
-    assert "1 cells failed before; 'kdbench grid retry grid.toml' tries them again" in out
+    assert "skipped 1 cell that failed before: type 'kdbench grid retry grid.toml' to run them again" in out
     assert "nothing is left to run" in out
     (failure,) = Path("runs").glob(f"**/{FAILURE}")
-    assert re.search(rf"failed +kd kd_weight=1e\+38 .*: diverged: .*; log: {failure}", studied("status", **keys))
+    assert re.search(rf"failed +kd kd_weight=1e\+38 .*: diverged in .*; log: {failure}", studied("status", **keys))
     failure.write_text(json.dumps({"reason": "error", "text": "a tree fell"}))
     assert "error: a tree fell" in studied("status", **keys)
     assert "diverged" in studied("retry", **keys)
@@ -208,7 +213,7 @@ def test_students_of_a_teacher_that_failed_are_not_run(studied: Any) -> None:
     (record.parent / FAILURE).write_text(json.dumps({"reason": "error", "text": "a tree fell"}))
     out = studied("run", **keys, seeds=[1, 2])
     assert "done    ce resnet8 seed 2" in out
-    assert "1 left of 4 cells" in out
+    assert "1 not finished of 4 cells" in out
     assert "teacher failed  ce resnet14 seed 0: error: a tree fell" in studied("status", **keys)
     assert "done    kd resnet14>resnet8 seed 2" in studied("retry", **keys, seeds=[1, 2])
 
@@ -218,15 +223,15 @@ def test_an_imported_teacher_is_found_and_two_have_to_be_told_apart(studied: Any
     (weights,) = Path("runs/digits-demo-v1/teachers").glob("*/model.safetensors")
     words = ["--protocol", "digits-demo-v1", "--network", "resnet14", "--data", f"npz:{tiny_npz}", "--runs"]
     assert typed("teacher", "import", weights, *words, "other")[0] == 0
-    assert "1 cells: 1 to do" in studied("plan", "--runs", "other", methods=["kd"])
+    assert "1 cell: 1 to do" in studied("plan", "--runs", "other", methods=["kd"])
     grid = Grid.open(Path("grid.toml"), runs=Path("other"))
     assert not grid.to_train
     assert [teacher.card.imported for teacher in grid.teachers.values() if teacher.card] == [True]
     assert typed("teacher", "import", weights, *words, "runs")[0] == 0
     out = studied("plan", methods=["kd"])
-    assert re.search(r"pairs = \"resnet14\": there are 2 such teachers: write which, resnet14@\w+ .*imported from", out)
+    assert re.search(r"pairs = \"resnet14\": 2 teachers match: write one of resnet14@\w+ .*imported from", out)
     (teacher,) = grid.teachers.values()
-    assert "1 cells: 1 to do" in studied("plan", methods=["kd"], pairs=[f"{teacher.ref.spec}>resnet8"])
+    assert "1 cell: 1 to do" in studied("plan", methods=["kd"], pairs=[f"{teacher.ref.spec}>resnet8"])
 
 
 def test_workers_go_on_by_themselves_and_can_be_cancelled(studied: Any) -> None:
@@ -234,14 +239,35 @@ def test_workers_go_on_by_themselves_and_can_be_cancelled(studied: Any) -> None:
     studied("plan", **long)
     command = [sys.executable, "-m", "kdbench", "grid", "submit", "grid.toml", "--cluster", "local"]
     done = subprocess.run([*command, "--save-every", "0.2"], capture_output=True, text=True, check=False, timeout=120)
-    assert "1 workers go on by themselves" in done.stdout, done.stderr
+    assert "started 1 worker in the background" in done.stdout, done.stderr
     assert re.search(r"(running|queued) +ce resnet8 seed 1: ", studied("status", **long))
     wait_for(lambda: "1 running" in studied("status", **long), "the cell to run")
     wait_for(lambda: list(Path("runs").glob(f"**/{STATE}")), "a state")
-    assert "worker-1, process " in studied("cancel", **long)
+    assert "stopping worker-1 (process " in studied("cancel", **long)
     wait_for(lambda: "1 lost" in studied("status", **long), "the worker to stop")
-    assert re.search(r"lost +ce resnet8 seed 1: epoch \d+/4000, .*; it was stopped; logs: ", studied("status", **long))
-    assert "nothing is queued or running" in studied("cancel", **long)
+    assert re.search(
+        r"lost +ce resnet8 seed 1: epoch \d+/4000, .*; stopped before it was finished; logs: ",
+        studied("status", **long),
+    )
+    assert "nothing to cancel" in studied("cancel", **long)
+
+
+def test_a_submission_of_an_earlier_version_is_read_and_written_alike(tmp_path: Path) -> None:
+    """The keys are those that submissions have on disk."""
+    text = SMALL.format(pairs="resnet14>resnet8", methods="ce", seeds=2)
+    grid = Grid.open(write(tmp_path / "grid.toml", text), runs=tmp_path)
+    launch = {"jobs": 2, "together": 3, "cache": "off", "device": "cpu", "compile": False, "save_every": 0.5}
+    manifest: dict[str, Any] = {"kind": "local", "cluster": "", "profile": {}, "launch": launch}
+    manifest["jobs"] = [{"id": "worker-1", "stage": "all", "cells": [cell.id for cell in grid.cells]}]
+    path = tmp_path / "digits-demo-v1" / "grids" / "grid" / "0001-local" / "submission.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(manifest))
+    (submission,) = read_submissions(grid)
+    assert submission.launcher == "local"
+    assert submission.launch == Launch(jobs=2, lockstep=3, cache="off", device="cpu", save_every=0.5)
+    assert [job.cells for job in submission.jobs] == [tuple(cell.id for cell in grid.cells)]
+    submission.write()
+    assert json.loads(path.read_text()) == manifest
 
 
 def test_states(tmp_path: Path) -> None:
@@ -267,7 +293,7 @@ def test_states(tmp_path: Path) -> None:
         State.DONE, State.FAILED, State.LOST, State.RUNNING, State.PLANNED, State.QUEUED, State.QUEUED, State.LOST,
     ]  # fmt: skip
     told = [explain(status) for status in statuses]
-    assert told[0] == "71.25 % after 1 epochs"
+    assert told[0] == "71.25 % after 1 epoch"
     assert told[1] == f"out of memory: CUDA; log: {folders[1] / FAILURE}"
     assert told[2] == "epoch 1/1, 12.50 %; job 6 TIMEOUT"
     assert re.fullmatch(r"process \d+ on \S+ since [\d-]+ [\d:]+", told[3])

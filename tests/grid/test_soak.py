@@ -115,7 +115,7 @@ def test_workers_are_killed_at_random(tiny_npz: Path, tmp_path: Path, quiet: dic
         out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert killed == KILLS
-    assert "died: a new one goes on" in out
+    assert "crashed: a new one resumes its cells" in out
     assert left(folder) == quiet
     assert max(ends_in_logs(folder).values()) == 1
     assert not list(folder.glob("runs/**/claim-*"))
@@ -155,7 +155,7 @@ def test_ctrl_c_saves_and_leaves_no_process(when: str, tiny_npz: Path, tmp_path:
         out, err = process.communicate(timeout=100)
     assert process.returncode == 128 + signal.SIGINT
     assert "stopping: the cells that run are being saved" in out
-    assert "type the same command to go on" in err
+    assert "type the same command to resume" in err
     assert len(pids) == (2 if RECORD in when else 0)
     assert len(list(folder.glob(f"runs/**/{RECORD}"))) < 62
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)

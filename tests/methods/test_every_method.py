@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from cells import METHODS, REFUSED
 
-from kdbench.engine.checks.rules import CHECKS
 from kdbench.engine.checks.small import PAIRS
-from kdbench.engine.checks.watched import Refused, Trial, first_steps_elsewhere
+from kdbench.engine.checks.table import CHECKS
+from kdbench.engine.checks.watched import Refused, Watched, first_steps_elsewhere
 from kdbench.experiment.registry import method_names
 
 pytestmark = pytest.mark.once
@@ -34,14 +34,14 @@ def elsewhere() -> dict[str, list[str]]:
 
 
 @pytest.fixture(scope="module")
-def trial_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Trial]:
-    """The trial of a method on a pair; the last one is kept."""
-    last: dict[tuple[str, str], Trial] = {}
+def watched_on(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Watched]:
+    """Watch a method on a pair; the last one is kept."""
+    last: dict[tuple[str, str], Watched] = {}
 
-    def find(method: str, pair: str) -> Trial:
+    def find(method: str, pair: str) -> Watched:
         if (method, pair) not in last:
             last.clear()
-            last[method, pair] = Trial(method, pair, tmp_path_factory.mktemp("trial"), METHODS[method])
+            last[method, pair] = Watched(method, pair, tmp_path_factory.mktemp("watched"), METHODS[method])
         return last[method, pair]
 
     return find
@@ -53,21 +53,21 @@ def test_the_table_holds_every_method() -> None:
 
 @pytest.mark.parametrize(("check", "method", "pair"), CASES)
 def test_every_check_holds(
-    check: str, method: str, pair: str, trial_of: Callable[[str, str], Trial], request: pytest.FixtureRequest
+    check: str, method: str, pair: str, watched_on: Callable[[str, str], Watched], request: pytest.FixtureRequest
 ) -> None:
-    trial = trial_of(method, pair)
+    watched = watched_on(method, pair)
     if check == "processes":
-        trial.elsewhere = request.getfixturevalue("elsewhere")[method]
+        watched.elsewhere = request.getfixturevalue("elsewhere")[method]
     refusal = REFUSED.get((method, pair)) or REFUSED.get((method, check))
     if refusal is None:
-        CHECKS[check].holds(trial)
+        CHECKS[check].holds(watched)
         return
     with pytest.raises(Refused, match=refusal) as refused:
-        CHECKS[check].holds(trial)
+        CHECKS[check].holds(watched)
     pytest.skip(str(refused.value))
 
 
 def test_a_trial_needs_no_file_and_no_download(tmp_path: Path) -> None:
     """The images are made, equal in every process."""
-    first, second = (Trial("ce", FIRST, tmp_path).dataset for _ in range(2))
+    first, second = (Watched("ce", FIRST, tmp_path).dataset for _ in range(2))
     assert first.fingerprint == second.fingerprint

@@ -104,8 +104,8 @@ def test_one_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     images = view_major(formula_images((size * views, 3, 32, 32), int(case.value("hp.input_k"))), views).double()
     targets = torch.arange(size) % num_classes
     with torch.no_grad():
-        theirs: Outputs = teacher(images, method.teacher_reads, "teacher")
-    ours: Outputs = student(images, method.student_reads, "student")
+        theirs: Outputs = teacher(images, method.reads(method.config, "training").teacher, "teacher")
+    ours: Outputs = student(images, method.reads(method.config, "training").student, "student")
     terms = method.loss(ours, theirs, stub_batch(targets, epoch=int(case.value("hp.epoch"))))
 
     total = torch.stack(list(terms.values())).sum()

@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import cells
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,35 +19,26 @@ from torch import Tensor
 from torch.nn import functional
 
 import kdbench.methods
+from kdbench.config import field_docs
+from kdbench.experiment.registry import load_method
 from kdbench.experiment.settings import resolve_settings
-from kdbench.method import PLAIN, Method, field_docs
+from kdbench.functional import inner_products, warmup_factor
+from kdbench.method import PLAIN, Method
 from kdbench.methods import (
     ab,
     at,
     cc,
-    ce,
     crd,
-    ctkd,
-    dist,
     dkd,
     fitnet,
-    fsp,
     ft,
-    ickd,
     kd,
-    kdsvd,
-    mlld,
-    nkd,
     nst,
-    ofd,
     pckd,
     pkt,
     reviewkd,
     rkd,
-    simkd,
     sp,
-    srrl,
-    sskd,
     vid,
 )
 from kdbench.methods._task import TaskMethod
@@ -54,17 +46,10 @@ from kdbench.net import Outputs
 
 pytestmark = pytest.mark.once
 
-METHODS: list[type[Method]] = [
-    *(ce.CE, kd.KD, dkd.DKD, crd.CRD, reviewkd.ReviewKD, pckd.PCKD),
-    *(at.AT, sp.SP, pkt.PKT, rkd.RKD, nst.NST, cc.CC, kdsvd.KDSVD),
-    *(fitnet.FitNet, dist.DIST, nkd.NKD, vid.VID, ofd.OFD, srrl.SRRL, ickd.ICKD),
-    *(ab.AB, fsp.FSP, ft.FT, sskd.SSKD),
-    *(ctkd.CTKD, mlld.MLLD),
-]
-# SimKD's loss is of a network that it makes of the student; see test_simkd.py.
-DESCRIBED: list[type[Method]] = [*METHODS, simkd.SimKD]
-# Settings with which a method does not depend on the order of a batch, where that is not its default.
-UNORDERED: dict[type[Method], dict[str, Any]] = {cc.CC: {"form": "kernel"}, sskd.SSKD: {"ss_ratio": 1.0}}
+DESCRIBED: list[type[Method]] = [load_method(name) for name in cells.METHODS]
+# A loss of a network that the method makes of the student has tests of its own.
+METHODS: list[type[Method]] = [method for method in DESCRIBED if method.wrap is Method.wrap]
+UNORDERED = {load_method(name): settings for name, settings in cells.UNORDERED.items()}
 CIFAR_PAIRS = {
     *("wrn_40_2>wrn_16_2", "wrn_40_2>wrn_40_1", "resnet56>resnet20", "resnet110>resnet20", "resnet110>resnet32"),
     *("resnet32x4>resnet8x4", "vgg13>vgg8", "vgg13>MobileNetV2", "ResNet50>MobileNetV2", "ResNet50>vgg8"),
@@ -206,7 +191,7 @@ def test_half_precision_outputs_give_float32_losses(method: type[Method]) -> Non
 def test_inner_products_stay_in_float32_under_autocast() -> None:
     rows = torch.randn(5, 64, generator=rng(0))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        products, rounded = ce.inner_products(rows, rows), rows @ rows.T
+        products, rounded = inner_products(rows, rows), rows @ rows.T
     assert torch.equal(products, rows @ rows.T)
     assert not torch.equal(products, rounded.float())
 
@@ -398,15 +383,12 @@ def test_crd_lowers_the_number_of_negatives_to_what_there_is() -> None:
 def test_reviewkd_matches_the_deepest_stages_and_refuses_what_cannot_work() -> None:
     shallow, deep = stub_net(shapes=STAGES[1:], preact=False), stub_net(width=12, shapes=STAGES)
     method = reviewkd.ReviewKD(reviewkd.ReviewKD.Config(), stub_setup(shallow, deep))
-    assert method.num_stages == 1
     assert [block.conv2[0].out_channels for block in method.abfs] == [12, 6]
     with pytest.raises(ValueError, match="student_preact"):
         reviewkd.ReviewKD(reviewkd.ReviewKD.Config(student_preact=True), stub_setup(shallow, deep))
-    with pytest.raises(ValueError, match="stages"):
+    with pytest.raises(ValueError, match="at least 1 stage"):
         reviewkd.ReviewKD(reviewkd.ReviewKD.Config(), stub_setup(stub_net(), deep))
-    module = built(reviewkd.ReviewKD)
-    with pytest.raises(ValueError, match="batch of one image"):
-        module.loss(outputs("student", 1), outputs("teacher", 1), stub_batch(torch.tensor([0])))
+    assert built(reviewkd.ReviewKD).min_images == 2
 
 
 # --- PCKD ---
@@ -466,8 +448,7 @@ def test_pckd_switches() -> None:
     assert pckd.PCKD.views(pckd.PCKD.Config()).quarter_turns == (0, 1, 2, 3)
     plain = one.loss(outputs("student", 2), outputs("teacher", 2, seed=1), batch)
     assert all(term.isfinite() for term in plain.values())
-    with pytest.raises(ValueError, match="batch of one image"):
-        one.loss(outputs("student", 1), outputs("teacher", 1), stub_batch(torch.tensor([0])))
+    assert (one.min_images, bare.min_images) == (2, 1)
 
     narrow, wide = stub_net(), stub_net(width=12)
     assert "centre" not in pckd.PCKD(pckd.PCKD.Config(), stub_setup(narrow, wide)).loss(
@@ -512,10 +493,10 @@ def test_dkd_refuses_two_classes() -> None:
 
 
 def test_dkd_warms_up_over_a_fraction_of_training() -> None:
-    factors = [dkd.warmup_factor(epoch / 240, 20 / 240) for epoch in (1, 5, 20, 21, 240)]
+    factors = [warmup_factor(epoch / 240, 20 / 240) for epoch in (1, 5, 20, 21, 240)]
     assert factors == pytest.approx([0.05, 0.25, 1, 1, 1])
-    assert dkd.warmup_factor(1 / 30, 20 / 240) == pytest.approx(0.4)
-    assert dkd.warmup_factor(1 / 240, 0.0) == 1
+    assert warmup_factor(1 / 30, 20 / 240) == pytest.approx(0.4)
+    assert warmup_factor(1 / 240, 0.0) == 1
 
 
 @pytest.mark.parametrize("method", DESCRIBED)

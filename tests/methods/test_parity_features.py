@@ -12,11 +12,12 @@ from stub_nets import stub_batch, stub_net, stub_setup
 from test_parity_losses import check_gradients, check_state, load_weights, sides, total, weight_leaves
 from torch import Tensor, nn
 
+from kdbench.config import deciding
 from kdbench.experiment.settings import resolve_settings
-from kdbench.method import Batch, Method, deciding
+from kdbench.functional import cross_entropy
+from kdbench.method import Batch, Method
 from kdbench.methods import dist, dkd, fitnet, ickd, kd, nkd, ofd, srrl, vid
 from kdbench.methods._connectors import SizingConnector
-from kdbench.methods.ce import cross_entropy
 from kdbench.models import build_backbone
 from kdbench.net import Net, Outputs
 
@@ -90,7 +91,7 @@ def test_fitnet(name: str) -> None:
 def test_fitnet_meets_a_teacher_of_any_size(student: tuple[int, int, int]) -> None:
     """It has the teacher's size where the student's is equal, double, half or larger, else the student's."""
     teacher = (6, 8, 8)
-    shape = SizingConnector(student, teacher, "FitNet")(torch.randn(2, *student)).shape
+    shape = SizingConnector(student, teacher)(torch.randn(2, *student)).shape
     assert shape == (2, *(teacher if student[1:] not in ((3, 3), (6, 12)) else (6, *student[1:])))
     assert fitnet.hint_loss(torch.ones(shape), torch.ones(2, *teacher)) == 0
 
@@ -389,7 +390,7 @@ def test_srrl(name: str) -> None:
 
 def test_srrl_reads_no_map_of_the_teacher() -> None:
     """Its features and logits are all that a cache has to keep."""
-    assert srrl.SRRL.needs(srrl.SRRL.Config()) == {"logits", "penultimate"}
+    assert srrl.SRRL.all_reads(srrl.SRRL.Config()).teacher == {"logits", "penultimate"}
     with pytest.raises(ValueError, match="pooled"):
         srrl.SRRL(srrl.SRRL.Config(connect="map"), stub_setup(stub_net(), stub_net()))
 
@@ -527,9 +528,12 @@ def test_one_image_trains_unless_a_batch_norm_sees_one_value(kind: type[Method],
     sides = random_outputs("student", *shapes, rows=1), random_outputs("teacher", *shapes, rows=1)
     norms = any(isinstance(module, nn.BatchNorm2d) for module in method.modules())
     if norms and (size == 1 or kind is srrl.SRRL):
-        with pytest.raises(ValueError, match="batch of one image"):
+        assert method.min_images == 2
+        with pytest.raises(ValueError, match="more than 1 value per channel"):
             method.loss(*sides, batch_of(1))
         method.eval()
+    else:
+        assert method.min_images == 1
     assert total(method.loss(*sides, batch_of(1))).isfinite()
 
 
@@ -545,5 +549,7 @@ def test_networks_that_show_no_maps_are_refused(kind: type[Method]) -> None:
 def test_the_cache_keeps_what_is_read(kind: type[Method]) -> None:
     """The logits are needed where the method itself or KD's divergence beside it reads them."""
     reads_logits = kind in (dist.DIST, nkd.NKD, srrl.SRRL)
-    assert ("logits" in kind.needs(kind.Config())) is reads_logits
-    assert kind.needs(kind.Config(kd_weight=1.0)) == kind.teacher_reads
+    assert ("logits" in kind.all_reads(kind.Config()).teacher) is reads_logits
+    with_kd = kind.all_reads(kind.Config(kd_weight=1.0))
+    assert with_kd.teacher == kind.READS.teacher | {"logits"}
+    assert with_kd.student == kind.READS.student | {"logits"}

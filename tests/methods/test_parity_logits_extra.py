@@ -13,8 +13,8 @@ from test_parity_losses import sides, total
 from torch import Tensor
 from torch.nn import functional
 
+from kdbench.functional import cross_entropy
 from kdbench.methods import ctkd, mlld
-from kdbench.methods.ce import cross_entropy
 from kdbench.methods.kd import kl_per_image, standardized
 from kdbench.net import Outputs
 

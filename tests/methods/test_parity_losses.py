@@ -8,9 +8,9 @@ from parity_files import Case, load, names
 from stub_nets import stub_batch, stub_net, stub_setup
 from torch import Tensor, nn
 
+from kdbench.functional import cross_entropy
 from kdbench.method import Batch, Method
 from kdbench.methods import crd, dkd, kd, pckd, reviewkd
-from kdbench.methods.ce import cross_entropy
 from kdbench.net import Outputs
 
 pytestmark = pytest.mark.once

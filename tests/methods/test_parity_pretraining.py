@@ -16,9 +16,9 @@ from test_methods_properties import CIFAR_PAIRS, STAGES, built, outputs, recipes
 from test_parity_losses import check_gradients, check_state, load_weights, sides, total, view_major, weight_leaves
 from torch import Tensor, nn
 
-from kdbench.method import Method
+from kdbench.functional import cross_entropy
+from kdbench.method import Method, Reads
 from kdbench.methods import ab, fsp, ft, sskd
-from kdbench.methods.ce import cross_entropy
 from kdbench.methods.kd import kl_per_image
 from kdbench.models import build_backbone
 from kdbench.net import Net, Outputs
@@ -50,7 +50,7 @@ def check_main_stage_is_the_task_alone(kind: type[Method], student: Net, teacher
     ce, kl = cross_entropy(logits[0], ANY_BATCH.targets).mean(), kl_per_image(*logits, 4.0).mean()
     for weight, expected in ((0.0, {"ce": ce}), (0.5, {"ce": ce, "kd": 0.5 * kl})):
         method = kind(kind.Config(kd_weight=weight), stub_setup(student, teacher))
-        assert ("logits" in kind.needs(method.config)) is (weight > 0)
+        assert kind.reads(method.config, "training").teacher == ({"logits"} if weight else set())
         terms = method.loss(*both, ANY_BATCH)
         assert list(terms) == list(expected)
         torch.testing.assert_close(terms, expected)
@@ -82,7 +82,7 @@ def test_pretraining_is_in_float32_and_does_not_depend_on_the_order_of_a_batch(k
     assert losses[0] > 0
     torch.testing.assert_close(losses[0], losses[1])
     losses[0].backward()
-    maps_read = owners[0].stages if stage.student_reads else ()
+    maps_read = owners[0].stages if kind.reads(module.config, "pretraining").student else ()
     reached = [*maps_read, *(parameter for part in stage.freeze for parameter in part.parameters())]
     assert all(leaf.grad is not None and leaf.grad.isfinite().all() for leaf in reached)
 
@@ -132,7 +132,7 @@ def test_ab_trains_all_below_the_classifier_and_drops_its_connectors() -> None:
     stage = method.pretrain(student)
     assert stage.train == (method.connectors, student)
     assert stage.freeze == (method.connectors,)
-    assert stage.student_reads == {"preact"}
+    assert ab.AB.reads(method.config, "pretraining") == Reads({"preact", "stages"}, {"preact"})
     assert (stage.learning_rate, stage.milestones) == (None, ())
     assert ab.AB.pretraining(method.config) == pytest.approx(30 / 240)
     check_main_stage_is_the_task_alone(ab.AB, student, teacher)
@@ -143,7 +143,7 @@ def test_ab_reads_the_stages_of_a_student_without_maps_before_the_relu_and_refus
     bare, whole = stub_net(shapes=shapes, preact=False), stub_net(shapes=shapes)
     method = ab.AB(ab.AB.Config(), stub_setup(bare, whole))
     stage = method.pretrain(bare)
-    assert stage.student_reads == {"stages"}
+    assert not method.student_preact
     maps = tuple(torch.randn(5, *shape) for shape in shapes)
     assert stage.loss(Outputs("student", stages=maps), Outputs("teacher", preact=maps), ANY_BATCH)["ab"] > 0
     with pytest.raises(ValueError, match="before the last ReLU"):
@@ -178,11 +178,11 @@ def test_fsp(name: str) -> None:
 def test_fsp_trains_all_below_the_classifier_and_uses_a_stem_that_both_have() -> None:
     shapes = [(4, 8, 8), (6, 4, 4)]
     bare, whole = stub_net(shapes=shapes), stub_net(shapes=shapes, stem=(3, 8, 8))
-    for student, teacher, reads in ((whole, whole, {"stem", "stages"}), (bare, whole, {"stages"})):
+    for student, teacher, has_stems in ((whole, whole, True), (bare, whole, False)):
         method = fsp.FSP(fsp.FSP.Config(), stub_setup(student, teacher))
         stage = method.pretrain(student)
         assert (stage.train, stage.freeze) == ((student,), ())
-        assert stage.student_reads == reads
+        assert method.has_stems is has_stems
         assert (stage.learning_rate, stage.milestones) == (None, ())
     maps = tuple(torch.randn(5, *shape) for shape in shapes)
     loss = stage.loss(Outputs("student", stages=maps), Outputs("teacher", stages=(maps[0], 2 * maps[1])), ANY_BATCH)
@@ -269,17 +269,18 @@ def test_ft_trains_its_paraphraser_without_the_student_and_then_freezes_it() -> 
     method = ft.FT(ft.FT.Config(), stub_setup(student, teacher))
     stage = method.pretrain(student)
     assert stage.train == stage.freeze == (method.paraphraser, method.decoder)
-    assert stage.student_reads == frozenset()
+    assert ft.FT.reads(method.config, "pretraining") == Reads(teacher={"stages"})
     assert (stage.learning_rate, stage.milestones) == (0.01, ())
     assert ft.FT.pretraining(method.config) == pytest.approx(30 / 240)
-    assert ft.FT.needs(method.config) == {"stages"}
+    assert ft.FT.reads(method.config, "training") == Reads({"logits", "stages"}, {"stages"})
     maps = torch.randn(5, 7, 8, 8)
     assert method.paraphraser(maps).shape == (5, 3, 8, 8)  # half of 7
     with pytest.raises(ValueError, match="at least 1 stage"):
         ft.FT(ft.FT.Config(), stub_setup(stub_net(), teacher))
     single = ft.FT(ft.FT.Config(), stub_setup(stub_net(shapes=[(4, 1, 1)]), teacher))
     pixel = Outputs("student", logits=torch.zeros(1, 10), stages=(torch.randn(1, 4, 1, 1),))
-    with pytest.raises(ValueError, match="batch of one image"):
+    assert (method.min_images, single.min_images) == (1, 2)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
         single.loss(pixel, Outputs("teacher", stages=(maps[:1],)), stub_batch(torch.tensor([0])))
 
 
@@ -385,11 +386,11 @@ def test_sskds_head_learns_to_find_each_rotated_views_own_image() -> None:
     method = sskd.SSKD(sskd.SSKD.Config(), stub_setup(student, teacher)).double()
     stage = method.pretrain(student)
     assert stage.train == stage.freeze == (method.teacher_head,)
-    assert stage.student_reads == frozenset()
+    assert sskd.SSKD.reads(method.config, "pretraining") == Reads(teacher={"penultimate"})
     assert (stage.learning_rate, stage.milestones) == (0.05, (30 / 60, 45 / 60))
     assert sskd.SSKD.pretraining(method.config) == pytest.approx(60 / 240)
     for config in (method.config, sskd.SSKD.Config(kd_weight=0.0)):
-        assert sskd.SSKD.needs(config) == {"logits", "penultimate"}
+        assert sskd.SSKD.reads(config, "training").teacher == {"logits", "penultimate"}
 
     features = torch.randn(4 * 5, 8, dtype=torch.float64)
     (loss,) = stage.loss(NO_OUTPUTS, Outputs("teacher", penultimate=features), ANY_BATCH).values()

@@ -15,11 +15,10 @@ from test_parity_losses import check_gradients, load_weights, total, weight_leav
 from torch import Tensor
 from torch.nn import functional
 
+from kdbench.functional import cross_entropy, to_smaller_size
 from kdbench.method import Method
 from kdbench.methods import at, cc, kdsvd, nst, pkt, rkd, sp
 from kdbench.methods._eigenvectors import leading_eigenvectors, right_vectors
-from kdbench.methods._maps import to_smaller_size
-from kdbench.methods.ce import cross_entropy
 from kdbench.methods.kd import kl_per_image
 from kdbench.net import Outputs
 

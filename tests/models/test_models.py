@@ -202,6 +202,19 @@ def test_without_maps_the_penultimate_features_are_the_same(name: str) -> None:
     assert torch.equal(plain.penultimate, full.penultimate)
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("maps", [False, True])
+def test_the_mean_of_the_map_is_the_penultimate(name: str, maps: bool) -> None:
+    torch.manual_seed(0)
+    backbone = build_backbone(name, 10, (32, 32)).double().eval()
+    with torch.no_grad():
+        features = backbone.features(torch.randn(2, 3, 32, 32, dtype=torch.float64), maps=maps)
+    assert features.map is not None
+    torch.testing.assert_close(features.map.mean(dim=(2, 3)), features.penultimate, rtol=1e-12, atol=1e-12)
+    if name not in ("MobileNetV2", "ShuffleNetV2") and not name.startswith("wrn") and maps:
+        assert features.map is features.stages[-1]
+
+
 def test_initialisation_follows_the_reference() -> None:
     torch.manual_seed(0)
     resnet = build_backbone("resnet8x4", 100, (32, 32)).state_dict()

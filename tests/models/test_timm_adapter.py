@@ -62,6 +62,34 @@ def test_gives_stages_and_the_classifiers_input(name: str, side: int, shapes: li
         torch.testing.assert_close(backbone.head()(penultimate), expected)
 
 
+NO_MAP = {
+    "test_vit": "tokens",
+    "test_vit_relpos": "tokens",
+    "vit_tiny_patch16_224": "tokens",
+    "test_convnext": "layers between",
+    "test_mambaout": "layers between",
+    "mobilenetv3_small_050": "layers between",
+}
+
+
+@pytest.mark.parametrize(("name", "side"), [(name, side) for name, side, _ in ACCEPTED])
+@torch.no_grad()
+def test_the_mean_of_the_map_is_the_penultimate_or_there_is_a_reason(name: str, side: int) -> None:
+    torch.manual_seed(0)
+    backbone = build_backbone(f"timm:{name}", 10, (side, side)).double().eval()
+    images = torch.randn(3, 3, side, side, dtype=torch.float64)
+    for maps in (False, True):
+        features = backbone.features(images, maps=maps)
+        if name in NO_MAP:
+            assert features.map is None
+            assert NO_MAP[name] in backbone.map_absence()
+        else:
+            assert features.map is not None
+            torch.testing.assert_close(features.map.mean(dim=(2, 3)), features.penultimate, rtol=1e-9, atol=1e-9)
+    net = Net(name, backbone.float(), mean=(0.5,) * 3, std=(0.2,) * 3, image_size=(side, side))
+    assert (net.map_shape is None) is (name in NO_MAP) is ("map" in net.absent)
+
+
 @pytest.mark.parametrize(("name", "side", "reason"), REFUSED)
 def test_refuses_by_name_and_reason(name: str, side: int, reason: str) -> None:
     with pytest.raises(ValueError, match="timm") as caught:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pytest
 import kdbench.slurm
 from kdbench.errors import UserError
 from kdbench.grid.grid import Grid
+from kdbench.grid.overview import Overview
+from kdbench.grid.submissions import Launch
 from kdbench.slurm import submit
-from kdbench.slurm.profile import load_profile, minutes_of
-from kdbench.slurm.submissions import Launch, Overview
+from kdbench.slurm.profile import load_profile, minutes_of, profile_from
 
 PROFILES = Path(kdbench.slurm.__file__).parent / "profiles"
 
@@ -37,6 +39,19 @@ def test_a_stage_differs_from_the_others_in_what_its_table_says(tmp_path: Path) 
     assert stages["cache"].sbatch == {"constraint": "x"}
 
 
+def test_the_earlier_name_of_lockstep_is_read_and_kept_on_disk(tmp_path: Path) -> None:
+    path = tmp_path / "p.toml"
+    path.write_text("together = 2\n[students]\nlockstep = 3\n[teacher]\ncpus = 1\n")
+    profile = load_profile(path)
+    assert {stage: resources.lockstep for stage, resources in profile.stages.items()} == {
+        "teacher": 2, "cache": 2, "students": 3,
+    }  # fmt: skip
+    values = json.loads(json.dumps(profile.values()))
+    assert values["stages"]["students"].items() >= {"together": 3, "cells_per_job": 1}.items()
+    assert "lockstep" not in values["stages"]["students"]
+    assert profile_from(values) == profile
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -44,12 +59,13 @@ def test_a_stage_differs_from_the_others_in_what_its_table_says(tmp_path: Path) 
         ("cpus = 0", r"cpus = 0: must be at least 1"),
         ('cpus = "8"', r"cpus = '8': must be a whole number"),
         ("cpus = true", r"cpus = True: must be a whole number"),
-        ("gres = 1", r"gres = 1: must be a text"),
-        ('setup = "module load"', r"setup = 'module load': must be a list of lines"),
+        ("gres = 1", r"gres = 1: must be a string"),
+        ('setup = "module load"', r"setup = 'module load': must be a list of strings"),
         ('time = "soon"', r"time = 'soon': must be minutes, HH:MM:SS or D-HH:MM:SS"),
         ('time = "1"', r"time = '1': a job needs at least 2 minutes"),
         ("teacher = 3", r"teacher = 3 must be a table \[teacher\]"),
         ("[teacher]\ncells = 3", r"cells = 3: unknown key"),
+        ("together = 1\nlockstep = 2", r"together is the earlier name of lockstep: keep one of the two lines"),
         ("cpus = ", r"is not TOML"),
     ],
 )
@@ -63,7 +79,7 @@ def test_a_mistake_in_a_profile_names_the_line(text: str, said: str, tmp_path: P
 
 
 def test_a_profile_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"there is no profile .*/profiles has two examples"):
+    with pytest.raises(UserError, match=r"profile .* does not exist: .*/profiles has two examples"):
         load_profile(tmp_path / "p.toml")
 
 
@@ -91,7 +107,7 @@ def test_a_time_that_is_none() -> None:
     ],
 )
 def test_tasks_as_slurm_spells_them(names: list[str], spelled: str) -> None:
-    assert submit._spelled(names) == spelled
+    assert submit._array_notation(names) == spelled
 
 
 def test_cells_of_one_job_wait_for_one_teacher_and_those_in_lockstep_stay_together(tmp_path: Path) -> None:

@@ -22,19 +22,23 @@ import kdbench
 from kdbench.data.batches import Batches, DeviceData
 from kdbench.data.datasets import load_dataset
 from kdbench.data.views import Augmentation, views
-from kdbench.engine.lockstep import Lockstep, Outcomes, quietly
-from kdbench.engine.progress import Progress
-from kdbench.engine.run import Options, Run
+from kdbench.engine.lockstep import Lockstep
+from kdbench.engine.options import Options
+from kdbench.engine.outcomes import Outcomes
+from kdbench.engine.progress import Progress, quietly
+from kdbench.engine.run import Run
 from kdbench.errors import Interrupted, UserError
 from kdbench.experiment.cell import Cell
-from kdbench.experiment.folder import CONFIG
+from kdbench.experiment.folder import CONFIG, FAILURE
 from kdbench.method import PLAIN, ViewPlan
 from kdbench.net import Part
 from kdbench.teachers import cache as teacher_cache
-from kdbench.teachers import segments as cache_files
-from kdbench.teachers.cache import Estimate, Identity, TeacherCache, Visits
+from kdbench.teachers.cache import Identity, TeacherCache
 from kdbench.teachers.cache_list import list_caches, remove_cache
+from kdbench.teachers.demand import Visits
 from kdbench.teachers.outputs import LiveTeacher
+from kdbench.teachers.watch import Estimate, Watch
+from kdbench.utils import files
 from kdbench.utils.signals import Stop
 
 pytestmark = pytest.mark.once
@@ -156,18 +160,19 @@ def test_an_unfinished_build_is_not_seen_and_goes_on_where_it_was(
 def test_a_wish_to_stop_keeps_what_is_built(tmp_path: Path) -> None:
     cache, teacher, stop = TeacherCache(tmp_path, IDENTITY), Counted(), Stop()
 
-    def wish(done: int, total: int, left: float) -> None:
-        assert left >= 0
-        if done >= 30:
-            stop.signum = signal.SIGINT
+    class Wish(Watch):
+        def progress(self, done: int, total: int, seconds_left: float) -> None:
+            assert seconds_left >= 0
+            if done >= 30:
+                stop.signum = signal.SIGINT
 
-    assert not cache.build(visited(), BOTH, teacher, batch=10, observe=wish, stop=stop)
-    assert cache.build(visited(), BOTH, Counted(), batch=10, observe=lambda done, *_: None)
+    assert not cache.build(visited(), BOTH, teacher, batch=10, watch=Wish(), stop=stop)
+    assert cache.build(visited(), BOTH, Counted(), batch=10)
 
 
 def test_what_does_not_fit_is_refused_with_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(cache_files.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage)
     pairs = visited()
     needed = len(pairs) * (8 + 5 * 4)
     with pytest.raises(UserError, match=rf"needs {needed / 1000:.1f} kB in .* but 1\.0 kB are free.*--cache off"):
@@ -177,8 +182,14 @@ def test_what_does_not_fit_is_refused_with_the_numbers(tmp_path: Path, monkeypat
 
 def test_the_estimate_is_what_is_written(tmp_path: Path) -> None:
     told: list[Estimate] = []
+
+    class Told(Watch):
+        def estimate(self, teacher: str, estimate: Estimate) -> None:
+            assert teacher == "resnet8@12345678"
+            told.append(estimate)
+
     cache = TeacherCache(tmp_path, IDENTITY)
-    cache.build(visited(), BOTH, Counted(), batch=10, announce=told.append)
+    cache.build(visited(), BOTH, Counted(), batch=10, name="resnet8@12345678", watch=Told())
     assert told[0].views == len(visited())
     (segment,) = (path.parent for path in cache.folder.glob("*/segment.json"))
     written = sum((segment / name).stat().st_size for name in ("pairs.npy", "logits.npy", "penultimate.npy"))
@@ -264,10 +275,10 @@ def losses(monkeypatch: pytest.MonkeyPatch) -> Iterator[Losses]:
     found: Losses = {}
     count = Run.count
 
-    def note(run: Run, values: Tensor) -> None:
+    def note(run: Run, values: Tensor, spans: Any) -> None:
         kind = run.source.kind if run.source else "none"
         found.setdefault(f"{run.cell.method} {kind}", []).append(values.tolist())
-        count(run, values)
+        count(run, values, spans)
 
     monkeypatch.setattr(Run, "count", note)
     return found
@@ -387,11 +398,38 @@ def test_a_cell_that_was_begun_goes_on_as_it_began(kind: str, session: kdbench.S
     assert [outcome["weights"] for outcome in outcomes] == [expected["weights"]]
 
 
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error: an illegal memory access"), OSError("stale handle")])
+def test_a_build_that_fails_in_any_way_fails_all_that_should_read_it(
+    error: Exception, session: kdbench.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No cell is trained from the live teacher where the cache was asked for, and the next try builds it."""
+    session.train_teacher("resnet14")
+
+    def broken(live: LiveTeacher, *_: Any) -> Any:
+        raise error
+
+    wanted = [
+        *cells(session, "kd", "ce", "dkd", "reviewkd", seeds=(1, 2)),
+        session.cell(method="kd", student="resnet8", teacher="resnet14", seed=1),
+    ]
+    with monkeypatch.context() as patched:
+        patched.setattr(LiveTeacher, "forward", broken)
+        outcomes = session.run_all(wanted, cache="on")
+        with pytest.raises(type(error), match=str(error)):
+            session.build_caches(wanted, cache="on")
+    failed = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+    assert [isinstance(outcome, Exception) for outcome in outcomes] == [True, False, True, False] * 2 + [True]
+    assert all(outcome is error for outcome in failed)
+    reports = [json.loads((cell.folder(session.runs) / FAILURE).read_bytes())["traceback"] for cell in wanted[::2]]
+    assert max(map(len, reports)) < 2 * min(map(len, reports)), "what is raised again does not grow"
+    assert set(kinds(session.run_all(wanted, cache="on"))) == {None, "cache", "live"}
+
+
 def test_a_cache_that_does_not_fit_stops_only_those_that_need_it(
     session: kdbench.Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(session.runs)._replace(free=1000)
-    monkeypatch.setattr(cache_files.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage)
     outcomes = session.run_all(cells(session, "ce", "kd", "reviewkd", "dkd"), cache="on")
     assert [isinstance(outcome, UserError) for outcome in outcomes] == [False, True, False, True]
     assert re.search(r"needs .* kB in .* 1\.0 kB are free", str(outcomes[1]))

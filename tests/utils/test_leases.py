@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from cells import make_run
 
-from kdbench.engine.lockstep import train_cells
+from kdbench.engine.train import train_cells
 from kdbench.experiment.folder import FAILURE, RECORD, STATE
 from kdbench.utils import leases as claiming
 from kdbench.utils.leases import MAX_CRASHES, STALE, Busy, Lease, Leases, Superseded, holder_of, living

@@ -23,7 +23,7 @@ NOT_OURS = "published values are copied from their sources; they are never ranke
 _REPORTED: dict[PublishedEpoch, str] = {
     "last": "after the last epoch",
     "best": "in the best epoch on the test set",
-    "unknown": "the epoch is not stated",
+    "unknown": "epoch not stated",
 }
 
 
@@ -50,7 +50,7 @@ def printed_table(published: Published, source: str, baseline: str | None = None
         _heads([str(pair) for pair in frame]),
         tuple(rows),
         (
-            f"top-1 on the test set of {published.dataset} in %, as printed, {_REPORTED[description.epoch]}; "
+            f"top-1 on the test set of {published.dataset} in %, as printed ({_REPORTED[description.epoch]}); "
             "NA: not printed",
             f"↑ ↓: difference to {base} in percentage points",
             *(["bold: best printed value; underlined: second best; no significance test"] if marks != "none" else []),

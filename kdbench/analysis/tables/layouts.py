@@ -58,7 +58,7 @@ def detail(comparison: Comparison, pair: ComparedPair, epoch_rule: EpochRule = "
             f"{top1_note(comparison, epoch_rule)}; mean ± standard deviation (ddof 1) over n seeds",
             *([f"gain: over {base.label}, paired by seed, with its {LEVEL} % t interval"] if base else []),
             "agree: predictions equal to the teacher's; KL: KL(teacher || student), in nats",
-            "views: views of each image per step; teacher: teacher forward passes per image and epoch, 0 with a cache",
+            "views: views per image and step; teacher: teacher forward passes per image and epoch, 0 with a cache",
             *compute_notes(comparison),
         ),
     )

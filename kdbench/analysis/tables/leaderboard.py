@@ -109,7 +109,8 @@ def pairwise_table(comparison: Comparison, epoch_rule: EpochRule = "last") -> Ta
         (("method", "above", "ranks", "Nemenyi p", "Wilcoxon-Holm p"),),
         tuple(rows),
         (
-            "method, above: the first has the better average rank by mean top-1; ranks: difference of the average ranks",
+            "method, above: the first has the better average rank by mean top-1; ranks: difference of their average "
+            "ranks",
             top1_note(comparison, epoch_rule),
             "Nemenyi p depends on which other methods take part, Wilcoxon-Holm p (Benavoli et al. 2016) only on their "
             "number",
@@ -156,7 +157,7 @@ def leaderboard_table(board: Leaderboard, stability: Sequence[str] = ()) -> Tabl
             f"gain: over {baseline} in percentage points, paired by seed, averaged over pairs; "
             "Holm p: sign-flip test of the gain, corrected for the number of methods",
             f"w/t/l: pairs won, tied within {MARGIN:g} percentage points, and lost against {baseline}",
-            "views: views of each image per step; teacher: teacher forward passes per view, 0 with a cache; "
+            "views: views per image and step; teacher: teacher forward passes per view, 0 with a cache; "
             "parameters: trainable parameters that the method adds",
             f"time x: training time relative to {baseline} on the same device; approximate for cells that trained in "
             "lockstep or beside other jobs",

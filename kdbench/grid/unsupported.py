@@ -1,4 +1,4 @@
-"""Which methods of a grid cannot work on which of its pairs, found without giving networks values."""
+"""Find the pairs of a grid that a method does not support, without allocating weights."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from kdbench.experiment.protocol import Protocol
 from kdbench.experiment.registry import load_method
 from kdbench.grid.grid import Grid
 from kdbench.grid.shapes import DataShape, without_values
-from kdbench.grid.variants import Kind
+from kdbench.grid.variants import Variant
 from kdbench.method import Setup
 from kdbench.models import build_backbone
 from kdbench.net import Net
 
 
-def refusals(grid: Grid, kinds: Iterable[Kind], data: DataShape) -> dict[str, str]:
-    """Return what methods say of pairs that they refuse, by method and pair.
+def unsupported(grid: Grid, variants: Iterable[Variant], data: DataShape) -> dict[str, str]:
+    """Return why methods do not support pairs of the grid, by ``"METHOD PAIR"``.
 
-    A method that asks a network for values, or a network that cannot be built without them, is not judged here.
+    A method that reads values of a network, or a network that cannot be built without them, is not judged here.
     """
     protocol, nets = grid.session.protocol, dict[str, Net | None]()
-    found: dict[str, str] = {}
-    for cell in (kind.cell for kind in kinds):
+    reasons: dict[str, str] = {}
+    for cell in (variant.cell for variant in variants):
         names = [cell.student, *([cell.teacher.network] if cell.teacher else [])]
         for name in names:
             if name not in nets:
@@ -44,12 +44,12 @@ def refusals(grid: Grid, kinds: Iterable[Kind], data: DataShape) -> dict[str, st
                     steps_per_epoch=1,
                 )
                 load_method(cell.method)(cell.settings.config, setup).wrap(setup)
-        except ValueError as reason:
+        except ValueError as error:
             pair = Pair.of(cell.teacher.network, cell.student) if cell.teacher else cell.student
-            found[f"{cell.method} {pair}"] = str(reason)
+            reasons[f"{cell.method} {pair}"] = str(error)
         except Exception:  # noqa: S112 - it needs values
             continue
-    return found
+    return reasons
 
 
 def _net(network: str, protocol: Protocol, data: DataShape) -> Net | None:
