@@ -59,8 +59,10 @@ def inner_products(rows: Tensor, others: Tensor) -> Tensor:
         return at_least_float32(rows) @ at_least_float32(others).mT
 
 
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Return the cross entropy of each image in nats, without a reduction.
+
+    The task's loss, with the smoothing that the protocol gives labels, is `Batch.cross_entropy`.
 
     Parameters
     ----------
@@ -68,13 +70,17 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
         ``(B, K)``.
     targets
         Class numbers, ``(B,)``.
+    label_smoothing
+        Weight of the uniform distribution in the targets, in [0, 1).
 
     Returns
     -------
     Tensor
         ``(B,)``, at least float32.
     """
-    return functional.cross_entropy(at_least_float32(logits), targets, reduction="none")
+    return functional.cross_entropy(
+        at_least_float32(logits), targets, reduction="none", label_smoothing=label_smoothing
+    )
 
 
 def warmup_factor(progress: float, warmup: float) -> float:

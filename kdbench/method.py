@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kdbench.config import Config as BaseConfig
 from kdbench.config import count, fraction, freeze, later, non_negative, positive, resource, temperature, weight
+from kdbench.functional import cross_entropy
 from kdbench.net import PARTS, Net, Outputs, Part, Shape
 
 __all__ = [
@@ -125,6 +126,26 @@ class Batch:
     """Number of epochs in this phase."""
     generator: torch.Generator
     """For the method's own randomness, on the images' device."""
+    label_smoothing: float = 0.0
+    """Of the protocol; for the task's loss alone."""
+
+    def cross_entropy(self, logits: Tensor) -> Tensor:
+        """Return the task's loss: the cross entropy of each image with its label, smoothed as the protocol says.
+
+        What reads the label as a fact, such as a weight of images or the target of a decoupled loss, takes
+        `kdbench.functional.cross_entropy` or ``targets``, which are never smoothed.
+
+        Parameters
+        ----------
+        logits
+            Of one view of each image, ``(B, K)``.
+
+        Returns
+        -------
+        Tensor
+            ``(B,)``, in nats, at least float32.
+        """
+        return cross_entropy(logits, self.targets, self.label_smoothing)
 
     @property
     def size(self) -> int:

@@ -8,7 +8,6 @@ from typing import Any, final
 
 from torch import Tensor
 
-from kdbench.functional import cross_entropy
 from kdbench.method import Batch, Method, Net, Outputs, PhaseName, Pretraining, Reads, positive, temperature, weight
 
 from .kd import kl_per_image
@@ -45,7 +44,7 @@ class TaskMethod(Method, abc.ABC):
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return the weighted cross entropy, KD's divergence where it has a weight, and the method's own terms."""
         config = self.config
-        terms = {"ce": config.ce_weight * cross_entropy(student.logits[: batch.size], batch.targets).mean()}
+        terms = {"ce": config.ce_weight * batch.cross_entropy(student.logits[: batch.size]).mean()}
         if config.kd_weight > 0:
             plain = slice(batch.size)
             kl = kl_per_image(student.logits[plain], teacher.logits[plain], config.kd_temperature)

@@ -12,7 +12,6 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from kdbench.functional import cross_entropy
 from kdbench.method import Batch, Method, Outputs, Paper, Reads, Setup, fraction, positive, temperature, weight
 
 from .kd import kl_per_image
@@ -75,7 +74,7 @@ class CTKD(Method):
         config = self.config
         temperature = with_scaled_gradient(self.temperature(), reversal(batch.progress, config.warmup))
         return {
-            "ce": config.ce_weight * cross_entropy(student.logits, batch.targets).mean(),
+            "ce": config.ce_weight * batch.cross_entropy(student.logits).mean(),
             "kd": config.kd_weight * kl_per_image(student.logits, teacher.logits, temperature).mean(),
         }
 

@@ -10,7 +10,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from kdbench.functional import at_least_float32, cross_entropy, warmup_factor
+from kdbench.functional import at_least_float32, warmup_factor
 from kdbench.method import Batch, Method, Outputs, Paper, Reads, fraction, later, temperature, weight
 
 from .kd import kl_per_image, standardized
@@ -81,7 +81,7 @@ class DKD(Method):
         prepared = standardized if config.standardize else at_least_float32
         inputs = (prepared(student.logits), prepared(teacher.logits), batch.targets, config.temperature)
         return {
-            "ce": config.ce_weight * cross_entropy(student.logits, batch.targets).mean(),
+            "ce": config.ce_weight * batch.cross_entropy(student.logits).mean(),
             "tckd": factor * config.alpha * tckd_loss(*inputs),
             "nckd": factor * config.beta * nckd_loss(*inputs),
         }

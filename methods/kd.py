@@ -14,7 +14,7 @@ from typing import final
 from torch import Tensor
 from torch.nn import functional
 
-from kdbench.functional import at_least_float32, cross_entropy
+from kdbench.functional import at_least_float32
 from kdbench.method import Batch, Method, Outputs, Paper, Reads, later, temperature, weight
 
 
@@ -69,7 +69,7 @@ class KD(Method):
         prepared = standardized if config.standardize else at_least_float32
         kl = kl_per_image(prepared(student.logits), prepared(teacher.logits), config.temperature).mean()
         return {
-            "ce": config.ce_weight * cross_entropy(student.logits, batch.targets).mean(),
+            "ce": config.ce_weight * batch.cross_entropy(student.logits).mean(),
             "kd": config.kd_weight * kl,
         }
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdbench.functional import at_least_float32, cross_entropy, inner_products
+from kdbench.functional import at_least_float32, inner_products
 from kdbench.method import Batch, Method, Outputs, Paper, Reads, ViewPlan, temperature, weight
 
 from .kd import kl_per_image, standardized
@@ -112,7 +112,7 @@ class MLLD(Method):
         if config.masks == "scale":
             strong_kl[NUM_STRONG:] = plain_kl[NUM_STRONG:]
         images, classes = self.weights(plain[1])
-        ce = [cross_entropy(logits, batch.targets).mean() for logits in (plain[0], strong[0])]
+        ce = [batch.cross_entropy(logits).mean() for logits in (plain[0], strong[0])]
         return {
             "ce": config.ce_weight * torch.stack(ce).sum(),
             "plain": config.kd_weight * (images * torch.stack(plain_kl)).mean(dim=1).sum(),

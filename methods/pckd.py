@@ -156,9 +156,11 @@ class PCKD(Method):
         """Return the weighted terms; those of weight 0 are not computed."""
         config = self.config
         plain = slice(batch.size)
+        # The preview's bar is one of plain cross entropies; without smoothing they are the task's loss too.
         losses = cross_entropy(student.logits[plain], batch.targets)
+        task = batch.cross_entropy(student.logits[plain]) if batch.label_smoothing else losses
         preview = preview_weights(losses, preview_threshold(config.preview_base, batch.progress))
-        terms = {"ce": losses.mean()}
+        terms = {"ce": task.mean()}
         if config.delta > 0:
             weights = preview.detach() if config.detach_preview else preview
             kl = kl_per_image(student.logits[plain], teacher.logits[plain], config.temperature)

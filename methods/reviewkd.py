@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdbench.functional import at_least_float32, cross_entropy, deepest_pairs, warmup_factor
+from kdbench.functional import at_least_float32, deepest_pairs, warmup_factor
 from kdbench.method import Batch, Method, Outputs, Paper, Reads, Setup, count, fraction, weight
 
 POOLED_SIZES = (4, 2, 1)
@@ -135,7 +135,7 @@ class ReviewKD(Method):
         fused = self.fuse(levels, [(goal.shape[2], goal.shape[3]) for goal in goals])
         review = torch.stack([hcl_loss(ours, goal) for ours, goal in zip(fused, goals, strict=True)]).sum()
         return {
-            "ce": config.ce_weight * cross_entropy(student.logits, batch.targets).mean(),
+            "ce": config.ce_weight * batch.cross_entropy(student.logits).mean(),
             "review": config.review_weight * warmup_factor(batch.progress, config.warmup) * review,
         }
 

@@ -21,7 +21,7 @@ _OLD_NAMES = {"together": "lockstep"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
-    """Hold what one job requests, and how a stage is cut into jobs. What is left out is the cluster's default."""
+    """What one job requests, and how a stage is cut into jobs. What is left out is the cluster's default."""
 
     partition: str = ""
     account: str = ""
@@ -51,7 +51,7 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Hold the resources of each stage."""
+    """The resources of each stage."""
 
     path: str
     stages: dict[Stage, Resources]

@@ -37,7 +37,7 @@ _MAX_RESTARTS = 10**6
 
 @dataclass(slots=True)
 class Piece:
-    """Describe a job to submit: its workload, the cells that it serves, and the jobs that it waits for."""
+    """A job to submit: its workload, the cells that it serves, and the jobs that it waits for."""
 
     workload: Workload
     cells: tuple[Cell, ...]

@@ -224,6 +224,6 @@ def _student_only(protocol: str, rows: set[Row]) -> Row | None:
     """Choose the student-only baseline among the rows without a teacher."""
     if len(rows) == 1:
         return next(iter(rows))
-    name = load_protocol(protocol).alone if protocol in protocol_names() else ""
+    name = load_protocol(protocol).baseline if protocol in protocol_names() else ""
     defaults = [row for row in rows if row.method == name and not row.changed]
     return defaults[0] if len(defaults) == 1 else None

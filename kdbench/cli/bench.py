@@ -51,15 +51,15 @@ def bench(
     from kdbench.models import parse_pair
     from kdbench.utils.device import pick_device, prepare_process, processor
 
-    resolved = load_protocol(protocol or load_protocol(DEMO).try_next).override(epochs=epochs, precision=precision)
+    resolved = load_protocol(protocol or load_protocol(DEMO).demo.next).override(epochs=epochs, precision=precision)
     torch_device = prepare_process(pick_device(device, compiling=compile_))
     sets = named_pairs()
     pairs_to_time = [
         pair
-        for name in pairs or [resolved.try_pair]
+        for name in pairs or [resolved.demo.pair]
         for pair in (sets[name].pairs if name in sets else (parse_pair(name),))
     ]
-    methods = [method_name(name) for name in method or resolved.try_methods]
+    methods = [method_name(name) for name in method or resolved.demo.methods]
     dataset = random_dataset(resolved.dataset)
     progress = Progress(console=console(), transient=True)
     with tempfile.TemporaryDirectory(prefix="kdbench-") as scratch, progress:

@@ -88,10 +88,10 @@ def _net(network: str, protocol: str) -> Net:
 
 def _placeholder(protocol: Protocol) -> Dataset:
     """Make a data set of the protocol's size, without its images."""
-    num_images, side, num_classes = SHAPES[protocol.dataset]
-    images = torch.zeros(1, dtype=torch.uint8).expand(num_images, side, side, 3)
-    labels = torch.arange(num_images) % num_classes
-    return Dataset(protocol.dataset, images, labels, images, labels, num_classes)
+    shape = SHAPES[protocol.dataset]
+    images = torch.zeros(1, dtype=torch.uint8).expand(shape.num_images, *shape.image_size, 3)
+    labels = torch.arange(shape.num_images) % shape.num_classes
+    return Dataset(protocol.dataset, images, labels, images, labels, shape.num_classes)
 
 
 def _extra_parameters(name: str, protocol: Protocol, setup: Setup) -> tuple[str, str]:

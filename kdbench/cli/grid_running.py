@@ -37,7 +37,7 @@ _CRASHES_PER_WORKER = 12
 
 @dataclass(frozen=True)
 class OpenGrid:
-    """Hold a grid, the states of its cells, and the command that opened it."""
+    """A grid, the states of its cells, and the command that opened it."""
 
     context: typer.Context
     grid: Grid

@@ -25,7 +25,8 @@ RunsOption = Annotated[Path, typer.Option(help="Folder of runs.", metavar="DIR")
 DataOption = Annotated[str, typer.Option(help="Folder of data sets, or one npz file.", metavar="DIR|npz:FILE")]
 DownloadOption = Annotated[bool, typer.Option("--download", help="Download the data set if it is missing.")]
 EpochsOption = Annotated[
-    int | None, typer.Option(help="Number of epochs; the schedule keeps its shape. [default: the protocol's]")
+    int | None,
+    typer.Option(help="Number of epochs, of teachers too; the schedule keeps its shape. [default: the protocol's]"),
 ]
 PrecisionOption = Annotated[
     Literal["fp32", "bf16", "fp16"] | None,

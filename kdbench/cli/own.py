@@ -30,8 +30,8 @@ def new(
     for file in write_method(name, folder):
         echo(f"wrote {file}")
     protocol = load_protocol(DEMO)
-    pair = Pair.parse(protocol.try_pair)
-    methods = " ".join(f"--method {method}" for method in (*protocol.try_methods[:2], name))
+    pair = Pair.parse(protocol.demo.pair)
+    methods = " ".join(f"--method {method}" for method in (*protocol.demo.methods[:2], name))
     named = folder.absolute() in folders()
     kdbench = "kdbench" if named else f"kdbench --methods {shlex.quote(str(folder))}"
     echo("Change it, then type:")

@@ -133,5 +133,5 @@ def warn_of_changes(session: Session, done: list[Cell]) -> None:
 
 def train_teacher(session: Session, network: str, seed: int) -> TeacherCard:
     """Train a teacher with its progress on the screen, unless its cell is finished, and register it."""
-    run_cells(session, [session.cell(method=session.protocol.alone, student=network, seed=seed)])
+    run_cells(session, [session.teacher_cell(network, seed=seed)])
     return session.train_teacher(network, seed=seed)

@@ -35,7 +35,7 @@ def list_(
             raise UserError(f"--pair needs 'kdbench list methods': leave it out to list {what}")
         print_rows(LISTS[what]())
         return
-    protocol = load_protocol(load_protocol(DEMO).try_next)
+    protocol = load_protocol(load_protocol(DEMO).demo.next)
     rows, remarks = methods(parse_pair(pair) if pair else None, protocol)
     print_rows(rows)
     if pair or remarks:

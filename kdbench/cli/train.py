@@ -43,11 +43,11 @@ def demo(context: typer.Context, runs: RunsOption = Path("runs"), device: Device
 
     session = open_session(DEMO, runs=runs, device=device)
     _compare(context, session)
-    protocol = load_protocol(session.protocol.try_next)
-    pair = Pair.parse(protocol.try_pair)
+    protocol = load_protocol(session.protocol.demo.next)
+    pair = Pair.parse(protocol.demo.pair)
     echo("\nThe same on CIFAR-100 (a GPU is advised):")
     echo(f"  kdbench teacher train --protocol {protocol.name} --network {pair.teacher} --data data --download")
-    networks = f"--teacher {pair.teacher} --student {pair.student} --method {protocol.try_methods[-1]}"
+    networks = f"--teacher {pair.teacher} --student {pair.student} --method {protocol.demo.methods[-1]}"
     echo(f"  kdbench train --protocol {protocol.name} {networks} --seed 1 --data data")
 
 
@@ -142,12 +142,12 @@ def _compare(context: typer.Context, session: Session) -> None:
     from kdbench.analysis.tables.render import render
     from kdbench.experiment.pairs import Pair
 
-    pair = Pair.parse(session.protocol.try_pair)
+    pair = Pair.parse(session.protocol.demo.pair)
     train_teacher(session, pair.teacher.network, seed=0)
     cells = [
         session.cell(method=method, student=pair.student, teacher=str(pair.teacher), seed=seed)
-        for method in session.protocol.try_methods
-        for seed in session.protocol.try_seeds
+        for method in session.protocol.demo.methods
+        for seed in session.protocol.demo.seeds
     ]
     (comparison,) = split(Records(as_frame(run_cells(session, cells)), [], []))
     echo(f"\n{render([detail(comparison, column) for column in comparison.pairs], 'terminal')}", end="")

@@ -22,7 +22,7 @@ class DeviceData:
     def __init__(self, dataset: Dataset, protocol: Protocol, device: torch.device) -> None:
         self.dataset = dataset
         self.device = device
-        augmentation = Augmentation(pad=protocol.pad, flip=protocol.flip)
+        augmentation = Augmentation.of(protocol.rules.augmentation)
         layout = memory_format(device, protocol.precision)
         self.images = ResidentImages(dataset.train_images, augmentation, device, layout)
         self.labels = dataset.train_labels.to(device)

@@ -42,17 +42,29 @@ DATASETS: Final[Mapping[str, Callable[[Path, bool], Arrays]]] = MappingProxyType
 )
 """The known data sets by name, ``(folder, download) -> arrays``."""
 
-SHAPES: Final[Mapping[str, tuple[int, int, int]]] = MappingProxyType(
+
+@final
+@dataclass(frozen=True, slots=True)
+class DataShape:
+    """The shape of a data set's training images."""
+
+    num_images: int
+    image_size: tuple[int, int]
+    """Height and width in pixels."""
+    num_classes: int
+
+
+SHAPES: Final[Mapping[str, DataShape]] = MappingProxyType(
     {
-        "digits": (1297, 8, 10),
-        "cifar10": (50_000, 32, 10),
-        "cifar100": (50_000, 32, 100),
-        "fashion_mnist": (60_000, 28, 10),
-        "svhn": (73_257, 32, 10),
-        "stl10": (5_000, 96, 10),
+        "digits": DataShape(1297, (8, 8), 10),
+        "cifar10": DataShape(50_000, (32, 32), 10),
+        "cifar100": DataShape(50_000, (32, 32), 100),
+        "fashion_mnist": DataShape(60_000, (28, 28), 10),
+        "svhn": DataShape(73_257, (32, 32), 10),
+        "stl10": DataShape(5_000, (96, 96), 10),
     }
 )
-"""Training images, their height and width, and classes of the known data sets."""
+"""Shapes of the data sets that are known by name."""
 
 
 @final
@@ -73,6 +85,12 @@ class Dataset:
     num_classes: int
     """``K``; every class occurs in both sets."""
     class_names: tuple[str, ...] | None = None
+
+    @property
+    def shape(self) -> DataShape:
+        """Shape of the training images."""
+        num_images, height, width, _ = self.train_images.shape
+        return DataShape(num_images, (height, width), self.num_classes)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -168,15 +186,16 @@ def from_arrays(name: str, arrays: Arrays, *, where: str | None = None) -> Datas
 
 def random_dataset(name: str) -> Dataset:
     """Return noise in the shape of a known data set, for measurements that need no data; the test set is small."""
-    num_images, side, num_classes = SHAPES[name]
+    shape = SHAPES[name]
     generator = torch.Generator().manual_seed(0)
 
     def images(count: int) -> Tensor:
-        return torch.randint(256, (count, side, side, 3), dtype=torch.uint8, generator=generator)
+        return torch.randint(256, (count, *shape.image_size, 3), dtype=torch.uint8, generator=generator)
 
-    test_labels = torch.arange(num_classes)
-    train_labels = torch.arange(num_images) % num_classes
-    return Dataset(name, images(num_images), train_labels, images(num_classes), test_labels, num_classes)
+    test_labels = torch.arange(shape.num_classes)
+    train_labels = torch.arange(shape.num_images) % shape.num_classes
+    train_images, test_images = images(shape.num_images), images(shape.num_classes)
+    return Dataset(name, train_images, train_labels, test_images, test_labels, shape.num_classes)
 
 
 def subset(dataset: Dataset, train_per_class: int, test_per_class: int) -> Dataset:

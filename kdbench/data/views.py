@@ -16,6 +16,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from kdbench.experiment.rules import AugmentationRules
 from kdbench.method import ViewPlan
 from kdbench.utils.streams import generator
 
@@ -33,6 +34,11 @@ class Augmentation:
     def __post_init__(self) -> None:
         if self.pad < 0:
             raise ValueError(f"pad must be 0 or more pixels, not {self.pad}")
+
+    @classmethod
+    def of(cls, rules: AugmentationRules) -> Augmentation:
+        """Return the augmentation that a protocol's rules describe."""
+        return cls(pad=rules.pad, flip=rules.flip)
 
     @property
     def num_offsets(self) -> int:

@@ -173,7 +173,7 @@ class Bench:
 
     def alone_step(self, plan: ViewPlan = PLAIN, student: str | None = None) -> Work:
         """Steps of a student without a teacher, on the views of a plan."""
-        cell = self.cell(self.protocol.alone, student=student)
+        cell = self.cell(self.protocol.baseline, student=student)
         if plan == PLAIN:
             return self.live_step(cell)
         return _OnViews(cell, self.batches(plan), plan, self.options)
@@ -205,7 +205,7 @@ class _OnViews:
         run, index = self._run, self._batches.index(0)
         images = self._batches.images(index, self._batches.ids(0, self._plan), self._plan)
         repeated = index.repeat(self._plan.num_views)
-        run.open_streams()
+        run.begin_step()
         run.update(images, repeated, Outputs("teacher"))
 
 
@@ -238,7 +238,7 @@ def measure(
         One row for each method and source of teacher outputs.
     """
     rows = []
-    device, alone = bench.options.device, bench.protocol.alone
+    device, alone = bench.options.device, bench.protocol.baseline
     for method in methods:
         cell = bench.cell(method)
         plan = _plan(cell)

@@ -56,7 +56,7 @@ class StepGraphs:
                 continue  # it could not be recorded, and has failed
             with self._outcomes.attempt(run):
                 graph, values = self._updates[run.cell.id]
-                run.open_streams()
+                run.begin_step()
                 with Span(shared.device) as updating:
                     graph.replay()
                 run.count(values.clone(), [making, updating])

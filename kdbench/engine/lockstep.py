@@ -121,7 +121,7 @@ class Lockstep:
         for run in joined:
             given = shared[run.group]
             with self.outcomes.attempt(run):
-                run.open_streams()
+                run.begin_step()
                 with Span(self.options.device) as updating:
                     values = run.update(given.images, index, given.teacher)
                 run.count(values, [*given.spans, updating])

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import final
 
 import torch
 from torch import nn
 
+from kdbench.engine.optim import LearningRate, build_optimizer
 from kdbench.experiment.cell import Cell
-from kdbench.experiment.protocol import Protocol
+from kdbench.experiment.rules import OptimizerRules, ScheduleRules
 from kdbench.method import Loss, Method, Reads
 from kdbench.net import Net
 
@@ -27,8 +28,7 @@ class Phase:
     """Whether the protocol's epochs come after these."""
     epochs: int
     """Number of epochs in this phase."""
-    rate: Callable[[int], float]
-    """Learning rate of an epoch, counted from 1 in this phase."""
+    learning_rate: LearningRate
     modules: tuple[nn.Module, ...]
     """Student and method."""
     trained: tuple[nn.Module, ...]
@@ -65,32 +65,23 @@ class Phase:
         for parameter in self.parameters:
             parameter.requires_grad_(True)
 
-    def optimizer(self, protocol: Protocol) -> torch.optim.SGD:
-        """A fresh optimiser by the protocol's rules, before the phase's first epoch."""
-        optimizer = torch.optim.SGD(
-            self.parameters,
-            lr=self.rate(1),
-            momentum=protocol.momentum,
-            weight_decay=protocol.weight_decay,
-            nesterov=protocol.nesterov,
-            fused=True,
-        )
-        # A first step that overflows in fp16 is left out, and the fused optimiser would go on from a momentum that
-        # nobody has set.
-        for parameter in self.parameters:
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        return optimizer
+    def optimizer(self, rules: OptimizerRules) -> torch.optim.Optimizer:
+        """Return a fresh optimiser by the protocol's rules, before the phase's first epoch."""
+        return build_optimizer(rules, self.parameters, self.learning_rate(1, 0))
 
 
-def phases_of(cell: Cell, method: Method, student: Net) -> tuple[Phase, ...]:
+def phases_of(cell: Cell, method: Method, student: Net, steps: int) -> tuple[Phase, ...]:
     """The phases of a run in their order; the last one is the protocol's.
 
     Parameters
     ----------
     student
         What the method has made of it.
+    steps
+        Steps of an epoch.
     """
-    protocol, before = cell.protocol, 1 - cell.epochs.start
+    schedule, before = cell.protocol.rules.schedule, 1 - cell.epochs.start
+    highest = cell.protocol.rules.optimizer.learning_rate_of(cell.student)
     modules = student, method
     trainable = [p for module in modules for p in module.parameters() if p.requires_grad]
     first = method.pretrain(student) if before else None
@@ -100,8 +91,8 @@ def phases_of(cell: Cell, method: Method, student: Net) -> tuple[Phase, ...]:
         loss=method.loss,
         reads=method.reads(method.config, "training"),
         pretraining=False,
-        epochs=protocol.epochs,
-        rate=lambda epoch: protocol.rate(cell.student, epoch),
+        epochs=schedule.epochs,
+        learning_rate=LearningRate(highest, schedule, steps),
         modules=modules,
         trained=modules,
         frozen=frozen,
@@ -109,7 +100,10 @@ def phases_of(cell: Cell, method: Method, student: Net) -> tuple[Phase, ...]:
     )
     if first is None:
         return (main,)
-    highest, milestones = first.learning_rate or protocol.rate(cell.student, 1), first.milestones
+    # Pre-training has milestones of its own, and no warm-up.
+    own = ScheduleRules(
+        epochs=before, batch_size=schedule.batch_size, milestones=first.milestones, decay=schedule.decay
+    )
     early = _ids(first.train)
     return (
         Phase(
@@ -117,7 +111,7 @@ def phases_of(cell: Cell, method: Method, student: Net) -> tuple[Phase, ...]:
             reads=method.reads(method.config, "pretraining"),
             pretraining=True,
             epochs=before,
-            rate=lambda epoch: highest * protocol.decay ** sum(epoch > part * before for part in milestones),
+            learning_rate=LearningRate(first.learning_rate or highest, own, steps),
             modules=modules,
             trained=first.train,
             frozen=(),

@@ -66,7 +66,7 @@ def make_record(
     return {
         "cell": cell.id,
         "protocol": protocol.name,
-        "protocol_version": protocol.version,
+        "protocol_version": protocol.rules.version,
         "overrides": protocol.overrides(),
         "dataset": protocol.dataset,
         "data_fingerprint": dataset.fingerprint,
@@ -83,7 +83,7 @@ def make_record(
         "seed": cell.seed,
         "epochs": protocol.epochs,
         "precision": protocol.precision,
-        "epoch_rule": "last",
+        "epoch_rule": protocol.rules.evaluation.epoch,
         **{name: v for name, v in last.items() if name not in {"epoch", "lr"} and not name.startswith("loss/")},
         "best_on_test": {"top1": best["top1"], "epoch": best["epoch"]},
         "loss": {name.removeprefix("loss/"): v for name, v in last.items() if name.startswith("loss/")},

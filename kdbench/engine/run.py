@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kdbench.data.batches import Batches, DeviceData
+from kdbench.engine.optim import clip_gradients, load_optimizer
 from kdbench.engine.options import Options
 from kdbench.engine.phase import Phase, count_extra_parameters, phases_of
 from kdbench.engine.progress import Diverged, Progress
@@ -75,7 +76,7 @@ class Run:
         self.scaler = torch.amp.GradScaler(device.type, enabled=cell.protocol.precision == "fp16")
         self.tally = Tally()
         self.num_lockstep = 1
-        self.phases = phases_of(cell, self.method, self.student)
+        self.phases = phases_of(cell, self.method, self.student, batches.steps)
         self._enter(self.phases[0])
         self._observer = StepObserver()
         self._start = (time.monotonic(), 0.0)
@@ -127,7 +128,8 @@ class Run:
 
     def _enter(self, phase: Phase, epoch: int = 1, step: int = 0) -> None:
         self.phase, self.epoch, self.step = phase, epoch, step
-        self.optimizer = phase.optimizer(self.cell.protocol)
+        self.optimizer = phase.optimizer(self.cell.protocol.rules.optimizer)
+        self._learning_rate = phase.learning_rate.holder(self.options.device)
 
     def skip_pretraining(self) -> None:
         """Stand at the first step of the protocol's first epoch, whatever was done before."""
@@ -151,14 +153,23 @@ class Run:
             self._observer = before
 
     def begin_epoch(self, spans: Iterable[Span] = ()) -> None:
-        """Set the epoch's learning rate and what is in training mode; ``spans`` are its share of what that took."""
+        """Set the epoch's learning rate, or where each step's will stand, and what is in training mode.
+
+        Parameters
+        ----------
+        spans
+            Its share of the time that making the epoch's views took.
+        """
         self.tally.time(spans)
+        first = self.phase.learning_rate(self.epoch, 0)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.phase.rate(self.epoch)
+            group["lr"] = first if self._learning_rate is None else self._learning_rate
         self.phase.set_modes()
 
-    def open_streams(self) -> None:
-        """Set the random streams to the beginning of the step."""
+    def begin_step(self) -> None:
+        """Set the random streams, and the learning rate where each step has its own, to the beginning of the step."""
+        if self._learning_rate is not None:
+            self._learning_rate.fill_(self.phase.learning_rate(self.epoch, self.step))
         torch.manual_seed(stream_seed(self.cell.seed, "step", self.stream_epoch, self.step))
         self.generator.manual_seed(stream_seed(self.cell.seed, "method", self.stream_epoch, self.step))
 
@@ -172,7 +183,9 @@ class Run:
         teacher
             At least the parts that the phase needs, of these views.
         """
-        batch = Batch(images, self.data.labels[index], index, self.epoch, self.phase.epochs, self.generator)
+        rules, labels = self.cell.protocol.rules, self.data.labels[index]
+        epochs = self.epoch, self.phase.epochs
+        batch = Batch(images, labels, index, *epochs, self.generator, rules.label_smoothing)
         self._observer.begins(batch, teacher)
         terms = self.module(self.phase, batch, teacher)
         self._observer.computed(terms)
@@ -180,6 +193,7 @@ class Run:
         self.tally.name(terms)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(values.sum()).backward()
+        clip_gradients(rules.optimizer, self.phase.parameters, self.optimizer, self.scaler)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return values.detach()
@@ -229,7 +243,7 @@ class Run:
         Diverged
             The weights are finite, but the student's logits are not.
         """
-        row: dict[str, Any] = {"epoch": self.epoch, "lr": self.optimizer.param_groups[0]["lr"]}
+        row: dict[str, Any] = {"epoch": self.epoch, "lr": self.phase.learning_rate(self.epoch, self.step - 1)}
         row |= self.tally.means(self.batches.steps)
         if self.phase.pretraining:
             self._note(row, self.tally.history_before, PRETRAINING)
@@ -274,7 +288,7 @@ class Run:
         self.scaler.load_state_dict(state["scaler"])
         phase = next(phase for phase in self.phases if phase.holds(state["epoch"]))
         self._enter(phase, phase.epoch_of(state["epoch"]), state["step"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.tally.load(state)
 
     def start_clock(self) -> None:

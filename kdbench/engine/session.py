@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -226,9 +226,14 @@ class Session:
         """
         Sources(self.teachers, lockstep_groups(cells, together), cache, watch or Watch()).prepare()
 
+    def teacher_cell(self, network: str, *, seed: int = 0) -> Cell:
+        """The cell that trains a teacher: a baseline of as many epochs as the protocol gives its teachers."""
+        cell = self.cell(method=self.protocol.baseline, student=network, seed=seed)
+        return replace(cell, protocol=self.protocol.for_teachers())
+
     def train_teacher(self, network: str, *, seed: int = 0) -> TeacherCard:
-        """Train a network alone, or find its finished cell, and make it a teacher."""
-        cell = self.cell(method=self.protocol.alone, student=network, seed=seed)
+        """Train a network without a teacher, or find its finished cell, and make it a teacher."""
+        cell = self.teacher_cell(network, seed=seed)
         return register_trained(self.runs, cell, self.run(cell))
 
     def import_teacher(self, path: Path, network: str, *, expected: float | None = None) -> TeacherCard:

@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from kdbench.data.datasets import DataShape
 from kdbench.data.views import Augmentation
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.protocol import Protocol
 from kdbench.grid.grid import Grid, GridTeacher
-from kdbench.grid.shapes import DataShape, NetShape
+from kdbench.grid.shapes import NetShape
 from kdbench.grid.variants import Variant
 from kdbench.method import ViewPlan
 from kdbench.net import Part
@@ -50,7 +51,7 @@ def expected_pairs(num_images: int, augmentation: Augmentation, plans: Mapping[f
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheNeed:
-    """Describe what the unfinished cells of a grid need of one teacher's cache."""
+    """What the unfinished cells of a grid need of one teacher's cache."""
 
     teacher: GridTeacher
     views: float
@@ -89,7 +90,7 @@ def cache_needs(
 ) -> tuple[CacheNeed, ...]:
     """Estimate the cache of each teacher that unfinished cells can read from a cache."""
     protocol = grid.session.protocol
-    augmentation = Augmentation(pad=protocol.pad, flip=protocol.flip)
+    augmentation = Augmentation.of(protocol.rules.augmentation)
     readers: dict[str, list[tuple[Variant, Wanted]]] = {}
     for variant in variants:
         want = Wanted.by(variant.cell)
@@ -141,7 +142,8 @@ def _missing(total: float, on_disk: int) -> float:
 
 def _on_disk(teacher: GridTeacher, protocol: Protocol, parts: set[Part], caches: Sequence[CacheInfo]) -> int:
     """Count the pairs whose parts a teacher's cache holds under the same rules."""
-    rules = protocol.mean, protocol.std, protocol.pad, protocol.precision
+    data = protocol.rules.data
+    rules = data.mean, data.std, protocol.rules.augmentation.pad, protocol.precision
     return sum(
         info.pairs
         for info in caches

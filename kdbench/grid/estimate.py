@@ -34,7 +34,7 @@ _NUM_STATES = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """Hold the seconds that one cell of each variant takes on one device."""
+    """The seconds that one cell of each variant takes on one device."""
 
     device: str
     """Empty where nothing is known."""
@@ -94,7 +94,7 @@ def device_words(name: str, device_type: str, threads: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """Hold the bytes that unfinished cells will fill."""
+    """The bytes that unfinished cells will fill."""
 
     cells: int
     """Left by the cells, and by the teachers that are trained."""
@@ -113,8 +113,8 @@ class Disk:
 
 def disk(grid: Grid, variants: Sequence[Variant], shapes: Mapping[str, NetShape], caches: Sequence[CacheNeed]) -> Disk:
     """Estimate the disk space that is still to be filled."""
-    text = _TEXT_BYTES + _EPOCH_BYTES * grid.session.protocol.epochs
-    cells = sum(len(variant.left) * (shapes[variant.cell.student].bytes + text) for variant in variants)
+    text = {variant: _TEXT_BYTES + _EPOCH_BYTES * variant.cell.protocol.epochs for variant in variants}
+    cells = sum(len(variant.left) * (shapes[variant.cell.student].bytes + text[variant]) for variant in variants)
     # A teacher has a copy of the weights that its cell leaves.
     cells += sum(shapes[cell.student].bytes for cell in grid.to_train)
     # Weights and as much momentum.
@@ -130,7 +130,7 @@ def disk(grid: Grid, variants: Sequence[Variant], shapes: Mapping[str, NetShape]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GridEstimate:
-    """Hold all that is known of what a grid still needs."""
+    """All that is known of what a grid still needs."""
 
     variants: tuple[Variant, ...]
     """Variants with unfinished cells."""

@@ -25,7 +25,7 @@ _EXAMPLE = 'pairs = ["ResNet50>MobileNetV2"]'
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GridFile:
-    """Hold the content of a grid's file, with names in their canonical spelling."""
+    """The content of a grid's file, with names in their canonical spelling."""
 
     path: Path
     protocol: str

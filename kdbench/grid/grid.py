@@ -17,7 +17,7 @@ from kdbench.teachers.cards import TeacherCard, find_teacher, list_teachers
 
 @dataclass(frozen=True, slots=True)
 class GridTeacher:
-    """Describe a teacher of a grid: one that exists, or one that a cell of the grid will train."""
+    """A teacher of a grid: one that exists, or one that a cell of the grid will train."""
 
     ref: TeacherRef
     card: TeacherCard | None
@@ -28,7 +28,7 @@ class GridTeacher:
 
 @final
 class Grid:
-    """Hold the cells of a grid's file and their teachers."""
+    """The cells of a grid's file, and their teachers."""
 
     def __init__(self, file: GridFile, session: Session) -> None:
         self.file, self.session = file, session
@@ -71,7 +71,7 @@ class Grid:
 
     def _teacher(self, spec: TeacherSpec) -> TeacherRef:
         session, network = self.session, spec.network
-        cell = session.cell(method=session.protocol.alone, student=network, seed=0)
+        cell = session.teacher_cell(network)
         trained = cell.as_teacher
         card: TeacherCard | None
         with error_context(self.file.path, "pairs", str(spec)):

@@ -14,7 +14,7 @@ from kdbench.utils.scheduler import JobState, Scheduler
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """Hold the states of a grid's cells, and of those that train its teachers."""
+    """The states of a grid's cells, and of those that train its teachers."""
 
     statuses: list[Status]
     teachers: list[Status]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from kdbench.data.datasets import SHAPES
+from kdbench.data.datasets import SHAPES, DataShape
 from kdbench.engine.session import Session
 from kdbench.errors import UserError
 from kdbench.grid.grid import Grid
@@ -21,28 +21,14 @@ from kdbench.utils.device import autocast
 from kdbench.utils.precision import Precision
 
 
-@dataclass(frozen=True, slots=True)
-class DataShape:
-    """Hold the shape of the training images."""
-
-    num_images: int
-    image_size: tuple[int, int]
-    """Height and width, in pixels."""
-    num_classes: int
-
-
 def data_shape(session: Session) -> DataShape:
     """Return the shape of a session's data set; one that has a name is not loaded."""
-    if session.given is not None:
-        num_images, height, width, _ = session.given.train_images.shape
-        return DataShape(num_images, (height, width), session.given.num_classes)
-    num_images, side, num_classes = SHAPES[session.protocol.dataset]
-    return DataShape(num_images, (side, side), num_classes)
+    return session.given.shape if session.given else SHAPES[session.protocol.dataset]
 
 
 @dataclass(frozen=True, slots=True)
 class NetShape:
-    """Hold the sizes of a network."""
+    """The sizes of a network."""
 
     bytes: int
     """Bytes of its state dict."""

@@ -13,7 +13,8 @@ from typing import Any
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.folder import CONFIG, FAILURE, METRICS, PRETRAINING, RECORD, STATE
 from kdbench.utils.files import read_object
-from kdbench.utils.leases import LEASE_PREFIX, Holder, holder_of, living
+from kdbench.utils.holder import Holder
+from kdbench.utils.leases import LEASE_PREFIX, holder_of, living
 from kdbench.utils.scheduler import Scheduler
 from kdbench.utils.text import counted
 
@@ -34,7 +35,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Hold a cell's state and who runs it."""
+    """A cell's state, and who runs it."""
 
     cell: Cell
     folder: Path

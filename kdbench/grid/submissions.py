@@ -26,7 +26,7 @@ _LAUNCHER, _LOCKSTEP = "kind", "together"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """Hold how cells are run, besides what the grid's file and a profile say."""
+    """How cells are run, besides what the grid's file and a profile say."""
 
     jobs: int = 1
     """Number of workers on this machine."""
@@ -55,7 +55,7 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class SubmittedJob:
-    """Describe a job that was submitted: a Slurm job, or a worker on this machine."""
+    """A job that was submitted: a Slurm job, or a worker on this machine."""
 
     id: str
     stage: str
@@ -65,7 +65,7 @@ class SubmittedJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """Describe the jobs that one command submitted."""
+    """The jobs that one command submitted."""
 
     folder: Path
     launcher: Launcher

@@ -7,11 +7,12 @@ from collections.abc import Iterable
 
 import torch
 
+from kdbench.data.datasets import DataShape
 from kdbench.experiment.pairs import Pair
 from kdbench.experiment.protocol import Protocol
 from kdbench.experiment.registry import load_method
 from kdbench.grid.grid import Grid
-from kdbench.grid.shapes import DataShape, without_values
+from kdbench.grid.shapes import without_values
 from kdbench.grid.variants import Variant
 from kdbench.method import Setup
 from kdbench.models import build_backbone
@@ -53,7 +54,8 @@ def unsupported(grid: Grid, variants: Iterable[Variant], data: DataShape) -> dic
 
 
 def _net(network: str, protocol: Protocol, data: DataShape) -> Net | None:
+    rules = protocol.rules.data
     with contextlib.suppress(Exception), without_values():
         backbone = build_backbone(network, data.num_classes, data.image_size)
-        return Net(network, backbone, mean=protocol.mean, std=protocol.std, image_size=data.image_size)
+        return Net(network, backbone, mean=rules.mean, std=rules.std, image_size=data.image_size)
     return None

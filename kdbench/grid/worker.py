@@ -28,7 +28,7 @@ _POLL_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """Describe the work of one worker, in the order of the fields. It is pickled for other processes and machines."""
+    """The work of one worker, in the order of the fields. It is pickled for other processes and machines."""
 
     session: dict[str, Any]
     """Arguments of :meth:`Session.open`; paths are absolute."""

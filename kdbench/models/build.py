@@ -11,7 +11,7 @@ from kdbench.utils.streams import seeded
 
 def build_net(network: str, protocol: Protocol, dataset: Dataset, *, seed: int, purpose: str) -> Net:
     """Build a network for a data set, with initial weights from the stream ``(seed, "init", purpose)``."""
-    image_size = (dataset.train_images.shape[1], dataset.train_images.shape[2])
+    image_size = dataset.shape.image_size
     with seeded(seed, "init", purpose):
         backbone = build_backbone(network, dataset.num_classes, image_size)
-        return Net(network, backbone, mean=protocol.mean, std=protocol.std, image_size=image_size)
+        return Net(network, backbone, mean=protocol.rules.data.mean, std=protocol.rules.data.std, image_size=image_size)

@@ -78,9 +78,9 @@ class Identity:
             network=card.network,
             weights=card.weights,
             data=dataset.fingerprint,
-            mean=protocol.mean,
-            std=protocol.std,
-            pad=protocol.pad,
+            mean=protocol.rules.data.mean,
+            std=protocol.rules.data.std,
+            pad=protocol.rules.augmentation.pad,
             precision=protocol.precision,
         )
 

@@ -51,6 +51,8 @@ class TeacherCard:
     expected: float | None
     """The accuracy it was checked against."""
     origin: str
+    epochs: int | None = None
+    """Epochs it was trained for; None where the card does not say so, as that of an imported one."""
 
     @property
     def short(self) -> str:
@@ -101,6 +103,9 @@ def list_teachers(runs: Path, protocol: str) -> list[TeacherCard]:
 def find_teacher(runs: Path, protocol: Protocol, spec: TeacherSpec, network: str) -> TeacherCard:
     """Find the teacher that is meant; ``network`` is the one spelling of its network's name.
 
+    Where a protocol gives its teachers epochs of their own, one of several that was trained for other epochs is meant
+    only if its hash is given.
+
     Raises
     ------
     UserError
@@ -108,6 +113,8 @@ def find_teacher(runs: Path, protocol: Protocol, spec: TeacherSpec, network: str
     """
     cards = [c for c in list_teachers(runs, protocol.name) if c.network == network and c.dataset == protocol.dataset]
     found = [card for card in cards if card.ref.hash.startswith(spec.hash)]
+    if len(found) > 1 and protocol.teacher_epochs is not None and not spec.hash:
+        found = [card for card in found if card.imported or card.epochs == protocol.teacher_epochs] or found
     if len(found) == 1:
         return found[0]
     if found:
@@ -160,6 +167,7 @@ def register_trained(runs: Path, cell: Cell, record: dict[str, Any]) -> TeacherC
         accuracy=record["top1"],
         expected=None,
         origin=f"trained here, seed {cell.seed}, {cell.protocol.epochs} epochs",
+        epochs=cell.protocol.epochs,
     )
     folder = _folder(runs, cell.protocol.name, card)
     write_atomic(folder / WEIGHTS, (cell.folder(runs) / WEIGHTS).read_bytes())

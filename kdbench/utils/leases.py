@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import secrets
 import socket
@@ -24,13 +23,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, final
+from typing import final
 
 from kdbench.errors import UserError
 from kdbench.utils.files import explain_os_errors
+from kdbench.utils.holder import Holder, boot_id, holder_text, read_holder
 from kdbench.utils.scheduler import Job, Scheduler
 
 BEAT = 10.0
@@ -41,30 +40,6 @@ MAX_CRASHES = 8
 """Deaths in a row without progress after which a cell has failed."""
 LEASE_PREFIX = "claim-"
 """How the names of lease files begin; other versions of kdbench beside this one read and write the same."""
-_CRASHES = "deaths"
-"""What a lease file calls ``crashes``."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Holder:
-    """Who holds a folder."""
-
-    token: str
-    host: str
-    boot: str
-    """Tells starts of a machine's kernel apart; empty where there is no telling."""
-    pid: int
-    job: Job | None
-    since: float
-    """Seconds since 1970."""
-    mark: int
-    """How far the work was when the lease was made: any number that changes with progress."""
-    crashes: int
-    """Holders in a row that died before this one without progress."""
-
-    def __str__(self) -> str:
-        where = f"job {self.job.id} on {self.host}" if self.job else f"process {self.pid} on {self.host}"
-        return f"{where} since {time.strftime('%Y-%m-%d %H:%M', time.localtime(self.since))}"
 
 
 class Busy(UserError):
@@ -118,14 +93,14 @@ class Lease:
     def release(self) -> None:
         """Give the folder up."""
         with contextlib.suppress(OSError):
-            found = _read(self.path)
+            found = read_holder(self.path)
             if found and found.token == self.holder.token:
                 self.path.unlink()
         os.close(self._descriptor)
 
     def _holds(self) -> bool:
         # Opening the file asks a network file system anew, listing a folder may show an older state of it.
-        found = _read(self.path)
+        found = read_holder(self.path)
         return found is not None and found.token == self.holder.token and _highest(self.path.parent) == self.path
 
 
@@ -164,7 +139,7 @@ class Leases(contextlib.AbstractContextManager["Leases"]):
         own = self._scheduler.own_job()
         with explain_os_errors(folder), _draft(folder) as (draft, descriptor):
             last = _highest(folder)
-            found = _read(last) if last else None
+            found = read_holder(last) if last else None
             if last and found and self._lives(last, found, own, draft):
                 raise Busy(f"{folder} is being run by {found}: wait for it, or stop it first")
             died = found is not None and not _is_later(own, found.job)
@@ -172,14 +147,14 @@ class Leases(contextlib.AbstractContextManager["Leases"]):
             holder = Holder(
                 token=secrets.token_hex(8),
                 host=socket.gethostname(),
-                boot=_boot(),
+                boot=boot_id(),
                 pid=os.getpid(),
                 job=own,
                 since=time.time(),
                 mark=mark,
                 crashes=crashes,
             )
-            os.write(descriptor, _text(holder).encode())
+            os.write(descriptor, holder_text(holder).encode())
             path = folder / f"{LEASE_PREFIX}{_number(last) + 1 if last else 1}"
             try:
                 os.link(draft, path)
@@ -217,7 +192,7 @@ def _is_later(job: Job | None, than: Job | None) -> bool:
 def holder_of(folder: Path) -> tuple[Path, Holder] | None:
     """Return the lease file of a folder and its holder, dead or alive; None if nobody holds it."""
     path = _highest(folder)
-    holder = _read(path) if path else None
+    holder = read_holder(path) if path else None
     return (path, holder) if path and holder else None
 
 
@@ -245,7 +220,7 @@ def _age(path: Path, now: float) -> float:
 
 def _locked(path: Path, holder: Holder) -> bool | None:
     """Return whether a process of this machine holds the lock on a lease; None for another machine's."""
-    boot = _boot()
+    boot = boot_id()
     if holder.boot != boot or (not boot and holder.host != socket.gethostname()):
         return None
     try:
@@ -287,27 +262,3 @@ def _highest(folder: Path) -> Path | None:
 
 def _number(path: Path) -> int:
     return int(path.name.removeprefix(LEASE_PREFIX))
-
-
-def _text(holder: Holder) -> str:
-    values = asdict(holder)
-    values[_CRASHES] = values.pop("crashes")
-    return json.dumps(values)
-
-
-def _read(path: Path) -> Holder | None:
-    try:
-        values: dict[str, Any] = json.loads(path.read_bytes())
-        job, crashes = values.pop("job"), values.pop(_CRASHES)
-        return Holder(job=Job(**job) if job else None, crashes=crashes, **values)
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError, AttributeError):  # cut short by a power failure: its heart tells
-        return Holder(token="", host="unknown", boot="unknown", pid=0, job=None, since=0.0, mark=0, crashes=0)
-
-
-def _boot() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return ""

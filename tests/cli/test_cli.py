@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import pickle
 import re
 import signal
 import subprocess
@@ -14,12 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import typer
 from cells import Typed
-from own_files import write_own
+from test_teachers import make_teacher
 from typer.testing import CliRunner
 
 import kdbench
@@ -28,19 +25,6 @@ from kdbench.cli.options import next_command
 from kdbench.data.datasets import load_dataset
 from kdbench.experiment.protocol import load_protocol
 from kdbench.experiment.user_methods import FOLDERS
-from kdbench.models import build_backbone
-
-
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch, tiny_npz: Path) -> list[str]:
-    """The words that make a command small and quick."""
-    return ["--protocol", "digits-demo-v1", "--data", f"npz:{tiny_npz}", "--epochs", "1"]
-
-
-def make_teacher(typed: Typed, small: list[str]) -> None:
-    code, out, err = typed("teacher", "train", *small, "--network", "ResNet-8")
-    assert code == 0, err
-    assert re.search(r"teacher resnet8@[0-9a-f]{8}: [\d.]+ % on the test set", out)
 
 
 def test_train_twice_then_table(typed: Typed, small: list[str]) -> None:
@@ -89,35 +73,6 @@ def test_several_cells_of_one_command(typed: Typed, small: list[str]) -> None:
     code, out, _ = typed(*words)
     assert code == 0
     assert out.count("already finished") == 6
-
-
-def test_a_cell_that_fails_is_named_when_the_others_are_done(typed: Typed, small: list[str]) -> None:
-    make_teacher(typed, small)
-    words = ["train", *small, "--teacher", "resnet8", "--student", "resnet8", "--method", "kd", "--method", "dkd"]
-    code, _, err = typed(*words, "--set", "kd_weight=1e38")  # finite, and so are the weights; the logits are not
-    assert code == 2
-    assert re.fullmatch(r"kdbench: kd kd_weight=1e\+38 resnet8>resnet8 seed 1 failed: diverged in .*\n", err)
-    assert len(list(Path("runs").glob("**/dkd/*/record.json"))) == 1
-
-
-def test_every_cell_that_fails_is_a_line(typed: Typed, small: list[str]) -> None:
-    """A mistake in a method, too, is a line that says where its traceback is, and hides no other failure."""
-    write_own(Path("own"), loss='raise RuntimeError("a tree fell")')
-    make_teacher(typed, small)
-    words = ["train", *small, "--teacher", "resnet8", "--student", "resnet8", "--method", "mine", "--method", "kd"]
-    code, _, err = typed("--methods", "own", *words, "--method", "ce", "--set", "kd.kd_weight=1e38")
-    assert code == 1
-    mine, kd = err.splitlines()
-    (failure,) = Path("runs").glob("**/mine/*/failed.json")
-    place = Path("own/mine.py").absolute()
-    assert re.fullmatch(
-        rf"kdbench: mine resnet8>resnet8 seed 1 failed: {place}, line \d+: RuntimeError: a tree fell; "
-        rf"traceback: {failure}",
-        mine,
-    )
-    assert "Traceback" in json.loads(failure.read_text())["traceback"]
-    assert kd.startswith("kdbench: kd kd_weight=1e+38 resnet8>resnet8 seed 1 failed: diverged in ")
-    assert len(list(Path("runs").glob("**/ce/*/record.json"))) == 2
 
 
 def test_the_earlier_name_of_lockstep_is_still_an_option(typed: Typed, small: list[str]) -> None:
@@ -248,166 +203,6 @@ def test_low_precision_and_seed_are_part_of_the_identity(tiny_npz: Path, tmp_pat
     assert len(ids) == 4
     moved = kdbench.Session.open("digits-demo-v1", data=f"npz:{tiny_npz}", epochs=1, runs=tmp_path / "elsewhere")
     assert moved.cell(method="ce", student="resnet8", seed=1).id in ids
-
-
-MISTAKES = [
-    (["train", "--protocol", "cifar", "--student", "resnet8", "--method", "ce"], "unknown protocol 'cifar'"),
-    (["train", "--protocol", "digits-demo-v1", "--student", "resnet9", "--method", "ce"], "resnet9"),
-    (["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "dkdd"], "did you mean dkd"),
-    (["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "kd"], "needs a teacher"),
-    (
-        ["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--teacher", "vgg8", "--method", "kd"],
-        "kdbench teacher train --protocol digits-demo-v1 --network vgg8",
-    ),
-    (
-        ["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--set", "x=1"],
-        "method ce has no setting 'x'",
-    ),
-    (["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--set", "x"], "key=value"),
-    (["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--epochs", "0"], "--epochs"),
-    (["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--seed", "-1"], "--seed"),
-    (["train", "--protocol", "digits-demo-v1", "--student", "timm:nope", "--method", "ce"], "nope"),
-    (["train", "--protocol", "cifar100-crd-v1", "--student", "resnet8", "--method", "ce"], "--download"),
-    (["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--device", "cuda:9"], "cuda"),
-    (
-        ["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--data", "npz:no.npz"],
-        "no.npz",
-    ),
-    (
-        ["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--together", "0"],
-        "--lockstep must be at least 1",
-    ),
-    (["cache", "build", "--protocol", "digits-demo-v1", "--teacher", "vgg8", "--method", "kd"], "no teacher vgg8"),
-    (["bench", "resnet8"], "is no pair"),
-    (["bench", "resnet8>resnet9"], "resnet9"),
-    (["table", "nowhere"], "the folder nowhere does not exist"),
-    (["table", "."], "no finished cells"),
-    (["show", "pkcd"], "did you mean pckd"),
-    (["teacher", "import", "no.pth", "--protocol", "digits-demo-v1", "--network", "resnet8"], "no checkpoint no.pth"),
-    (["data", "subset", "cifar-11", "o.npz", "--train-per-class", "1", "--test-per-class", "1"], "cifar-11"),
-    (["data", "subset", "digits", "o.npz", "--train-per-class", "9999", "--test-per-class", "1"], "9999"),
-]
-
-
-@pytest.mark.parametrize(("words", "text"), MISTAKES)
-def test_a_mistake_is_one_line_and_exit_code_2(words: list[str], text: str, typed: Typed) -> None:
-    code, _, err = typed(*words)
-    assert code == 2
-    assert text in err
-    assert len(err.strip().splitlines()) == 1, err
-    assert err.startswith("kdbench: ")
-
-
-@pytest.mark.parametrize(
-    ("setting", "text"),
-    [("alfa=1", "its settings are alpha, "), ("beta=big", "must be float"), ("temperature=0", "temperature")],
-)
-def test_a_wrong_setting_is_named(setting: str, text: str, typed: Typed) -> None:
-    words = ["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--teacher", "resnet8", "--method", "dkd"]
-    code, _, err = typed(*words, "--set", setting)
-    assert (code, len(err.splitlines())) == (2, 1)
-    assert text in err
-
-
-def test_runs_that_cannot_be_written_are_named(typed: Typed, small: list[str], tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    code, _, err = typed("train", *small, "--student", "resnet8", "--method", "ce", "--runs", "file/runs")
-    assert code == 2
-    assert "--runs DIR" in err
-
-
-def test_a_damaged_record_is_left_out_and_named(typed: Typed, small: list[str]) -> None:
-    assert typed("train", *small, "--student", "resnet8", "--method", "ce")[0] == 0
-    Path("runs/bad").mkdir()
-    Path("runs/bad/record.json").write_text('{"cell": ')
-    code, out, err = typed("table", "runs")
-    assert code == 2
-    assert "resnet8" in out
-    assert "runs/bad/record.json is left out" in err
-
-
-def checkpoint(path: Path, network: str = "resnet8", classes: int = 3, **extra: Any) -> Path:
-    torch.manual_seed(0)
-    weights = build_backbone(network, classes, (16, 16)).state_dict()
-    torch.save({"model": {f"module.{k}": v for k, v in weights.items()}, **extra}, path)
-    return path
-
-
-def test_a_published_checkpoint_is_imported_as_it_is(typed: Typed, small: list[str], tmp_path: Path) -> None:
-    """RepDistiller saves its options and a NumPy accuracy beside the weights, mdistiller an epoch."""
-    options = argparse.Namespace(model="resnet8", lr=0.05, steps=[1, 2], path=None)
-    file = checkpoint(tmp_path / "a.pth", opt=options, best_acc=np.float64(61.5), epoch=240)
-    words = [w for w in small if w not in {"--epochs", "1"}]
-    code, out, err = typed("teacher", "import", file, *words, "--network", "resnet8")
-    assert code == 0, err
-    assert "not checked" in out
-    code, out, _ = typed("teacher", "list")
-    assert "imported from a.pth" in out
-    code, out, err = typed("train", *small, "--teacher", "resnet8", "--student", "resnet8", "--method", "kd")
-    assert code == 0, err
-    code, _, err = typed("teacher", "import", file, *words, "--network", "resnet8", "--accuracy", "99.5")
-    assert code == 2
-    assert "expected 99.50 %" in err
-    assert "teacher mismatch" in err
-
-
-def test_checkpoints_that_cannot_be_used(typed: Typed, small: list[str], tmp_path: Path) -> None:
-    words = [w for w in small if w not in {"--epochs", "1"}]
-
-    def refused(file: Path, network: str, text: str) -> None:
-        code, _, err = typed("teacher", "import", file, *words, "--network", network)
-        assert (code, len(err.splitlines())) == (2, 1), err
-        assert text in err
-        assert not list(Path("runs").glob("**/teacher.json"))
-
-    refused(checkpoint(tmp_path / "a.pth"), "vgg8", "is no vgg8 with 3 classes")
-    refused(checkpoint(tmp_path / "b.pth", classes=10), "resnet8", "of another shape (fc.bias, ...)")
-    whole = (tmp_path / "a.pth").read_bytes()
-    for size in (0, 10, len(whole) // 2, len(whole) - 30):
-        (tmp_path / "cut.pth").write_bytes(whole[:size])
-        refused(tmp_path / "cut.pth", "resnet8", "cut.pth")
-
-    class Evil:
-        def __reduce__(self) -> Any:
-            return os.mkdir, (str(tmp_path / "owned"),)
-
-    torch.save({"model": Evil()}, tmp_path / "evil.pth")
-    refused(tmp_path / "evil.pth", "resnet8", "could run code")
-    (tmp_path / "old.pth").write_bytes(pickle.dumps({"model": Evil()}))
-    refused(tmp_path / "old.pth", "resnet8", "old.pth")
-    assert not (tmp_path / "owned").exists()
-    torch.save([1, 2], tmp_path / "list.pth")
-    refused(tmp_path / "list.pth", "resnet8", "no state dict")
-    (tmp_path / "a.safetensors").write_bytes(b"12345678 nothing")
-    refused(tmp_path / "a.safetensors", "resnet8", "a.safetensors")
-
-
-def test_a_teacher_that_changed_on_disk_stops_the_run(typed: Typed, small: list[str]) -> None:
-    make_teacher(typed, small)
-    words = ["train", *small, "--teacher", "resnet8", "--student", "resnet8", "--method", "kd"]
-    (card,) = Path("runs").glob("**/teacher.json")
-    values = json.loads(card.read_bytes())
-    card.write_text(json.dumps(values | {"accuracy": values["accuracy"] + 5}))
-    code, _, err = typed(*words)
-    assert code == 2
-    assert f"{values['accuracy'] + 5:.2f} %" in err
-    assert f"{values['accuracy']:.2f} %" in err
-    card.write_text(json.dumps(values | {"weights": "0" * 64}))
-    assert "not the file that its card describes" in typed(*words)[2]
-    card.write_text("{")
-    assert "damaged" in typed(*words)[2]
-
-
-def test_two_teachers_of_one_network_must_be_told_apart(typed: Typed, small: list[str]) -> None:
-    make_teacher(typed, small)
-    assert typed("teacher", "train", *small, "--network", "resnet8", "--seed", "5")[0] == 0
-    words = ["train", *small, "--student", "resnet8", "--method", "kd", "--teacher"]
-    code, _, err = typed(*words, "resnet8")
-    assert code == 2
-    spec = re.findall(r"resnet8@[0-9a-f]{8}", err)
-    assert len(spec) == 2
-    assert typed(*words, spec[1])[0] == 0
-    assert "no teacher resnet8@ffff" in typed(*words, "resnet8@ffff")[2]
 
 
 def test_a_terminated_command_saves_and_goes_on(typed: Typed, small: list[str], tmp_path: Path) -> None:

@@ -6,28 +6,39 @@ import pytest
 
 from kdbench.errors import UserError
 from kdbench.experiment.pairs import named_pairs
-from kdbench.experiment.protocol import load_protocol, protocol_names
+from kdbench.experiment.protocol import Protocol, load_protocol, protocol_names
 from kdbench.experiment.registry import load_method
 from kdbench.experiment.settings import parse_settings, resolve_settings
 from kdbench.models import canonical_network
+
+
+def learning_rate(protocol: Protocol, student: str, epoch: int) -> float:
+    """The learning rate of an epoch, which all its steps have."""
+    rules = protocol.rules
+    rates = {rules.optimizer.learning_rate_of(student) * rules.schedule.factor(epoch, step, 9) for step in range(9)}
+    (rate,) = rates
+    return rate
 
 
 @pytest.mark.parametrize("name", ["cifar100-crd-v1", "cifar10-crd-v1"])
 def test_crd_rules(name: str) -> None:
     """Tian et al. 2020, RepDistiller: 0.05 (0.01 for the mobile networks), a tenth from epochs 151, 181, 211."""
     protocol = load_protocol(name)
-    assert (protocol.epochs, protocol.batch_size, protocol.pad, protocol.flip) == (240, 64, 4, True)
-    assert (protocol.momentum, protocol.weight_decay, protocol.nesterov) == (0.9, 5e-4, False)
+    rules = protocol.rules
+    assert (rules.schedule.epochs, rules.schedule.batch_size) == (240, 64)
+    assert (rules.augmentation.pad, rules.augmentation.flip) == (4, True)
+    optimizer = rules.optimizer
+    assert (optimizer.name, optimizer.momentum, optimizer.weight_decay, optimizer.nesterov) == ("SGD", 0.9, 5e-4, False)
     expected = {1: 0.05, 150: 0.05, 151: 0.005, 180: 0.005, 181: 5e-4, 210: 5e-4, 211: 5e-5, 240: 5e-5}
     for epoch, rate in expected.items():
-        assert protocol.rate("resnet20", epoch) == pytest.approx(rate)
+        assert learning_rate(protocol, "resnet20", epoch) == pytest.approx(rate)
     for mobile in ("MobileNetV2", "ShuffleNetV1", "ShuffleNetV2"):
-        assert protocol.rate(mobile, 151) == pytest.approx(0.001)
+        assert learning_rate(protocol, mobile, 151) == pytest.approx(0.001)
 
 
 def test_a_shorter_training_keeps_the_shape_of_the_schedule() -> None:
     protocol = load_protocol("cifar100-crd-v1").override(epochs=24)
-    rates = [protocol.rate("resnet20", epoch) for epoch in (1, 15, 16, 18, 19, 21, 22, 24)]
+    rates = [learning_rate(protocol, "resnet20", epoch) for epoch in (1, 15, 16, 18, 19, 21, 22, 24)]
     assert rates == pytest.approx([0.05, 0.05, 0.005, 0.005, 5e-4, 5e-4, 5e-5, 5e-5])
     assert protocol.overrides() == {"epochs": 24}
 
@@ -35,16 +46,16 @@ def test_a_shorter_training_keeps_the_shape_of_the_schedule() -> None:
 def test_texts_are_no_part_of_the_identity() -> None:
     identity = load_protocol("cifar100-crd-v1").identity()
     assert identity["version"] == 1
-    assert not {"title", "source", "accuracy", "try_seeds"} & identity.keys()
+    assert not {"title", "source", "accuracy", "demo"} & identity.keys()
 
 
 @pytest.mark.parametrize("name", protocol_names())
 def test_what_a_protocol_names_exists(name: str) -> None:
     protocol = load_protocol(name)
-    networks = [*protocol.network_learning_rate, *protocol.accuracy, *protocol.try_pair.split(">")]
+    networks = [*protocol.rules.optimizer.network_learning_rate, *protocol.accuracy, *protocol.demo.pair.split(">")]
     assert all(canonical_network(n) == n for n in networks)
-    assert not load_method(protocol.alone).READS.teacher
-    for method in protocol.try_methods:
+    assert not load_method(protocol.baseline).READS.teacher
+    for method in protocol.demo.methods:
         load_method(method)
 
 

@@ -2,127 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from cells import CPU, make_teacher, tiny_protocol
+from estimated_grids import opened, write_grid
 from rich.console import Console
 from typer.testing import CliRunner
 
 from kdbench.cli import grid_view
 from kdbench.cli.grid import app
-from kdbench.data.batches import DeviceData
-from kdbench.data.datasets import SHAPES, load_dataset
-from kdbench.data.views import Augmentation
-from kdbench.engine.bench import Bench
+from kdbench.data.datasets import SHAPES
 from kdbench.errors import UserError
-from kdbench.experiment.folder import RECORD
 from kdbench.grid import cache_needs, estimate, shapes
-from kdbench.grid import timing as grid_bench
-from kdbench.grid.cache_needs import expected_pairs
 from kdbench.grid.estimate import GridEstimate
-from kdbench.grid.grid import Grid
-from kdbench.grid.overview import read_overview
-from kdbench.grid.shapes import DataShape, net_shape
-from kdbench.grid.states import State, Status
+from kdbench.grid.states import State
 from kdbench.grid.variants import variants_of
-from kdbench.method import PLAIN, ViewPlan
-from kdbench.models import NETWORKS, build_backbone
+from kdbench.models import build_backbone
 from kdbench.teachers.cache_list import list_caches
-from kdbench.teachers.demand import Visits, Wanted, visited
-from kdbench.teachers.outputs import LiveTeacher
-from kdbench.utils.scheduler import Scheduler
-
-TURNS = ViewPlan((0, 1, 2, 3))
-SEEN: dict[str, list[set[ViewPlan]]] = {
-    "one seed, plain": [{PLAIN}],
-    "three seeds, plain": [{PLAIN}, {PLAIN}, {PLAIN}],
-    "turned": [{TURNS}, {TURNS}],
-    "turned and plain share the plain view": [{PLAIN, TURNS}, {PLAIN}],
-    "two crops of one turn share their flip": [{ViewPlan((0, 0, 2))}, {ViewPlan((0, 2, 2)), TURNS}],
-}
-
-
-@pytest.mark.parametrize("seen", SEEN.values(), ids=SEEN)
-@pytest.mark.parametrize(("pad", "flip"), [(0, False), (0, True), (1, False), (1, True), (2, True)])
-def test_the_expected_pairs_are_those_that_are_visited_on_average(
-    seen: list[set[ViewPlan]], pad: int, flip: bool
-) -> None:
-    """Images draw on their own: the mean of N counts is within five standard errors of the expectation."""
-    num_images, epochs, augmentation = 4000, 2, Augmentation(pad=pad, flip=flip)
-    visits = Visits(num_images, augmentation)
-    for seed, plans in enumerate(seen):
-        for plan in plans:
-            visits.add(seed, range(1, epochs + 1), plan)
-    counts = np.bincount(augmentation.split(torch.from_numpy(visits.pairs()))[0].numpy(), minlength=num_images)
-    expected = expected_pairs(num_images, augmentation, Counter(map(frozenset, epochs * seen))) / num_images
-    assert abs(counts.mean() - expected) <= 5 * counts.std() / num_images**0.5 + 1e-9
-    assert counts.var() < expected, "what chance explains is judged by this bound"
-
-
-@pytest.mark.parametrize("network", [*NETWORKS, "timm:test_resnet", "timm:test_vit", "timm:test_efficientnet"])
-def test_a_network_without_values_has_the_shape_of_one_with_values(network: str) -> None:
-    data = DataShape(10, (32, 32), 7)
-    backbone = build_backbone(network, 7, (32, 32))
-    found = net_shape(network, data)
-    assert found.bytes == sum(values.nbytes for values in backbone.state_dict().values())
-    assert found.parameters == sum(parameter.numel() for parameter in backbone.parameters())
-    assert found.row == {"logits": 4 * 7, "penultimate": 4 * backbone.head().in_features}
-
-
-@pytest.mark.parametrize("network", ["vgg8", "timm:test_resnet", "timm:test_vit"])
-def test_a_network_is_built_without_values(network: str) -> None:
-    with torch.device("meta"):
-        backbone = build_backbone(network, 7, (32, 32))
-    assert all(values.is_meta for values in backbone.state_dict().values())
-
-
-@pytest.mark.parametrize("network", ["resnet8", "timm:test_vit"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_row_of_a_cache_takes_the_bytes_that_the_teacher_says(network: str, precision: Any, tiny_npz: Path) -> None:
-    dataset = load_dataset(f"npz:{tiny_npz}", Path())
-    protocol = tiny_protocol(dataset, precision=precision)
-    live = LiveTeacher(make_teacher(network, protocol, dataset), precision, CPU)
-    said = live.forward(DeviceData(dataset, protocol, CPU), torch.arange(3))
-    shape = net_shape(network, DataShape(42, (16, 16), 3), precision)
-    assert shape.row == {part: values[0].nbytes for part, values in said.items()}
-
-
-def write_grid(path: Path, pairs: Sequence[str] = ("resnet14>resnet8",), seeds: int = 2, **lines: Any) -> Path:
-    """A grid of 5 variants a pair: student only, three that read a cache, one with rotations; one that reads maps."""
-    lines = {"protocol": "digits-demo-v1", "pairs": list(pairs), "seeds": seeds, "epochs": 2} | lines
-    lines = {"methods": ["ce", "kd", "pckd", "reviewkd"]} | lines
-    text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in lines.items())
-    path.write_text(f"{text}[method.kd]\ntemperature = [2.0, 4.0]\n")
-    return path
-
-
-def opened(file: Path, npz: Path | None, runs: Path) -> tuple[Grid, list[Status]]:
-    """A grid, and the states of its cells and of those that train its teachers."""
-    scheduler = Scheduler()
-    grid = Grid.open(file, runs=runs, data=f"npz:{npz}" if npz else None, device="cpu", scheduler=scheduler)
-    overview = read_overview(grid, scheduler)
-    return grid, [*overview.statuses, *overview.teachers]
-
-
-@pytest.fixture(scope="module")
-def half_done(tmp_path_factory: pytest.TempPathFactory, tiny_npz: Path) -> tuple[Path, Path]:
-    """A grid's file with four seeds, and a folder of runs in which two of them are done, with a cache."""
-    folder = tmp_path_factory.mktemp("grid")
-    file = write_grid(folder / "small.toml")
-    grid, _ = opened(file, tiny_npz, folder / "runs")
-    grid.session.train_teacher("resnet14")
-    outcomes = grid.session.run_all(grid.cells, cache="on")
-    assert all(isinstance(outcome, dict) for outcome in outcomes)
-    return write_grid(file, seeds=4), folder / "runs"
+from kdbench.teachers.demand import Wanted, visited
 
 
 def test_cells_of_one_variant_differ_only_in_their_seed(half_done: tuple[Path, Path], tiny_npz: Path) -> None:
@@ -219,133 +119,6 @@ def test_the_disk_is_about_what_cells_leave(half_done: tuple[Path, Path], tiny_n
     assert more.caches > found.caches
 
 
-def test_the_time_is_that_of_finished_cells(half_done: tuple[Path, Path], tiny_npz: Path) -> None:
-    grid, statuses = opened(half_done[0], tiny_npz, half_done[1])
-    records = [json.loads((s.folder / RECORD).read_bytes()) for s in statuses if s.state == State.DONE]
-    total = sum(r["cost"]["train_seconds"] + r["cost"]["evaluate_seconds"] for r in records)
-    found = GridEstimate.of(grid, statuses)
-    assert found.seconds == pytest.approx(total), "two seeds of each variant are done, and two are left"
-    assert not found.unknown
-    (name,) = {record["environment"]["device"] for record in records}
-    assert found.speed.device == estimate.this_device(CPU) == f"{name} with 1 thread"
-    told = " ".join(grid_view.time_lines(found))
-    assert re.match(r"time: about \d+:\d\d with one worker \(.* with 1 thread\); at best \d+:\d\d with --jobs 4", told)
-    assert "building the teacher caches is not included" in told
-
-
-def test_devices_are_not_mixed(half_done: tuple[Path, Path], tiny_npz: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seed 1 of each variant was made by a GPU, and one variant's seed 2 too: the GPU has most records."""
-
-    def read(folder: Path, cell: Any) -> Any:
-        record = json.loads((folder / RECORD).read_bytes())
-        fast = cell.seed == 1 or cell.method == "reviewkd"
-        made = {"device": "GPU", "device_type": "cuda"} if fast else {}
-        record["cost"] |= {"train_seconds": 5.0 if fast else 500.0, "evaluate_seconds": 1.0}
-        record["environment"] |= made
-        return record
-
-    monkeypatch.setattr(estimate, "read_record", read)
-    grid, statuses = opened(half_done[0], tiny_npz, half_done[1])
-    found = GridEstimate.of(grid, statuses)
-    assert (found.speed.device, found.speed.elsewhere) == ("GPU", 4)
-    assert set(found.speed.cells.values()) == {6.0}
-    assert found.seconds == 10 * 6.0
-    assert "4 records of other devices left out" in " ".join(grid_view.time_lines(found))
-    here = GridEstimate.of(grid, statuses, device=estimate.this_device(CPU))
-    assert [variant.cell.method for variant in here.unknown] == ["reviewkd"]
-    assert set(here.speed.cells.values()) == {501.0}
-    told = grid_view.time_lines(here)
-    assert re.match(r"time: unknown for 1 of 5 variants \(cells .* seed\), none of which was run on \S", told[0])
-    assert "add --measure to time a few steps of each here" in told[0]
-    assert told[1].startswith("time: the other 4 variants: about 1:06:48 with one worker (")
-
-
-def test_few_records_of_a_variant_are_read(
-    half_done: tuple[Path, Path], tiny_npz: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    grid, statuses = opened(half_done[0], tiny_npz, half_done[1])
-    record = json.loads(next(s.folder / RECORD for s in statuses if s.state == State.DONE).read_bytes())
-    read: list[Any] = []
-    monkeypatch.setattr(estimate, "read_record", lambda folder, cell: read.append(cell) or record)
-    variant = variants_of(statuses)[0]
-    many = replace(variant, done=variant.done * 1000)
-    estimate.speed([many], grid.session.runs)
-    assert len(read) == 3
-
-
-def test_what_was_never_run_is_measured(half_done: tuple[Path, Path], tiny_npz: Path, tmp_path: Path) -> None:
-    """A second pair in the grid whose teacher must be trained, and more seeds of the first."""
-    pairs = ["resnet14>resnet8", "resnet20>resnet8"]
-    file = write_grid(half_done[0].with_name("two.toml"), pairs, seeds=3)
-    grid, statuses = opened(file, tiny_npz, half_done[1])
-    before = GridEstimate.of(grid, statuses, device=estimate.this_device(CPU))
-    assert [(variant.cell.method, variant.cell.student) for variant in before.unknown] == [
-        *(("kd", "resnet8"), ("kd", "resnet8"), ("pckd", "resnet8"), ("reviewkd", "resnet8"), ("ce", "resnet20")),
-    ]
-    shown: list[tuple[str, float]] = []
-    after = grid_bench.measure(grid, before, tmp_path, 1, lambda what, part: shown.append((what, part)))
-    assert not after.unknown
-    assert after.speed.measured == frozenset(before.unknown)
-    assert all(after.speed.cells[variant] == seconds for variant, seconds in before.speed.cells.items())
-    assert after.speed.views is not None
-    assert after.speed.views.keys() == {"resnet14", "resnet20"}
-    assert all(0 < seconds < 1 for seconds in after.speed.views.values())
-    assert after.seconds > before.seconds
-    assert [what for what, _ in shown] == [
-        *("kd resnet20>resnet8", "kd resnet20>resnet8", "pckd resnet20>resnet8", "reviewkd resnet20>resnet8"),
-        *("ce resnet20", "cache of resnet20", "cache of resnet14", ""),
-    ]
-    assert [part for _, part in shown] == pytest.approx([number / 7 for number in range(8)])
-    told = " ".join(grid_view.time_lines(after))
-    assert "5 of 10 variants were timed on a few training steps" in told
-    assert "not included" not in told
-
-
-def test_a_measured_cell_takes_its_steps(tiny_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sources: list[str] = []
-
-    def alternate(works: dict[str, Any], rounds: int, device: torch.device) -> dict[str, list[float]]:
-        (run,) = works["step"]._runs
-        sources.append(f"{run.cell.method} {run.source.kind if run.source else None}")
-        return {"step": [9.0, 2.0, 1.0]}
-
-    def forward_seconds(bench: Bench) -> float:
-        sources.append(f"build {bench.teacher}")
-        return 0.5
-
-    monkeypatch.setattr(grid_bench, "alternate", alternate)
-    monkeypatch.setattr(grid_bench, "forward_seconds", forward_seconds)
-    lines = {"seeds": 2, "epochs": 3, "methods": ["kd", "reviewkd"]}
-    file = write_grid(tmp_path / "one.toml", ["resnet14>resnet8", "resnet14>resnet20"], **lines)
-    grid, statuses = opened(file, tiny_npz, tmp_path / "runs")
-    before = GridEstimate.of(grid, statuses)
-    found = grid_bench.measure(grid, before, tmp_path)
-    first = ["kd cache", "kd cache", "reviewkd live", "ce None", "build resnet14"]
-    assert sources == [*first, "kd cache", "kd cache", "reviewkd live"]
-    (need,) = found.caches
-    steps = -(-42 // grid.session.protocol.batch_size) * 3
-    assert set(found.speed.cells.values()) == {2.0 * steps}
-    # For two pairs three variants with two seeds, and the teacher.
-    assert found.seconds == pytest.approx(13 * 2.0 * steps + 0.5 * need.missing)
-    sources.clear()
-    grid_bench.measure(grid, replace(before, caches=(replace(need, used=False),)), tmp_path)
-    assert set(sources) == {"kd live", "reviewkd live", "ce None"}
-
-
-def test_a_cache_to_build_is_timed_although_every_variant_was_run(
-    half_done: tuple[Path, Path], tiny_npz: Path, tmp_path: Path
-) -> None:
-    grid, _ = opened(half_done[0], tiny_npz, half_done[1])
-    (teacher,) = grid.teachers.values()
-    grid, statuses = opened(
-        write_grid(tmp_path / "at.toml", [f"{teacher.ref.spec}>resnet8"], 3), tiny_npz, half_done[1]
-    )
-    found = grid_bench.measure(grid, GridEstimate.of(grid, statuses), tmp_path, 1)
-    assert not found.speed.measured
-    assert found.speed.views
-    assert found.speed.views.keys() == {"resnet14"}
-
-
 def test_named_data_are_not_loaded_and_networks_are_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[str] = []
 
@@ -362,7 +135,7 @@ def test_named_data_are_not_loaded_and_networks_are_built_once(tmp_path: Path, m
         grid, statuses = opened(file, None, tmp_path / "runs")
         found = GridEstimate.of(grid, statuses)
         assert sorted(built) == ["resnet20", "resnet8", "wrn_40_2"]
-        num_images, offsets = SHAPES["cifar100"][0], 9 * 9 * 2
+        num_images, offsets = SHAPES["cifar100"].num_images, 9 * 9 * 2
         seen = num_images * offsets * (1 - (1 - 1 / offsets) ** 4)
         assert [need.views for need in found.caches] == pytest.approx([seen, seen])
         assert {need.row_bytes for need in found.caches} == {8 + (4 if precision == "fp32" else 2) * 100}

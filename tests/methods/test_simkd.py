@@ -1,75 +1,18 @@
-"""Stored values of SimKD, and the network that it makes of the student."""
+"""SimKD: the network that it makes of the student."""
 
 from __future__ import annotations
 
-from typing import final
-
 import pytest
 import torch
-from parity_files import load, names
+from parity.simkd import Shows
 from stub_nets import stub_batch, stub_net, stub_setup
-from test_parity_losses import check_gradients, check_state, load_weights, sides, total, weight_leaves
 from torch import Tensor, nn
 
-from kdbench.functional import cross_entropy
-from kdbench.methods.kd import kl_per_image
 from kdbench.methods.simkd import Reusing, SimKD, bottleneck, freeze_behind_last_map, map_loss
 from kdbench.models import build_backbone
-from kdbench.net import Backbone, Features, Net, Outputs
+from kdbench.net import Net
 
 pytestmark = pytest.mark.once
-
-
-@final
-class Shows(Backbone):
-    """What it is given is its last map."""
-
-    def features(self, images: Tensor, *, maps: bool) -> Features:
-        return Features(images.mean(dim=(2, 3)), (images,), None, None)
-
-    def head(self) -> nn.Linear:
-        raise AssertionError
-
-
-@pytest.mark.parametrize("name", names("simkd"))
-def test_simkd(name: str) -> None:
-    case = load("simkd", name)
-    logits, teacher_logits, targets = sides(case)
-    ours, theirs = case.tensor("in.feat_s", grad=True), case.tensor("in.feat_t")
-    classifier = nn.Linear(theirs.shape[1], logits.shape[1])
-    projector = bottleneck(ours.shape[1], theirs.shape[1], int(case.value("hp.factor")))
-    size = (min(ours.shape[2], theirs.shape[2]), min(ours.shape[3], theirs.shape[3]))
-    network = Reusing(Shows(), projector, classifier, size).double()
-    place = {"": "simkd.transfer."}
-    load_weights(case, network.projector, place)
-    weights = {"weight": case.tensor("in.classifier_t_weight"), "bias": case.tensor("in.classifier_t_bias")}
-    network.head().load_state_dict(weights)
-
-    found = network.features(ours, maps=True)
-    projected = found.stages[-1]
-    case.check("out.projected_s", projected)
-    case.check("out.aligned_t", nn.functional.adaptive_avg_pool2d(theirs, size))
-    case.check("out.logits_via_teacher", network.head()(found.penultimate))
-    teacher = stub_net(width=theirs.shape[1], shapes=[tuple(theirs.shape[1:])])
-    method = SimKD(SimKD.Config(), stub_setup(teacher, teacher))
-    stages = (torch.full_like(ours, torch.nan), projected)
-    terms = method.loss(Outputs("student", stages=stages), Outputs("teacher", map=theirs), stub_batch(targets))
-    assert not list(method.parameters())
-    case.check("out.simkd", terms["feature"])
-    ce = cross_entropy(logits, targets).mean()
-    kl = kl_per_image(logits, teacher_logits, case.value("hp.kl_T")).mean()
-    case.check("out.ce", ce)
-    case.check("out.kl", kl)
-    weighted = {"ce": case.value("hp.ce_weight") * ce, "kl": case.value("hp.kl_weight") * kl}
-    loss = total(weighted | {"feature": case.value("hp.kd_weight") * terms["feature"]})
-    case.check("out.total", loss)
-    case.check("out.total", total(terms))
-    loss.backward()
-    check_gradients(case, {"feat_s": ours, "logits_s": logits} | weight_leaves(network.projector, place))
-    after = {f"simkd.transfer.{key}": value for key, value in network.projector.state_dict().items()}
-    check_state(case, "buf_after1.", after)
-    network.eval()
-    case.check("out.eval_logits_after1", network.head()(network.features(ours, maps=False).penultimate))
 
 
 def net(name: str, *, seed: int = 0, num_classes: int = 10) -> Net:

@@ -15,109 +15,13 @@ from typing import Any
 
 import pytest
 from cells import Typed
-from rich.console import Console
 from slurm_cluster.cluster import Cluster, running, wait_for
+from slurm_study import EPOCHS, ONE, PROFILE, Study, comparable
 
-from kdbench.engine.display import Display
 from kdbench.experiment.folder import FAILURE, RECORD, STATE
-from kdbench.grid.grid import Grid
-from kdbench.grid.worker import Worker, Workload
 from kdbench.utils.leases import holder_of
-from kdbench.utils.scheduler import Scheduler
 
 pytestmark = pytest.mark.once
-
-PROFILE = """
-partition = "main"
-cpus = 1
-memory = "500MB"
-time = "60"
-parallelism = 4
-setup = ["export OMP_NUM_THREADS=1"]
-"""
-TIMES = ("train_seconds", "evaluate_seconds", "images_per_second", "peak_memory_mb")
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with running(accounting=True) as found:
-        yield found
-
-
-class Study:
-    """A grid's file, its profile and its runs, in a folder of their own."""
-
-    def __init__(self, typed: Typed, npz: Path, grid: str, profile: str = "") -> None:
-        self.typed = typed
-        Path("grid.toml").write_text(f'protocol = "digits-demo-v1"\ndata = "npz:{npz}"\n{grid}')
-        Path("profile.toml").write_text(f"{PROFILE}\n{profile}")
-
-    def type(self, command: str, *words: object) -> tuple[str, str]:
-        code, out, err = self.typed("grid", command, "grid.toml", *words)
-        assert code == 0, out + err
-        return out, err
-
-    def submit(self) -> dict[str, str]:
-        """Submit; the array of each stage."""
-        out, _ = self.type("submit", "--profile", "profile.toml", "--save-every", "0.5")
-        return dict(re.findall(r"^(\w+): job (\d+)", out, flags=re.MULTILINE))
-
-    @property
-    def grid(self) -> Grid:
-        return Grid.open(Path("grid.toml"), runs=Path("runs").absolute())
-
-    @property
-    def folder(self) -> Path:
-        """Of the grid's one cell."""
-        (cell,) = self.grid.cells
-        return cell.folder(Path("runs").absolute())
-
-    def job_of(self, cluster: Cluster) -> str:
-        """The job of the grid's one cell."""
-        (manifest,) = sorted(Path("runs").glob("*/grids/grid/*/submission.json"))[-1:]
-        return str(json.loads(manifest.read_text())["jobs"][-1]["id"])
-
-    def begin(self, cluster: Cluster) -> tuple[str, int]:
-        """Submit the grid's one cell and wait until it has saved a state: its job, and its process."""
-        self.submit()
-        wait_for((self.folder / STATE).exists, "a state")
-        found = holder_of(self.folder)
-        assert found
-        return self.job_of(cluster), found[1].pid
-
-    def end(self) -> dict[str, Any]:
-        """Wait for the record of the grid's one cell."""
-        wait_for((self.folder / RECORD).exists, "the record")
-        return comparable(self.folder)
-
-
-ONE = 'pairs = ["resnet8>resnet8"]\nmethods = ["ce"]\nseeds = 1\nepochs = {epochs}\n'
-EPOCHS = 300
-
-
-def comparable(folder: Path) -> dict[str, Any]:
-    """A record without its times, and the metrics of every epoch."""
-    record = json.loads((folder / RECORD).read_text())
-    for name in TIMES:
-        del record["cost"][name]
-    del record["environment"]
-    return record | {
-        "metrics": (folder / "metrics.jsonl").read_text(),
-        "files": sorted(p.name for p in folder.iterdir()),
-    }
-
-
-@pytest.fixture(scope="module")
-def quiet(cluster: Cluster, tiny_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the cell of ``ONE`` leaves if nothing disturbs it."""
-
-    folder = tmp_path_factory.mktemp("quiet")
-    file = folder / "grid.toml"
-    file.write_text(f'protocol = "digits-demo-v1"\ndata = "npz:{tiny_npz}"\n{ONE.format(epochs=EPOCHS)}')
-    grid = Grid.open(file, runs=folder / "runs")
-    values = {"protocol": "digits-demo-v1", "data": f"npz:{tiny_npz}", "epochs": EPOCHS, "runs": folder / "runs"}
-    Worker(Workload(session=values, cells=grid.cells), Scheduler(), Display(Console(quiet=True))).run()
-    return comparable(grid.cells[0].folder(folder / "runs"))
 
 
 GRID = """

@@ -173,7 +173,7 @@ class Published:
         """
         rules = load_protocol(protocol)
         of_method = self.frame["kdbench"] == method
-        if method != rules.alone:
+        if method != rules.baseline:
             rows = self.frame[of_method & (self.frame["pair"] == pair)]
             values = [_value(row, rules.name) for row in rows.to_dict("records")]
         else:

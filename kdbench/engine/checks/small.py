@@ -56,8 +56,9 @@ def tiny_arrays() -> Arrays:
 
 def tiny_protocol(dataset: Dataset, **changes: Any) -> Protocol:
     """The demo's protocol on a small data set, 2 epochs of 3 steps, the last of 10 images."""
-    protocol = load_protocol("digits-demo-v1").override(dataset=f"npz:{dataset.fingerprint[:16]}", epochs=2)
-    return dataclasses.replace(protocol, **{"batch_size": 16, "flip": True, **changes})
+    protocol = load_protocol("digits-demo-v1")
+    own = {"dataset": f"npz:{dataset.fingerprint[:16]}", "epochs": 2, "batch_size": 16, "flip": True}
+    return dataclasses.replace(protocol, rules=protocol.rules.replace(**{**own, **changes}))
 
 
 def make_cell(
