@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ def test_the_student_only_baseline_stands_in_the_pairs_of_all_its_teachers() -> 
         ({"protocol": DIGITS.override(epochs=3)}, "with epochs=3"),
         ({"protocol": DIGITS.override(precision="bf16")}, "with precision=bf16"),
         ({"protocol": DIGITS.override(dataset="npz:0123")}, "with dataset=npz:0123"),
-        ({"protocol": dataclasses.replace(DIGITS, version=9)}, "version=9"),
+        ({"protocol": DIGITS.override(version=9)}, "version=9"),
         ({"data_fingerprint": "e" * 64}, "data eeeeeeee"),
         ({"epoch_rule": "best on validation"}, "epoch best on "),
     ],

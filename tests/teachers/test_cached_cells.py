@@ -62,7 +62,7 @@ def test_cached_and_live_training_agree_step_by_step(
     precision: str, tiny_npz: Path, tmp_path: Path, losses: Losses
 ) -> None:
     dataset = load_dataset(f"npz:{tiny_npz}", Path())
-    protocol = dataclasses.replace(tiny_protocol(dataset, precision=precision, learning_rate=0.01), epochs=4)
+    protocol = tiny_protocol(dataset, precision=precision, learning_rate=0.01).override(epochs=4)
     teacher, student = PAIRS["cifar"]
     data = DeviceData(dataset, protocol, CPU)
     live = make_source(teacher, protocol, dataset)
