@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from kdbench.analysis.records import read_records
 from kdbench.analysis.report import write_report
-from kdbench.analysis.report.drawing import Drawn, Plot
+from kdbench.analysis.report.drawing import DrawnPlot, Plot
 from kdbench.analysis.splitting import split
 
 
@@ -55,6 +55,6 @@ def report(runs: Path, out: Path) -> Page:
     return Page(paths[0].read_text(encoding="utf-8"))
 
 
-def undrawn(plot: Plot) -> Drawn:
+def undrawn(plot: Plot) -> DrawnPlot:
     """A plot that was never drawn, which takes most of the time."""
-    return Drawn(plot.name, plot.title, Markup("<svg></svg>"), "<svg/>", b"%PDF")
+    return DrawnPlot(plot.name, plot.title, Markup("<svg></svg>"), "<svg/>", b"%PDF")

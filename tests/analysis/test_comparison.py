@@ -28,14 +28,14 @@ def labels(comparison: Comparison) -> list[str]:
     return [row.label for row in comparison.rows]
 
 
-def test_a_student_alone_stands_in_the_pairs_of_all_its_teachers() -> None:
+def test_the_student_only_baseline_stands_in_the_pairs_of_all_its_teachers() -> None:
     other = [fake_record("kd", seed, 71.0, teacher="resnet56", teacher_id="file:1") for seed in range(3)]
     (found,) = split(*ALONE, *KD, *other)
     assert [pair.name for pair in found.pairs] == ["resnet20 > resnet8", "resnet56 > resnet8"]
-    assert found.alone is not None
-    assert found.alone.label == "ce"
+    assert found.student_only is not None
+    assert found.student_only.label == "ce"
     for pair in found.pairs:
-        assert found.results[found.alone, pair].values() == {0: 65.0, 1: 66.0, 2: 67.0}
+        assert found.results[found.student_only, pair].values() == {0: 65.0, 1: 66.0, 2: 67.0}
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_published_settings_may_differ_between_pairs() -> None:
     other = fake_record("dkd", 1, 70.0, settings={"beta": 8.0}, student="resnet14")
     (found,) = split(own, other)
     assert labels(found) == ["dkd"]
-    assert found.alone is None
+    assert found.student_only is None
 
 
 def test_teachers_are_no_students() -> None:
@@ -106,7 +106,7 @@ def test_teachers_are_no_students() -> None:
     assert [pair.name for pair in found.pairs] == ["resnet20 > resnet8"]
     assert teacher["cell"] not in set(found.frame["cell"])
     (alone,) = split(teacher)
-    assert [pair.name for pair in alone.pairs] == ["resnet20 alone"]
+    assert [pair.name for pair in alone.pairs] == ["resnet20, student only"]
 
 
 def test_a_row_is_complete_with_all_seeds_of_all_pairs() -> None:
@@ -123,15 +123,15 @@ def test_cells_that_are_not_finished_have_their_place(tmp_path: Path) -> None:
     begin(tmp_path / "d", 0, protocol=DIGITS.override(epochs=3))
     (found,) = splitting.split(read_records(tmp_path))
     pair, other = found.pairs
-    assert [cell.config["seed"] for cell in found.results[found.find("kd"), pair].begun] == [3]
+    assert [cell.config["seed"] for cell in found.results[found.find("kd"), pair].unfinished] == [3]
     assert not found.complete(found.find("kd"))
     waiting = found.results[found.find("kd temperature=2.0"), pair]
-    assert (len(waiting.frame), len(waiting.begun)) == (0, 1)
+    assert (len(waiting.frame), len(waiting.unfinished)) == (0, 1)
     assert other.name == "resnet56 > resnet8"
     assert found.results[found.find("kd"), other].frame.empty
 
 
-def test_selection_keeps_the_student_alone() -> None:
+def test_selection_keeps_the_student_only_baseline() -> None:
     pairs = ["wrn_40_2>wrn_16_2", "vgg13>vgg8"]
     (found,) = split(*fake_grid(pairs, {"kd": 1.0, "dkd": 2.0}, 2))
     narrow = select(found, ["DKD"], ["VGG13>vgg8"])

@@ -62,7 +62,7 @@ def test_each_pair_has_scipys_paired_tests(found: Comparison) -> None:
         assert float(shown[4]) == pytest.approx(wilcoxon(own, other, method="exact").pvalue, abs=6e-4)
         assert shown[5] == "0.125"
     assert (
-        "n = 4 at least: with fewer than 6 seeds an exact test cannot reach 5 %, whatever the differences"
+        "smallest n = 4: with fewer than 6 seeds, no exact test can reach p = 0.05, however large the differences"
         in table.notes
     )
 
@@ -105,7 +105,7 @@ def test_one_seed_has_no_interval_and_pairs_may_be_missing() -> None:
     table = pooled_table(one, base, against(one, base))
     places = {row[0].text: row for row in table.rows}
     assert places["kd"][2].text == "+4.00"
-    assert places["kd"][2].notes == ("no interval: a pair has one seed only",)
+    assert places["kd"][2].notes == ("no interval: at least one pair has a single seed",)
     assert places["kd"][0].notes == ("1 of 2 pairs are missing",)
 
 
@@ -116,7 +116,9 @@ def test_by_teacher_is_wider_and_needs_three(found: Comparison) -> None:
     assert wide["kd"] is not None
     assert wide["kd"].high - wide["kd"].low > narrow["kd"].high - narrow["kd"].low
     (one,) = split(*records())
-    with pytest.raises(UserError, match="--by-teacher: 1 clusters"):
+    with pytest.raises(
+        UserError, match="--by-teacher needs pairs of 3 teachers or more, but kd has pairs of 1: resnet20 abcdef01"
+    ):
         against(one, choose_baseline(one, None), by_teacher=True)
 
 
@@ -126,7 +128,7 @@ def test_pairs_that_share_networks_are_named(found: Comparison) -> None:
     assert any("pairs that share resnet20 are not independent" in note for note in notes)
 
 
-def test_without_a_student_alone_a_baseline_must_be_named() -> None:
+def test_without_a_student_only_baseline_another_must_be_named() -> None:
     (one,) = split(*(fake_record(method, seed, 70.0) for method in ("kd", "dkd") for seed in range(2)))
     with pytest.raises(UserError, match="--baseline takes dkd, kd"):
         choose_baseline(one, None)
@@ -144,7 +146,7 @@ def test_ranks_are_those_of_the_pairs_means(found: Comparison) -> None:
     assert board.ranking.p == pytest.approx(friedmanchisquare(*means).pvalue)
     assert [own.row.label for own in board.standings][:2] == ["dkd", "kd"]
     table = leaderboard_table(board)
-    assert any(f"p {board.ranking.p:.3f}" in note or "p <0.001" in note for note in table.notes)
+    assert any(f"p = {board.ranking.p:.3f}" in note or "p < 0.001" in note for note in table.notes)
 
 
 def test_methods_without_all_pairs_are_not_ranked(tmp_path: Path) -> None:
@@ -158,7 +160,7 @@ def test_methods_without_all_pairs_are_not_ranked(tmp_path: Path) -> None:
     last = table.rows[-1]
     assert [entry.text for entry in last[:3]] == ["--", "at", "--"]
     assert last[1].notes == ("not ranked: 3 of 4 pairs have no record",)
-    assert next(row for row in table.rows if row[1].text == "kd")[1].notes == ("not all of its cells are finished",)
+    assert next(row for row in table.rows if row[1].text == "kd")[1].notes == ("some of its cells are not finished",)
 
 
 def test_the_leaderboard_shows_what_methods_cost() -> None:
@@ -170,7 +172,10 @@ def test_the_leaderboard_shows_what_methods_cost() -> None:
     }
     assert costs["pckd"] == {"views": "4", "teacher": "1.0", "time x": "4.00"}
     assert costs["ce"] == {"views": "1", "teacher": "--", "time x": "1.00"}
-    assert "ranks are not tested: that takes three methods and two pairs with all records" in table.notes
+    assert (
+        "ranks are not tested: a test needs at least three methods with records in all pairs, and two pairs"
+        in table.notes
+    )
 
 
 def test_times_of_other_devices_are_not_compared() -> None:
@@ -187,18 +192,23 @@ def test_rank_stability_across_epochs_and_rules(found: Comparison) -> None:
     (short,) = split(*fake_grid(PAIRS, GAINS, 3, protocol=load_protocol("cifar100-crd-v1").override(epochs=9), seed=1))
     first, second = stability_notes([found, short])
     assert len(first) == 1
-    assert "by the last and by the best-on-test epoch: Kendall's tau" in first[0]
+    assert "order of methods by the last and by the best-on-test epoch: Kendall's tau" in first[0]
     orders = [{s.row.label: -s.rank for s in leaderboard(one).standings} for one in (found, short)]
     names = list(orders[0])
     tau = kendalltau(*([order[name] for name in names] for order in orders)).statistic
-    assert f"by these rules and by those of cifar100-crd-v1: Kendall's tau {tau:+.2f} over 5 methods" in second[1]
+    assert (
+        f"order of methods under these rules and under cifar100-crd-v1: Kendall's tau {tau:+.2f} over 5 methods"
+        in second[1]
+    )
 
 
 def test_every_two_methods(found: Comparison) -> None:
     table = pairwise_table(found)
     assert len(table.rows) == 10
     assert table.rows[0][0].text == "dkd"
-    with pytest.raises(UserError, match="--pairwise takes three methods and two pairs"):
+    with pytest.raises(
+        UserError, match="--pairwise needs at least three methods with records in all pairs, and two pairs"
+    ):
         pairwise_table(split(*records())[0])
 
 

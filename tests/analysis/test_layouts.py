@@ -115,8 +115,10 @@ def test_rows_that_are_not_complete_are_never_marked() -> None:
 
 def test_the_rule_of_the_marks_is_printed() -> None:
     found = one()
-    assert any("interval that excludes zero" in note for note in paper(found).notes)
-    assert any("whether or not the difference is clear" in note for note in paper(found, marks="all").notes)
+    assert any(
+        "95 % interval of the paired difference to the next best excludes zero" in note for note in paper(found).notes
+    )
+    assert any("need not be significant" in note for note in paper(found, marks="all").notes)
     assert not any("bold" in note for note in paper(found, marks="none").notes)
 
 
@@ -138,35 +140,35 @@ def test_what_a_reader_must_know_stands_below() -> None:
     found = one(*(fake_record("pckd", seed, 75.0, views=4) for seed in range(3)))
     notes = " | ".join(paper(found).notes)
     assert "after the last of 12 epochs" in notes
-    assert "standard deviation (ddof 1), n = 3" in notes
+    assert "standard deviation (ddof 1), n = 3 seeds" in notes
     assert "resnet20 80.00 % (abcdef01)" in notes
-    assert "unequal compute: pckd trains on 4 views of an image, others on 1" in notes
+    assert "unequal compute: pckd trains on 4 views of each image, the others on 1" in notes
     assert "torch 2.14.1; kdbench commit 01234567" in notes
     assert column(paper(found), "views")["pckd"].text == "4"
 
 
-def test_who_asked_the_live_teacher_is_named() -> None:
+def test_who_queried_the_teacher_live_is_named() -> None:
     cached = [fake_record("at", seed, 75.0) for seed in range(3)]
     for record in cached:
         record["cost"]["teacher_forwards"] = 0
-    told = "unequal compute: the teacher was asked live for crd, dkd, kd, and read from a cache for at"
-    assert told in paper(one(*cached)).notes
-    assert not any("asked live" in note for note in paper(one()).notes)
+    note = "unequal compute: crd, dkd, kd queried the teacher live; at read its outputs from a cache"
+    assert note in paper(one(*cached)).notes
+    assert not any("teacher live" in note for note in paper(one()).notes)
 
 
 def test_settings_that_nobody_published_are_named() -> None:
     source = "defaults; no published settings for resnet20>resnet8 on digits"
     found = one(*(fake_record("at", seed, 70.0, settings_source=source) for seed in range(3)))
-    assert "no settings are published for these pairs and the defaults are used: at" in paper(found).notes
+    assert "no published settings for these pairs, defaults used: at" in paper(found).notes
 
 
 def test_the_best_epoch_on_the_test_set_has_its_mark_everywhere(typed: Typed, tmp_path: Path) -> None:
     found = one()
-    entries = column(paper(found, epoch="best"), PAIR)
+    entries = column(paper(found, epoch_rule="best"), PAIR)
     assert entries["Student"].text == "71.47† ± 1.26"
     assert all("†" in entry.text for name, entry in entries.items() if name != "Teacher")
     assert all("†" in entry.text for entry in column(detail(found, found.pairs[0], "best"), "top-1 %").values())
-    assert any("selected on the test set" in note for note in paper(found, epoch="best").notes)
+    assert any("selected on the test set" in note for note in paper(found, epoch_rule="best").notes)
     assert "†" not in render([paper(found), detail(found, found.pairs[0])], "terminal")
     write_records(tmp_path / "runs", records())
     for command in (["table"], ["table", "--layout", "paper"], ["leaderboard"], ["compare"]):
@@ -209,7 +211,10 @@ def test_unknown_names_are_one_line(typed: Typed, tmp_path: Path) -> None:
         (["--baseline", "dk"], "did you mean dkd"),
         (["--methods", "kd,nothing"], "unknown row 'nothing'"),
         (["--pairs", "a>b"], "unknown pair 'a>b'"),
-        (["--protocol", "cifar100-crd-v1"], "no records under cifar100-crd-v1 in runs: there are digits-demo-v1"),
+        (
+            ["--protocol", "cifar100-crd-v1"],
+            "no records under cifar100-crd-v1 in runs: its records are under digits-demo-v1",
+        ),
     ):
         code, out, err = typed("table", "runs", "--layout", "paper", *words)
         assert (code, out) == (2, "")

@@ -76,7 +76,7 @@ def test_without_a_deviation_ours_is_taken_for_theirs(n: int | None, runs: int) 
     ("changes", "why"),
     [
         ({"protocol": RULES.override(epochs=30)}, "our rules differ from the protocol: epochs=30"),
-        ({"chosen": {"temperature": 2.0}}, "settings were chosen here: temperature=2.0"),
+        ({"chosen": {"temperature": 2.0}}, "our settings were changed: temperature=2.0"),
     ],
 )
 def test_other_rules_and_chosen_settings_are_not_comparable(changes: dict[str, Any], why: str) -> None:
@@ -91,20 +91,20 @@ def test_other_sources_are_not_comparable_and_say_why() -> None:
 
 
 def test_one_seed_has_no_verdict() -> None:
-    assert ledger([74.9])["crd"].why == "one seed of ours has no interval"
+    assert ledger([74.9])["crd"].why == "one seed gives no interval"
 
 
 def test_a_source_of_best_epochs_is_held_against_best_epochs() -> None:
     found = ledger([75.9, 76.0, 76.1], "dkd")
     best = found["mdistiller"]
-    assert best.epoch == "best"
+    assert best.epoch_rule == "best"
     assert best.ours == pytest.approx({0: 76.2, 1: 76.3, 2: 76.4})
 
 
 def test_a_teacher_of_another_accuracy_is_named() -> None:
     assert ledger([74.7, 74.9, 75.2])["crd"].remarks == ()
     remarks = ledger([74.7, 74.9, 75.2], teacher_accuracy=76.3)["crd"].remarks
-    assert remarks == ("our wrn_40_2 has 76.30 %, theirs 75.61 %",)
+    assert remarks == ("our teacher wrn_40_2 has 76.30 %, theirs 75.61 %",)
 
 
 def test_the_command_prints_every_claim(typed: Typed, tmp_path: Path) -> None:
@@ -125,4 +125,4 @@ def test_rules_that_nobody_published_say_so(typed: Typed, tmp_path: Path) -> Non
     write_records(tmp_path / "runs", [fake_record("kd", seed, 70.0) for seed in range(2)])
     code, out, err = typed("claims", "runs")
     assert (code, out) == (2, "")
-    assert "nothing was published under these rules and of these pairs: digits-demo-v1" in err
+    assert "no values are published for these rules and pairs: digits-demo-v1" in err

@@ -35,9 +35,9 @@ def test_a_selection_of_the_printed_table(cifar100: Published) -> None:
     assert list(part.index) == ["Teacher", "Student", "MLD", "PCKD"]
     assert list(part.columns) == ["resnet110>resnet20", "vgg13>vgg8"]
     assert part.loc["MLD"].isna().tolist() == [True, False]
-    with pytest.raises(UserError, match="crd is not kept as a printed table of cifar100: pckd is"):
+    with pytest.raises(UserError, match="crd is not stored as a printed table of cifar100; stored are: pckd"):
         cifar100.printed("crd")
-    with pytest.raises(UserError, match="pckd is not kept as a printed table of imagenet: no source is"):
+    with pytest.raises(UserError, match="pckd is not stored as a printed table of imagenet; stored are: none"):
         load_published("imagenet").printed("pckd")
 
 

@@ -62,7 +62,7 @@ def test_the_command_prints_it(typed: Typed) -> None:
     assert "76.97 ↑1.49" in out
     code, out, err = typed("table", "--published", "cifar100", "--source", "pckd", "--baseline", "nothing")
     assert (code, out) == (2, "")
-    assert "no row 'nothing' in the printed table" in err
+    assert "the printed table has no row 'nothing'" in err
 
 
 def test_values_of_many_sources_keep_disagreements_and_differing_rules_apart() -> None:
@@ -105,7 +105,7 @@ def test_published_values_stand_only_beside_their_own_rules(typed: Typed, tmp_pa
     write_records(tmp_path / "runs", [fake_record("kd", seed, 70.0) for seed in range(2)])
     code, out, err = typed("table", "runs", "--layout", "paper", "--published", "cifar100")
     assert (code, out) == (2, "")
-    assert "digits-demo-v1 is of digits" in err
+    assert "digits-demo-v1 trains on digits: published values of cifar100 are not comparable with it" in err
     code, _, err = typed("table", "runs", "--published", "cifar100")
     assert code == 2
     assert "add --layout paper" in err
@@ -122,7 +122,7 @@ def test_shortened_training_has_no_published_values() -> None:
     short = load_protocol("cifar100-crd-v1").override(epochs=30)
     (found,) = split(*fake_grid(["vgg13>vgg8"], {"kd": 1.0}, 2, protocol=short))
     table = with_published(paper(found), found, load_published("cifar100"), beside=True)
-    assert "no published values: no paper has these rules" in table.notes
+    assert "no published values: no source uses these training rules" in table.notes
     assert not any("[" in entry.text for row in table.rows for entry in row)
 
 
@@ -132,7 +132,7 @@ def test_shortened_training_has_no_published_values() -> None:
         (["--published", "cifar1000"], "unknown data set 'cifar1000': did you mean cifar100"),
         (["--published", "cifar100", "--source", "crdd"], "unknown source 'crdd': did you mean crd"),
         (["--published", "cifar100", "--methods", "nothing"], "unknown published method 'nothing'"),
-        (["--published", "imagenet", "--methods", "fsp"], "nothing was published"),
+        (["--published", "imagenet", "--methods", "fsp"], "no values are published for this combination"),
     ],
 )
 def test_unknown_names_are_one_line(words: list[str], told: str, typed: Typed) -> None:

@@ -167,13 +167,13 @@ def test_rank_stability_without_an_order_is_nan() -> None:
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda: friedman(np.ones((2, 9))), "2 methods: 3 or more"),
-        (lambda: friedman(np.ones((3, 1))), "1 block: two or more"),
+        (lambda: friedman(np.ones((2, 9))), "2 methods: at least 3"),
+        (lambda: friedman(np.ones((3, 1))), "1 blocks: at least 2 pairs"),
         (lambda: friedman(np.ones(3)), "methods x blocks"),
         (lambda: friedman([[1.0, 2.0], [1.0, math.nan], [2.0, 3.0]]), "a score in every block"),
         (lambda: friedman(np.ones((3, 3)), level=95), "level 95"),
-        (lambda: wilcoxon_holm(np.ones((1, 9))), "1 methods: 2 or more"),
-        (lambda: rank_stability({"a": 1.0}, {"a": 2.0, "b": 1.0}), "1 methods in common"),
+        (lambda: wilcoxon_holm(np.ones((1, 9))), "1 methods: at least 2"),
+        (lambda: rank_stability({"a": 1.0}, {"a": 2.0, "b": 1.0}), "1 common methods"),
         (lambda: rank_stability({"a": 1.0, "b": math.nan}, {"a": 2.0, "b": 1.0}), "must be finite"),
     ],
 )

@@ -46,15 +46,18 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "empty": (lambda path: path.write_bytes(b""), "not readable as JSON"),
     "binary": (lambda path: path.write_bytes(bytes(range(256))), "not readable as JSON"),
     "deep": (lambda path: path.write_text("[" * 100_000), "not readable as JSON"),
-    "a list": (lambda path: path.write_text("[1, 2]"), "not a record of kdbench"),
-    "foreign": (lambda path: path.write_text('{"accuracy": 71.2}'), "not a record of kdbench"),
-    "another seed": (changed(lambda r: r["config"].update(seed=9)), "its configuration is not that of its cell"),
-    "another teacher": (changed(lambda r: r["teacher"].update(id="file:1")), "its teacher is not that of its cell"),
-    "no cost": (changed(lambda r: r.pop("cost")), "it has no 'cost'"),
+    "a list": (lambda path: path.write_text("[1, 2]"), "not a kdbench record"),
+    "foreign": (lambda path: path.write_text('{"accuracy": 71.2}'), "not a kdbench record"),
+    "another seed": (changed(lambda r: r["config"].update(seed=9)), "its configuration does not match its cell id"),
+    "another teacher": (
+        changed(lambda r: r["teacher"].update(id="file:1")),
+        "its teacher does not match its configuration",
+    ),
+    "no cost": (changed(lambda r: r.pop("cost")), "'cost' is missing"),
     "a word": (changed(lambda r: r.update(top1="71.2")), "'71.2' is not a number"),
     "not a number": (changed(lambda r: r.update(nll=float("nan"))), "nan is not a number"),
     "a fraction": (changed(lambda r: r.update(top1=101.0)), "101.0 is not an accuracy in percent"),
-    "null": (changed(lambda r: r.update(environment=None)), "not a record of kdbench"),
+    "null": (changed(lambda r: r.update(environment=None)), "not a kdbench record"),
 }
 
 
@@ -115,21 +118,21 @@ def begin(folder: Path, seed: int, failure: str = "", **changes: Any) -> None:
         (folder / "failed.json").write_text(json.dumps({"reason": failure, "text": "it did"}))
 
 
-def test_begun_cells_are_found_with_what_they_are(runs: Path) -> None:
+def test_unfinished_cells_are_read_with_their_configuration(runs: Path) -> None:
     begin(runs / "begun", 7)
     begin(runs / "failed", 8, "diverged")
     (runs / "other").mkdir()
     (runs / "other" / "config.toml").write_text("title = 'something else'")
     records = read_records(runs)
     assert not records.problems
-    assert {cell.config["seed"]: cell.failure for cell in records.begun} == {7: "", 8: "diverged"}
+    assert {cell.config["seed"]: cell.failure for cell in records.unfinished} == {7: "", 8: "diverged"}
 
 
-def test_begun_cells_are_counted_on_the_screen(typed: Typed, runs: Path) -> None:
+def test_unfinished_cells_are_counted_on_the_screen(typed: Typed, runs: Path) -> None:
     begin(runs / "begun", 7)
     code, _, err = typed("table", runs)
     assert code == 0
-    assert "1 cell is begun and not finished" in err
+    assert "1 cell has started but not finished" in err
 
 
 @pytest.mark.parametrize("command", ["table", "leaderboard", "compare", "claims", "report"])
@@ -141,13 +144,13 @@ def test_an_empty_folder_says_what_to_run(command: str, typed: Typed, tmp_path: 
     assert "kdbench demo" in err
     code, _, err = typed(command, tmp_path / "absent")
     assert code == 2
-    assert "there is no folder" in err
+    assert f"the folder {tmp_path / 'absent'} does not exist" in err
 
 
 def test_records_in_memory_are_read_the_same_way() -> None:
     record = fake_record("kd", 1, 70.0)
     assert as_frame([record])["top1"].tolist() == [70.0]
-    with pytest.raises(ValueError, match="not a record of kdbench"):
+    with pytest.raises(ValueError, match="not a kdbench record"):
         as_frame([{"cell": record["cell"]}])
 
 

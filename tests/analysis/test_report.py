@@ -105,7 +105,7 @@ def test_the_band_of_seeds() -> None:
 def test_without_metrics_the_page_says_so(tmp_path: Path) -> None:
     write_runs(tmp_path / "runs", records(), metrics=False)
     page = report(tmp_path / "runs", tmp_path / "out")
-    assert "none of the 16 cells that were asked has a readable metrics.jsonl" in page.text
+    assert "none of the 16 cells has a readable metrics.jsonl" in page.text
     assert not list((tmp_path / "out" / "plots").glob("*top1*"))
 
 
@@ -114,7 +114,7 @@ def test_one_pair_has_no_ranks_and_the_page_says_why(tmp_path: Path) -> None:
     write_runs(tmp_path / "runs", records()[:8])
     page = report(tmp_path / "runs", tmp_path / "out")
     assert "No critical-difference diagram" in page.text
-    assert "here are 4 methods and 1 pair." in page.text
+    assert "Here are 4 methods and 1 pair." in page.text
 
 
 @pytest.mark.usefixtures("quick")
@@ -139,7 +139,7 @@ def test_many_seeds_are_listed_and_read_in_part(tmp_path: Path) -> None:
     links = [target for target in page.values("href") if target.startswith("#cell/")]
     assert len(links) == CELLS_LISTED
     assert "and 3 more" in page.text
-    assert "3 cells more are not in them" in page.text
+    assert "3 more cells are left out" in page.text
     assert [seed for _, seed in page.data["more"]["c1-0-1"]] == [11, 12, 13]
     assert len(page.data["cells"]) == many
     assert sum(cell[7] is not None for cell in page.data["cells"].values()) == CELLS_READ

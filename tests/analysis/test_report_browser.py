@@ -224,7 +224,7 @@ def test_a_cell_opens_by_its_address(page: Chrome, address: str) -> None:
     page.get(target)
     assert find(page, "#cell-title").text == "crd, resnet56 > resnet20, seed 1"
     page.get(f"{address}#cell/0123abcd")
-    wait(lambda: find(page, "#cell-title").text.startswith("There is no cell 0123abcd"))
+    wait(lambda: find(page, "#cell-title").text == "Cell 0123abcd is not in this report")
     page.get(f"{address}#cell/constructor")
     wait(lambda: find(page, "#report").is_displayed())
 
@@ -291,7 +291,7 @@ def test_without_scripts_tables_and_plots_are_there(page: Chrome, address: str) 
     try:
         page.get("about:blank")
         page.get(address)
-        assert "Opening a cell takes JavaScript" in find(page, "noscript").text
+        assert "Opening a cell needs JavaScript" in find(page, "noscript").text
         assert methods(page) == ["reviewkd", "crd", "kd", "ce"]
         assert not find(page, ".controls").is_displayed()
         assert all(one.is_displayed() for one in every(page, "svg.plot"))

@@ -100,7 +100,7 @@ def test_an_epoch_written_twice_counts_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_begun_and_damaged_cells_are_named(tmp_path: Path, typed: Typed) -> None:
+def test_unfinished_and_damaged_cells_are_named(tmp_path: Path, typed: Typed) -> None:
     write_runs(tmp_path / "runs", records())
     (tmp_path / "runs" / "0" / "record.json").write_text("{")
     begun = tmp_path / "runs" / "begun"
@@ -116,7 +116,7 @@ def test_begun_and_damaged_cells_are_named(tmp_path: Path, typed: Typed) -> None
     page = (tmp_path / "here" / "index.html").read_text()
     assert "1 file is damaged and left out" in page
     assert "runs/0/record.json is left out" in page
-    assert "1 cell is begun and not finished" in page
+    assert "1 cell has started but not finished" in page
     assert "runs/begun: not finished" in page
 
 
@@ -142,7 +142,7 @@ def test_a_record_that_changes_meanwhile_is_named(tmp_path: Path) -> None:
     found = split(read)
     (folders[1] / "record.json").unlink()
     write_report(tmp_path / "runs", tmp_path / "out", found, read)
-    assert "1/record.json was changed while the report was made" in (tmp_path / "out" / "index.html").read_text()
+    assert "1/record.json changed while the report was written" in (tmp_path / "out" / "index.html").read_text()
 
 
 def test_a_folder_without_records(tmp_path: Path, typed: Typed) -> None:

@@ -197,13 +197,13 @@ def test_what_so_few_seeds_can_show() -> None:
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda: t_interval([]), "one or more values"),
+        (lambda: t_interval([]), "at least one value"),
         (lambda: t_interval([1.0, math.nan]), "must be finite"),
         (lambda: t_interval([1.0, 2.0], level=95), "level 95"),
-        (lambda: paired({0: 1.0}, {1: 1.0}), r"no seed in common: \[0\] and \[1\]"),
+        (lambda: paired({0: 1.0}, {1: 1.0}), r"no common seed: \[0\] and \[1\]"),
         (lambda: smallest_p(-1), "-1 differences"),
         (lambda: holm([0.5, 1.5]), "between 0 and 1"),
-        (lambda: pooled_gain([]), "one or more values"),
+        (lambda: pooled_gain([]), "at least one value"),
         (lambda: pooled_gain([[1.0, 2.0], [1.0]]), "pair 2 has one seed"),
         (lambda: pooled_gain([[1.0, 2.0]] * 4, clusters=list("aabb")), r"2 clusters \(a, b\)"),
         (lambda: pooled_gain([[1.0, 2.0]] * 4, clusters=list("abc")), "3 names of clusters for 4 pairs"),

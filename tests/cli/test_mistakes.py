@@ -41,7 +41,7 @@ MISTAKES = [
     (["cache", "build", "--protocol", "digits-demo-v1", "--teacher", "vgg8", "--method", "kd"], "no teacher vgg8"),
     (["bench", "resnet8"], "is no pair"),
     (["bench", "resnet8>resnet9"], "resnet9"),
-    (["table", "nowhere"], "there is no folder nowhere"),
+    (["table", "nowhere"], "the folder nowhere does not exist"),
     (["table", "."], "no finished cells"),
     (["show", "pkcd"], "did you mean pckd"),
     (["teacher", "import", "no.pth", "--protocol", "digits-demo-v1", "--network", "resnet8"], "no checkpoint no.pth"),

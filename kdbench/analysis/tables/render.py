@@ -1,4 +1,4 @@
-"""The four renderings of a table: terminal, Markdown, LaTeX and CSV, with equal numbers."""
+"""Render tables for the terminal, as Markdown, LaTeX or CSV, with equal numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Format = Literal["terminal", "markdown", "latex", "csv"]
 
 
 def render(tables: Sequence[Table], form: Format) -> str:
-    """Write tables as one text."""
+    """Render tables as one text."""
     if form == "latex":
         return latex(tables)
     return "\n".join({"terminal": _terminal, "markdown": _markdown, "csv": _csv}[form](table) for table in tables)
@@ -34,7 +34,7 @@ def _terminal(table: Table) -> str:
     heads = ["\n".join(column) for column in zip(*table.heads, strict=True)]
     body = tabulate(rows, headers=heads, tablefmt="simple", colalign=_align(table), disable_numparse=True)
     lines = [line.rstrip() for line in body.splitlines()]
-    return "\n".join([table.title, "", *lines, "", *_explained(table), ""])
+    return "\n".join([table.title, "", *lines, "", *_all_notes(table), ""])
 
 
 def _markdown(table: Table) -> str:
@@ -46,20 +46,20 @@ def _markdown(table: Table) -> str:
     ]
     heads = ["<br>".join(map(_plain, filter(None, column))) for column in zip(*table.heads, strict=True)]
     body = tabulate(rows, headers=heads, tablefmt="pipe", colalign=_align(table), disable_numparse=True)
-    notes = [f"- {_plain(line)}" for line in _explained(table)]
+    notes = [f"- {_plain(line)}" for line in _all_notes(table)]
     return "\n".join([f"**{_plain(table.title)}**", "", body, "", *notes, ""])
 
 
 def _csv(table: Table) -> str:
-    """The numbers of each column, its mark and its notes in columns of their own, where it has any."""
+    """Render each number of an entry, its mark and its notes as separate columns."""
     heads: list[str] = []
     columns: list[list[str]] = []
     for name, column in zip(table.columns, zip(*(row for row in table.rows), strict=True), strict=True):
-        parts = list(dict.fromkeys(part for entry in column for part in entry.numbers))
-        for part in parts:
-            heads.append(name if len(parts) == 1 else f"{name}: {part}")
-            columns.append([entry.numbers.get(part, "") for entry in column])
-        if not parts:
+        numbers = list(dict.fromkeys(number for entry in column for number in entry.numbers))
+        for number in numbers:
+            heads.append(name if len(numbers) == 1 else f"{name}: {number}")
+            columns.append([entry.numbers.get(number, "") for entry in column])
+        if not numbers:
             heads.append(name)
             columns.append([entry.text for entry in column])
         if any(entry.mark for entry in column):
@@ -69,16 +69,16 @@ def _csv(table: Table) -> str:
             heads.append(f"{name}: note")
             columns.append(["; ".join(entry.notes) for entry in column])
     if table.grouped:
-        for number in range(1, len(columns[0])):
-            columns[0][number] = columns[0][number] or columns[0][number - 1]
+        for line in range(1, len(columns[0])):
+            columns[0][line] = columns[0][line] or columns[0][line - 1]
     buffer = io.StringIO()
-    buffer.writelines(f"# {line}\n" for line in (table.title, *table.notes))
+    buffer.writelines(f"# {text}\n" for text in (table.title, *table.notes))
     csv.writer(buffer, lineterminator="\n").writerows([heads, *zip(*columns, strict=True)])
     return buffer.getvalue()
 
 
-def _explained(table: Table) -> list[str]:
-    """The lines below a table."""
+def _all_notes(table: Table) -> list[str]:
+    """Return the lines below a table: footnotes with their letters, then notes."""
     return [*(f"({letter}) {text}" for text, letter in table.footnotes.items()), *table.notes]
 
 
@@ -91,6 +91,6 @@ def _align(table: Table) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """Text without meaning for Markdown or HTML."""
+    """Escape text for Markdown and HTML."""
     text = re.sub(r"[\\`*|]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|\](?=[(\[])", r"\\\g<0>", text)
     return text.replace("&", "&amp;").replace("<", "&lt;")
