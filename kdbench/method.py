@@ -1,21 +1,75 @@
-"""The seam between the harness and a distillation method."""
+"""The seam between the harness and a distillation method: all that a method's file imports beside its mathematics."""
 
 from __future__ import annotations
 
 import abc
-import ast
-import dataclasses
-import inspect
-import itertools
-import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor, nn
 
-from kdbench.net import Net, Outputs, Part
+from kdbench.config import Config as BaseConfig
+from kdbench.config import count, fraction, freeze, later, non_negative, positive, resource, temperature, weight
+from kdbench.functional import cross_entropy
+from kdbench.net import PARTS, Net, Outputs, Part, Shape
+
+__all__ = [
+    "PLAIN", "Batch", "Loss", "Method", "Net", "Outputs", "Paper", "Part", "PhaseName", "Pretraining", "Reads", "Setup",
+    "Shape", "ViewPlan", "count", "fraction", "later", "non_negative", "positive", "resource", "temperature", "weight",
+]  # fmt: skip
+
+PhaseName = Literal["pretraining", "training"]
+"""Of the phases of a run: pre-training, where the method has some, and the protocol's own epochs."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Paper:
+    """Where a method was published."""
+
+    title: str
+    authors: str
+    """Family names, in order."""
+    venue: str
+    year: int
+    arxiv: str | None = None
+    """Number on arXiv, such as 1503.02531."""
+
+    def __str__(self) -> str:
+        """Title and place in one line."""
+        return f"{self.title} ({self.place})"
+
+    @property
+    def place(self) -> str:
+        """Venue, year and number on arXiv."""
+        return f"{self.venue} {self.year}".strip() + (f", arXiv {self.arxiv}" if self.arxiv else "")
+
+
+@final
+@dataclass(frozen=True, slots=True, init=False)
+class Reads:
+    """Parts that a loss reads of the outputs of student and teacher; a network of which nothing is read is not run.
+
+    Raises
+    ------
+    ValueError
+        There is no such part.
+    """
+
+    student: frozenset[Part]
+    teacher: frozenset[Part]
+
+    def __init__(self, student: Collection[Part] = (), teacher: Collection[Part] = ()) -> None:
+        for side, parts in (("student", student), ("teacher", teacher)):
+            if isinstance(parts, str) or not PARTS.issuperset(parts):
+                raise ValueError(f"Reads({side}=...) must be a set of {', '.join(sorted(PARTS))}, not {parts!r}")
+            object.__setattr__(self, side, frozenset(parts))
+
+    def __or__(self, other: Reads) -> Reads:
+        """Return what either of the two reads."""
+        return Reads(self.student | other.student, self.teacher | other.teacher)
 
 
 @final
@@ -55,7 +109,10 @@ PLAIN = ViewPlan()
 @final
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One training batch. Legend: ``B`` images, ``V`` views; view-major rows, the plain view first."""
+    """One training batch. Legend: ``B`` images, ``V`` views; view-major rows, the plain view first.
+
+    The phases of a run are pre-training, where the method has some, and the protocol's own epochs.
+    """
 
     images: Tensor
     """``(V*B, 3, H, W)``, in [0, 1]."""
@@ -64,11 +121,31 @@ class Batch:
     index: Tensor
     """``(B,)``, positions in the training set; no position twice."""
     epoch: int
-    """From 1; in pre-training, of that."""
+    """Current epoch of this phase, from 1."""
     epochs: int
-    """In all; in pre-training, of that."""
+    """Number of epochs in this phase."""
     generator: torch.Generator
     """For the method's own randomness, on the images' device."""
+    label_smoothing: float = 0.0
+    """Of the protocol; for the task's loss alone."""
+
+    def cross_entropy(self, logits: Tensor) -> Tensor:
+        """Return the task's loss: the cross entropy of each image with its label, smoothed as the protocol says.
+
+        What reads the label as a fact, such as a weight of images or the target of a decoupled loss, takes
+        `kdbench.functional.cross_entropy` or ``targets``, which are never smoothed.
+
+        Parameters
+        ----------
+        logits
+            Of one view of each image, ``(B, K)``.
+
+        Returns
+        -------
+        Tensor
+            ``(B,)``, in nats, at least float32.
+        """
+        return cross_entropy(logits, self.targets, self.label_smoothing)
 
     @property
     def size(self) -> int:
@@ -77,7 +154,7 @@ class Batch:
 
     @property
     def progress(self) -> float:
-        """Epochs begun over all epochs, in (0, 1]."""
+        """Epochs of this phase that have begun over all of its epochs, in (0, 1]."""
         return self.epoch / self.epochs
 
 
@@ -95,41 +172,14 @@ class Setup:
 
     @property
     def teacher(self) -> Net:
-        """The frozen teacher; a method whose ``teacher_reads`` is empty has none."""
+        """The frozen teacher; a method whose ``READS`` name no part of a teacher has none."""
         if self._teacher is None:
-            raise ValueError("there is no teacher: the method's teacher_reads is empty")
+            raise ValueError("there is no teacher: the method's READS name no part of one")
         return self._teacher
 
 
-_RESOURCE, _LATER = "resource", "later"
-
-
-def resource(default: Any) -> Any:
-    """Return a field of a ``Config`` that bounds memory or time and changes no result: no part of a cell's identity."""
-    return dataclasses.field(default=default, metadata={_RESOURCE: True})
-
-
-def later(default: Any) -> Any:
-    """Return a field of a ``Config`` that was added to a method whose results were kept before.
-
-    Its default must change nothing: at that value the field is no part of a cell's identity, so that the cells of
-    before stay what they are.
-    """
-    return dataclasses.field(default=default, metadata={_LATER: True})
-
-
-def deciding(config: Any) -> dict[str, Any]:
-    """Return the settings that decide results, as plain values."""
-    return {
-        field.name: value
-        for field in dataclasses.fields(config)
-        for value in (getattr(config, field.name),)
-        if _RESOURCE not in field.metadata and not (_LATER in field.metadata and value == field.default)
-    }
-
-
 Loss = Callable[[Outputs, Outputs, Batch], dict[str, Tensor]]
-"""From what student and teacher say of a batch to named, weighted scalar terms; their sum is minimised."""
+"""From the outputs of student and teacher for a batch to named, weighted scalar terms; their sum is minimised."""
 
 
 @final
@@ -137,7 +187,8 @@ Loss = Callable[[Outputs, Outputs, Batch], dict[str, Tensor]]
 class Pretraining:
     """What is trained before the protocol's first epoch, by a loss of its own; all else is frozen and in eval mode.
 
-    The teacher gives what ``pretraining_needs`` names. The optimiser is the protocol's, and a fresh one afterwards.
+    What the loss reads is what ``Method.reads`` returns for the phase ``"pretraining"``; epochs of the batches count
+    from 1 in this phase. The optimiser is the protocol's, and a fresh one afterwards.
     """
 
     loss: Loss
@@ -145,10 +196,8 @@ class Pretraining:
     """Of the method and the student; what the loss does not reach stays as it is."""
     freeze: tuple[nn.Module, ...] = ()
     """Of these modules, those that stay as they are from the first epoch on."""
-    student_reads: frozenset[Part] = frozenset()
-    """What the loss reads of the student, which is not run where that is nothing."""
     learning_rate: float | None = None
-    """Of the first epoch; by default the protocol's for this student."""
+    """Learning rate of the first epoch; by default the protocol's for this student."""
     milestones: tuple[float, ...] = ()
     """Fractions of pre-training after which the learning rate is multiplied by the protocol's ``decay``."""
 
@@ -156,56 +205,85 @@ class Pretraining:
 class Method(nn.Module, abc.ABC):
     """One published way to distil. It owns only what it adds to the student: heads and buffers.
 
-    A method is built on the CPU with its own random stream and then moved to the device of the run.
+    A method is built on the CPU with its own random stream and then moved to the device of the run. Its ``Config``
+    becomes a frozen dataclass by itself.
+
+    Raises
+    ------
+    ValueError
+        A network has fewer stages than ``MIN_STAGES``, or there are fewer classes than ``MIN_CLASSES``.
     """
 
     VERSION: ClassVar[int] = 1
     """Raised when results change."""
     FAMILY: ClassVar[str]
     """Logits, features, relations, contrast, or none."""
-    student_reads: ClassVar[frozenset[Part]] = frozenset({"logits"})
-    teacher_reads: ClassVar[frozenset[Part]]
+    PAPER: ClassVar[Paper | None] = None
+    READS: ClassVar[Reads]
+    """What the loss reads with the usual settings. A method that names no part of the teacher here has none."""
+    MIN_STAGES: ClassVar[int] = 0
+    """Stages that each network must have, the teacher where there is one."""
+    MIN_CLASSES: ClassVar[int] = 1
+    """Classes that the data set must have."""
+    VIEWS: ClassVar[ViewPlan] = PLAIN
+    """Views of each image with the usual settings."""
     OURS: ClassVar[dict[str, str]] = {}
     """Settings whose default no source states, with the reason for our choice."""
     DEVIATIONS: ClassVar[tuple[str, ...]] = ()
     """Where paper and code differ, and which one the defaults follow."""
 
-    @dataclass(frozen=True, slots=True, kw_only=True)
-    class Config:
+    min_images: int = 1
+    """Fewest images of a training batch; 2 where a batch norm sees one value of an image. Set in ``__init__``."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(BaseConfig):
         """Hyper-parameters; the defaults are the paper's main setting."""
 
-    def __init__(self, config: Any, setup: Setup) -> None:  # noqa: ARG002
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "Config" in vars(cls):
+            freeze(cls.Config)
+
+    def __init__(self, config: Any, setup: Setup) -> None:
         super().__init__()
         self.config = config
+        if setup.student.num_classes < self.MIN_CLASSES:
+            raise ValueError(
+                f"{type(self).__name__} needs at least {self.MIN_CLASSES} classes, not {setup.student.num_classes}: "
+                "choose another data set, or another method"
+            )
+        for net in (setup.student, *([setup.teacher] if self.READS.teacher else [])):
+            if len(net.shapes) < self.MIN_STAGES:
+                raise ValueError(
+                    f"{type(self).__name__} needs networks of at least {self.MIN_STAGES} "
+                    f"stage{'s' if self.MIN_STAGES > 1 else ''}, but {net.name} has {len(net.shapes)}: choose another "
+                    "network, or a method that reads logits or penultimate features"
+                )
+
+    @classmethod
+    def reads(cls, config: Any, phase: PhaseName) -> Reads:  # noqa: ARG003
+        """Return what the loss of a phase reads with these settings, by default ``READS``.
+
+        The networks compute this alone, and a teacher's cache keeps no more.
+        """
+        return cls.READS
+
+    @final
+    @classmethod
+    def all_reads(cls, config: Any) -> Reads:
+        """Return what is read with these settings in any phase."""
+        reads = cls.reads(config, "training")
+        return reads | cls.reads(config, "pretraining") if cls.pretraining(config) > 0 else reads
 
     @classmethod
     def views(cls, config: Any) -> ViewPlan:  # noqa: ARG003
-        """Return the views of each image that the method trains on."""
-        return PLAIN
-
-    @classmethod
-    def needs(cls, config: Any) -> frozenset[Part]:  # noqa: ARG003
-        """Return what the loss reads of the teacher with these settings; narrower than ``teacher_reads`` at times.
-
-        The teacher is asked for this alone, and its cache keeps no more.
-        """
-        return cls.teacher_reads
+        """Return the views of each image that the method trains on with these settings, by default ``VIEWS``."""
+        return cls.VIEWS
 
     @classmethod
     def pretraining(cls, config: Any) -> float:  # noqa: ARG003
         """Return the length of pre-training over that of the protocol; 0 for none. It is one epoch at least."""
         return 0.0
-
-    @classmethod
-    def pretraining_needs(cls, config: Any) -> frozenset[Part]:
-        """Return what the loss of pre-training reads of the teacher; by default, what the other one does."""
-        return cls.needs(config)
-
-    @final
-    @classmethod
-    def all_needs(cls, config: Any) -> frozenset[Part]:
-        """Return what is read of the teacher from the beginning to the end, in pre-training too."""
-        return cls.needs(config) | (cls.pretraining_needs(config) if cls.pretraining(config) > 0 else frozenset())
 
     @final
     @classmethod
@@ -215,11 +293,11 @@ class Method(nn.Module, abc.ABC):
         return max(1, round(part * epochs)) if part > 0 else 0
 
     def pretrain(self, student: Net) -> Pretraining:
-        """Return what is done before the protocol's first epoch; asked only where ``pretraining`` is above 0."""
+        """Return what is done before the protocol's first epoch; called only where ``pretraining`` is above 0."""
         raise NotImplementedError
 
     def wrap(self, setup: Setup) -> Net:
-        """Return the network that is trained, evaluated and saved, the student itself unless said otherwise.
+        """Return the network that is trained, evaluated and saved, by default the student itself.
 
         Modules that stand in it are no part of the method. What is drawn here comes from the method's stream.
         """
@@ -228,23 +306,3 @@ class Method(nn.Module, abc.ABC):
     @abc.abstractmethod
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return named, weighted scalar terms; their sum is minimised."""
-
-
-def field_docs(config: type) -> dict[str, str]:
-    """Return the docstring below each field of a ``Config`` class, those of inherited fields first."""
-    docs: dict[str, str] = {}
-    for owner in reversed(config.__mro__):
-        if dataclasses.is_dataclass(owner):
-            docs |= _own_docs(owner)
-    return docs
-
-
-def _own_docs(config: type) -> dict[str, str]:
-    body = ast.parse(textwrap.dedent(inspect.getsource(config))).body[0]
-    assert isinstance(body, ast.ClassDef)
-    docs: dict[str, str] = {}
-    for line, following in itertools.pairwise([*body.body, ast.Pass()]):
-        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
-            is_text = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
-            docs[line.target.id] = inspect.cleandoc(str(following.value.value)) if is_text else ""  # type: ignore[attr-defined]
-    return docs

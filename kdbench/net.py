@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, final
+from typing import Any, ClassVar, Literal, final, get_args
 
 import torch
 from torch import Tensor, nn
 
-Part = Literal["logits", "penultimate", "stem", "stages", "preact"]
-PARTS: frozenset[Part] = frozenset({"logits", "penultimate", "stem", "stages", "preact"})
+Part = Literal["logits", "penultimate", "map", "stem", "stages", "preact"]
+PARTS: frozenset[Part] = frozenset(get_args(Part))
 LOGITS: frozenset[Part] = frozenset({"logits"})
 Shape = tuple[int, int, int]
 """Of one image's map: ``(C, H, W)``."""
@@ -24,13 +24,28 @@ class Undeclared(ValueError):
 
 @final
 class Outputs:
-    """What a network says about a batch, reduced to the parts that were asked for.
+    """What a network outputs for a batch, reduced to the parts that are read. It does not change.
 
     Legend: ``B`` images, ``V`` views, ``K`` classes, ``D`` penultimate width, stage i with ``C_i`` channels.
-    Reading a part that was not asked for raises ``Undeclared``: a method must declare what it reads.
+
+    Parameters
+    ----------
+    owner
+        ``student`` or ``teacher``, for messages.
+    logits, penultimate, map, stem, stages, preact
+        The parts; None for one that is not read or that the network does not have.
+    weight, bias
+        The classifier's; no weight where nothing is read.
+    absent
+        Why the network does not have a part, by its name.
+
+    Raises
+    ------
+    Undeclared
+        Where a part is used that is not given: a method declares what it reads.
     """
 
-    __slots__ = ("_owner", "_parts", "_weight", "bias")
+    __slots__ = ("_absent", "_bias", "_owner", "_parts", "_weight")
 
     def __init__(
         self,
@@ -38,86 +53,98 @@ class Outputs:
         *,
         logits: Tensor | None = None,
         penultimate: Tensor | None = None,
+        map: Tensor | None = None,  # noqa: A002
         stem: Tensor | None = None,
         stages: tuple[Tensor, ...] | None = None,
         preact: tuple[Tensor, ...] | None = None,
         weight: Tensor | None = None,
         bias: Tensor | None = None,
+        absent: Mapping[Part, str] | None = None,
     ) -> None:
         self._owner = owner
-        self._parts = {"logits": logits, "penultimate": penultimate, "stem": stem, "stages": stages, "preact": preact}
-        self._weight = weight
-        self.bias = bias
+        self._parts: dict[str, Any] = {
+            "logits": logits,
+            "penultimate": penultimate,
+            "map": map,
+            "stem": stem,
+            "stages": stages,
+            "preact": preact,
+        }
+        self._weight, self._bias = weight, bias
+        self._absent: Mapping[Any, str] = absent or {}
 
     @property
     def logits(self) -> Tensor:
         """Logits, ``(V*B, K)``."""
-        part = self._part("logits")
-        assert isinstance(part, Tensor)
-        return part
+        return self._given("logits")  # type: ignore[no-any-return]
 
     @property
     def penultimate(self) -> Tensor:
         """The classifier's input, ``(V*B, D)``."""
-        part = self._part("penultimate")
-        assert isinstance(part, Tensor)
-        return part
+        return self._given("penultimate")  # type: ignore[no-any-return]
+
+    @property
+    def map(self) -> Tensor:
+        """The feature map ``(V*B, D, H, W)`` whose mean over positions is ``penultimate``."""
+        return self._given("map")  # type: ignore[no-any-return]
 
     @property
     def stem(self) -> Tensor:
         """The map ``(V*B, C, H, W)`` that enters the first stage."""
-        part = self._part("stem")
-        assert isinstance(part, Tensor)
-        return part
+        return self._given("stem")  # type: ignore[no-any-return]
 
     @property
     def stages(self) -> tuple[Tensor, ...]:
         """Feature maps ``(V*B, C_i, H_i, W_i)`` at the end of each stage, shallow to deep, without the stem."""
-        part = self._part("stages")
-        assert isinstance(part, tuple)
-        return part
+        return self._given("stages")  # type: ignore[no-any-return]
 
     @property
     def preact(self) -> tuple[Tensor, ...]:
         """The maps of ``stages`` before their last ReLU."""
-        part = self._part("preact")
-        assert isinstance(part, tuple)
-        return part
+        return self._given("preact")  # type: ignore[no-any-return]
 
     @property
     def weight(self) -> Tensor:
-        """The classifier's weight, ``(K, D)``; ``bias`` is ``(K,)`` or None."""
+        """The classifier's weight, ``(K, D)``."""
         if self._weight is None:
-            raise Undeclared(f"{self._owner} gives nothing: the method declares no reads of it")
+            raise Undeclared(f"{self._owner} gives nothing: the method's Reads name no part of it")
         return self._weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The classifier's bias, ``(K,)``; None where it has none."""
+        return self._bias if self.weight is not None else None
 
     def narrowed(self, reads: Collection[Part]) -> Outputs:
         """Return the same outputs with only the parts in ``reads``."""
-        parts: dict[str, Any] = {name: value if name in reads else None for name, value in self._parts.items()}
-        return Outputs(self._owner, **parts, weight=self._weight, bias=self.bias)
+        parts = {name: value if name in reads else None for name, value in self._parts.items()}
+        return Outputs(self._owner, **parts, weight=self._weight, bias=self._bias, absent=self._absent)
 
     def parts(self) -> dict[str, Tensor | tuple[Tensor, ...]]:
-        """The parts that were asked for, by name."""
+        """Return the parts that are given, by name."""
         return {name: part for name, part in self._parts.items() if part is not None}
 
-    def _part(self, name: str) -> Tensor | tuple[Tensor, ...]:
-        part = self._parts[name]
-        if part is None:
-            raise Undeclared(
-                f"{self._owner} does not give {name!r}: add it to the method's "
-                f"{self._owner}_reads, or choose a network that has it"
-            )
-        return part
+    def _given(self, name: str) -> Any:
+        if (part := self._parts[name]) is not None:
+            return part
+        if reason := self._absent.get(name):
+            raise Undeclared(f"{self._owner} has no {name!r}: {reason}; choose another network")
+        raise Undeclared(
+            f"{self._owner} does not give {name!r}: add it to the method's Reads({self._owner}={{...}}), "
+            "or choose a network that has it"
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What a backbone computes below its classifier. ``preact`` and ``stem`` are None where it has no such maps."""
+    """What a backbone computes below its classifier; None where it has no such maps."""
 
     penultimate: Tensor
     stages: tuple[Tensor, ...]
     preact: tuple[Tensor, ...] | None
     stem: Tensor | None
+    map: Tensor | None = None
+    """The map whose mean over positions is ``penultimate``."""
 
 
 class Backbone(nn.Module, abc.ABC):
@@ -133,6 +160,10 @@ class Backbone(nn.Module, abc.ABC):
     @abc.abstractmethod
     def head(self) -> nn.Linear:
         """The linear classifier."""
+
+    def map_absence(self) -> str:
+        """Why there is no ``map``, where there is none."""
+        return "its classifier does not see the mean of a feature map"
 
     def preact_norms(self) -> tuple[nn.BatchNorm2d, ...]:
         """The batch norm that ends the main path to each map of ``preact``; none unless all of them end in one."""
@@ -152,8 +183,8 @@ class Net(nn.Module):
     mean, std
         Per-channel normalisation, in [0, 1].
     image_size
-        Height and width of the images, for the dry forward pass that finds ``shapes``, those of the stages, and
-        ``stem_shape``.
+        Height and width of the images, for the dry forward pass that finds the shapes of ``stages``, ``stem`` and
+        ``map``.
     """
 
     mean: Tensor
@@ -180,7 +211,15 @@ class Net(nn.Module):
         self.train(training)
         self.shapes: tuple[Shape, ...] = tuple(map(_shape, dry.stages))
         self.stem_shape: Shape | None = None if dry.stem is None else _shape(dry.stem)
+        self.map_shape: Shape | None = None if dry.map is None else _shape(dry.map)
         self.has_preact: bool = dry.preact is not None
+        reasons: dict[Part, str] = {
+            "map": "" if self.map_shape else f"{name}: {backbone.map_absence()}",
+            "stem": "" if self.stem_shape else f"{name} shows no map before its stages",
+            "preact": "" if self.has_preact else f"{name} shows no maps before the last ReLU",
+        }
+        self.absent: dict[Part, str] = {part: reason for part, reason in reasons.items() if reason}
+        """Why the network does not have a part, by its name."""
 
     @property
     def width(self) -> int:
@@ -194,18 +233,20 @@ class Net(nn.Module):
 
     def forward(self, images: Tensor, reads: Collection[Part] = LOGITS, owner: str = "student") -> Outputs:
         """Outputs for images ``(V*B, 3, H, W)`` in [0, 1], holding the parts named in ``reads``."""
-        maps = not {"stem", "stages", "preact"}.isdisjoint(reads)
+        maps = not {"map", "stem", "stages", "preact"}.isdisjoint(reads)
         features = self.backbone.features((images - self.mean) / self.std, maps=maps)
         head = self.backbone.head()
         return Outputs(
             owner,
             logits=head(features.penultimate) if "logits" in reads else None,
             penultimate=features.penultimate if "penultimate" in reads else None,
+            map=features.map if "map" in reads else None,
             stem=features.stem if "stem" in reads else None,
             stages=features.stages if "stages" in reads else None,
             preact=features.preact if "preact" in reads else None,
             weight=head.weight,
             bias=head.bias,
+            absent=self.absent,
         )
 
     def logits(self, images: Tensor) -> Tensor:

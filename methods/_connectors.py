@@ -1,9 +1,8 @@
-"""Features of the student at the teacher's width, and at its size where asked: a convolution and batch norm."""
-
-from __future__ import annotations
+"""Features of the student at the teacher's width, and at its size where it can be: a convolution and batch norm."""
 
 from typing import final
 
+import torch
 from torch import Tensor, nn
 
 from kdbench.net import Shape
@@ -14,13 +13,9 @@ def conv_norm(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
 
 
-def check_norm_input(maps: Tensor, method: str, *, training: bool) -> None:
-    """Raise ValueError for maps ``(B, C, H, W)`` that leave a batch norm one value a channel, without a variance."""
-    if training and maps.shape[0] * maps.shape[2] * maps.shape[3] < 2:
-        raise ValueError(
-            f"{method} cannot train on a batch of one image, because its batch norm sees one value a channel: choose a "
-            "batch size that does not leave one image over at the end of the epoch"
-        )
+def images_for_norm(shape: Shape) -> int:
+    """Images that a batch norm over maps of this shape needs in training: one image of one pixel has no variance."""
+    return 2 if shape[1] * shape[2] == 1 else 1
 
 
 def sizing_conv(student: Shape, teacher: Shape) -> nn.Module:
@@ -41,16 +36,16 @@ def sizing_conv(student: Shape, teacher: Shape) -> nn.Module:
 
 @final
 class SizingConnector(nn.Module):
-    """Convolution to the teacher's shape and batch norm, for a method of this name."""
+    """Convolution to the teacher's shape and batch norm."""
 
-    def __init__(self, student: Shape, teacher: Shape, method: str) -> None:
+    def __init__(self, student: Shape, teacher: Shape) -> None:
         super().__init__()
-        self.method = method
         self.conv = sizing_conv(student, teacher)
         self.bn = nn.BatchNorm2d(teacher[0])
+        with torch.no_grad():
+            _, channels, rows, columns = self.conv(torch.zeros(1, *student)).shape
+        self.min_images = images_for_norm((channels, rows, columns))
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return the teacher-like map."""
-        maps = self.conv(maps)
-        check_norm_input(maps, self.method, training=self.training)
-        return self.bn(maps)  # type: ignore[no-any-return]
+        return self.bn(self.conv(maps))  # type: ignore[no-any-return]

@@ -5,8 +5,6 @@ matrix is squared until its first eigenvector is all that is left of it, and the
 series, summed by doubling.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional

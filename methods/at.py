@@ -1,29 +1,23 @@
-"""AT: paying more attention to attention.
+"""AT: the student's attention maps follow the teacher's.
 
-Zagoruyko, Komodakis; ICLR 2017; arXiv 1612.03928.
-The student's attention maps, the mean over channels of a power of each stage's activations, follow the teacher's.
-Where the paper has a norm of the difference, the code of the published numbers (RepDistiller) has the mean square.
+Attention is the mean over channels of a power of a stage's activations. Where the paper has a norm of the difference,
+the code of the published numbers (RepDistiller) has the mean square.
 
 ``A = flatten(mean_c |F_c|^p)``, ``loss = sum over stages of mean((A_s / |A_s| - A_t / |A_t|)^2)``
 
 Legend: ``B`` images; maps ``(B, C, H, W)``.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdbench.method import Batch, Setup
-from kdbench.net import Outputs, Part
+from kdbench.functional import at_least_float32, deepest_pairs, to_smaller_size
+from kdbench.method import Batch, Outputs, Paper, Reads, count, weight
 
-from ._maps import matched, num_matched, to_smaller_size
 from ._task import TaskMethod
-from .ce import at_least_float32, check_settings
 
 
 def attention(maps: Tensor, power: int) -> Tensor:
@@ -45,38 +39,30 @@ class AT(TaskMethod):
     """Attention transfer at every stage; of networks with different numbers of stages, the deepest are matched."""
 
     FAMILY = "features"
-    student_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "stages"})
-    teacher_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "stages"})
+    PAPER = Paper(
+        "Paying More Attention to Attention: Improving the Performance of Convolutional Neural Networks via Attention "
+        "Transfer",
+        "Zagoruyko, Komodakis", "ICLR", 2017, "1612.03928",
+    )  # fmt: skip
+    MIN_STAGES = 1
+    READS = Reads(student={"stages"}, teacher={"stages"})
     DEVIATIONS = (
         "the loss is a mean over positions, as in the public code; the paper's formula is a norm, a sum over positions",
         "an odd power is taken of the magnitude, as in the paper; the public code keeps the sign (ReLU maps have none)",
     )
+    config: "Config"
 
-    @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(TaskMethod.Config):
         """Defaults: RepDistiller's setting for all CIFAR-100 pairs."""
 
-        at_weight: float = 1000.0
+        at_weight: float = weight(1000.0)
         """Weight of the mean squared difference of attentions, summed over stages."""
-        power: int = 2
+        power: int = count(2)
         """Power of the activations whose mean over channels is the attention."""
 
-        def __post_init__(self) -> None:
-            TaskMethod.Config.__post_init__(self)
-            check_settings(self, non_negative=("at_weight",), positive=("power",))
-
-    config: Config
-
-    def __init__(self, config: Any, setup: Setup) -> None:
-        super().__init__(config, setup)
-        self.num_stages = num_matched("AT", setup)
-
-    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
-        """Return the weighted attention loss."""
-        config = self.config
-        pairs = matched(student, teacher, self.num_stages)
-        losses = [at_loss(ours, theirs, config.power) for ours, theirs in pairs]
-        return {"at": config.at_weight * torch.stack(losses).sum()}
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        losses = [at_loss(*pair, self.config.power) for pair in deepest_pairs(student.stages, teacher.stages)]
+        return {"at": self.config.at_weight * torch.stack(losses).sum()}
 
 
 METHOD = AT

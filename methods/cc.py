@@ -1,10 +1,8 @@
-"""CC: correlation congruence for knowledge distillation.
+"""CC: the correlations among a batch's images follow the teacher's.
 
-Peng, Jin, Liu, Zhou, Wu, Liu, Li, Zhang; ICCV 2019; arXiv 1904.01802.
-The correlations among a batch's images follow the teacher's. In the paper these are kernel values between the images'
-features. The published numbers of CC come from RepDistiller, whose loss is another one: the distance between the
-two networks' embeddings of an image, times that of the next image in the batch. That is the default here
-(``form = "neighbours"``); the paper's is ``form = "kernel"``.
+In the paper these are kernel values between the images' features (``form = "kernel"``). The published numbers of CC
+come from RepDistiller, whose loss, the default here (``form = "neighbours"``), is another one: the distance between
+the two networks' embeddings of an image, times that of the next image in the batch.
 
 ``neighbours``: ``d_i = |E_s f^s_i - E_t f^t_i|`` entrywise, ``loss = mean over i < B of d_i d_(i+1)``;
 ``kernel``: ``K_ij = exp(-2 g) sum over p <= 2 of (2 g x_i x_j)^p / p!`` with ``x = f / |f|``, the Gaussian kernel
@@ -13,20 +11,16 @@ two networks' embeddings of an image, times that of the next image in the batch.
 Legend: ``B`` images; ``D`` width of the penultimate features; ``E`` linear embeddings, both trained.
 """
 
-from __future__ import annotations
-
 import math
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, final
+from typing import Literal, final
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdbench.method import Batch, Setup
-from kdbench.net import Outputs, Part
+from kdbench.functional import at_least_float32, inner_products
+from kdbench.method import Batch, Outputs, Paper, Reads, Setup, count, positive, weight
 
 from ._task import TaskMethod
-from .ce import at_least_float32, check_settings, inner_products
 
 
 def neighbour_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -55,44 +49,40 @@ class CC(TaskMethod):
     """Correlation congruence of the penultimate features, in the code's form or the paper's."""
 
     FAMILY = "relations"
-    student_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "penultimate"})
-    teacher_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "penultimate"})
+    PAPER = Paper(
+        "Correlation Congruence for Knowledge Distillation",
+        "Peng, Jin, Liu, Zhou, Wu, Liu, Li, Zhang", "ICCV", 2019, "1904.01802",
+    )  # fmt: skip
+    READS = Reads(student={"penultimate"}, teacher={"penultimate"})
     DEVIATIONS = (
         "neighbouring images' differences between the networks, as the code of the published numbers, not a kernel",
         "that loss depends on the order of the batch, and pulls the two trained embeddings together, image by image",
         "a batch of one image has a loss of 0; that code's is NaN",
     )
-    OURS: ClassVar[dict[str, str]] = {
+    OURS = {
         "gamma": "read by form = 'kernel' alone, which the code of the published numbers does not have",
     }
+    config: "Config"
 
-    @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(TaskMethod.Config):
         """Defaults: RepDistiller's setting for all CIFAR-100 pairs."""
 
-        cc_weight: float = 0.02
+        cc_weight: float = weight(0.02)
         """Weight of the loss; this one belongs to the form "neighbours", the kernel's values are far smaller."""
         form: Literal["neighbours", "kernel"] = "neighbours"
         """What is compared: neighbours as in RepDistiller, or the paper's kernel."""
-        feat_dim: int = 128
+        feat_dim: int = count(128)
         """Width of the embeddings, which the form "neighbours" has."""
-        gamma: float = 0.4
+        gamma: float = positive(0.4)
         """Inverse width of the kernel, for features of unit length."""
 
-        def __post_init__(self) -> None:
-            TaskMethod.Config.__post_init__(self)
-            check_settings(self, non_negative=("cc_weight",), positive=("feat_dim", "gamma"))
-
-    config: Config
-
-    def __init__(self, config: Any, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
         if self.config.form == "neighbours":
             self.student_embed = nn.Linear(setup.student.width, self.config.feat_dim)
             self.teacher_embed = nn.Linear(setup.teacher.width, self.config.feat_dim)
 
-    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
-        """Return the weighted correlation loss."""
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         config, sides = self.config, (student.penultimate, teacher.penultimate)
         if config.form == "kernel":
             return {"cc": config.cc_weight * kernel_loss(*sides, config.gamma)}

@@ -1,33 +1,28 @@
-"""CRD: contrastive representation distillation.
+"""CRD: an image's student embedding is told from the teacher embeddings of images of other classes, and vice versa.
 
-Tian, Krishnan, Isola; ICLR 2020; arXiv 1910.10699.
-An image's student embedding is told from the teacher embeddings of images of other classes, and the other way
-round, by noise-contrastive estimation against two memory banks. Follows the authors' code (RepDistiller):
-temperature 0.07 where the paper's text has 0.1 for CIFAR, normalisers frozen after the first batch, both
-embeddings trained. One matrix product scores a bank, from which the drawn columns are taken. The gradient is found
-together with the value, so that the banks may move in place at once; negatives are drawn on the device. Drawing
-without a loop and scoring in bounded memory make this file longer than those of other methods.
+Noise-contrastive estimation against two memory banks. Follows the authors' code (RepDistiller): temperature 0.07 where
+the paper's text has 0.1 for CIFAR, normalisers frozen after the first batch, both embeddings trained. One matrix
+product scores a bank, from which the drawn columns are taken. The gradient is found together with the value, so that
+the banks may move in place at once; negatives are drawn on the device. Drawing without a loop and scoring in bounded
+memory make this file longer than those of other methods.
 
 Legend: ``B`` images, ``N`` training images, ``K`` negatives, ``D`` embedding width.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdbench.method import Batch, Setup, resource
-from kdbench.net import Outputs, Part
+from kdbench.functional import at_least_float32, inner_products
+from kdbench.method import Batch, Paper, Reads, Setup, count, fraction, non_negative, temperature, weight
+from kdbench.net import Outputs
 
 from ._task import TaskMethod
-from .ce import at_least_float32, check_settings, inner_products
 
 
 @functools.cache
@@ -125,45 +120,39 @@ class CRD(TaskMethod):
     """Noise-contrastive estimation between student and teacher embeddings."""
 
     FAMILY = "contrast"
-    student_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "penultimate"})
-    teacher_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "penultimate"})
+    PAPER = Paper("Contrastive Representation Distillation", "Tian, Krishnan, Isola", "ICLR", 2020, "1910.10699")
+    READS = Reads(student={"penultimate"}, teacher={"penultimate"})
     DEVIATIONS = (
         "temperature 0.07 is the authors' code; the paper's text gives 0.1 for CIFAR",
         "where a class has fewer than num_negatives images to contrast, all draw that many; the code repeats them",
     )
+    config: "Config"
 
-    @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(TaskMethod.Config):
         """Defaults: the authors' code (RepDistiller) for all CIFAR-100 pairs; CRD+KD is ``kd_weight = 1``."""
 
-        crd_weight: float = 0.8
+        crd_weight: float = weight(0.8)
         """Weight of the contrast, student against teacher plus teacher against student."""
-        feat_dim: int = 128
+        feat_dim: int = count(128)
         """Width of the embeddings."""
-        num_negatives: int = 16384
+        num_negatives: int = count(16384)
         """Negatives of an image; fewer where some class has not that many images to contrast."""
-        temperature: float = 0.07
+        temperature: float = temperature(0.07)
         """Divides the inner products of embeddings."""
-        momentum: float = 0.5
+        momentum: float = fraction(0.5)
         """Share of the old row that the banks keep."""
-        epsilon: float = 1e-7
+        epsilon: float = non_negative(1e-7)
         """Added to the denominators of the noise-contrastive estimate."""
-        max_products: int = resource(2**26)
+        max_products: int = count(2**26, resource=True)
         """Inner products held at once, 256 MiB; with a larger bank a batch is taken some images at a time."""
 
-        def __post_init__(self) -> None:
-            TaskMethod.Config.__post_init__(self)
-            positive = ("temperature", "feat_dim", "num_negatives", "max_products")
-            check_settings(self, non_negative=("crd_weight", "epsilon"), positive=positive, fractions=("momentum",))
-
-    config: Config
     labels: Tensor
     student_bank: Tensor
     teacher_bank: Tensor
     student_log_z: Tensor
     teacher_log_z: Tensor
 
-    def __init__(self, config: Any, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
         size = setup.labels.shape[0]
         self.largest_class = int(setup.labels.bincount().max())

@@ -1,26 +1,19 @@
-"""CTKD: curriculum temperature for knowledge distillation.
+"""CTKD: KD at one learnable temperature, which ascends the loss that the student descends.
 
-Li, Li, Yang, Zhao, Song, Luo, Li, Yang; AAAI 2023; arXiv 2211.16231.
-KD at one learnable temperature, which ascends the loss that the student descends: its gradient is reversed, by a
-factor that grows from 0 to -1, so that distilling becomes harder as training goes on. Follows the authors' code: the
-temperature is 1 + 20 sigmoid(g), where g starts at 1.
+The temperature's gradient is reversed by a factor that grows from 0 to -1, so that distilling becomes harder as
+training goes on. Follows the authors' code: the temperature is 1 + 20 sigmoid(g), where g starts at 1.
 
 Legend: ``B`` images, ``K`` classes.
 """
 
-from __future__ import annotations
-
 import math
-from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
 
-from kdbench.method import Batch, Method, Setup
-from kdbench.net import Outputs, Part
+from kdbench.method import Batch, Method, Outputs, Paper, Reads, Setup, fraction, positive, temperature, weight
 
-from .ce import check_settings, cross_entropy
 from .kd import kl_per_image
 
 INITIAL_LOGIT = 1.0
@@ -42,36 +35,34 @@ class CTKD(Method):
     """Cross entropy and the KL divergence at a temperature that makes it large."""
 
     FAMILY = "logits"
-    teacher_reads: ClassVar[frozenset[Part]] = frozenset({"logits"})
+    PAPER = Paper(
+        "Curriculum Temperature for Knowledge Distillation",
+        "Li, Li, Yang, Zhao, Song, Luo, Li, Yang", "AAAI", 2023, "2211.16231",
+    )  # fmt: skip
+    READS = Reads(student={"logits"}, teacher={"logits"})
     DEVIATIONS = (
         "the temperature is between 1 and 21, though the authors' \"t_end\" is 20; it starts at 15.6, KD's being 4",
         "one temperature for all images, all that the authors published code of; the paper has one for each image too",
         "the curriculum of 10 of 240 epochs is a fraction of training here, so it scales with the number of epochs",
         "g is weight-decayed, as in the authors' code",
     )
+    config: "Config"
 
-    @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(Method.Config):
         """Defaults: the authors' script for CIFAR-100."""
 
-        ce_weight: float = 0.1
+        ce_weight: float = weight(0.1)
         """Weight of the cross entropy."""
-        kd_weight: float = 0.9
+        kd_weight: float = weight(0.9)
         """Weight of the KL divergence, which includes the squared temperature."""
-        min_temperature: float = 1.0
+        min_temperature: float = temperature(1.0)
         """The temperature is above this."""
-        temperature_range: float = 20.0
+        temperature_range: float = positive(20.0)
         """The temperature is below min_temperature plus this."""
-        warmup: float = 10 / 240
+        warmup: float = fraction(10 / 240)
         """Fraction of training over which the factor on the temperature's gradient goes from 0 to -1."""
 
-        def __post_init__(self) -> None:
-            positive = ("min_temperature", "temperature_range")
-            check_settings(self, non_negative=("ce_weight", "kd_weight"), positive=positive, fractions=("warmup",))
-
-    config: Config
-
-    def __init__(self, config: Any, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
         self.logit = nn.Parameter(torch.tensor(INITIAL_LOGIT))
 
@@ -80,11 +71,10 @@ class CTKD(Method):
         return self.config.min_temperature + self.config.temperature_range * torch.sigmoid(self.logit)
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted cross entropy and KL divergence."""
         config = self.config
         temperature = with_scaled_gradient(self.temperature(), reversal(batch.progress, config.warmup))
         return {
-            "ce": config.ce_weight * cross_entropy(student.logits, batch.targets).mean(),
+            "ce": config.ce_weight * batch.cross_entropy(student.logits).mean(),
             "kd": config.kd_weight * kl_per_image(student.logits, teacher.logits, temperature).mean(),
         }
 

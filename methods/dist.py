@@ -1,27 +1,21 @@
-"""DIST: knowledge distillation from a stronger teacher.
+"""DIST: the student follows the teacher's relations rather than its probabilities.
 
-Huang, You, Wang, Qian, Xu; NeurIPS 2022; arXiv 2205.10536.
-The student follows the teacher's relations rather than its probabilities: Pearson's correlation of the softened
-predictions, of each image over the classes (inter-class) and of each class over the images of the batch
-(intra-class). Follows the authors' code: both terms carry the squared temperature.
+Pearson's correlation of the softened predictions, of each image over the classes (inter-class) and of each class over
+the images of the batch (intra-class). Follows the authors' code: both terms carry the squared temperature.
 
 Legend: ``B`` images, ``K`` classes.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdbench.method import Batch
-from kdbench.net import Outputs, Part
+from kdbench.functional import at_least_float32
+from kdbench.method import Batch, Outputs, Paper, Reads, non_negative, temperature, weight
 
 from ._task import TaskMethod
-from .ce import at_least_float32, check_settings
 
 
 def pearson(ours: Tensor, theirs: Tensor, *, dim: int, epsilon: float) -> Tensor:
@@ -48,35 +42,26 @@ class DIST(TaskMethod):
     """Correlation of predictions between the classes of an image and between the images of a class."""
 
     FAMILY = "logits"
-    teacher_reads: ClassVar[frozenset[Part]] = frozenset({"logits"})
+    PAPER = Paper(
+        "Knowledge Distillation from A Stronger Teacher", "Huang, You, Wang, Qian, Xu", "NeurIPS", 2022, "2205.10536"
+    )
+    READS = Reads(student={"logits"}, teacher={"logits"})
     DEVIATIONS = ("the authors' CIFAR-100 code has one weight of 2 for both terms, here inter_weight and intra_weight",)
+    config: "Config"
 
-    @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(TaskMethod.Config):
         """Defaults: the authors' for CIFAR-100."""
 
-        inter_weight: float = 2.0
+        inter_weight: float = weight(2.0)
         """Weight of the inter-class term, which includes the squared temperature; the paper's beta."""
-        intra_weight: float = 2.0
+        intra_weight: float = weight(2.0)
         """Weight of the intra-class term, which includes the squared temperature; the paper's gamma."""
-        temperature: float = 4.0
+        temperature: float = temperature(4.0)
         """Divides the logits of both networks; 1 on ImageNet."""
-        epsilon: float = 1e-8
+        epsilon: float = non_negative(1e-8)
         """Added to the product of norms below each correlation."""
 
-        def __post_init__(self) -> None:
-            TaskMethod.Config.__post_init__(self)
-            check_settings(self, non_negative=("inter_weight", "intra_weight", "epsilon"), positive=("temperature",))
-
-    config: Config
-
-    @classmethod
-    def own_needs(cls, config: TaskMethod.Config) -> frozenset[Part]:  # noqa: ARG003
-        """Return the logits."""
-        return cls.teacher_reads
-
-    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
-        """Return the weighted inter-class and intra-class terms."""
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         config = self.config
         inter, intra = relation_losses(student.logits, teacher.logits, config.temperature, config.epsilon)
         return {"inter": config.inter_weight * inter, "intra": config.intra_weight * intra}

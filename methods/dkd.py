@@ -1,24 +1,18 @@
-"""DKD: decoupled knowledge distillation.
+"""DKD: the KL divergence of KD in two parts, between (target, all others) and among the other classes.
 
-Zhao, Cui, Song, Qiu, Liang; CVPR 2022; arXiv 2203.08679.
-The KL divergence of KD splits into one between (target, all others) and one among the other classes; the second,
-which KD weights by the teacher's doubt, gets a weight of its own. Everything is computed from log-sum-exps: the
-authors' ``log(softmax)`` and their mask of -1000 have the same value but lose their gradient at large margins. With
-``standardize`` both terms are taken of z-scores of the logits, as in LSKD (see kd).
+The second part, which KD weights by the teacher's doubt, gets a weight of its own. Everything is computed from
+log-sum-exps: the authors' ``log(softmax)`` and their mask of -1000 have the same value but lose their gradient at
+large margins. With ``standardize`` both terms are taken of z-scores of the logits, as in LSKD (see kd).
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor
 
-from kdbench.method import Batch, Method, Setup, later
-from kdbench.net import Outputs, Part
+from kdbench.functional import at_least_float32, warmup_factor
+from kdbench.method import Batch, Method, Outputs, Paper, Reads, fraction, later, temperature, weight
 
-from .ce import at_least_float32, check_settings, cross_entropy
 from .kd import kl_per_image, standardized
 
 
@@ -50,62 +44,44 @@ def nckd_loss(student: Tensor, teacher: Tensor, targets: Tensor, temperature: fl
     return kl_per_image(student_others, teacher_others, temperature).mean()
 
 
-def warmup_factor(progress: float, warmup: float) -> float:
-    """Return the linear ramp from 0 to 1 over the first ``warmup`` of training; ``progress`` in (0, 1]."""
-    return 1.0 if progress >= warmup else progress / warmup
-
-
 @final
 class DKD(Method):
     """Target-class and non-target-class distillation, weighted apart."""
 
     FAMILY = "logits"
-    teacher_reads: ClassVar[frozenset[Part]] = frozenset({"logits"})
+    PAPER = Paper("Decoupled Knowledge Distillation", "Zhao, Cui, Song, Qiu, Liang", "CVPR", 2022, "2203.08679")
+    MIN_CLASSES = 3  # of two, only one is left besides the target: its term is always 0
+    READS = Reads(student={"logits"}, teacher={"logits"})
     DEVIATIONS = (
         "the warm-up of 20 of 240 epochs is a fraction of training here, so it scales with the number of epochs",
         "LSKD's published DKD+LS is standardize = true, temperature = 2, and alpha and beta 9 times their values",
         "losses are taken from log-sum-exps: gradients stay finite where the authors' float32 code gives NaN",
     )
+    config: "Config"
 
-    @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(Method.Config):
         """Defaults: those of the authors' code (mdistiller) for CIFAR-100."""
 
-        ce_weight: float = 1.0
+        ce_weight: float = weight(1.0)
         """Weight of the cross entropy; it is not warmed up."""
-        alpha: float = 1.0
+        alpha: float = weight(1.0)
         """Weight of the target-class term (TCKD)."""
-        beta: float = 8.0
+        beta: float = weight(8.0)
         """Weight of the non-target-class term (NCKD)."""
-        temperature: float = 4.0
+        temperature: float = temperature(4.0)
         """Divides the logits of both networks."""
-        warmup: float = 20 / 240
+        warmup: float = fraction(20 / 240)
         """Fraction of training over which alpha and beta rise linearly from 0; 0 switches the warm-up off."""
         standardize: bool = later(False)
         """Divide z-scores of the logits instead (LSKD), which wants alpha and beta times 9 and a temperature of 2."""
 
-        def __post_init__(self) -> None:
-            weights = ("ce_weight", "alpha", "beta")
-            check_settings(self, non_negative=weights, positive=("temperature",), fractions=("warmup",))
-
-    config: Config
-
-    def __init__(self, config: Any, setup: Setup) -> None:
-        super().__init__(config, setup)
-        if setup.student.num_classes < 3:
-            raise ValueError(
-                f"DKD needs at least 3 classes, not {setup.student.num_classes}: with two there is only one class "
-                "besides the target and the non-target term is always 0; use kd"
-            )
-
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted cross entropy, TCKD and NCKD."""
         config = self.config
         factor = warmup_factor(batch.progress, config.warmup)
         prepared = standardized if config.standardize else at_least_float32
         inputs = (prepared(student.logits), prepared(teacher.logits), batch.targets, config.temperature)
         return {
-            "ce": config.ce_weight * cross_entropy(student.logits, batch.targets).mean(),
+            "ce": config.ce_weight * batch.cross_entropy(student.logits).mean(),
             "tckd": factor * config.alpha * tckd_loss(*inputs),
             "nckd": factor * config.beta * nckd_loss(*inputs),
         }

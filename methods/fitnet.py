@@ -1,30 +1,24 @@
-"""FitNet: hints for thin deep nets.
+"""FitNet: a middle stage of the student predicts the teacher's map at the same stage through a regressor.
 
-Romero, Ballas, Kahou, Chassang, Gatta, Bengio; ICLR 2015; arXiv 1412.6550.
-A middle stage of the student, through a convolutional regressor, predicts the teacher's map at the same stage. The
-paper trains student and regressor on this hint alone before it distils (``init_fraction``). By default, as in
+The paper trains student and regressor on this hint alone before it distils (``init_fraction``). By default, as in
 RepDistiller and mdistiller, whose numbers the tables print, the hint stands beside the cross entropy from the first
 step on. The regressor has a batch norm and a ReLU, as there.
 
 Legend: ``B`` images; maps ``(B, C, H, W)``.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdbench.method import Batch, Pretraining, Setup, later
-from kdbench.net import Net, Outputs, Part
+from kdbench.functional import at_least_float32, to_smaller_size
+from kdbench.method import Batch, Paper, PhaseName, Pretraining, Reads, Setup, count, non_negative, weight
+from kdbench.net import Net, Outputs
 
 from ._connectors import SizingConnector
-from ._maps import to_smaller_size
-from ._task import TaskMethod
-from .ce import at_least_float32, check_settings
+from ._task import TaskMethod, task_reads
 
 
 def hint_loss(regressed: Tensor, teacher: Tensor) -> Tensor:
@@ -34,14 +28,13 @@ def hint_loss(regressed: Tensor, teacher: Tensor) -> Tensor:
 
 @final
 class FitNet(TaskMethod):
-    """Mean squared error between a regressed student stage and the same stage of the teacher.
-
-    A training batch of one image raises ValueError where the regressed map has a single pixel.
-    """
+    """Mean squared error between a regressed student stage and the same stage of the teacher."""
 
     FAMILY = "features"
-    student_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "stages"})
-    teacher_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "stages"})
+    PAPER = Paper(
+        "FitNets: Hints for Thin Deep Nets", "Romero, Ballas, Kahou, Chassang, Gatta, Bengio", "ICLR", 2015, "1412.6550"
+    )
+    READS = Reads(student={"stages"}, teacher={"stages"})
     DEVIATIONS = (
         "hint and cross entropy are trained together, as in RepDistiller and mdistiller; the paper has the hint first, "
         "which is init_fraction > 0, and distils the logits then: kd_weight",
@@ -50,25 +43,19 @@ class FitNet(TaskMethod):
         "the teacher is as it was trained; mdistiller, to find shapes, runs it once over noise in training mode, which "
         "moves its running statistics",
     )
+    config: "Config"
 
-    @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(TaskMethod.Config):
         """Defaults: RepDistiller's and mdistiller's for all CIFAR-100 pairs."""
 
-        hint_weight: float = 100.0
+        hint_weight: float = weight(100.0)
         """Weight of the mean squared error."""
-        hint_stage: int = 2
+        hint_stage: int = count(2)
         """Stage that gives the hint in both networks, counted from 1 without the stem: RepDistiller's hint layer."""
-        init_fraction: float = later(0.0)
+        init_fraction: float = non_negative(0.0, later=True)
         """Length of a pre-training on the hint alone over that of the protocol; above 0 there is no hint afterwards."""
 
-        def __post_init__(self) -> None:
-            TaskMethod.Config.__post_init__(self)
-            check_settings(self, non_negative=("hint_weight", "init_fraction"), positive=("hint_stage",))
-
-    config: Config
-
-    def __init__(self, config: Any, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
         stage = self.config.hint_stage
         for net in (setup.student, setup.teacher):
@@ -77,17 +64,15 @@ class FitNet(TaskMethod):
                     f"FitNet compares stage {stage} of both networks, but {net.name} has {len(net.shapes)}: set "
                     "hint_stage to one that both have, or choose another network"
                 )
-        self.regressor = SizingConnector(setup.student.shapes[stage - 1], setup.teacher.shapes[stage - 1], "FitNet")
+        self.regressor = SizingConnector(setup.student.shapes[stage - 1], setup.teacher.shapes[stage - 1])
+        self.min_images = self.regressor.min_images
 
     @classmethod
-    def own_needs(cls, config: Any) -> frozenset[Part]:
-        """Return the stages, unless the hint was trained before."""
-        return frozenset() if config.init_fraction else cls.pretraining_needs(config)
-
-    @classmethod
-    def pretraining_needs(cls, config: Any) -> frozenset[Part]:  # noqa: ARG003
-        """Return the stages."""
-        return frozenset({"stages"})
+    def reads(cls, config: Config, phase: PhaseName) -> Reads:
+        """Return what the task reads after pre-training, and the stages where the hint is trained."""
+        if phase == "pretraining":
+            return cls.READS
+        return task_reads(config) if config.init_fraction else cls.READS | task_reads(config)
 
     @classmethod
     def pretraining(cls, config: Config) -> float:
@@ -96,15 +81,12 @@ class FitNet(TaskMethod):
 
     def pretrain(self, student: Net) -> Pretraining:
         """Train the regressor, and the student up to the stage of the hint, which is as far as the loss reaches."""
-        regressor = (self.regressor,)
-        reads: frozenset[Part] = frozenset({"stages"})
-        return Pretraining(loss=self.hint, train=(*regressor, student), freeze=regressor, student_reads=reads)
+        return Pretraining(loss=self.hint, train=(self.regressor, student), freeze=(self.regressor,))
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted hint, unless it was trained before."""
         return {} if self.config.init_fraction else self.hint(student, teacher, batch)
 
-    def hint(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
+    def hint(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return the weighted hint."""
         at = self.config.hint_stage - 1
         regressed = torch.relu(self.regressor(student.stages[at]))

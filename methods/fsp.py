@@ -1,32 +1,25 @@
-"""FSP: a gift from knowledge distillation, fast optimization, network minimization and transfer learning.
+"""FSP: before it learns its task, the student learns the teacher's matrices between neighbouring maps.
 
-Yim, Joo, Bae, Kim; CVPR 2017.
-The flow of solution procedure between two layers is the matrix of inner products of their channels. Before it learns
-its task, the student learns to have the teacher's matrices between neighbouring maps, stem and stages; then it is
-trained as usual. Follows RepDistiller, whose numbers the tables print.
+The flow of solution procedure between two layers, stem and stages, is the matrix of inner products of their channels.
+Then the student is trained as usual. Follows RepDistiller, whose numbers the tables print.
 
 ``G = F_i+1 F_i^T / (H * W)`` for maps ``F`` as matrices of channels by positions, ``loss = sum_i mean((G_s - G_t)^2)``
 
 Legend: ``B`` images; maps ``(B, C, H, W)``.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdbench.method import Batch, Pretraining, Setup
-from kdbench.net import Net, Outputs, Part
+from kdbench.functional import at_least_float32, inner_products, to_smaller_size
+from kdbench.method import Batch, Net, Outputs, Paper, Pretraining, Reads, Setup
 
-from ._maps import to_smaller_size
 from ._task import PretrainedMethod
-from .ce import at_least_float32, inner_products
 
 
 def flow(bottom: Tensor, top: Tensor) -> Tensor:
@@ -52,25 +45,25 @@ class FSP(PretrainedMethod):
     """
 
     FAMILY = "features"
-    student_reads: ClassVar[frozenset[Part]] = frozenset({"logits"})
-    teacher_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "stem", "stages"})
+    PAPER = Paper(
+        "A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and Transfer Learning",
+        "Yim, Joo, Bae, Kim", "CVPR", 2017,
+    )  # fmt: skip
+    READS = Reads(student={"stem", "stages"}, teacher={"stem", "stages"})
     DEVIATIONS = (
         "after pre-training there is no term of the method, as in RepDistiller, where -b changes nothing",
         "networks that show no stem, those of timm, are compared between stages alone",
     )
+    config: "Config"
 
-    @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(PretrainedMethod.Config):
         """Defaults: RepDistiller's for the CIFAR-100 pairs with equally many channels."""
 
-    config: Config
-
-    def __init__(self, config: Any, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
         nets = setup.student, setup.teacher
-        has_stems = all(net.stem_shape for net in nets)
-        self.maps: frozenset[Part] = frozenset({"stem", "stages"} if has_stems else {"stages"})
-        shapes = [(net.stem_shape if has_stems else None, *net.shapes) for net in nets]
+        self.has_stems = all(net.stem_shape for net in nets)
+        shapes = [(net.stem_shape if self.has_stems else None, *net.shapes) for net in nets]
         channels = [[shape[0] for shape in maps if shape] for maps in shapes]
         if channels[0] != channels[1]:
             raise ValueError(
@@ -82,11 +75,10 @@ class FSP(PretrainedMethod):
 
     def pretrain(self, student: Net) -> Pretraining:
         """Return the training of the student below its classifier."""
-        return Pretraining(loss=self.pretraining_loss, train=(student,), student_reads=self.maps)
+        return Pretraining(loss=self.pretraining_loss, train=(student,))
 
-    def pretraining_loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
-        """Return the loss, summed over pairs of neighbouring maps."""
-        ours, theirs = ((out.stem, *out.stages) if "stem" in self.maps else out.stages for out in (student, teacher))
+    def pretraining_loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        ours, theirs = ((out.stem, *out.stages) if self.has_stems else out.stages for out in (student, teacher))
         return {"fsp": fsp_losses(ours, theirs).sum()}
 
 

@@ -1,33 +1,28 @@
-"""FT: paraphrasing complex network, network compression via factor transfer.
+"""FT: the student's factor follows the teacher's, the code of an autoencoder of its last feature map.
 
-Kim, Park, Kwak; NeurIPS 2018; arXiv 1802.04977.
-A paraphraser, an autoencoder of the teacher's last feature map, is trained before the student; its code is the
-teacher's factor. A translator brings the student's last map to a factor of its own, which has to follow. Follows
-RepDistiller, whose numbers the tables print, also in comparing what the factors attend to instead of the factors.
+The autoencoder's encoder, a paraphraser, is trained before the student; a translator brings the student's last map to
+a factor of its own. Follows RepDistiller, whose numbers the tables print, also in comparing what the factors attend to
+instead of the factors.
 
 ``loss = mean |A_s / |A_s| - A_t / |A_t||`` with ``A = flatten(mean_c F_c^2)`` of a factor's channels ``F_c``
 
 Legend: ``B`` images; maps ``(B, C, H, W)``.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import final
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdbench.method import Batch, Pretraining, Setup
-from kdbench.net import Net, Outputs, Part
+from kdbench.functional import at_least_float32, to_smaller_size
+from kdbench.method import Batch, Paper, PhaseName, Pretraining, Reads, Setup, positive, weight
+from kdbench.net import Net, Outputs
 
-from ._connectors import check_norm_input
-from ._maps import num_matched, to_smaller_size
-from ._task import PretrainedMethod, TaskMethod
+from ._connectors import images_for_norm
+from ._task import PretrainedMethod, task_reads
 from .at import attention
-from .ce import at_least_float32, check_settings
 
 
 def factor_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -51,66 +46,59 @@ def conv_layers(channels: Sequence[int], *, transposed: bool = False, norm: bool
 
 @final
 class FT(PretrainedMethod):
-    """Difference of the attentions of the student's and the teacher's factor, with KD where ``kd_weight`` is given.
-
-    A training batch of one image raises ValueError where the student's last map has a single pixel.
-    """
+    """Difference of the attentions of the student's and the teacher's factor, with KD where ``kd_weight`` is given."""
 
     FAMILY = "features"
-    student_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "stages"})
-    teacher_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "stages"})
+    PAPER = Paper(
+        "Paraphrasing Complex Network: Network Compression via Factor Transfer",
+        "Kim, Park, Kwak", "NeurIPS", 2018, "1802.04977",
+    )  # fmt: skip
+    MIN_STAGES = 1
+    READS = Reads(student={"stages"}, teacher={"stages"})
     DEVIATIONS = (
         "factors are compared by the channels' mean square at each position, as in RepDistiller; in the paper entry by "
         "entry",
         "the paraphraser has no batch norm and the translator has one, as in RepDistiller",
     )
+    config: "Config"
 
-    @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(PretrainedMethod.Config):
         """Defaults: RepDistiller's for all CIFAR-100 pairs, but for the pre-training of vgg8."""
 
-        ft_weight: float = 200.0
+        ft_weight: float = weight(200.0)
         """Weight of the factors' difference."""
-        paraphrase_rate: float = 0.5
+        paraphrase_rate: float = positive(0.5)
         """Channels of a factor over those of the teacher's map, ``k`` of the paper."""
-        init_learning_rate: float = 0.01
+        init_learning_rate: float = positive(0.01)
         """Learning rate of pre-training; RepDistiller's for every CIFAR-100 pair whose student is not vgg8."""
 
-        def __post_init__(self) -> None:
-            PretrainedMethod.Config.__post_init__(self)
-            check_settings(self, non_negative=("ft_weight",), positive=("paraphrase_rate", "init_learning_rate"))
-
-    config: Config
-
-    def __init__(self, config: Any, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
-        num_matched("FT", setup)
         wide, out = setup.student.shapes[-1][0], setup.teacher.shapes[-1][0]
         factor = max(1, int(self.config.paraphrase_rate * out))
         self.paraphraser = conv_layers((out, out, factor, factor))
         self.decoder = conv_layers((factor, factor, out, out), transposed=True)
         self.translator = conv_layers((wide, wide, factor, factor), norm=True)
+        self.min_images = images_for_norm(setup.student.shapes[-1])
 
     @classmethod
-    def own_needs(cls, config: TaskMethod.Config) -> frozenset[Part]:  # noqa: ARG003
-        """Return the stages."""
-        return frozenset({"stages"})
+    def reads(cls, config: Config, phase: PhaseName) -> Reads:
+        """Return the teacher's stages in pre-training, and afterwards those of both networks beside the task."""
+        return Reads(teacher={"stages"}) if phase == "pretraining" else cls.READS | task_reads(config)
 
-    def pretrain(self, student: Net) -> Pretraining:  # noqa: ARG002
+    def pretrain(self, student: Net) -> Pretraining:
         """Return the training of the paraphraser, which stays as it is afterwards."""
         autoencoder = (self.paraphraser, self.decoder)
         rate = self.config.init_learning_rate
         return Pretraining(loss=self.pretraining_loss, train=autoencoder, freeze=autoencoder, learning_rate=rate)
 
-    def pretraining_loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
+    def pretraining_loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return the mean squared error of the teacher's last map, reconstructed from its factor."""
         maps = teacher.stages[-1]
         rebuilt = self.decoder(self.paraphraser(maps))
         return {"reconstruction": functional.mse_loss(at_least_float32(rebuilt), at_least_float32(maps))}
 
-    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
-        """Return the weighted difference of the factors."""
-        check_norm_input(student.stages[-1], "FT", training=self.training)
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         factors = self.translator(student.stages[-1]), self.paraphraser(teacher.stages[-1])
         return {"ft": self.config.ft_weight * factor_loss(*factors)}
 

@@ -1,30 +1,22 @@
-"""ICKD: inter-channel correlation for knowledge distillation.
+"""ICKD: the student's last map, brought to the teacher's channels, has its inner products between channels.
 
-Liu, Huang, Lin, Xie, Wang, Chang, Liang; Exploring Inter-Channel Correlation for Diversity-preserved Knowledge
-Distillation; ICCV 2021; arXiv 2202.03680.
-The student's last map, brought to the teacher's channels, should have the teacher's inner products between
-channels: how alike and how diverse what they respond to is. This is ICKD-C, the version for classification, after
-the authors' CIFAR-100 code. That code also builds an embedding of the teacher in some versions, which it never
+They say how alike and how diverse what the channels respond to is. This is ICKD-C, the version for classification,
+after the authors' CIFAR-100 code. That code also builds an embedding of the teacher in some versions, which it never
 uses; there is none here.
 
 Legend: ``B`` images; maps ``(B, C, H, W)``.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import final
 
 from torch import Tensor
 from torch.nn import functional
 
-from kdbench.method import Batch, Setup
-from kdbench.net import Outputs, Part
+from kdbench.functional import inner_products
+from kdbench.method import Batch, Outputs, Paper, Reads, Setup, weight
 
-from ._connectors import check_norm_input, conv_norm
-from ._maps import num_matched
+from ._connectors import conv_norm, images_for_norm
 from ._task import TaskMethod
-from .ce import check_settings, inner_products
 
 
 def channel_correlation(maps: Tensor) -> Tensor:
@@ -44,37 +36,30 @@ def ickd_loss(embedded: Tensor, teacher: Tensor) -> Tensor:
 
 @final
 class ICKD(TaskMethod):
-    """Correlations between channels of the last stage.
-
-    A training batch of one image raises ValueError where that stage has a single pixel.
-    """
+    """Correlations between channels of the last stage."""
 
     FAMILY = "features"
-    student_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "stages"})
-    teacher_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "stages"})
+    PAPER = Paper(
+        "Exploring Inter-Channel Correlation for Diversity-preserved Knowledge Distillation",
+        "Liu, Huang, Lin, Xie, Wang, Chang, Liang", "ICCV", 2021, "2202.03680",
+    )  # fmt: skip
+    MIN_STAGES = 1
+    READS = Reads(student={"stages"}, teacher={"stages"})
     DEVIATIONS = ("the paper's tables also have ICKD-C with KD's divergence beside it: kd_weight = 1",)
+    config: "Config"
 
-    @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(TaskMethod.Config):
         """Defaults: the authors' for CIFAR-100, without KD's divergence."""
 
-        ickd_weight: float = 2.5
+        ickd_weight: float = weight(2.5)
         """Weight of the squared difference of correlations."""
 
-        def __post_init__(self) -> None:
-            TaskMethod.Config.__post_init__(self)
-            check_settings(self, non_negative=("ickd_weight",))
-
-    config: Config
-
-    def __init__(self, config: Any, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
-        num_matched("ICKD", setup)
         self.embed = conv_norm(setup.student.shapes[-1][0], setup.teacher.shapes[-1][0])
+        self.min_images = images_for_norm(setup.student.shapes[-1])
 
-    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
-        """Return the weighted difference of correlations."""
-        check_norm_input(student.stages[-1], "ICKD", training=self.training)
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         return {"ickd": self.config.ickd_weight * ickd_loss(self.embed(student.stages[-1]), teacher.stages[-1])}
 
 

@@ -1,27 +1,21 @@
-"""KD: distilling the knowledge in a neural network.
+"""KD: the student matches the teacher's softmax at a raised temperature.
 
-Hinton, Vinyals, Dean; NIPS 2014 deep learning workshop; arXiv 1503.02531.
-The student matches the teacher's softmax at a raised temperature. The paper states no weights for CIFAR-100; the
-defaults are those of RepDistiller, as in every later table: 0.1 CE + 0.9 KL at temperature 4, where the KL is
-summed over classes, averaged over images and multiplied by the squared temperature.
+The paper states no weights for CIFAR-100; the defaults are those of RepDistiller, as in every later table: 0.1 CE +
+0.9 KL at temperature 4, where the KL is summed over classes, averaged over images and multiplied by the squared
+temperature.
 
 With ``standardize``, LSKD: Logit Standardization in Knowledge Distillation (Sun, Ren, Li, Wang, Cao; CVPR 2024;
 arXiv 2403.01427): the logits of each image become z-scores before the temperature divides them, so that the
 student follows the teacher's order of classes without its range. The cross entropy keeps the raw logits.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import final
 
 from torch import Tensor
 from torch.nn import functional
 
-from kdbench.method import Batch, Method, later
-from kdbench.net import Outputs, Part
-
-from .ce import at_least_float32, check_settings, cross_entropy
+from kdbench.functional import at_least_float32
+from kdbench.method import Batch, Method, Outputs, Paper, Reads, later, temperature, weight
 
 
 def kl_per_image(student: Tensor, teacher: Tensor, temperature: float | Tensor) -> Tensor:
@@ -46,38 +40,36 @@ class KD(Method):
     """Cross entropy and the KL divergence to the teacher's softened softmax."""
 
     FAMILY = "logits"
-    teacher_reads: ClassVar[frozenset[Part]] = frozenset({"logits"})
+    PAPER = Paper(
+        "Distilling the Knowledge in a Neural Network",
+        "Hinton, Vinyals, Dean", "NIPS deep learning workshop", 2014, "1503.02531",
+    )  # fmt: skip
+    READS = Reads(student={"logits"}, teacher={"logits"})
     DEVIATIONS = (
         "weights 0.1 and 0.9 and temperature 4 are RepDistiller's; the paper gives none for CIFAR-100",
         "LSKD's published KD+LS is standardize = true, kd_weight = 9, temperature = 2 (3 for vgg13>vgg8 and "
         "vgg13>MobileNetV2; kd_weight = 1, temperature = 3 for ResNet50>MobileNetV2)",
     )
+    config: "Config"
 
-    @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(Method.Config):
         """Defaults: RepDistiller's setting for all CIFAR-100 pairs."""
 
-        ce_weight: float = 0.1
+        ce_weight: float = weight(0.1)
         """Weight of the cross entropy."""
-        kd_weight: float = 0.9
+        kd_weight: float = weight(0.9)
         """Weight of the KL divergence, which includes the squared temperature."""
-        temperature: float = 4.0
+        temperature: float = temperature(4.0)
         """Divides the logits of both networks."""
         standardize: bool = later(False)
         """Divide z-scores of the logits instead (LSKD), which wants a kd_weight of 9 and a temperature of 2."""
 
-        def __post_init__(self) -> None:
-            check_settings(self, non_negative=("ce_weight", "kd_weight"), positive=("temperature",))
-
-    config: Config
-
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted cross entropy and KL divergence."""
         config = self.config
         prepared = standardized if config.standardize else at_least_float32
         kl = kl_per_image(prepared(student.logits), prepared(teacher.logits), config.temperature).mean()
         return {
-            "ce": config.ce_weight * cross_entropy(student.logits, batch.targets).mean(),
+            "ce": config.ce_weight * batch.cross_entropy(student.logits).mean(),
             "kd": config.kd_weight * kl,
         }
 

@@ -1,9 +1,7 @@
-"""KDSVD: self-supervised knowledge distillation using singular value decomposition.
+"""KDSVD: the student's relations between singular vectors of neighbouring stages follow the teacher's.
 
-Lee, Kim, Song; ECCV 2018; arXiv 1807.06819.
-A stage is summarised by the leading right singular vectors of its map, and the student's relations between the
-vectors of neighbouring stages follow the teacher's. The paper's map is a matrix of positions by channels, as in
-RepDistiller; mdistiller's is one of channels and rows by columns (``matrix = "columns"``).
+A stage is summarised by the leading right singular vectors of its map. The paper's map is a matrix of positions by
+channels, as in RepDistiller; mdistiller's is one of channels and rows by columns (``matrix = "columns"``).
 
 ``M = U S V^T`` of each image's map; for each of the teacher's first ``k`` vectors the most parallel of the student's
 first ``k + 3`` is taken and turned towards it; both are multiplied by the teacher's values, scaled to unit length;
@@ -15,23 +13,18 @@ as the first vector's do anyhow where maps are not negative.
 Legend: ``B`` images; maps ``(B, C, H, W)``; ``N`` rows and ``D`` columns of the matrix; ``k`` vectors.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, final
+from typing import Literal, final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdbench.method import Batch, Setup
-from kdbench.net import Outputs, Part
+from kdbench.functional import at_least_float32, deepest_pairs
+from kdbench.method import Batch, Outputs, Paper, Reads, Setup, count, weight
 
 from ._eigenvectors import right_vectors
-from ._maps import matched, num_matched
 from ._task import TaskMethod
-from .ce import at_least_float32, check_settings
 
 EXTRA = 3
 """Student vectors to choose from, beyond the teacher's number."""
@@ -89,49 +82,46 @@ class KDSVD(TaskMethod):
     """
 
     FAMILY = "features"
-    student_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "stages"})
-    teacher_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "stages"})
+    PAPER = Paper(
+        "Self-supervised Knowledge Distillation Using Singular Value Decomposition",
+        "Lee, Kim, Song", "ECCV", 2018, "1807.06819",
+    )  # fmt: skip
+    MIN_STAGES = 2
+    READS = Reads(student={"stages"}, teacher={"stages"})
     DEVIATIONS = (
         "the matrix of a map is the paper's and RepDistiller's, positions by channels; mdistiller has another",
         "the teacher's vectors sum to at least 0; in the public codes their sign, and so the loss, is the library's",
         "gradients stay finite where singular values are equal or 0; those of the SVD in the public codes do not",
     )
-    OURS: ClassVar[dict[str, str]] = {
+    OURS = {
         "matrix": "no number is published under this protocol; the two public codes differ, and this is the paper's",
     }
+    config: "Config"
 
-    @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(TaskMethod.Config):
         """Defaults: mdistiller's weight and number of vectors for CIFAR-100."""
 
-        kdsvd_weight: float = 1.0
+        kdsvd_weight: float = weight(1.0)
         """Weight of the squared difference of relations, summed over pairs of neighbouring stages."""
-        num_vectors: int = 1
+        num_vectors: int = count(1)
         """Singular vectors of a stage."""
         matrix: Literal["channels", "columns"] = "channels"
         """A map as a matrix: positions by channels, or channels and rows by columns, as mdistiller."""
 
-        def __post_init__(self) -> None:
-            TaskMethod.Config.__post_init__(self)
-            check_settings(self, non_negative=("kdsvd_weight",), positive=("num_vectors",))
-
-    config: Config
-
-    def __init__(self, config: Any, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
-        num = self.num_stages = num_matched("KDSVD", setup, least=2)
         axis, words = (0, "channels") if self.config.matrix == "channels" else (2, "columns")
-        sizes = [[shape[axis] for shape in net.shapes[-num:]] for net in (setup.student, setup.teacher)]
+        pairs = deepest_pairs(setup.student.shapes, setup.teacher.shapes)
+        sizes = [[shape[axis] for shape in shapes] for shapes in zip(*pairs, strict=True)]
         if sizes[0] != sizes[1]:
             raise ValueError(
                 f"KDSVD compares stages with equally many {words}, but {setup.student.name} has {sizes[0]} and "
                 f"{setup.teacher.name} {sizes[1]}: choose networks of one family and width"
             )
 
-    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
-        """Return the weighted loss of relations."""
-        config, pairs = self.config, matched(student, teacher, self.num_stages)
-        ours, theirs = zip(*pairs, strict=True)
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        config = self.config
+        ours, theirs = zip(*deepest_pairs(student.stages, teacher.stages), strict=True)
         losses = kdsvd_losses(ours, theirs, config.num_vectors, config.matrix)
         return {"kdsvd": config.kdsvd_weight * losses.sum()}
 

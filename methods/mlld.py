@@ -1,28 +1,23 @@
-"""MLLD: multi-level logit distillation.
+"""MLLD: the student matches the teacher's softmax at five temperatures, and its correlations within a batch.
 
-Jin, Wang, Lin; CVPR 2023.
-The student matches the teacher's softmax at five temperatures, and so do two matrices of a batch: the correlations of
-its images and of its classes. Each image is seen plain and strongly augmented; images and classes of which the
-teacher is surer than of the median one are left out. Follows the authors' code, in which that masking only scales the
-losses by the share of what it keeps, and in which the strong view's divergences at two temperatures are the plain
-view's. With ``masks = "select"``, what was evidently meant; with ``standardize``, LSKD (see kd).
+The correlations are those of a batch's images and of its classes. Each image is seen plain and strongly augmented;
+images and classes of which the teacher is surer than of the median one are left out. Follows the authors' code, in
+which that masking only scales the losses by the share of what it keeps, and in which the strong view's divergences at
+two temperatures are the plain view's. With ``masks = "select"``, what was evidently meant; with ``standardize``, LSKD
+(see kd).
 
 Legend: ``B`` images, ``K`` classes.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import Literal, final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdbench.method import Batch, Method, ViewPlan
-from kdbench.net import Outputs, Part
+from kdbench.functional import at_least_float32, inner_products
+from kdbench.method import Batch, Method, Outputs, Paper, Reads, ViewPlan, temperature, weight
 
-from .ce import at_least_float32, check_settings, cross_entropy, inner_products
 from .kd import kl_per_image, standardized
 
 OTHER_TEMPERATURES = (3.0, 5.0, 2.0, 6.0)
@@ -66,7 +61,9 @@ class MLLD(Method):
     """Cross entropy and KL of two views, and the correlations of a batch's images and classes."""
 
     FAMILY = "logits"
-    teacher_reads: ClassVar[frozenset[Part]] = frozenset({"logits"})
+    PAPER = Paper("Multi-level Logit Distillation", "Jin, Wang, Lin", "CVPR", 2023)
+    READS = Reads(student={"logits"}, teacher={"logits"})
+    VIEWS = ViewPlan(num_strong=1)
     DEVIATIONS = (
         "the authors' masks multiply losses that are means already, so they scale by the share kept, about 1/2; the "
         'numbers come from that code. With masks = "select" each image and class has its own weight of 0 or 1',
@@ -80,31 +77,21 @@ class MLLD(Method):
         "LSKD's published MLLD+LS is standardize = true, temperature = 2, kd_weight = 9; the correlations keep the "
         "raw logits",
     )
+    config: "Config"
 
-    @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(Method.Config):
         """Defaults: the authors' for all CIFAR-100 pairs."""
 
-        ce_weight: float = 0.1
+        ce_weight: float = weight(0.1)
         """Weight of the cross entropy, a sum over the two views."""
-        kd_weight: float = 0.9
+        kd_weight: float = weight(0.9)
         """Weight of all other terms; the KL divergences include the squared temperature."""
-        temperature: float = 4.0
+        temperature: float = temperature(4.0)
         """Divides the logits of both networks, as do 3, 5, 2 and 6; the terms are summed over temperatures."""
         masks: Literal["scale", "select"] = "scale"
         """What comes of leaving out the sure half: a factor on the whole as in the authors' code, or a selection."""
         standardize: bool = False
         """Divide z-scores of the logits in the KL divergences (LSKD)."""
-
-        def __post_init__(self) -> None:
-            check_settings(self, non_negative=("ce_weight", "kd_weight"), positive=("temperature",))
-
-    config: Config
-
-    @classmethod
-    def views(cls, config: Config) -> ViewPlan:  # noqa: ARG003
-        """Return the plain view and a strong one."""
-        return ViewPlan(num_strong=1)
 
     def weights(self, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weights of images ``(B,)`` and of classes ``(K,)``, from the teacher's plain logits ``(B, K)``."""
@@ -115,7 +102,6 @@ class MLLD(Method):
         return images, classes
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted cross entropy, the KL divergences of both views, and the correlations' errors."""
         config, temperatures = self.config, (self.config.temperature, *OTHER_TEMPERATURES)
         plain, strong = zip(student.logits.split(batch.size), teacher.logits.split(batch.size), strict=True)
         prepared = standardized if config.standardize else at_least_float32
@@ -126,7 +112,7 @@ class MLLD(Method):
         if config.masks == "scale":
             strong_kl[NUM_STRONG:] = plain_kl[NUM_STRONG:]
         images, classes = self.weights(plain[1])
-        ce = [cross_entropy(logits, batch.targets).mean() for logits in (plain[0], strong[0])]
+        ce = [batch.cross_entropy(logits).mean() for logits in (plain[0], strong[0])]
         return {
             "ce": config.ce_weight * torch.stack(ce).sum(),
             "plain": config.kd_weight * (images * torch.stack(plain_kl)).mean(dim=1).sum(),

@@ -1,28 +1,21 @@
-"""NKD: normalised knowledge distillation.
+"""NKD: the teacher's probability of the target weights the cross entropy; the other classes are distilled apart.
 
-Yang, Zeng, Li, Zhang, Yuan, Li; From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with
-Normalized Loss and Customized Soft Labels; ICCV 2023; arXiv 2303.13005.
-The teacher's probability of the target becomes a soft weight of the student's cross entropy, and the other classes
-are distilled after both networks' probabilities of them are normalised to sum to one. Follows the authors' code:
-the term of the other classes is a cross entropy, from which the teacher's entropy, a constant, is not subtracted,
-and the temperature divides the logits of that term alone.
+Both networks' probabilities of the other classes are normalised to sum to one. Follows the authors' code: their term
+is a cross entropy, from which the teacher's entropy, a constant, is not subtracted, and the temperature divides the
+logits of that term alone.
 
 Legend: ``B`` images, ``K`` classes.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import final
 
 from torch import Tensor
 from torch.nn import functional
 
-from kdbench.method import Batch, Setup
-from kdbench.net import Outputs, Part
+from kdbench.functional import at_least_float32, cross_entropy
+from kdbench.method import Batch, Outputs, Paper, Reads, temperature, weight
 
 from ._task import TaskMethod
-from .ce import at_least_float32, check_settings, cross_entropy
 from .dkd import split_target
 
 
@@ -47,46 +40,32 @@ class NKD(TaskMethod):
     """The target's soft weight, and the normalised other classes."""
 
     FAMILY = "logits"
-    teacher_reads: ClassVar[frozenset[Part]] = frozenset({"logits"})
+    PAPER = Paper(
+        "From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with Normalized "
+        "Loss and Customized Soft Labels",
+        "Yang, Zeng, Li, Zhang, Yuan, Li", "ICCV", 2023, "2303.13005",
+    )  # fmt: skip
+    MIN_CLASSES = 3  # of two, only one is left besides the target: its term is always 0
+    READS = Reads(student={"logits"}, teacher={"logits"})
     DEVIATIONS = (
         "the other classes' term is the authors' cross entropy; it is not 0 where student and teacher agree",
         "the authors have temperature 1 and gamma 1.5 on ImageNet, 3 and 3.5 for their one pair on CIFAR-100",
     )
-    OURS: ClassVar[dict[str, str]] = {
+    OURS = {
         "temperature": "no source states it for the CIFAR-100 pairs here; the authors' main setting, ImageNet's",
         "gamma": "no source states it for the CIFAR-100 pairs here; the authors' main setting, ImageNet's",
     }
+    config: "Config"
 
-    @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(TaskMethod.Config):
         """Defaults: the authors' on ImageNet."""
 
-        gamma: float = 1.5
+        gamma: float = weight(1.5)
         """Weight of the other classes' term, which includes the squared temperature."""
-        temperature: float = 1.0
+        temperature: float = temperature(1.0)
         """Divides the logits of the other classes."""
 
-        def __post_init__(self) -> None:
-            TaskMethod.Config.__post_init__(self)
-            check_settings(self, non_negative=("gamma",), positive=("temperature",))
-
-    config: Config
-
-    def __init__(self, config: Any, setup: Setup) -> None:
-        super().__init__(config, setup)
-        if setup.student.num_classes < 3:
-            raise ValueError(
-                f"NKD needs at least 3 classes, not {setup.student.num_classes}: with two there is only one class "
-                "besides the target and its term is always 0; use kd"
-            )
-
-    @classmethod
-    def own_needs(cls, config: TaskMethod.Config) -> frozenset[Part]:  # noqa: ARG003
-        """Return the logits."""
-        return cls.teacher_reads
-
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted terms of the target and of the other classes."""
         config = self.config
         inputs = (student.logits, teacher.logits, batch.targets)
         return {

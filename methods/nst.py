@@ -1,8 +1,7 @@
-"""NST: like what you like, knowledge distill via neuron selectivity transfer.
+"""NST: the student's distribution of where its channels look follows the teacher's.
 
-Huang, Wang; 2017; arXiv 1707.01219.
-The channels of a stage are samples of where a network looks; the student's distribution of them follows the
-teacher's by the squared maximum mean discrepancy (MMD) with the polynomial kernel ``k(a, b) = (a b)^2``.
+The channels of a stage are samples; the distributions differ by the squared maximum mean discrepancy (MMD) with the
+polynomial kernel ``k(a, b) = (a b)^2``.
 
 ``a = channel over positions, of unit length``,
 ``loss = sum over stages of mean k(a_t, a_t) + mean k(a_s, a_s) - 2 mean k(a_s, a_t)``
@@ -13,21 +12,16 @@ the paper has one half.
 Legend: ``B`` images; maps ``(B, C, H, W)``; ``P = H * W`` positions.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdbench.method import Batch, Setup
-from kdbench.net import Outputs, Part
+from kdbench.functional import at_least_float32, deepest_pairs, inner_products, to_smaller_size
+from kdbench.method import Batch, Outputs, Paper, Reads, weight
 
-from ._maps import matched, num_matched, to_smaller_size
 from ._task import TaskMethod
-from .ce import at_least_float32, check_settings, inner_products
 
 
 def mean_kernel(first: Tensor, second: Tensor) -> Tensor:
@@ -57,33 +51,25 @@ class NST(TaskMethod):
     """MMD of channels at every stage; of networks with different numbers of stages, the deepest are matched."""
 
     FAMILY = "features"
-    student_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "stages"})
-    teacher_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "stages"})
+    PAPER = Paper(
+        "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer", "Huang, Wang", "", 2017, "1707.01219"
+    )
+    MIN_STAGES = 1
+    READS = Reads(student={"stages"}, teacher={"stages"})
     DEVIATIONS = (
         "the loss is not halved, as in the public code; the paper has half of its weight",
         "the kernel is the polynomial one, the only one of the public code; the paper also tries linear and Gaussian",
     )
+    config: "Config"
 
-    @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(TaskMethod.Config):
         """Defaults: RepDistiller's setting for all CIFAR-100 pairs."""
 
-        nst_weight: float = 50.0
+        nst_weight: float = weight(50.0)
         """Weight of the squared MMD, summed over stages."""
 
-        def __post_init__(self) -> None:
-            TaskMethod.Config.__post_init__(self)
-            check_settings(self, non_negative=("nst_weight",))
-
-    config: Config
-
-    def __init__(self, config: Any, setup: Setup) -> None:
-        super().__init__(config, setup)
-        self.num_stages = num_matched("NST", setup)
-
-    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
-        """Return the weighted MMD of channels."""
-        losses = [nst_loss(*pair) for pair in matched(student, teacher, self.num_stages)]
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        losses = [nst_loss(*pair) for pair in deepest_pairs(student.stages, teacher.stages)]
         return {"nst": self.config.nst_weight * torch.stack(losses).sum()}
 
 

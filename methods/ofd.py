@@ -1,30 +1,23 @@
-"""OFD: a comprehensive overhaul of feature distillation.
+"""OFD: the student follows the teacher's stages before their ReLU, above a margin.
 
-Heo, Kim, Yun, Park, Kwak, Choi; ICCV 2019; arXiv 1904.01866.
-The teacher's stages are taken before their ReLU, and what that ReLU would cut off is raised to a margin: the mean
-of its negative values, which follows from the batch norm before it. The student need not follow below the margin
-(partial L2 distance). Follows mdistiller in the weights and in which stages count, and the paper in that the
-teacher's batch norms use their running statistics.
+What that ReLU would cut off is raised to a margin: the mean of its negative values, which follows from the batch norm
+before it. The student need not follow below the margin (partial L2 distance). Follows mdistiller in the weights and in
+which stages count, and the paper in that the teacher's batch norms use their running statistics.
 
 Legend: ``B`` images; maps ``(B, C, H, W)``.
 """
 
-from __future__ import annotations
-
 import math
-from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
 
-from kdbench.method import Batch, Setup
-from kdbench.net import Outputs, Part
+from kdbench.functional import at_least_float32, deepest_pairs, to_smaller_size
+from kdbench.method import Batch, Outputs, Paper, Reads, Setup, weight
 
-from ._connectors import check_norm_input, conv_norm
-from ._maps import num_matched, to_smaller_size
+from ._connectors import conv_norm, images_for_norm
 from ._task import TaskMethod
-from .ce import at_least_float32, check_settings
 
 RARE = 1e-3
 """Share of negative values up to which the margin is three deviations below 0."""
@@ -61,32 +54,30 @@ class OFD(TaskMethod):
 
     The deepest stage has the full weight and each one before half of the next one's. Where the networks have
     different numbers of stages, the deepest ones are matched. A student without maps before the last ReLU is read
-    at its stages. A training batch of one image raises ValueError where a stage has a single pixel.
+    at its stages.
     """
 
     FAMILY = "features"
-    student_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "stages", "preact"})
-    teacher_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "preact"})
+    PAPER = Paper(
+        "A Comprehensive Overhaul of Feature Distillation",
+        "Heo, Kim, Yun, Park, Kwak, Choi", "ICCV", 2019, "1904.01866",
+    )  # fmt: skip
+    MIN_STAGES = 1
+    READS = Reads(student={"stages", "preact"}, teacher={"preact"})
     DEVIATIONS = (
         "teacher in eval mode; in the authors' CIFAR code and in mdistiller it runs on batch statistics, which move",
         "margins belong to the stages they are used for; mdistiller counts them from the first stage of the teacher",
         "of two sizes the smaller one is taken; the authors' code pools the teacher's map to the student's size",
     )
+    config: "Config"
 
-    @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(TaskMethod.Config):
         """Defaults: mdistiller's for CIFAR-100, which is the authors' 1 / 1000."""
 
-        ofd_weight: float = 1e-3
+        ofd_weight: float = weight(1e-3)
         """Weight of the distance, summed over stages; the deepest counts 1, the one before 1/2 and so on."""
 
-        def __post_init__(self) -> None:
-            TaskMethod.Config.__post_init__(self)
-            check_settings(self, non_negative=("ofd_weight",))
-
-    config: Config
-
-    def __init__(self, config: Any, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
         student, teacher = setup.student, setup.teacher
         norms = teacher.backbone.preact_norms()
@@ -95,32 +86,28 @@ class OFD(TaskMethod):
                 f"OFD reads the batch norm before the last ReLU of each stage, and {teacher.name} shows none: choose a "
                 "teacher that has them, e.g. a resnet, wrn or vgg"
             )
-        self.num_stages = num_matched("OFD", setup)
         self.student_preact = student.has_preact
-        shapes = student.shapes[-self.num_stages :], teacher.shapes[-self.num_stages :]
-        self.connectors = nn.ModuleList(conv_norm(ours[0], theirs[0]) for ours, theirs in zip(*shapes, strict=True))
+        shapes = deepest_pairs(student.shapes, teacher.shapes)
+        self.min_images = max(images_for_norm(ours) for ours, _ in shapes)
+        self.connectors = nn.ModuleList(conv_norm(ours[0], theirs[0]) for ours, theirs in shapes)
         for connector in self.connectors.modules():
             if isinstance(connector, nn.Conv2d):
                 nn.init.kaiming_normal_(connector.weight, mode="fan_out")
-        for number, norm in enumerate(norms[-self.num_stages :]):
+        for number, norm in enumerate(norms[-len(shapes) :]):
             margin = negative_mean(norm.weight, norm.bias)[:, None, None]
             self.register_buffer(f"margin{number}", margin, persistent=False)
 
     def distances(self, student: Outputs, teacher: Outputs) -> Tensor:
         """Return each stage's weighted distance, shallow to deep."""
-        ours = (student.preact if self.student_preact else student.stages)[-self.num_stages :]
         losses = []
-        for number, (connector, maps, theirs) in enumerate(
-            zip(self.connectors, ours, teacher.preact[-self.num_stages :], strict=True)
-        ):
-            check_norm_input(maps, "OFD", training=self.training)
+        pairs = deepest_pairs(student.preact if self.student_preact else student.stages, teacher.preact)
+        for number, (connector, (maps, theirs)) in enumerate(zip(self.connectors, pairs, strict=True)):
             connected, goal = to_smaller_size(connector(maps), theirs)
-            halvings = self.num_stages - 1 - number
+            halvings = len(pairs) - 1 - number
             losses.append(partial_distance(connected, goal, self.get_buffer(f"margin{number}")) / 2**halvings)
         return torch.stack(losses)
 
-    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
-        """Return the weighted distance."""
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         return {"ofd": self.config.ofd_weight * self.distances(student, teacher).sum()}
 
 

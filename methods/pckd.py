@@ -1,30 +1,25 @@
-"""PCKD: preview-based category contrastive learning for knowledge distillation.
+"""PCKD: five terms over four rotations of each image, two of them weighted by a preview.
 
-Ding, Wu, Dong, Li, Qin, Gan, Nie; IEEE TCSVT 2025; arXiv 2410.14143.
-Five terms over four rotations of each image, two of them weighted by a preview: an image counts fully while its
-cross entropy is below a bar that rises during training, and little above it. Follows the authors' code (commit
-610b3e8) where it differs from the paper's figure; the deviations below name the settings for the other choice.
-Five terms, each with its switches, make this file longer than those of other methods.
+An image counts fully while its cross entropy is below a bar that rises during training, and little above it. Follows
+the authors' code (commit 610b3e8) where it differs from the paper's figure; the deviations below name the settings for
+the other choice. Five terms, each with its switches, make this file longer than those of other methods.
 
     CE + delta * KD (previewed) + beta * contrast (previewed) + alpha * centre alignment + ff * feature alignment
 
 Legend: ``B`` images, ``V`` views in view-major rows, ``K`` classes, ``D`` penultimate width, ``R = V * B``.
 """
 
-from __future__ import annotations
-
 import math
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, final
+from typing import Literal, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdbench.method import PLAIN, Batch, Method, Setup, ViewPlan
-from kdbench.net import Outputs, Part
+from kdbench.functional import at_least_float32, cross_entropy, inner_products
+from kdbench.method import PLAIN, Batch, Method, Paper, PhaseName, Reads, Setup, ViewPlan, positive, temperature, weight
+from kdbench.net import Outputs
 
-from .ce import at_least_float32, check_settings, cross_entropy, inner_products
 from .kd import kl_per_image
 
 
@@ -79,9 +74,12 @@ class PCKD(Method):
     """Preview-weighted distillation and category contrast, with centre and feature alignment."""
 
     FAMILY = "contrast"
-    student_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "penultimate"})
-    teacher_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "penultimate"})
-    OURS: ClassVar[dict[str, str]] = {
+    PAPER = Paper(
+        "Preview-based Category Contrastive Learning for Knowledge Distillation",
+        "Ding, Wu, Dong, Li, Qin, Gan, Nie", "IEEE TCSVT", 2025, "2410.14143",
+    )  # fmt: skip
+    READS = Reads(student={"logits", "penultimate"}, teacher={"logits", "penultimate"})
+    OURS = {
         "delta": "not published: the one published command leaves it at 0, which is the tables' row without L_KD; "
         "1 is the usual weight of the KL beside a full cross entropy, as in CRD+KD",
     }
@@ -95,28 +93,28 @@ class PCKD(Method):
         "the preview's bar follows the fraction of training; in the code the epoch: equal for 240 epochs",
         "layers of the MLP head are those of the code's relatives: the file is missing from the authors'",
     )
+    config: "Config"
 
-    @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(Method.Config):
         """Defaults: the authors' code and its one published command (wrn_40_2>wrn_16_2); delta is ours."""
 
-        alpha: float = 1.0
+        alpha: float = weight(1.0)
         """Weight of centre alignment."""
-        beta: float = 0.05
+        beta: float = weight(0.05)
         """Weight of the category contrast."""
-        delta: float = 1.0
+        delta: float = weight(1.0)
         """Weight of the previewed KL divergence; 0 is the tables' PCKD without L_KD."""
-        ff: float = 20.0
+        ff: float = weight(20.0)
         """Weight of feature alignment."""
-        temperature: float = 4.0
+        temperature: float = temperature(4.0)
         """Temperature of the KL divergence."""
-        contrast_temperature: float = 4.0
+        contrast_temperature: float = positive(4.0)
         """Divides the inner products of class scores."""
-        base_temperature: float = 0.07
+        base_temperature: float = positive(0.07)
         """The contrast is multiplied by contrast_temperature over this."""
         halves: Literal["add", "mean"] = "add"
         """How a view's two contrasts, by the student's and the teacher's classifier, are joined."""
-        preview_base: float = 1.005
+        preview_base: float = positive(1.005)
         """The preview's bar is this to the power of the epoch, in a training of 240 epochs."""
         detach_preview: bool = False
         """Keep the preview constant in the KL divergence too."""
@@ -125,13 +123,7 @@ class PCKD(Method):
         on_mismatch: Literal["skip", "error"] = "skip"
         """What centre alignment does where the classifiers' shapes differ."""
 
-        def __post_init__(self) -> None:
-            positive = ("temperature", "contrast_temperature", "base_temperature", "preview_base")
-            check_settings(self, non_negative=("alpha", "beta", "delta", "ff"), positive=positive)
-
-    config: Config
-
-    def __init__(self, config: Any, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
         nets = (setup.student, setup.teacher)
         wide, out = (net.width for net in nets)
@@ -146,6 +138,7 @@ class PCKD(Method):
         if self.config.ff > 0:
             head = (nn.Linear(wide, 16 * out), nn.BatchNorm1d(16 * out), nn.ReLU(), nn.Linear(16 * out, out))
             self.align = nn.Sequential(*head)
+            self.min_images = 2 if self.config.views == 1 else 1
 
     @classmethod
     def views(cls, config: Config) -> ViewPlan:
@@ -153,18 +146,21 @@ class PCKD(Method):
         return ViewPlan((0, 1, 2, 3)) if config.views == 4 else PLAIN
 
     @classmethod
-    def needs(cls, config: Config) -> frozenset[Part]:
-        """Return the logits for the KL divergence, the features for their alignment."""
-        parts: dict[Part, float] = {"logits": config.delta, "penultimate": config.ff}
-        return frozenset(part for part, weight in parts.items() if weight > 0)
+    def reads(cls, config: Config, phase: PhaseName) -> Reads:
+        """Return the teacher's logits for the KL divergence, and its features for their alignment."""
+        logits, penultimate = Reads(teacher={"logits"}), Reads(teacher={"penultimate"})
+        own = Reads(student=cls.READS.student)
+        return own | (logits if config.delta > 0 else own) | (penultimate if config.ff > 0 else own)
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return the weighted terms; those of weight 0 are not computed."""
         config = self.config
         plain = slice(batch.size)
+        # The preview's bar is one of plain cross entropies; without smoothing they are the task's loss too.
         losses = cross_entropy(student.logits[plain], batch.targets)
+        task = batch.cross_entropy(student.logits[plain]) if batch.label_smoothing else losses
         preview = preview_weights(losses, preview_threshold(config.preview_base, batch.progress))
-        terms = {"ce": losses.mean()}
+        terms = {"ce": task.mean()}
         if config.delta > 0:
             weights = preview.detach() if config.detach_preview else preview
             kl = kl_per_image(student.logits[plain], teacher.logits[plain], config.temperature)
@@ -176,8 +172,6 @@ class PCKD(Method):
             pairs = (student.weight, student.bias), (teacher.weight, teacher.bias)
             terms["centre"] = config.alpha * centre_alignment(*pairs)
         if config.ff > 0:
-            if self.training and student.penultimate.shape[0] < 2:
-                raise ValueError("PCKD with views = 1 cannot train on a batch of one image: change the batch size")
             terms["feature"] = config.ff * feature_alignment(self.align(student.penultimate), teacher.penultimate)
         return terms
 

@@ -1,8 +1,6 @@
-"""PKT: learning deep representations with probabilistic knowledge transfer.
+"""PKT: the student's probabilities with which an image sees the others of a batch follow the teacher's.
 
-Passalis, Tefas; ECCV 2018; arXiv 1803.10837.
-Within a batch each image sees the others with probabilities in proportion to their cosine similarity; the student's
-probabilities follow the teacher's.
+The probabilities are in proportion to the cosine similarity of the images' features.
 
 ``x = f / (|f| + eps)``, ``P_ij = (1 + x_i x_j) / sum_k (1 + x_i x_k)``,
 ``loss = mean over i, j of P^t_ij log((P^t_ij + eps) / (P^s_ij + eps))``
@@ -13,19 +11,15 @@ about as ``1 / B``. Its weight belongs to batches of 64.
 Legend: ``B`` images; ``D`` width of the penultimate features.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor
 
-from kdbench.method import Batch
-from kdbench.net import Outputs, Part
+from kdbench.functional import at_least_float32, inner_products
+from kdbench.method import Batch, Outputs, Paper, Reads, positive, weight
 
 from ._task import TaskMethod
-from .ce import at_least_float32, check_settings, inner_products
 
 
 def neighbour_probabilities(features: Tensor, epsilon: float = 1e-7) -> Tensor:
@@ -50,30 +44,26 @@ class PKT(TaskMethod):
     """Neighbour probabilities of the penultimate features. One image alone has no neighbours: its loss is 0."""
 
     FAMILY = "relations"
-    student_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "penultimate"})
-    teacher_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "penultimate"})
+    PAPER = Paper(
+        "Learning Deep Representations with Probabilistic Knowledge Transfer",
+        "Passalis, Tefas", "ECCV", 2018, "1803.10837",
+    )  # fmt: skip
+    READS = Reads(student={"penultimate"}, teacher={"penultimate"})
     DEVIATIONS = (
         "mean over the pairs of a batch with the diagonal, as the authors' code; the paper sums over pairs without it",
         "features of zeros get a finite gradient; the public code's is NaN",
     )
+    config: "Config"
 
-    @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(TaskMethod.Config):
         """Defaults: RepDistiller's setting for all CIFAR-100 pairs."""
 
-        pkt_weight: float = 30000.0
+        pkt_weight: float = weight(30000.0)
         """Weight of the mean divergence, for batches of 64."""
-        epsilon: float = 1e-7
+        epsilon: float = positive(1e-7)
         """Added to the length of features and to probabilities inside the logarithm."""
 
-        def __post_init__(self) -> None:
-            TaskMethod.Config.__post_init__(self)
-            check_settings(self, non_negative=("pkt_weight",), positive=("epsilon",))
-
-    config: Config
-
-    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
-        """Return the weighted divergence of neighbour probabilities."""
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         config = self.config
         return {"pkt": config.pkt_weight * pkt_loss(student.penultimate, teacher.penultimate, config.epsilon)}
 

@@ -1,29 +1,21 @@
-"""ReviewKD: distilling knowledge via knowledge review.
+"""ReviewKD: each teacher stage teaches a fusion of the student's stage with all deeper ones.
 
-Chen, Liu, Zhao, Jia; CVPR 2021; arXiv 2104.09044.
-Each teacher stage teaches a fusion of the student's stage with all deeper ones: attention-based fusion blocks
-(ABF) run from the pooled embedding to the shallowest stage, and a hierarchical context loss (HCL) compares maps at
-several sizes. Follows mdistiller: teacher in eval mode, epochs counted from 1. The authors' CIFAR script leaves
-the teacher in training mode and counts from 0. Shapes are read from the two networks.
+Attention-based fusion blocks (ABF) run from the pooled embedding to the shallowest stage, and a hierarchical context
+loss (HCL) compares maps at several sizes. Follows mdistiller: teacher in eval mode, epochs counted from 1. The
+authors' CIFAR script leaves the teacher in training mode and counts from 0. Shapes are read from the two networks.
 
 Legend: ``B`` images; maps ``(B, C, H, W)``; levels run from shallow to deep, the last one the pooled embedding.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdbench.method import Batch, Method, Setup
-from kdbench.net import Outputs, Part
-
-from .ce import at_least_float32, check_settings, cross_entropy
-from .dkd import warmup_factor
+from kdbench.functional import at_least_float32, deepest_pairs, warmup_factor
+from kdbench.method import Batch, Method, Outputs, Paper, Reads, Setup, count, fraction, weight
 
 POOLED_SIZES = (4, 2, 1)
 """Sizes that HCL pools maps to, besides the whole map."""
@@ -79,52 +71,45 @@ class ReviewKD(Method):
     """Attention-based fusion of student stages against the teacher's stages before their last ReLU.
 
     When the networks have different numbers of stages, the deepest ones are matched. A teacher without maps before
-    the last ReLU is read after it. Training batches need at least two images, because the pooled embedding goes
-    through batch norm as a map of one pixel: choose a batch size that does not leave one image over.
+    the last ReLU is read after it.
     """
 
     FAMILY = "features"
-    student_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "penultimate", "stages", "preact"})
-    teacher_reads: ClassVar[frozenset[Part]] = frozenset({"penultimate", "stages", "preact"})
+    min_images = 2  # the pooled embedding goes through batch norm as a map of one pixel
+    PAPER = Paper("Distilling Knowledge via Knowledge Review", "Chen, Liu, Zhao, Jia", "CVPR", 2021, "2104.09044")
+    MIN_STAGES = 1
+    READS = Reads(student={"logits", "penultimate", "stages", "preact"}, teacher={"penultimate", "stages", "preact"})
     DEVIATIONS = (
         "teacher in eval mode, as in mdistiller; the authors' CIFAR script leaves it in training mode",
         "the warm-up counts epochs from 1, as mdistiller; the authors' first epoch has weight 0",
         "the warm-up of 20 of 240 epochs is a fraction of training here, so it scales with the number of epochs",
         "the recipes' weights were tuned at batch 128 and learning rate 0.1 with Nesterov momentum",
     )
+    config: "Config"
 
-    @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(Method.Config):
         """Defaults: mdistiller's; the authors tune the weight for each pair (see the recipes)."""
 
-        ce_weight: float = 1.0
+        ce_weight: float = weight(1.0)
         """Weight of the cross entropy; it is not warmed up."""
-        review_weight: float = 1.0
+        review_weight: float = weight(1.0)
         """Weight of the hierarchical context loss, summed over levels."""
-        warmup: float = 20 / 240
+        warmup: float = fraction(20 / 240)
         """Fraction of training over which the review weight rises linearly from 0; 0 switches the warm-up off."""
-        max_mid_channels: int = 512
+        max_mid_channels: int = count(512)
         """Width of the fusion blocks, unless the student's penultimate width is smaller."""
         student_preact: bool = False
         """Read the student's stages before their last ReLU, as the authors do on ImageNet."""
 
-        def __post_init__(self) -> None:
-            weights = ("ce_weight", "review_weight")
-            check_settings(self, non_negative=weights, positive=("max_mid_channels",), fractions=("warmup",))
-
-    config: Config
-
-    def __init__(self, config: Any, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
         student, teacher = setup.student, setup.teacher
         if self.config.student_preact and not student.has_preact:
             raise ValueError(f"{student.name} has no maps before the last ReLU: set student_preact = false")
         self.teacher_preact = teacher.has_preact
-        self.num_stages = min(len(student.shapes), len(teacher.shapes))
-        if self.num_stages < 1:
-            raise ValueError(f"ReviewKD needs networks with stages: {student.name} or {teacher.name} has none")
-        in_channels = [shape[0] for shape in student.shapes[-self.num_stages :]] + [student.width]
-        out_channels = [shape[0] for shape in teacher.shapes[-self.num_stages :]] + [teacher.width]
+        pairs = deepest_pairs(student.shapes, teacher.shapes)
+        in_channels = [*(ours[0] for ours, _ in pairs), student.width]
+        out_channels = [*(theirs[0] for _, theirs in pairs), teacher.width]
         mid_channels = min(self.config.max_mid_channels, student.width)
         # Deepest first, the order in which they run and in which the authors' checkpoints number them.
         self.abfs = nn.ModuleList(
@@ -142,21 +127,15 @@ class ReviewKD(Method):
         return fused
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted cross entropy and review loss."""
-        if self.training and batch.size < 2:
-            raise ValueError(
-                "ReviewKD cannot train on a batch of one image: choose a batch size that does not leave one image "
-                "over at the end of the epoch"
-            )
         config = self.config
         stages = student.preact if config.student_preact else student.stages
         taught = teacher.preact if self.teacher_preact else teacher.stages
-        levels = [*stages[-self.num_stages :], student.penultimate[:, :, None, None]]
-        goals = [*taught[-self.num_stages :], teacher.penultimate[:, :, None, None]]
+        pooled = student.penultimate[:, :, None, None], teacher.penultimate[:, :, None, None]
+        levels, goals = zip(*deepest_pairs(stages, taught), pooled, strict=True)
         fused = self.fuse(levels, [(goal.shape[2], goal.shape[3]) for goal in goals])
         review = torch.stack([hcl_loss(ours, goal) for ours, goal in zip(fused, goals, strict=True)]).sum()
         return {
-            "ce": config.ce_weight * cross_entropy(student.logits, batch.targets).mean(),
+            "ce": config.ce_weight * batch.cross_entropy(student.logits).mean(),
             "review": config.review_weight * warmup_factor(batch.progress, config.warmup) * review,
         }
 

@@ -1,8 +1,6 @@
-"""RKD: relational knowledge distillation.
+"""RKD: distances between two images' features and angles among three follow the teacher's.
 
-Park, Kim, Lu, Cho; CVPR 2019; arXiv 1904.05068.
-Distances between two images' features, relative to the batch's mean distance, and angles among three follow the
-teacher's, each by a smooth L1 loss.
+Distances are relative to the batch's mean distance; both are compared by a smooth L1 loss.
 
 ``d_ij = |f_i - f_j|``, ``distance = mean over i, j of huber(d^s_ij / mean(d^s) - d^t_ij / mean(d^t))``;
 ``e_ij = (f_j - f_i) / |f_j - f_i|``, ``angle = mean over i, j, k of huber(e^s_ij e^s_ik - e^t_ij e^t_ik)``
@@ -14,20 +12,16 @@ as there, so that in float32 the distance of two equal images is not rounding no
 Legend: ``B`` images; ``D`` width of the penultimate features.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdbench.method import Batch
-from kdbench.net import Outputs, Part
+from kdbench.functional import at_least_float32, inner_products
+from kdbench.method import Batch, Outputs, Paper, Reads, positive, weight
 
 from ._task import TaskMethod
-from .ce import at_least_float32, check_settings, inner_products
 
 
 def differences(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,33 +70,26 @@ class RKD(TaskMethod):
     """
 
     FAMILY = "relations"
-    student_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "penultimate"})
-    teacher_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "penultimate"})
+    PAPER = Paper("Relational Knowledge Distillation", "Park, Kim, Lu, Cho", "CVPR", 2019, "1904.05068")
+    READS = Reads(student={"penultimate"}, teacher={"penultimate"})
     DEVIATIONS = (
         "means over all pairs and triples with those of an image and itself, as the code; the paper's are of others",
         "a batch of one image has a loss of 0; the public code's is NaN",
         "equal images have no direction and no gradient; in the public code's float32 their distance is rounding noise",
     )
+    config: "Config"
 
-    @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(TaskMethod.Config):
         """Defaults: RepDistiller's setting for all CIFAR-100 pairs."""
 
-        distance_weight: float = 25.0
+        distance_weight: float = weight(25.0)
         """Weight of the distance loss."""
-        angle_weight: float = 50.0
+        angle_weight: float = weight(50.0)
         """Weight of the angle loss."""
-        epsilon: float = 1e-12
+        epsilon: float = positive(1e-12)
         """Least squared distance between two images."""
 
-        def __post_init__(self) -> None:
-            TaskMethod.Config.__post_init__(self)
-            check_settings(self, non_negative=("distance_weight", "angle_weight"), positive=("epsilon",))
-
-    config: Config
-
-    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
-        """Return the weighted distance and angle losses."""
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         config = self.config
         distance, angle = rkd_losses(student.penultimate, teacher.penultimate, config.epsilon)
         return {"distance": config.distance_weight * distance, "angle": config.angle_weight * angle}

@@ -1,30 +1,25 @@
-"""SimKD: knowledge distillation with the reused teacher classifier.
+"""SimKD: the student learns no classifier, but a map that the teacher's frozen classifier reads.
 
-Chen, Mei, Zhang, Wang, Feng, Chen; CVPR 2022; arXiv 2203.14001.
-The student learns no classifier: a projector brings its last map to the teacher's channels, where it should equal the
-teacher's map, and the teacher's frozen classifier reads its mean. These together are the network that is trained,
-evaluated and saved. As in the paper and the authors' command, this squared error is the whole loss.
+A projector brings its last map to the teacher's channels, where it should equal the teacher's map, and the teacher's
+classifier reads its mean. These together are the network that is trained, evaluated and saved. As in the paper and the
+authors' command, this squared error is the whole loss.
 
 Legend: ``B`` images; maps ``(B, C, H, W)``.
 """
 
-from __future__ import annotations
-
 import copy
-from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdbench.method import Batch, Method, Setup
+from kdbench.functional import at_least_float32, pooled_to
+from kdbench.method import Batch, Method, Net, Outputs, Paper, Reads, Setup, Shape, count
 from kdbench.models.layers import conv1x1, conv3x3
-from kdbench.net import Backbone, Features, Net, Outputs, Part
+from kdbench.net import Backbone, Features
 
-from ._connectors import check_norm_input
-from ._maps import num_matched, pooled_to
-from .ce import at_least_float32, check_settings
+from ._connectors import images_for_norm
 
 
 def map_loss(projected: Tensor, teacher: Tensor) -> Tensor:
@@ -43,26 +38,6 @@ def bottleneck(in_channels: int, out_channels: int, factor: int) -> nn.Sequentia
     )
 
 
-def is_behind_relu(teacher: Net) -> bool:
-    """Whether a classifier sees the mean of the last ``preact`` behind a ReLU or of the last stage; else ValueError."""
-    images = torch.rand(2, 3, *teacher.image_size, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        found = teacher.eval()(images.to(teacher.mean.device), {"penultimate", "stages", "preact"}, "teacher")
-    for preact in (False, True)[: 1 + teacher.has_preact]:
-        mean = last_map(found, preact=preact).mean(dim=(2, 3))
-        if mean.shape == found.penultimate.shape and torch.allclose(mean, found.penultimate, rtol=1e-4, atol=1e-5):
-            return preact
-    raise ValueError(
-        f"SimKD reuses a classifier that sees the mean of the last feature map, but {teacher.name} has layers between "
-        "the two: choose another teacher"
-    )
-
-
-def last_map(outputs: Outputs, *, preact: bool) -> Tensor:
-    """Return the last stage, taken before its ReLU or not, as it is averaged for the classifier."""
-    return torch.relu(outputs.preact[-1]) if preact else outputs.stages[-1]
-
-
 @final
 class Reusing(Backbone):
     """A body, a projector on its last map pooled to ``size``, which adds a stage, and a frozen copy of a classifier."""
@@ -72,16 +47,14 @@ class Reusing(Backbone):
         self.body, self.projector, self.size = body, projector, size
         self.classifier = copy.deepcopy(classifier).requires_grad_(requires_grad=False)
 
-    def features(self, images: Tensor, *, maps: bool) -> Features:  # noqa: ARG002
+    def features(self, images: Tensor, *, maps: bool) -> Features:
         """Return the body's maps and the projected one, and the mean of the latter."""
         found = self.body.features(images, maps=True)
         source = pooled_to(found.stages[-1], self.size)
-        check_norm_input(source, "SimKD", training=self.training)
         projected = self.projector(source)
-        return Features(projected.mean(dim=(2, 3)), (*found.stages, projected), None, found.stem)
+        return Features(projected.mean(dim=(2, 3)), (*found.stages, projected), None, found.stem, projected)
 
     def head(self) -> nn.Linear:
-        """Return the reused classifier."""
         return self.classifier
 
 
@@ -98,53 +71,52 @@ def freeze_behind_last_map(body: Backbone, image_size: tuple[int, int]) -> None:
 
 @final
 class SimKD(Method):
-    """Mean squared error between the projected last map and the teacher's, whose classifier the student keeps.
-
-    A training batch of one image raises ValueError where that map has a single pixel.
-    """
+    """Mean squared error between the projected last map and the teacher's, whose classifier the student keeps."""
 
     FAMILY = "features"
-    student_reads: ClassVar[frozenset[Part]] = frozenset({"stages"})
-    teacher_reads: ClassVar[frozenset[Part]] = frozenset({"stages", "preact"})
+    PAPER = Paper(
+        "Knowledge Distillation with the Reused Teacher Classifier",
+        "Chen, Mei, Zhang, Wang, Feng, Chen", "CVPR", 2022, "2203.14001",
+    )  # fmt: skip
+    MIN_STAGES = 1
+    READS = Reads(student={"stages"}, teacher={"map"})
     DEVIATIONS = (
         "what is evaluated, here as there, is larger than other methods' student by a projector and the teacher's "
         "classifier; the student's own classifier and layers behind its last map stay as drawn, and nothing uses them",
         "wide residual teachers, which the authors do not have, are read behind their last batch norm and ReLU",
         "the authors' teachers are the checkpoints that were best on the test set",
     )
+    config: "Config"
 
-    @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(Method.Config):
         """Defaults: the authors' for CIFAR-100."""
 
-        factor: int = 2
+        factor: int = count(2)
         """The projector's middle is this many times narrower than the teacher's last map."""
 
-        def __post_init__(self) -> None:
-            check_settings(self, positive=("factor",))
-
-    config: Config
-
-    def __init__(self, config: Any, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
-        num_matched("SimKD", setup)
-        channels = setup.teacher.shapes[-1][0]
-        if self.config.factor > channels:
-            raise ValueError(f"factor must be at most the teacher's {channels} channels, not {self.config.factor}")
-        self.preact = is_behind_relu(setup.teacher)
+        shape = setup.teacher.map_shape
+        if shape is None:
+            raise ValueError(
+                "SimKD reuses a classifier that sees the mean of the last feature map, but "
+                f"{setup.teacher.absent['map']}: choose another teacher"
+            )
+        if self.config.factor > shape[0]:
+            raise ValueError(f"factor must be at most the teacher's {shape[0]} channels, not {self.config.factor}")
+        _, rows, columns = setup.student.shapes[-1]
+        self.shape: Shape = shape[0], min(shape[1], rows), min(shape[2], columns)
+        self.min_images = images_for_norm(self.shape)
 
     def wrap(self, setup: Setup) -> Net:
         """Return the student's body with a projector and the teacher's classifier."""
         student, body = setup.student, setup.student.backbone
-        (into, *ours), (out, *theirs) = student.shapes[-1], setup.teacher.shapes[-1]
-        height, width = map(min, ours, theirs)
         freeze_behind_last_map(body, student.image_size)
-        projector = bottleneck(into, out, self.config.factor)
-        return student.around(Reusing(body, projector, setup.teacher.backbone.head(), (height, width)))
+        projector = bottleneck(student.shapes[-1][0], self.shape[0], self.config.factor)
+        return student.around(Reusing(body, projector, setup.teacher.backbone.head(), self.shape[1:]))
 
-    def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
-        """Return the squared error of the maps."""
-        return {"feature": map_loss(student.stages[-1], last_map(teacher, preact=self.preact))}
+    def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        return {"feature": map_loss(student.stages[-1], teacher.map)}
 
 
 METHOD = SimKD

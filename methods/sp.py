@@ -1,9 +1,7 @@
-"""SP: similarity-preserving knowledge distillation.
+"""SP: images that activate the teacher alike shall activate the student alike.
 
-Tung, Mori; ICCV 2019; arXiv 1907.09682.
-Images that activate the teacher alike shall activate the student alike: the batch's matrices of inner products of
-the last stage's maps are compared. The paper sums over pairs of layers; in the code of the published numbers
-(RepDistiller) there is one pair, the last stages.
+The batch's matrices of inner products of the last stage's maps are compared. The paper sums over pairs of layers; in
+the code of the published numbers (RepDistiller) there is one pair, the last stages.
 
 ``G = F F^T`` with rows ``F_b = flatten(map_b)``, ``loss = |G_s / |G_s|_row - G_t / |G_t|_row|_F^2 / B^2``
 
@@ -13,20 +11,15 @@ batches of 64.
 Legend: ``B`` images; maps ``(B, C, H, W)``.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import final
 
 from torch import Tensor
 from torch.nn import functional
 
-from kdbench.method import Batch, Setup
-from kdbench.net import Outputs, Part
+from kdbench.functional import inner_products
+from kdbench.method import Batch, Outputs, Paper, Reads, weight
 
-from ._maps import num_matched
 from ._task import TaskMethod
-from .ce import check_settings, inner_products
 
 
 def similarities(maps: Tensor) -> Tensor:
@@ -48,29 +41,19 @@ class SP(TaskMethod):
     """Similarities among a batch's images at the last stage. One image alone has nothing to compare: its loss is 0."""
 
     FAMILY = "relations"
-    student_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "stages"})
-    teacher_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "stages"})
+    PAPER = Paper("Similarity-Preserving Knowledge Distillation", "Tung, Mori", "ICCV", 2019, "1907.09682")
+    MIN_STAGES = 1
+    READS = Reads(student={"stages"}, teacher={"stages"})
     DEVIATIONS = ("the last stage alone, as in the public code; the paper sums over pairs of layers",)
+    config: "Config"
 
-    @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(TaskMethod.Config):
         """Defaults: RepDistiller's setting for all CIFAR-100 pairs."""
 
-        sp_weight: float = 3000.0
+        sp_weight: float = weight(3000.0)
         """Weight of the mean squared difference of similarities, for batches of 64."""
 
-        def __post_init__(self) -> None:
-            TaskMethod.Config.__post_init__(self)
-            check_settings(self, non_negative=("sp_weight",))
-
-    config: Config
-
-    def __init__(self, config: Any, setup: Setup) -> None:
-        super().__init__(config, setup)
-        num_matched("SP", setup)
-
-    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
-        """Return the weighted loss of similarities."""
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         return {"sp": self.config.sp_weight * sp_loss(student.stages[-1], teacher.stages[-1])}
 
 

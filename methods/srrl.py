@@ -1,29 +1,23 @@
-"""SRRL: knowledge distillation via softmax regression representation learning.
+"""SRRL: the student's features, brought to the teacher's width, equal the teacher's, also for its classifier.
 
-Yang, Martinez, Bulat, Tzimiropoulos; ICLR 2021.
-The student's features, brought to the teacher's width, should equal the teacher's (feature matching) and should say
-the same to the teacher's frozen classifier (softmax regression). The authors' code, which is for ImageNet, maps the
-student's last map and averages it then; the SimKD repository, the public code for CIFAR-100, maps the averaged
-features. The default is the latter, which suits networks whose classifier sees more than the last stage.
+Feature matching, and softmax regression through the teacher's frozen classifier. The authors' code, which is for
+ImageNet, maps the student's last map and averages it then; the SimKD repository, the public code for CIFAR-100, maps
+the averaged features. The default is the latter, which suits networks whose classifier sees more than the last stage.
 
 Legend: ``B`` images, ``K`` classes, ``D`` penultimate width of the teacher; maps ``(B, C, H, W)``.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, final
+from typing import Literal, final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdbench.method import Batch, Setup
-from kdbench.net import Outputs, Part
+from kdbench.functional import at_least_float32, inner_products
+from kdbench.method import Batch, Outputs, Paper, Reads, Setup, weight
 
-from ._connectors import check_norm_input, conv_norm
+from ._connectors import conv_norm, images_for_norm
 from ._task import TaskMethod
-from .ce import at_least_float32, check_settings, inner_products
 
 
 def feature_loss(ours: Tensor, teacher: Tensor) -> Tensor:
@@ -44,63 +38,50 @@ def regression_loss(logits: Tensor, teacher: Tensor) -> Tensor:
 
 @final
 class SRRL(TaskMethod):
-    """The student's features against the teacher's, directly and through the teacher's classifier.
-
-    A training batch of one image raises ValueError with ``connect = "pooled"``, because its features go through
-    batch norm as a map of one pixel.
-    """
+    """The student's features against the teacher's, directly and through the teacher's classifier."""
 
     FAMILY = "features"
-    student_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "penultimate", "stages"})
-    teacher_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "penultimate"})
+    PAPER = Paper(
+        "Knowledge Distillation via Softmax Regression Representation Learning",
+        "Yang, Martinez, Bulat, Tzimiropoulos", "ICLR", 2021,
+    )  # fmt: skip
+    READS = Reads(student={"penultimate", "stages"}, teacher={"logits", "penultimate"})
     DEVIATIONS = (
         "the authors published ImageNet code alone, which connects maps; pooled features are the SimKD repository's",
         "the SimKD repository's own table has KD's divergence beside it (kd_weight = 1); the paper's objective has not",
         "one version of the authors' code weights only the regression term, another both: here each has its weight",
     )
-    OURS: ClassVar[dict[str, str]] = {
+    OURS = {
         "kd_weight": "the paper's objective; no public code produces its CIFAR-100 numbers",
         "connect": "the public code for CIFAR-100; what the paper's CIFAR-100 numbers come from was not published",
     }
+    config: "Config"
 
-    @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(TaskMethod.Config):
         """Defaults: the weights of the authors' code and of the SimKD repository, without KD's divergence."""
 
-        feature_weight: float = 1.0
+        feature_weight: float = weight(1.0)
         """Weight of the squared error of the features."""
-        regression_weight: float = 1.0
+        regression_weight: float = weight(1.0)
         """Weight of the squared error of the logits that the teacher's classifier gives."""
         connect: Literal["pooled", "map"] = "pooled"
         """What is mapped to the teacher's width: the classifier's input, or the last stage before it is averaged."""
 
-        def __post_init__(self) -> None:
-            TaskMethod.Config.__post_init__(self)
-            check_settings(self, non_negative=("feature_weight", "regression_weight"))
-
-    config: Config
-
-    def __init__(self, config: Any, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
         student = setup.student
         if self.config.connect == "map" and not student.shapes:
             raise ValueError(f'{student.name} shows no feature maps: set connect = "pooled"')
-        width = student.shapes[-1][0] if self.config.connect == "map" else student.width
-        self.connector = conv_norm(width, setup.teacher.width)
-
-    @classmethod
-    def own_needs(cls, config: TaskMethod.Config) -> frozenset[Part]:  # noqa: ARG003
-        """Return logits and penultimate features."""
-        return cls.teacher_reads
+        shape = student.shapes[-1] if self.config.connect == "map" else (student.width, 1, 1)
+        self.connector = conv_norm(shape[0], setup.teacher.width)
+        self.min_images = images_for_norm(shape)
 
     def connected(self, student: Outputs) -> Tensor:
         """Return the student's features at the teacher's width, ``(B, D)``."""
         maps = student.stages[-1] if self.config.connect == "map" else student.penultimate[:, :, None, None]
-        check_norm_input(maps, "SRRL", training=self.training)
         return torch.relu(self.connector(maps)).mean(dim=(2, 3))
 
-    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
-        """Return the weighted feature matching and softmax regression."""
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         config, ours = self.config, self.connected(student)
         logits = logits_by(ours, teacher.weight, teacher.bias)
         return {

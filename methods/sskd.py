@@ -1,30 +1,25 @@
-"""SSKD: knowledge distillation meets self-supervision.
+"""SSKD: how similar an image's rotated views are to the images of a batch is knowledge too.
 
-Xu, Liu, Li, Loy; ECCV 2020; arXiv 2006.07114.
-How similar an image's rotated views are to the images of a batch is knowledge too. A projection head on the frozen
-teacher is first trained to find each rotated view's own image; then the student, with a head of its own, follows the
-teacher's similarities, its logits of the plain views and those of the rotated ones. Of the rows where the teacher is
-wrong only the least wrong ones are kept. Follows the authors' code.
+A projection head on the frozen teacher is first trained to find each rotated view's own image; then the student, with
+a head of its own, follows the teacher's similarities, its logits of the plain views and those of the rotated ones. Of
+the rows where the teacher is wrong only the least wrong ones are kept. Follows the authors' code.
 
     0.1 CE + 0.9 KD + 2.7 KD of rotated views + 10 KL of similarities, temperatures 4, 4 and 0.5
 
 Legend: ``B`` images, ``V`` views in view-major rows, ``R = (V - 1) * B`` rotated rows, ``D`` width, ``K`` classes.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdbench.method import Batch, Pretraining, Setup, ViewPlan
-from kdbench.net import Net, Outputs, Part
+from kdbench.functional import at_least_float32, cross_entropy, inner_products
+from kdbench.method import Batch, Paper, PhaseName, Pretraining, Reads, Setup, ViewPlan, fraction, temperature, weight
+from kdbench.net import Net, Outputs
 
-from ._task import PretrainedMethod, TaskMethod
-from .ce import at_least_float32, check_settings, cross_entropy, inner_products
+from ._task import PretrainedMethod, task_reads
 from .kd import kl_per_image
 
 
@@ -69,15 +64,16 @@ class SSKD(PretrainedMethod):
     """KD of plain and rotated views, and of the similarities between them that a trained teacher's head finds."""
 
     FAMILY = "contrast"
-    student_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "penultimate"})
-    teacher_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "penultimate"})
+    PAPER = Paper("Knowledge Distillation Meets Self-Supervision", "Xu, Liu, Li, Loy", "ECCV", 2020, "2006.07114")
+    READS = Reads(student={"penultimate"}, teacher={"logits", "penultimate"})
+    VIEWS = ViewPlan((0, 1, 2, 3))
     DEVIATIONS = (
         "images are flipped where the protocol flips them; the authors' are not",
         "the published numbers are of the authors' own teachers, which differ from those of the other methods' tables",
         "of rows with equal ranks the first ones are kept; in the code an unstable sort decides",
     )
+    config: "Config"
 
-    @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(PretrainedMethod.Config):
         """Defaults: the authors' for all CIFAR-100 pairs."""
 
@@ -87,53 +83,40 @@ class SSKD(PretrainedMethod):
         """Weight of the cross entropy."""
         kd_weight: float = 0.9
         """Weight of the KL divergence of the plain views."""
-        tf_weight: float = 2.7
+        tf_weight: float = weight(2.7)
         """Weight of the KL divergence of the rotated views."""
-        tf_temperature: float = 4.0
+        tf_temperature: float = temperature(4.0)
         """Temperature of that divergence, which includes its square."""
-        tf_ratio: float = 1.0
+        tf_ratio: float = fraction(1.0)
         """Share that is kept there of the rotated views that the teacher gets wrong."""
-        ss_weight: float = 10.0
+        ss_weight: float = weight(10.0)
         """Weight of the KL divergence of the similarities."""
-        ss_temperature: float = 0.5
+        ss_temperature: float = temperature(0.5)
         """Temperature of that divergence, which includes its square."""
-        ss_ratio: float = 0.75
+        ss_ratio: float = fraction(0.75)
         """Share that is kept there of the rotated views to which the teacher's head finds another image."""
 
-        def __post_init__(self) -> None:
-            PretrainedMethod.Config.__post_init__(self)
-            weights, temperatures = ("tf_weight", "ss_weight"), ("tf_temperature", "ss_temperature")
-            check_settings(self, non_negative=weights, positive=temperatures, fractions=("tf_ratio", "ss_ratio"))
-
-    config: Config
-
-    def __init__(self, config: Any, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
         self.student_head, self.teacher_head = (projection_head(net.width) for net in (setup.student, setup.teacher))
 
     @classmethod
-    def views(cls, config: Config) -> ViewPlan:  # noqa: ARG003
-        """Four rotations."""
-        return ViewPlan((0, 1, 2, 3))
+    def reads(cls, config: Config, phase: PhaseName) -> Reads:
+        """Return the teacher's features in pre-training; afterwards the rotated views' logits are the method's own."""
+        return Reads(teacher={"penultimate"}) if phase == "pretraining" else cls.READS | task_reads(config)
 
-    @classmethod
-    def own_needs(cls, config: TaskMethod.Config) -> frozenset[Part]:  # noqa: ARG003
-        """Return all: the rotated views' logits are the method's own."""
-        return cls.teacher_reads
-
-    def pretrain(self, student: Net) -> Pretraining:  # noqa: ARG002
+    def pretrain(self, student: Net) -> Pretraining:
         """Return the training of the teacher's head, which stays as it is afterwards; the settings are the authors'."""
         head, milestones = (self.teacher_head,), (0.5, 0.75)
         loss = self.pretraining_loss
         return Pretraining(loss=loss, train=head, freeze=head, learning_rate=0.05, milestones=milestones)
 
-    def pretraining_loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
+    def pretraining_loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return the cross entropy of each rotated view's own image among the batch's, over cosines."""
         scores = similarities(self.teacher_head(teacher.penultimate), batch.size)
         return {"ss": cross_entropy(scores, own_images(scores)).mean()}
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted divergences of the rotated views and of the similarities."""
         config = self.config
         ours, theirs = student.logits[batch.size :], teacher.logits[batch.size :]
         labels = batch.targets.repeat(len(ours) // batch.size)

@@ -1,31 +1,23 @@
-"""VID: variational information distillation.
+"""VID: the student's maps carry information about the teacher's.
 
-Ahn, Hu, Damianou, Lawrence, Dai; Variational Information Distillation for Knowledge Transfer; CVPR 2019;
-arXiv 1904.05835.
-The student's maps should carry information about the teacher's: a small network predicts each teacher map as the
-mean of a Gaussian with one variance a channel, and the loss is its negative log likelihood, up to a constant. As in
-RepDistiller the variances are trained with the rest; mdistiller's are constants, because it keeps them outside of
-its modules.
+A small network predicts each teacher map as the mean of a Gaussian with one variance a channel, and the loss is its
+negative log likelihood, up to a constant. As in RepDistiller the variances are trained with the rest; mdistiller's are
+constants, because it keeps them outside of its modules.
 
 Legend: ``B`` images; maps ``(B, C, H, W)``.
 """
 
-from __future__ import annotations
-
 import math
-from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdbench.method import Batch, Setup
-from kdbench.net import Outputs, Part
+from kdbench.functional import at_least_float32, deepest_pairs, to_smaller_size
+from kdbench.method import Batch, Outputs, Paper, Reads, Setup, non_negative, positive, weight
 
-from ._maps import matched, num_matched, to_smaller_size
 from ._task import TaskMethod
-from .ce import at_least_float32, check_settings
 
 
 def vid_loss(mean: Tensor, log_scale: Tensor, teacher: Tensor, epsilon: float) -> Tensor:
@@ -56,58 +48,50 @@ class VID(TaskMethod):
     """
 
     FAMILY = "features"
-    student_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "stages"})
-    teacher_reads: ClassVar[frozenset[Part]] = frozenset({"logits", "stages"})
+    PAPER = Paper(
+        "Variational Information Distillation for Knowledge Transfer",
+        "Ahn, Hu, Damianou, Lawrence, Dai", "CVPR", 2019, "1904.05835",
+    )  # fmt: skip
+    MIN_STAGES = 1
+    READS = Reads(student={"stages"}, teacher={"stages"})
     DEVIATIONS = (
         "the variances are trained, as in RepDistiller; in mdistiller they keep their start (learn_scales = false)",
         "the deepest stages are matched where numbers differ; RepDistiller pairs the shallowest ones",
         "the teacher is as it was trained; mdistiller, to find shapes, runs it once over noise in training mode, which "
         "moves its running statistics",
     )
+    config: "Config"
 
-    @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(TaskMethod.Config):
         """Defaults: RepDistiller's for all CIFAR-100 pairs."""
 
-        vid_weight: float = 1.0
+        vid_weight: float = weight(1.0)
         """Weight of the negative log likelihood, summed over stages."""
-        initial_variance: float = 5.0
+        initial_variance: float = positive(5.0)
         """Variance that each channel starts from; larger than epsilon."""
-        epsilon: float = 1e-5
+        epsilon: float = non_negative(1e-5)
         """Smallest variance."""
         learn_scales: bool = True
         """Train the variances; false leaves them where they start."""
 
-        def __post_init__(self) -> None:
-            TaskMethod.Config.__post_init__(self)
-            check_settings(self, non_negative=("vid_weight", "epsilon"), positive=("initial_variance",))
+        def check(self) -> None:
             if self.initial_variance <= self.epsilon:
                 raise ValueError(
                     f"initial_variance must be above epsilon = {self.epsilon}, not {self.initial_variance}"
                 )
 
-    config: Config
-
-    def __init__(self, config: Any, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
-        config = self.config
-        self.num_stages = num_matched("VID", setup)
-        pairs = [
-            (ours[0], theirs[0])
-            for ours, theirs in zip(
-                setup.student.shapes[-self.num_stages :], setup.teacher.shapes[-self.num_stages :], strict=True
-            )
-        ]
-        self.regressors = nn.ModuleList(predictor(*channels) for channels in pairs)
+        shapes = deepest_pairs(setup.student.shapes, setup.teacher.shapes)
+        self.regressors = nn.ModuleList(predictor(ours[0], theirs[0]) for ours, theirs in shapes)
         start = math.log(math.expm1(config.initial_variance - config.epsilon))
         self.log_scales = nn.ParameterList(
-            nn.Parameter(torch.full((channels,), start), requires_grad=config.learn_scales) for _, channels in pairs
+            nn.Parameter(torch.full(theirs[:1], start), requires_grad=config.learn_scales) for _, theirs in shapes
         )
 
-    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
-        """Return the weighted negative log likelihood."""
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         losses = []
-        pairs = matched(student, teacher, self.num_stages)
+        pairs = deepest_pairs(student.stages, teacher.stages)
         for regressor, log_scale, pair in zip(self.regressors, self.log_scales, pairs, strict=True):
             ours, theirs = to_smaller_size(*pair)
             losses.append(vid_loss(regressor(ours), log_scale, theirs, self.config.epsilon))

@@ -1,4 +1,4 @@
-"""Grids on Slurm, and on this machine by the same path: submitit starts the jobs, run folders and Slurm tell of them.
+"""Submit grids to Slurm and ask it about their jobs.
 
 Imported as ``kdbench.slurm``.
 """

@@ -1,7 +1,8 @@
-"""Profiles: what a cluster's jobs ask for, as a TOML file."""
+"""Read profiles: TOML files with the resources that a cluster's jobs request."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import tomllib
 import typing
@@ -14,11 +15,13 @@ from kdbench.errors import UserError
 Stage = Literal["teacher", "cache", "students"]
 EXAMPLES = Path(__file__).parent / "profiles"
 STAGES: tuple[Stage, ...] = typing.get_args(Stage)
+_OLD_NAMES = {"together": "lockstep"}
+"""Earlier names of keys: profiles may use either, and submissions keep the earlier one on disk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
-    """What one job asks for, and how a stage is cut into jobs. What is left out is the cluster's default."""
+    """What one job requests, and how a stage is cut into jobs. What is left out is the cluster's default."""
 
     partition: str = ""
     account: str = ""
@@ -31,10 +34,10 @@ class Resources:
     time: str = "04:00:00"
     """``HH:MM:SS``, ``D-HH:MM:SS`` or minutes. A job that needs longer saves its state and is started again."""
     parallelism: int = 8
-    """Jobs of one stage that run at a time, at most."""
+    """Maximum number of jobs of one stage that run at a time."""
     cells_per_job: int = 1
-    together: int = 1
-    """Cells of a job in lockstep on its one device, at most."""
+    lockstep: int = 1
+    """Maximum number of a job's cells in lockstep on its one device."""
     setup: tuple[str, ...] = ()
     """Lines of shell before the job, e.g. ``module load cuda``."""
     sbatch: dict[str, str] = field(default_factory=dict)
@@ -42,7 +45,7 @@ class Resources:
 
     @property
     def minutes(self) -> int:
-        """The time limit in minutes."""
+        """Return the time limit in minutes."""
         return minutes_of(self.time)
 
 
@@ -53,6 +56,14 @@ class Profile:
     path: str
     stages: dict[Stage, Resources]
 
+    def values(self) -> dict[str, Any]:
+        """Return plain values, from which :func:`profile_from` makes the profile again."""
+        values = dataclasses.asdict(self)
+        for stage in values["stages"].values():
+            for old, new in _OLD_NAMES.items():
+                stage[old] = stage.pop(new)
+        return values
+
 
 def load_profile(path: Path) -> Profile:
     """Read a profile: keys for all stages, and tables ``[teacher]``, ``[cache]``, ``[students]`` for what differs.
@@ -60,38 +71,52 @@ def load_profile(path: Path) -> Profile:
     Raises
     ------
     UserError
-        It is not there, is no TOML, or holds something unknown or of the wrong kind.
+        The file does not exist, is not TOML, or a key is unknown or of the wrong type.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"there is no profile {path}: {EXAMPLES} has two examples, with comments") from None
+        raise UserError(f"profile {path} does not exist: {EXAMPLES} has two examples, with comments") from None
     except (IsADirectoryError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"profile {path} is not TOML: {error}") from None
     tables = {stage: values.pop(stage, {}) for stage in STAGES}
     for stage, table in tables.items():
         if not isinstance(table, dict):
             raise UserError(f"profile {path}: {stage} = {table!r} must be a table [{stage}]")
-    return Profile(str(path), {stage: _resources(path, values | table) for stage, table in tables.items()})
+    shared = _renamed(path, values)
+    return Profile(
+        str(path), {stage: _resources(path, shared | _renamed(path, table)) for stage, table in tables.items()}
+    )
 
 
 def profile_from(values: dict[str, Any]) -> Profile:
-    """Return the profile that ``dataclasses.asdict`` made plain values of."""
-    stages = {stage: Resources(**kept | {"setup": tuple(kept["setup"])}) for stage, kept in values["stages"].items()}
+    """Make a profile from :meth:`Profile.values`."""
+    stages: dict[Stage, Resources] = {}
+    for stage, resources in values["stages"].items():
+        keywords = {_OLD_NAMES.get(key, key): value for key, value in resources.items()}
+        stages[stage] = Resources(**keywords | {"setup": tuple(keywords["setup"])})
     return Profile(values["path"], stages)
 
 
+def _renamed(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """Give keys their present names."""
+    for old, new in _OLD_NAMES.items():
+        if old in values and new in values:
+            raise UserError(f"profile {path}: {old} is the earlier name of {new}: keep one of the two lines")
+    return {_OLD_NAMES.get(key, key): value for key, value in values.items()}
+
+
 def _resources(path: Path, values: dict[str, Any]) -> Resources:
-    kinds = typing.get_type_hints(Resources)
-    made: dict[str, Any] = {}
+    types = typing.get_type_hints(Resources)
+    keywords: dict[str, Any] = {}
     for key, value in values.items():
         line = f"profile {path}: {key} = {value!r}"
-        if key not in kinds:
-            raise UserError(f"{line}: unknown key: known are {', '.join(kinds)} and the tables {', '.join(STAGES)}")
+        if key not in types:
+            raise UserError(f"{line}: unknown key: known are {', '.join(types)} and the tables {', '.join(STAGES)}")
         in_minutes = key == "time" and type(value) is int
-        made[key] = str(value) if in_minutes else _typed(line, value, kinds[key])
-    resources = Resources(**made)
-    for name in ("cpus", "parallelism", "cells_per_job", "together"):
+        keywords[key] = str(value) if in_minutes else _typed(line, value, types[key])
+    resources = Resources(**keywords)
+    for name in ("cpus", "parallelism", "cells_per_job", "lockstep"):
         if getattr(resources, name) < 1:
             raise UserError(f"profile {path}: {name} = {getattr(resources, name)}: must be at least 1")
     try:
@@ -103,23 +128,23 @@ def _resources(path: Path, values: dict[str, Any]) -> Resources:
     return resources
 
 
-def _typed(line: str, value: Any, kind: Any) -> Any:
-    if kind in (str, int) and type(value) is kind:
+def _typed(line: str, value: Any, expected_type: Any) -> Any:
+    if expected_type in (str, int) and type(value) is expected_type:
         return value
-    if kind == tuple[str, ...] and isinstance(value, list) and all(isinstance(word, str) for word in value):
+    if expected_type == tuple[str, ...] and isinstance(value, list) and all(isinstance(item, str) for item in value):
         return tuple(value)
-    if kind == dict[str, str] and isinstance(value, dict):
-        return {key: str(word) for key, word in value.items()}
-    what = {str: "a text", int: "a whole number", tuple[str, ...]: "a list of lines"}.get(kind, "a table")
-    raise UserError(f"{line}: must be {what}")
+    if expected_type == dict[str, str] and isinstance(value, dict):
+        return {key: str(item) for key, item in value.items()}
+    descriptions = {str: "a string", int: "a whole number", tuple[str, ...]: "a list of strings"}
+    raise UserError(f"{line}: must be {descriptions.get(expected_type, 'a table')}")
 
 
 def minutes_of(time: str) -> int:
-    """Minutes of a time in sbatch's notation: ``M``, ``M:S``, ``H:M:S``, ``D-H``, ``D-H:M``, ``D-H:M:S``."""
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", time.strip())
-    if not found:
+    """Convert a time in sbatch's notation to minutes: ``M``, ``M:S``, ``H:M:S``, ``D-H``, ``D-H:M``, ``D-H:M:S``."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", time.strip())
+    if not match:
         raise ValueError("must be minutes, HH:MM:SS or D-HH:MM:SS")
-    days, *rest = found.groups()
+    days, *rest = match.groups()
     first, second, third = (int(word or 0) for word in rest)
     if days is not None or rest[2] is not None:
         hours, minutes, seconds = first, second, third

@@ -1,9 +1,8 @@
-"""Submits a grid to Slurm: one array for each stage, each of whose tasks waits for its own teacher."""
+"""Submit a grid to Slurm: one array for each stage, each of whose tasks waits for its own teacher."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import re
 import shutil
@@ -17,25 +16,28 @@ from typing import Any, final
 import submitit
 
 from kdbench.errors import UserError
-from kdbench.experiment.cell import Cell
+from kdbench.experiment.cell import Cell, by_teacher, lockstep_groups
+from kdbench.grid.code_copy import copy_code
 from kdbench.grid.grid import Grid
+from kdbench.grid.job import GridJob
+from kdbench.grid.overview import Overview
 from kdbench.grid.states import State
+from kdbench.grid.submissions import Launch, Submission, SubmittedJob, new_folder
 from kdbench.grid.worker import Workload
-from kdbench.teachers.plan import Wanted, by_teacher, lockstep_groups
+from kdbench.teachers.demand import Wanted
+from kdbench.utils.text import counted
 
-from .job import GridJob
 from .profile import Profile, Resources, Stage
-from .scheduler import Slurm, ask
-from .submissions import Launch, Overview, Sent, Submission, freeze_code, new_folder
+from .scheduler import Slurm, run_command
 
 _SAVE_BEFORE = 120
 """Seconds before the time limit at which a job is told to save, where the limit leaves room for that."""
-_FOREVER = 10**6
+_MAX_RESTARTS = 10**6
 
 
 @dataclass(slots=True)
 class Piece:
-    """A job to be: its workload, the cells that it is there for, and the jobs that it waits for."""
+    """A job to submit: its workload, the cells that it serves, and the jobs that it waits for."""
 
     workload: Workload
     cells: tuple[Cell, ...]
@@ -44,48 +46,55 @@ class Piece:
 
     @property
     def dependency(self) -> str:
-        """In sbatch's notation."""
+        """Return the dependency in sbatch's notation."""
         return ",".join([f"afterok:{job}" for job in self.after_ok] + [f"afterany:{job}" for job in self.after_any])
 
 
 @final
 class Submitter:
-    """Turns cells into jobs."""
+    """Cut cells into jobs and submit them."""
 
     def __init__(self, grid: Grid, overview: Overview, profile: Profile, launch: Launch):
         self._grid, self._overview, self._profile, self._launch = grid, overview, profile, launch
-        self._sent: list[Sent] = []
-        self._waiting: list[str] = []
+        self._submitted: list[SubmittedJob] = []
+        self._held: list[str] = []
         self._folder = Path()
         self._setup: list[str] = []
 
-    def submit(self, cells: Sequence[Cell], say: Callable[[str], None]) -> Submission:
+    def submit(self, cells: Sequence[Cell], report: Callable[[str], None]) -> Submission:
         """Submit cells, with the training of teachers and the building of caches that they need.
+
+        Parameters
+        ----------
+        report
+            Called with a line about each stage.
 
         Raises
         ------
         UserError
-            Slurm refuses, or a teacher can never come. Nothing of this submission is left in the queue.
+            Slurm does not accept a job, or a teacher can never exist. Nothing of this submission is left in the queue.
         """
         scheduler = Slurm()
         if scheduler.cluster is None:
-            raise UserError("Slurm does not answer here: 'scontrol show config' must work; --cluster local needs none")
-        elsewhere = self._teachers_elsewhere()
-        self._check_sizes(cells, scheduler.array_limit)
+            raise UserError(
+                "Slurm does not answer: 'scontrol show config' must work here; --cluster local needs no Slurm"
+            )
+        teacher_jobs = self._teachers_in_training()
+        self._check_array_size(cells, scheduler.array_limit)
         self._folder = new_folder(self._grid, "slurm")
-        self._setup = freeze_code(self._folder)
+        self._setup = copy_code(self._folder)
         try:
-            trained = self._send("teacher", self._teacher_pieces(cells), say)
-            teacher_jobs = elsewhere | {cell.taught.id: job for job, piece in trained for cell in piece.cells}
-            built = self._send("cache", self._cache_pieces(cells, teacher_jobs), say)
+            trained = self._send("teacher", self._teacher_pieces(cells), report)
+            teacher_jobs |= {cell.as_teacher.id: job for job, piece in trained for cell in piece.cells}
+            built = self._send("cache", self._cache_pieces(cells, teacher_jobs), report)
             cache_jobs = {piece.cells[0].teacher.id: job for job, piece in built if piece.cells[0].teacher}
-            self._send("students", self._student_pieces(cells, teacher_jobs, cache_jobs), say)
+            self._send("students", self._student_pieces(cells, teacher_jobs, cache_jobs), report)
             submission = self._write(scheduler.cluster)
-            for job in self._waiting:
+            for job in self._held:
                 _scontrol("release", job)
         except BaseException:
-            for array in sorted({job.id.partition("_")[0] for job in self._sent}):
-                ask("scancel", array)
+            for array in sorted({job.id.partition("_")[0] for job in self._submitted}):
+                run_command("scancel", array)
             shutil.rmtree(self._folder, ignore_errors=True)
             raise
         return submission
@@ -93,43 +102,43 @@ class Submitter:
     def _write(self, cluster: str) -> Submission:
         submission = Submission(
             folder=self._folder,
-            kind="slurm",
+            launcher="slurm",
             cluster=cluster,
-            profile=dataclasses.asdict(self._profile),
+            profile=self._profile.values(),
             launch=self._launch,
-            jobs=tuple(self._sent),
+            jobs=tuple(self._submitted),
         )
         submission.write()
         return submission
 
-    def _teachers_elsewhere(self) -> dict[str, str]:
-        """Jobs of earlier submissions that train teachers."""
-        found = {}
+    def _teachers_in_training(self) -> dict[str, str]:
+        """Return the jobs of earlier submissions that train teachers, by the teacher's id."""
+        jobs = {}
         for status in self._overview.teachers:
             if status.state == State.QUEUED:
-                found[status.cell.taught.id] = self._overview.jobs[status.cell.id][1].id
+                jobs[status.cell.as_teacher.id] = self._overview.jobs[status.cell.id][1].id
             elif status.state == State.RUNNING:
                 holder = status.holder
                 if not (holder and holder.job):
-                    raise UserError(f"{status.cell} is being trained by {holder}: submit when the teacher is there")
-                found[status.cell.taught.id] = holder.job.id
-        return found
+                    raise UserError(f"teacher {status.cell} is being trained by {holder}: submit when it is finished")
+                jobs[status.cell.as_teacher.id] = holder.job.id
+        return jobs
 
     def _teacher_pieces(self, cells: Sequence[Cell]) -> list[Piece]:
         needed = {cell.teacher.id for cell in cells if cell.teacher}
         return [
             Piece(self._workload(train=(status.cell,)), (status.cell,))
             for status in self._overview.teachers
-            if status.cell.taught.id in needed and status.state in (State.PLANNED, State.LOST, State.DONE)
+            if status.cell.as_teacher.id in needed and status.state in (State.PLANNED, State.LOST, State.DONE)
         ]
 
     def _cache_pieces(self, cells: Sequence[Cell], teacher_jobs: dict[str, str]) -> list[Piece]:
         if self._launch.cache == "off":
             return []
         pieces = []
-        for teacher, own in by_teacher([cell for cell in cells if cell.teacher]).items():
-            if any(Wanted.by(cell).cacheable for cell in own):
-                piece = Piece(self._workload(caches=tuple(own)), tuple(own))
+        for teacher, group in by_teacher([cell for cell in cells if cell.teacher]).items():
+            if any(Wanted.by(cell).cacheable for cell in group):
+                piece = Piece(self._workload(caches=tuple(group)), tuple(group))
                 piece.after_ok += [teacher_jobs[teacher]] if teacher in teacher_jobs else []
                 pieces.append(piece)
         return pieces
@@ -138,25 +147,25 @@ class Submitter:
         self, cells: Sequence[Cell], teacher_jobs: dict[str, str], cache_jobs: dict[str, str]
     ) -> list[Piece]:
         pieces = []
-        for own in self._cut(cells):
-            piece = Piece(self._workload(cells=own), own)
-            teacher = own[0].teacher.id if own[0].teacher else ""
+        for group in self._cut(cells):
+            piece = Piece(self._workload(cells=group), group)
+            teacher = group[0].teacher.id if group[0].teacher else ""
             if teacher in teacher_jobs:
                 piece.after_ok.append(teacher_jobs[teacher])
-            if teacher in cache_jobs and any(Wanted.by(cell).cacheable for cell in own):
+            if teacher in cache_jobs and any(Wanted.by(cell).cacheable for cell in group):
                 piece.after_any.append(cache_jobs[teacher])
             pieces.append(piece)
         return pieces
 
     def _cut(self, cells: Sequence[Cell]) -> list[tuple[Cell, ...]]:
-        """Cells of one job share the teacher, so that they wait for nothing else; those in lockstep stay together."""
+        """Cut cells into jobs: those of a job share the teacher, and lockstep groups are kept whole where they fit."""
         resources = self._profile.stages["students"]
-        cut = []
-        for own in by_teacher(cells).values():
-            ordered = [cell for group in lockstep_groups(own, resources.together) for cell in group]
+        jobs = []
+        for group in by_teacher(cells).values():
+            ordered = [cell for lockstep in lockstep_groups(group, resources.lockstep) for cell in lockstep]
             size = resources.cells_per_job
-            cut += [tuple(ordered[start : start + size]) for start in range(0, len(ordered), size)]
-        return cut
+            jobs += [tuple(ordered[start : start + size]) for start in range(0, len(ordered), size)]
+        return jobs
 
     def _workload(
         self, *, train: tuple[Cell, ...] = (), caches: tuple[Cell, ...] = (), cells: tuple[Cell, ...] = ()
@@ -167,63 +176,64 @@ class Submitter:
             caches=caches,
             cells=cells,
             cache=self._launch.cache,
-            together=self._profile.stages["students"].together,
+            lockstep=self._profile.stages["students"].lockstep,
         )
 
-    def _check_sizes(self, cells: Sequence[Cell], limit: int) -> None:
+    def _check_array_size(self, cells: Sequence[Cell], limit: int) -> None:
         jobs = len(self._cut(cells))
         if jobs > limit:
             resources = self._profile.stages["students"]
             least = -(-jobs * resources.cells_per_job // limit)
             raise UserError(
-                f"these are {jobs} jobs, and this cluster takes arrays of at most {limit}: set cells_per_job = {least} "
-                f"in {self._profile.path}"
+                f"{jobs:,} jobs are more than this cluster's arrays may have ({limit:,}): "
+                f"set cells_per_job = {least} in {self._profile.path}"
             )
 
-    def _send(self, stage: Stage, pieces: list[Piece], say: Callable[[str], None]) -> list[tuple[str, Piece]]:
-        """Submit the jobs of a stage as one array, held until what each waits for is set."""
+    def _send(self, stage: Stage, pieces: list[Piece], report: Callable[[str], None]) -> list[tuple[str, Piece]]:
+        """Submit the jobs of a stage as one array, held until the dependencies of each are set."""
         if not pieces:
             return []
         resources = self._profile.stages[stage]
         held = any(piece.dependency for piece in pieces)
-        executor = submitit.SlurmExecutor(self._folder, max_num_timeout=_FOREVER)
+        executor = submitit.SlurmExecutor(self._folder, max_num_timeout=_MAX_RESTARTS)
         executor.update_parameters(
             **_parameters(f"kdbench-{self._grid.file.name}-{stage}", resources, self._setup, held)
         )
         try:
             with contextlib.redirect_stderr(io.StringIO()), executor.batch():  # submitit prints what it raises
-                jobs = [executor.submit(GridJob(piece.workload)) for piece in pieces]
+                jobs = [executor.submit(GridJob(piece.workload, Slurm)) for piece in pieces]
         except (subprocess.SubprocessError, submitit.core.utils.FailedJobError) as error:
             reason = "; ".join(line.removeprefix("sbatch: error: ") for line in str(error).splitlines())
-            raise UserError(f"sbatch refuses the {stage} jobs of {self._profile.path}: {reason}") from None
-        names = [job.job_id for job in jobs]
-        self._sent += [
-            Sent(name, stage, tuple(cell.id for cell in (*piece.workload.train, *piece.workload.cells)))
-            for name, piece in zip(names, pieces, strict=True)
+            raise UserError(f"sbatch does not accept the {stage} jobs of {self._profile.path}: {reason}") from None
+        job_ids = [job.job_id for job in jobs]
+        self._submitted += [
+            SubmittedJob(job_id, stage, tuple(cell.id for cell in (*piece.workload.train, *piece.workload.cells)))
+            for job_id, piece in zip(job_ids, pieces, strict=True)
         ]
+        array = job_ids[0].partition("_")[0]
         if held:
-            self._set_dependencies(names, pieces)
-            self._waiting.append(names[0].partition("_")[0])
+            self._set_dependencies(job_ids, pieces)
+            self._held.append(array)
         bound = f", at most {resources.parallelism} at a time" if len(pieces) > resources.parallelism else ""
-        say(f"{stage}: job {names[0].partition('_')[0]}, {len(pieces)} task{'s' if len(pieces) > 1 else ''}{bound}")
-        return list(zip(names, pieces, strict=True))
+        report(f"{stage}: job {array}, {counted(len(pieces), 'task')}{bound}")
+        return list(zip(job_ids, pieces, strict=True))
 
-    def _set_dependencies(self, names: list[str], pieces: list[Piece]) -> None:
+    def _set_dependencies(self, job_ids: list[str], pieces: list[Piece]) -> None:
         by_dependency: dict[str, list[str]] = {}
-        for name, piece in zip(names, pieces, strict=True):
-            by_dependency.setdefault(piece.dependency, []).append(name)
-        for dependency, own in by_dependency.items():
+        for job_id, piece in zip(job_ids, pieces, strict=True):
+            by_dependency.setdefault(piece.dependency, []).append(job_id)
+        for dependency, dependents in by_dependency.items():
             if dependency:
-                _scontrol("update", f"JobId={_spelled(own)}", f"Dependency={dependency}")
+                _scontrol("update", f"JobId={_array_notation(dependents)}", f"Dependency={dependency}")
 
 
-def _spelled(names: list[str]) -> str:
-    """Tasks of one array as Slurm spells them: ``12_[0-3,7]``."""
-    array, _, first = names[0].partition("_")
+def _array_notation(job_ids: list[str]) -> str:
+    """Write tasks of one array as Slurm does: ``12_[0-3,7]``."""
+    array, _, first = job_ids[0].partition("_")
     if not first:
         return array
     ranges: list[list[int]] = []
-    for number in sorted(int(name.partition("_")[2]) for name in names):
+    for number in sorted(int(job_id.partition("_")[2]) for job_id in job_ids):
         if ranges and number == ranges[-1][1] + 1:
             ranges[-1][1] = number
         else:
@@ -232,7 +242,7 @@ def _spelled(names: list[str]) -> str:
 
 
 def _parameters(name: str, resources: Resources, setup: list[str], held: bool) -> dict[str, Any]:
-    """What submitit calls the options of a profile."""
+    """Translate a profile into submitit's parameters."""
     further: dict[str, Any] = {"kill-on-invalid-dep": "yes", "requeue": True, **resources.sbatch}
     for key in ("partition", "account", "qos", "gres"):
         if value := getattr(resources, key):
@@ -255,11 +265,13 @@ def _parameters(name: str, resources: Resources, setup: list[str], held: bool) -
 
 
 def _scontrol(*words: str) -> None:
-    """Let Slurm change a job; it may be busy, so it is asked again."""
+    """Let Slurm change a job, trying again while it is busy."""
     for pause in (0.5, 2.0, 5.0, None):
         done = subprocess.run(["scontrol", *words], capture_output=True, text=True, check=False)  # noqa: S603, S607
         if done.returncode == 0:
             return
         if pause is not None:
             time.sleep(pause)
-    raise UserError(f"Slurm refuses 'scontrol {' '.join(words)}': {done.stderr.strip()}; nothing is left in the queue")
+    raise UserError(
+        f"Slurm does not accept 'scontrol {' '.join(words)}': {done.stderr.strip()}; nothing is left in the queue"
+    )

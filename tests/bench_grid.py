@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from timed_command import timed
 
-from kdbench.analysis.records import CONFIG, RECORD
+from kdbench.experiment.folder import CONFIG, RECORD
 from kdbench.grid.grid import Grid
 
 # 13 pairs and 6 methods; students alone are shared by the pairs that have them: 99,900 cells.

@@ -9,7 +9,7 @@ import pytest
 from fake_records import fake_grid, write_records
 from timed_command import timed
 
-from kdbench.experiment.protocol import named_pairs
+from kdbench.experiment.pairs import named_pairs
 
 GAINS = {"kd": 1.5, "dkd": 2.5, "crd": 2.3, "reviewkd": 2.6, "pckd": 3.0}
 
@@ -18,7 +18,9 @@ GAINS = {"kd": 1.5, "dkd": 2.5, "crd": 2.3, "reviewkd": 2.6, "pckd": 3.0}
 def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Records as large as real ones, of 13 pairs."""
     folder = tmp_path_factory.mktemp("runs")
-    pairs = [pair for name in ("crd-same-family", "crd-different-family") for pair in named_pairs()[name].pairs]
+    pairs = [
+        pair for name in ("crd-same-family", "crd-different-family") for pair in map(str, named_pairs()[name].pairs)
+    ]
     students = len({pair.partition(">")[2] for pair in pairs})
     seeds = -(-request.param // (len(pairs) * len(GAINS) + students))
     paths = write_records(folder, fake_grid(pairs, GAINS, seeds), indent=2)

@@ -21,13 +21,15 @@ from torch.nn import functional
 from kdbench.data.datasets import random_dataset
 from kdbench.data.views import order, views
 from kdbench.engine.bench import Bench, Work, alternate, ratio
-from kdbench.engine.run import Options
+from kdbench.engine.options import Options
+from kdbench.experiment.pairs import Pair
 from kdbench.experiment.protocol import load_protocol
 from kdbench.method import PLAIN
 from kdbench.methods.crd import CRD
-from kdbench.models.weights import build_net
+from kdbench.models.build import build_net
 from kdbench.net import Outputs
-from kdbench.teachers.plan import Wanted
+from kdbench.teachers.demand import Wanted
+from kdbench.utils.device import prepare_process
 
 CPU = torch.device("cpu")
 ROUNDS = 15
@@ -49,7 +51,13 @@ def opened(tmp_path: Path) -> Opened:
 
 def open_bench(pair: str, folder: Path) -> Bench:
     protocol = load_protocol("cifar100-crd-v1")
-    return Bench(protocol, random_dataset("cifar100"), pair, folder, Options(runs=folder, device=CPU))
+    return Bench(
+        protocol,
+        random_dataset("cifar100"),
+        Pair.parse(pair),
+        folder,
+        Options(runs=folder, device=prepare_process(CPU)),
+    )
 
 
 def compare(benchmark: Any, target: float, one: Work, other: Work, times: float = 1.0) -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from kdbench.data.randaugment import strongly_augmented
-from kdbench.data.views import Augmentation, ResidentImages, order, views
+from kdbench.data.resident import ResidentImages
+from kdbench.data.views import Augmentation, order, views
 from kdbench.method import PLAIN, ViewPlan
 
 

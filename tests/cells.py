@@ -7,15 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from kdbench.data.batches import Batches, DeviceData
 from kdbench.data.datasets import load_dataset
-from kdbench.engine.checks import small as trial
+from kdbench.engine.checks import small
 from kdbench.engine.checks.small import CPU, PAIRS, make_source, make_teacher, steps, tiny_protocol
-from kdbench.engine.run import Options, Run
+from kdbench.engine.options import Options
+from kdbench.engine.run import Run
+from kdbench.engine.step import StepObserver
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.protocol import Protocol
+from kdbench.method import Batch
+from kdbench.net import Outputs
 
 __all__ = ["CPU", "PAIRS", "make_source", "make_teacher", "steps", "tiny_protocol"]
 
@@ -49,6 +54,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "mlld": {},
     "simkd": {},
 }
+# Settings with which a method does not depend on the order of a batch, where that is not its default.
+UNORDERED: dict[str, dict[str, Any]] = {"cc": {"form": "kernel"}, "sskd": {"ss_ratio": 1.0}}
 # What a method says of a pair, or in a check, that it cannot work on; other tests of it on that pair are skipped.
 REFUSED = {
     ("reviewkd", "one image"): "batch of one image",
@@ -58,19 +65,34 @@ REFUSED = {
     ("fitnet", "vit>cnn"): "compares stage 2 of both networks",
     ("ofd", "timm"): "batch norm before the last ReLU",
     ("ofd", "vit>cnn"): "batch norm before the last ReLU",
-    ("simkd", "vit>cnn"): "layers between the two",
+    ("simkd", "vit>cnn"): "tokens, not a feature map",
     ("ab", "timm"): "maps before the last ReLU",
     ("ab", "vit>cnn"): "maps before the last ReLU",
     ("fsp", "timm"): "equally many channels",
     ("fsp", "vit>cnn"): "equally many channels",
 }
 
+
+class Seen(StepObserver):
+    """The images and the loss terms of each step."""
+
+    def __init__(self) -> None:
+        self.images: list[Tensor] = []
+        self.terms: list[dict[str, float]] = []
+
+    def begins(self, batch: Batch, teacher: Outputs) -> None:
+        self.images.append(batch.images.clone())
+
+    def ends(self, names: tuple[str, ...], values: Tensor) -> None:
+        self.terms.append(dict(zip(names, values.tolist(), strict=True)))
+
+
 Typed = Callable[..., tuple[int, str, str]]
 """Types a command; returns exit code, standard output and standard error."""
 
 
 def make_cell(protocol: Protocol, method: str, teacher: str, student: str, seed: int = 1) -> Cell:
-    return trial.make_cell(protocol, method, teacher, student, seed, METHODS[method])
+    return small.make_cell(protocol, method, teacher, student, seed, METHODS[method])
 
 
 def make_run(npz: Path, runs: Path, method: str, pair: str = "cifar", seed: int = 1, **changes: Any) -> Run:

@@ -17,6 +17,7 @@ from kdbench import cli
 from kdbench.engine.checks.small import tiny_arrays
 from kdbench.experiment.user_methods import FOLDERS
 
+pytest.register_assert_rewrite("parity")  # adapters in tests/methods/parity
 torch.set_num_threads(1)
 
 

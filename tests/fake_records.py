@@ -46,7 +46,7 @@ def fake_record(
     record: dict[str, Any] = {
         "cell": identity_hash(identity_text(config)),
         "protocol": protocol.name,
-        "protocol_version": protocol.version,
+        "protocol_version": protocol.rules.version,
         "overrides": protocol.overrides(),
         "dataset": protocol.dataset,
         "data_fingerprint": FINGERPRINT,

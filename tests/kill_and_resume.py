@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from cells import CPU, METHODS, PAIRS, make_cell, make_source, tiny_protocol
 
-from kdbench.analysis.records import RECORD
 from kdbench.data.batches import DeviceData
 from kdbench.data.datasets import load_dataset
-from kdbench.engine.lockstep import train_cells
-from kdbench.engine.run import Options, Run
+from kdbench.engine.options import Options
+from kdbench.engine.run import Run
+from kdbench.engine.train import train_cells
+from kdbench.experiment.folder import RECORD
 
 torch.set_num_threads(1)
 

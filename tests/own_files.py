@@ -7,7 +7,6 @@ from pathlib import Path
 
 METHOD = '''"""Mine: the student's logits follow the teacher's.
 
-Somebody, Another; ICML 2024; arXiv 2401.00001.
 By their mean squared error.
 """
 
@@ -17,7 +16,7 @@ import time
 import torch
 from torch import nn
 
-from kdbench.method import Method
+from kdbench.method import Method, Paper, Reads
 
 RNG = torch.Generator().manual_seed(0)
 
@@ -26,8 +25,8 @@ class Mine(Method):
     """Cross entropy and the mean squared error of the logits."""
 
     FAMILY = "logits"
-    student_reads = frozenset({"logits", "penultimate"})
-    teacher_reads = frozenset({"logits"})
+    PAPER = Paper("Mine: Logits by Their Mean Squared Error", "Somebody, Another", "ICML", 2024, "2401.00001")
+    READS = Reads(student={"logits", "penultimate"}, teacher={"logits"})
 
     def __init__(self, config, setup):
         super().__init__(config, setup)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import numpy as np
 import torch
 
 FOLDER = Path(__file__).parent / "parity"
+INPUTS = ("in.", "hp.", "w.", "buf_before.")
+"""Prefixes of arrays that a case starts from; every other array is a result."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,15 @@ class Case:
     @property
     def dtype(self) -> torch.dtype:
         return torch.float32 if "f32" in self.name or self.meta.get("dtype") == "float32" else torch.float64
+
+    @property
+    def file(self) -> str:
+        return self.name.partition("/")[2]
+
+    @property
+    def results(self) -> set[str]:
+        """Names of the arrays that the reference computed."""
+        return {key for key in self.arrays if not key.startswith(INPUTS)}
 
     def tensor(self, key: str, *, grad: bool = False) -> torch.Tensor:
         """An array as a tensor, floats in the case's dtype."""
@@ -55,6 +68,25 @@ class Case:
         limit = max(self.meta["rtol"] * np.abs(reference).max(initial=0.0), floor)
         error = np.abs(value.reshape(reference.shape) - reference).max(initial=0.0)
         assert error <= limit, f"{self.name}: {key} is off by {error:.3e}, allowed {limit:.3e}"
+
+
+def compare(
+    case: Case, values: Iterable[tuple[str, torch.Tensor | float]], unmet: Mapping[str, str] | None = None
+) -> None:
+    """Assert that ``values`` meet every result of the case but ``unmet``: patterns of FILE/ARRAY, with reasons."""
+    computed = set()
+    for key, value in values:
+        if key in case.arrays:
+            case.check(key, value)
+            computed.add(key)
+    excused = {
+        key for key in case.results if any(fnmatchcase(f"{case.file}/{key}", pattern) for pattern in unmet or ())
+    }
+    assert not excused & computed, f"{case.name}: {', '.join(sorted(excused & computed))} is computed and in UNMET"
+    missing = sorted(case.results - computed - excused)
+    assert not missing, (
+        f"{case.name}: nothing computes {', '.join(missing)}; yield it, or name it in UNMET with the reason"
+    )
 
 
 def load(method: str, name: str) -> Case:

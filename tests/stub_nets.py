@@ -33,7 +33,8 @@ class StubBackbone(Backbone):
         stem, *maps = (shape and level[:, None, None, None].expand(-1, *shape) for shape in (self.stem, *self.shapes))
         stages = tuple(maps)
         pooled = level[:, None].expand(-1, self.fc.in_features)
-        return Features(pooled, stages, stages if self.has_preact else None, stem)
+        last = stages[-1] if self.shapes and self.shapes[-1][0] == self.fc.in_features else None
+        return Features(pooled, stages, stages if self.has_preact else None, stem, last)
 
     def head(self) -> nn.Linear:
         return self.fc

@@ -9,7 +9,7 @@ import pytest
 from cells import Typed
 
 from kdbench.analysis.records import read_records
-from kdbench.experiment.settings import method_names
+from kdbench.experiment.registry import method_names
 
 RESULTS = Path(__file__).parent.parent / "results"
 FOLDERS = {"cifar10-subset": 19, "every-method": 59}
@@ -44,11 +44,12 @@ def test_the_stored_records_are_whole(folder: str) -> None:
 
 
 @pytest.mark.checkout
-def test_every_method_has_results() -> None:
+def test_every_method_of_the_grid_has_results() -> None:
     folder = RESULTS / "every-method"
-    assert sorted(tomllib.loads((folder / "grid.toml").read_text(encoding="utf-8"))["methods"]) == method_names()
+    methods = sorted(tomllib.loads((folder / "grid.toml").read_text(encoding="utf-8"))["methods"])
+    assert set(methods) <= set(method_names())
     seeds = read_records(folder / "runs").frame.groupby("method")["seed"].nunique()
-    assert sorted(seeds.index) == method_names()
+    assert sorted(seeds.index) == methods
     assert seeds.min() >= 2
 
 

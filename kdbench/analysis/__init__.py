@@ -1,4 +1,4 @@
-"""What came out: records, comparisons, statistics, tables, published values, report.
+"""Analysis of records: comparisons, statistics, tables, published values and the report.
 
-Reads the files that cells left; never imports torch, and trains or changes nothing.
+The modules read the files that cells leave. They never import torch, and they change nothing in a folder of runs.
 """

@@ -1,4 +1,4 @@
-"""Comparisons: records that may stand in one table, as methods x pairs x seeds; :mod:`.splitting` makes them."""
+"""Comparisons: comparable records as methods x pairs x seeds; :mod:`.splitting` builds them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from kdbench.analysis.records import Begun
+from kdbench.analysis.records import UnfinishedCell
 from kdbench.utils.names import find_name
 
-Epoch = Literal["last", "best"]
-COLUMN: dict[Epoch, str] = {"last": "top1", "best": "best_top1"}
-"""The accuracy after the last epoch, and the best one on the test set, which is never the headline."""
+EpochRule = Literal["last", "best"]
+"""The epoch whose accuracy is reported: the last one, or the best one on the test set."""
+COLUMN: dict[EpochRule, str] = {"last": "top1", "best": "best_top1"}
+"""The column of records with the accuracy of each rule."""
 FAMILIES = ("none", "logits", "features", "relations", "contrast")
-"""Of methods, in the order of tables."""
+"""Families of methods, in the order of tables."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Pair:
-    """A teacher with its student; the teacher's fields are empty for students that have none."""
+class ComparedPair:
+    """A teacher with its student; the teacher's fields are empty for a student without a teacher."""
 
     teacher: str
     student: str
@@ -30,128 +31,140 @@ class Pair:
     teacher_weights: str = ""
     teacher_accuracy: float = field(default=math.nan, compare=False)
     name: str = field(default="", compare=False)
-    """``TEACHER > STUDENT``, with the teacher's hash where several of one network are compared."""
+    """``TEACHER > STUDENT``, with the teacher's hash if several teachers of one network are compared."""
 
     @property
-    def short(self) -> str:
-        """The part of the teacher's identity that names it."""
+    def short_id(self) -> str:
+        """First letters of the teacher's hash."""
         return self.teacher_id.partition(":")[2][:8]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A method as it was run: one row of a table."""
+    """A method with its version, settings and views: one row of a table."""
 
     method: str
     version: int
     settings: str
-    """What distinguishes it from the method's published settings, as JSON."""
+    """Settings that differ from the method's published ones, as JSON."""
     views: int
-    """Of each image in a step."""
+    """Views of each image in a step."""
     family: str = field(compare=False)
     label: str = field(default="", compare=False)
 
     @property
-    def chosen(self) -> dict[str, Any]:
-        """The settings that were chosen."""
+    def changed(self) -> dict[str, Any]:
+        """Settings that differ from the method's published ones."""
         values: dict[str, Any] = json.loads(self.settings)
         return values
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What there is of one row and one pair."""
+    """Records and unfinished cells of one row on one pair."""
 
     frame: pd.DataFrame
-    """Its records, by seed."""
-    begun: tuple[Begun, ...] = ()
-    """Its cells without a record."""
+    """Records, indexed by seed."""
+    unfinished: tuple[UnfinishedCell, ...] = ()
 
-    def values(self, epoch: Epoch = "last") -> dict[int, float]:
-        """Top-1 accuracies in percent, by seed."""
-        return dict(zip(self.frame.index.tolist(), self.frame[COLUMN[epoch]].tolist(), strict=True))
+    def values(self, epoch_rule: EpochRule = "last") -> dict[int, float]:
+        """Return the top-1 accuracies in percent, by seed."""
+        return dict(zip(self.frame.index.tolist(), self.frame[COLUMN[epoch_rule]].tolist(), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Records that may be compared."""
+    """Records under the same rules, which may be compared."""
 
     title: str
     rules: Mapping[str, Any]
-    """What decides results for all of them: the protocol's values, ``data`` (a fingerprint) and ``epoch_rule``."""
+    """The rules of all records: the protocol's values, ``data`` (a fingerprint) and ``epoch_rule``."""
     overrides: Mapping[str, Any]
-    """Where the rules differ from those of the named protocol."""
-    pairs: tuple[Pair, ...]
+    """Rules that differ from those of the named protocol."""
+    pairs: tuple[ComparedPair, ...]
     rows: tuple[Row, ...]
-    """In the order of families and names."""
-    results: Mapping[tuple[Row, Pair], Result]
-    alone: Row | None
-    """The row of students without a teacher."""
+    """Methods in the order of families and names."""
+    results: Mapping[tuple[Row, ComparedPair], Result]
+    student_only: Row | None
+    """The student-only baseline: students trained without a teacher."""
     frame: pd.DataFrame
-    """All its records, those of teachers left out."""
+    """All records but those of teachers."""
 
-    def result(self, row: Row, pair: Pair) -> Result | None:
-        """What there is of a row and a pair; students without a teacher stand in all their pairs."""
+    def result(self, row: Row, pair: ComparedPair) -> Result | None:
+        """Return the result of a row on a pair, or None; the student-only baseline has one on each of its pairs."""
         return self.results.get((row, pair))
 
     def results_of(self, row: Row) -> list[Result]:
-        """What there is of a row, in all its pairs."""
-        return [result for (own, _), result in self.results.items() if own == row]
+        """Return the results of a row on all its pairs."""
+        return [result for (other, _), result in self.results.items() if other == row]
 
-    def seeds(self, pair: Pair) -> set[int]:
-        """All seeds that were begun for a pair with a teacher, by any method; a student alone has as many for all."""
-        found: set[int] = set()
+    def seeds(self, pair: ComparedPair) -> set[int]:
+        """Return all seeds that any method was started with on a pair, the student-only baseline left out."""
+        seeds: set[int] = set()
         for row in self.rows:
             result = self.result(row, pair)
-            if result and row != self.alone:
-                found |= set(result.frame.index) | {begun.config["seed"] for begun in result.begun}
-        return found
+            if result and row != self.student_only:
+                seeds |= set(result.frame.index) | {cell.config["seed"] for cell in result.unfinished}
+        return seeds
 
     def complete(self, row: Row) -> bool:
-        """Whether a row has a record for each seed of each pair."""
+        """Return whether a row has a record for each seed of each pair."""
         results = [(pair, self.result(row, pair)) for pair in self.pairs]
         return all(result and self.seeds(pair) <= set(result.frame.index) for pair, result in results)
 
     def find(self, name: str) -> Row:
-        """The row of a method, by its label or by its name alone.
+        """Return a row by its label, or by its method's name if that has one row only.
 
         Raises
         ------
         UserError
-            There is none, or there are several of the method.
+            No row has this label, and no or several rows have this method.
         """
         labels = {row.label: row for row in self.rows}
-        plain = [row for row in self.rows if row.method == name]
-        if len(plain) == 1:
-            return plain[0]
-        return labels[find_name("row", name, labels, f"there are {', '.join(labels)}")]
+        rows = [row for row in self.rows if row.method == name]
+        if len(rows) == 1:
+            return rows[0]
+        return labels[find_name("row", name, labels, f"the rows are {', '.join(labels)}")]
 
 
 def select(comparison: Comparison, methods: Sequence[str] = (), pairs: Sequence[str] = ()) -> Comparison:
-    """Narrow a comparison to some methods, as :meth:`Comparison.find` knows them, and pairs; students alone stay.
+    """Select some methods and pairs of a comparison; the student-only baseline is always kept.
+
+    Parameters
+    ----------
+    methods
+        Rows, by the names that :meth:`Comparison.find` takes; all without any.
+    pairs
+        Names of pairs; all without any.
 
     Raises
     ------
     UserError
-        There is no such method or pair.
+        A method or pair does not exist.
     """
-    rows, kept = comparison.rows, comparison.pairs
+    rows, selected_pairs = comparison.rows, comparison.pairs
     if methods:
-        found = {comparison.find(name) for name in methods}
-        rows = tuple(row for row in rows if row in found or row == comparison.alone)
+        selected_rows = {comparison.find(name) for name in methods}
+        rows = tuple(row for row in rows if row in selected_rows or row == comparison.student_only)
     if pairs:
-        names = {pair.name: pair for pair in kept}
-        chosen = {find_name("pair", pair, names, f"there are {', '.join(names)}") for pair in pairs}
-        kept = tuple(pair for pair in kept if pair.name in chosen)
-    results = {key: result for key, result in comparison.results.items() if key[0] in rows and key[1] in kept}
-    return replace(comparison, rows=rows, pairs=kept, results=results)
+        names = [pair.name for pair in comparison.pairs]
+        selected_names = {find_name("pair", pair, names, f"the pairs are {', '.join(names)}") for pair in pairs}
+        selected_pairs = tuple(pair for pair in comparison.pairs if pair.name in selected_names)
+    results = {
+        (row, pair): result
+        for (row, pair), result in comparison.results.items()
+        if row in rows and pair in selected_pairs
+    }
+    return replace(comparison, rows=rows, pairs=selected_pairs, results=results)
 
 
 def settings_text(values: Mapping[str, Any]) -> str:
-    """Settings, or overrides of a protocol, as ``name=value`` words."""
-    return " ".join(f"{key}={json.dumps(v) if isinstance(v, list | dict) else v}" for key, v in values.items())
+    """Write settings, or overrides of a protocol, as ``name=value`` words."""
+    return " ".join(
+        f"{name}={json.dumps(value) if isinstance(value, list | dict) else value}" for name, value in values.items()
+    )
 
 
-def place(name: str, ordered: Sequence[str]) -> int:
-    """The position of a name, behind all where it has none."""
+def position(name: str, ordered: Sequence[str]) -> int:
+    """Return the position of a name in a list; names that are not in it come last."""
     return ordered.index(name) if name in ordered else len(ordered)

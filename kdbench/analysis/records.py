@@ -1,8 +1,7 @@
-"""Run folders: the names of their files, and what finished and begun cells have left."""
+"""Read the records of finished cells, and the configurations of unfinished ones, below a folder of runs."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
@@ -10,102 +9,79 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from kdbench.errors import UserError
+from kdbench.experiment.folder import CONFIG, FAILURE, RECORD, parse_record
 from kdbench.experiment.identity import identity_hash, identity_text
 from kdbench.utils.files import read_object
 
-if TYPE_CHECKING:
-    from kdbench.experiment.cell import Cell
-
-RECORD, FAILURE, STATE, CONFIG = "record.json", "failed.json", "state", "config.toml"
-METRICS, PRETRAINING = "metrics.jsonl", "pretraining.jsonl"
-
 
 @dataclass(frozen=True, slots=True)
-class Begun:
-    """A cell that was begun and has no record."""
+class UnfinishedCell:
+    """A cell that was started and has no record."""
 
     folder: Path
     config: dict[str, Any]
-    """What the cell is, with the settings that were ``chosen``."""
+    """The cell's configuration, with its changed settings as ``chosen``."""
     failure: str
-    """Why it failed; empty where it did not."""
+    """Why the cell failed; empty if it did not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """The finished cells below a folder, and what was found beside them."""
+    """The finished and unfinished cells below a folder."""
 
     frame: pd.DataFrame
-    """One row a record, see :func:`as_frame`."""
-    begun: list[Begun]
+    """One row per record, see :func:`as_frame`."""
+    unfinished: list[UnfinishedCell]
     problems: list[str]
-    """Files that are no records, each with the reason."""
-
-
-def read_record(folder: Path, cell: Cell) -> dict[str, Any] | None:
-    """The record of a finished cell, or None.
-
-    Raises
-    ------
-    UserError
-        The record is damaged or belongs to another cell.
-    """
-    path = folder / RECORD
-    if not path.exists():
-        return None
-    record = _parse(path)
-    if isinstance(record, str):
-        raise UserError(f"{path} is damaged ({record}): delete it, then type the same command to run the cell again")
-    if record.get("cell") != cell.id:
-        raise UserError(f"{path} belongs to cell {str(record.get('cell'))[:8]}, not {cell.id[:8]}: move it away")
-    return record
+    """Files that could not be read as records, each with the reason."""
 
 
 def read_records(runs: Path) -> Records:
-    """Read all records below a folder; what is none is named in ``problems``.
+    """Read all records below a folder; ``problems`` lists the files that are not records.
 
     Raises
     ------
     UserError
-        There is no such folder, or there are two records of one cell.
+        The folder does not exist, or two records are of one cell.
     """
     if not runs.is_dir():
-        raise UserError(f"there is no folder {runs}: 'kdbench demo' or 'kdbench train' makes one")
+        raise UserError(f"the folder {runs} does not exist: 'kdbench demo' and 'kdbench train' create one")
     rows: list[dict[str, Any]] = []
-    begun, problems = [], []
+    unfinished, problems = [], []
     for folder, names in _folders(runs):
         if RECORD in names:
             path = os.path.join(folder, RECORD)  # noqa: PTH118
-            record = _parse(path)
+            record = parse_record(path)
             row = record if isinstance(record, str) else _row(record, folder)
             if isinstance(row, str):
                 problems.append(f"{path} is left out: {row}")
             else:
                 rows.append(row)
         elif CONFIG in names:
-            found = _begun(Path(folder))
-            if found:
-                begun.append(found)
+            cell = _unfinished_cell(Path(folder))
+            if cell:
+                unfinished.append(cell)
     frame = _frame(rows)
-    _refuse_duplicates(frame)
-    return Records(frame, begun, problems)
+    _check_unique(frame)
+    return Records(frame, unfinished, problems)
 
 
 def as_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """Records as rows, one a cell, with the columns that tables need.
+    """Convert records to a frame with one row per cell and the columns that tables need.
 
-    What decides results is taken from the part of a record that the cell's id is the hash of. ``rules``, ``settings``
-    and ``chosen`` are JSON texts, so that rows can be grouped by them; accuracies are in percent.
+    Protocol, method, student, teacher and seed are read from ``config``, the part of a record whose hash is the cell's
+    id. ``rules``, ``settings`` and ``chosen`` are JSON texts, so that rows can be grouped by them. Accuracies are in
+    percent.
 
     Raises
     ------
     ValueError
-        One of them is not a record.
+        An item is not a record.
     """
     rows = []
     for record in records:
@@ -117,42 +93,32 @@ def as_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _folders(top: Path) -> Iterator[tuple[str, set[str]]]:
-    """Folders below one, in the order of their names, each with the names of its files."""
-    waiting = [str(top)]
-    while waiting:
-        folder = waiting.pop()
-        files, below = set(), []
+    """Yield the folders below ``top``, in the order of their names, each with the names of its files."""
+    stack = [str(top)]
+    while stack:
+        folder = stack.pop()
+        files, subfolders = set(), []
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
-                    below.append(entry.path)
+                    subfolders.append(entry.path)
                 else:
                     files.add(entry.name)
         yield folder, files
-        waiting += sorted(below, reverse=True)
-
-
-def _parse(path: str | Path) -> dict[str, Any] | str:
-    """A record as it is, or the reason why the file is none."""
-    try:
-        with open(path, "rb") as file:  # noqa: PTH123
-            record = json.loads(file.read())
-    except (ValueError, OSError, RecursionError) as error:
-        return f"not readable as JSON ({error})"
-    return record if isinstance(record, dict) and "cell" in record else "not a record of kdbench"
+        stack += sorted(subfolders, reverse=True)
 
 
 def _row(record: dict[str, Any], folder: str) -> dict[str, Any] | str:
-    """What tables need of a record, or the reason why it is none."""
+    """Return the columns that tables need, or the reason why ``record`` is not a record."""
     try:
         config = record["config"]
         if identity_hash(identity_text(config)) != record["cell"]:
-            return "its configuration is not that of its cell"
+            return "its configuration does not match its cell id"
         rules, method, teacher = config["protocol"], config["method"], record["teacher"]
         settings = {key: value for key, value in method.items() if key not in {"name", "version"}}
-        cost, made, best = record["cost"], record["environment"], record["best_on_test"]
+        cost, environment, best = record["cost"], record["environment"], record["best_on_test"]
         if (teacher or {}).get("id") != config["teacher"].get("id"):
-            return "its teacher is not that of its cell"
+            return "its teacher does not match its configuration"
         fingerprint = record["data_fingerprint"]
         row = {
             "folder": folder,
@@ -186,15 +152,20 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any] | str:
             "student_views": int(cost["student_views"]),
             "pretraining_epochs": int(cost.get("pretraining_epochs", 0)),
             "extra_parameters": int(cost["extra_parameters"]),
-            "device": sys.intern(made["device"]),
-            "commit": sys.intern(f"{(made['commit'] or 'unknown')[:8]}{'+' if made['dirty'] else ''}"),
-            "torch": sys.intern(made["versions"]["torch"]),
+            "device": sys.intern(environment["device"]),
+            "commit": sys.intern(_commit(environment)),
+            "torch": sys.intern(environment["versions"]["torch"]),
         }
     except KeyError as error:
-        return f"not a record of kdbench: it has no {error}"
+        return f"not a kdbench record: {error} is missing"
     except (TypeError, ValueError, AttributeError) as error:
-        return f"not a record of kdbench: {error}"
+        return f"not a kdbench record: {error}"
     return row
+
+
+def _commit(environment: dict[str, Any]) -> str:
+    """Return the first letters of the commit, with a plus if the working tree had changes."""
+    return f"{(environment['commit'] or 'unknown')[:8]}{'+' if environment['dirty'] else ''}"
 
 
 def _number(value: Any) -> float:
@@ -210,7 +181,7 @@ def _accuracy(value: Any) -> float:
 
 
 def _shared(value: Any) -> str:
-    """A value as JSON; equal ones are one object."""
+    """Return a value as JSON; equal values give the same object."""
     return sys.intern(identity_text(value))
 
 
@@ -225,19 +196,19 @@ def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     )
 
 
-def _refuse_duplicates(frame: pd.DataFrame) -> None:
+def _check_unique(frame: pd.DataFrame) -> None:
     if frame.empty or frame["cell"].is_unique:
         return
     repeated = frame.loc[frame["cell"].duplicated(keep=False)]
     cell = repeated["cell"].iloc[0]
     folders = repeated.loc[repeated["cell"] == cell, "folder"]
     raise UserError(
-        f"two records of one cell {cell[:8]}: {folders.iloc[0]} and {folders.iloc[1]}; move one of them away"
+        f"two records of one cell ({cell[:8]}): {folders.iloc[0]} and {folders.iloc[1]}; move one of them away"
     )
 
 
-def _begun(folder: Path) -> Begun | None:
-    """A cell without a record; None where the folder is none of ours."""
+def _unfinished_cell(folder: Path) -> UnfinishedCell | None:
+    """Return the cell of a folder without a record; None if the folder is not a cell's."""
     try:
         config = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -245,4 +216,5 @@ def _begun(folder: Path) -> Begun | None:
     if not config.keys() >= {"protocol", "teacher", "student", "method", "seed", "id"}:
         return None
     failed = (folder / FAILURE).exists()
-    return Begun(folder, config, str(read_object(folder / FAILURE).get("reason", "error")) if failed else "")
+    failure = str(read_object(folder / FAILURE).get("reason", "error")) if failed else ""
+    return UnfinishedCell(folder, config, failure)

@@ -1,9 +1,8 @@
-"""Splits records into what may be compared.
+"""Split records into comparisons.
 
-Records under different rules are never mixed: each protocol with its overrides, data and way to choose the epoch is
-a comparison of its own. Within one, each teacher (network, identity, weights) with a student is a pair, and records
-of a method that differ in version, chosen settings or views, or in the settings that were resolved for a pair, are
-rows of their own.
+Records under different rules are never mixed: each protocol with its overrides, data and epoch rule is a comparison of
+its own. In a comparison, each teacher (network, identity, weights) with a student is a pair. Records of one method that
+differ in version, changed settings or views, or in the settings that were resolved for a pair, are separate rows.
 """
 
 from __future__ import annotations
@@ -17,27 +16,29 @@ from typing import Any
 
 import pandas as pd
 
-from kdbench.analysis.comparison import FAMILIES, Comparison, Pair, Result, Row, place, settings_text
-from kdbench.analysis.records import Begun, Records
+from kdbench.analysis.comparison import FAMILIES, ComparedPair, Comparison, Result, Row, position, settings_text
+from kdbench.analysis.records import Records, UnfinishedCell
 from kdbench.experiment.identity import identity_text
-from kdbench.experiment.protocol import load_protocol, protocol_names, usual_pairs
+from kdbench.experiment.pairs import usual_pairs
+from kdbench.experiment.protocol import load_protocol, protocol_names
 
 
 def split(records: Records) -> list[Comparison]:
-    """Split records into those that may be compared, in the order of their protocols' names."""
+    """Split records into comparisons, in the order of their protocols' names."""
     frame = records.frame
     if frame.empty:
         return []
-    taught = frame["teacher"] != ""
-    teachers = set(frame.loc[taught, "teacher_id"].str.removeprefix("cell:"))
-    frame = frame[taught | ~frame["cell"].isin(teachers) | frame["student"].isin(set(frame.loc[taught, "student"]))]
+    has_teacher = frame["teacher"] != ""
+    teachers = set(frame.loc[has_teacher, "teacher_id"].str.removeprefix("cell:"))
+    students = set(frame.loc[has_teacher, "student"])
+    frame = frame[has_teacher | ~frame["cell"].isin(teachers) | frame["student"].isin(students)]
     groups = [(json.loads(str(key)), group) for key, group in frame.groupby("rules", sort=True)]
     titles = _titles([rules for rules, _ in groups], [_overrides(group) for _, group in groups])
-    begun: defaultdict[str, list[Begun]] = defaultdict(list)
-    for cell in records.begun:
-        begun[identity_text(cell.config["protocol"])].append(cell)
+    unfinished: defaultdict[str, list[UnfinishedCell]] = defaultdict(list)
+    for cell in records.unfinished:
+        unfinished[identity_text(cell.config["protocol"])].append(cell)
     return [
-        _comparison(rules, title, group, begun.pop(identity_text(_protocol(rules)), []))
+        _comparison(rules, title, group, unfinished.pop(identity_text(_protocol(rules)), []))
         for (rules, group), title in zip(groups, titles, strict=True)
     ]
 
@@ -52,42 +53,36 @@ def _protocol(rules: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _titles(rules: Sequence[dict[str, Any]], overrides: Sequence[dict[str, Any]]) -> list[str]:
-    """Names of rules, as long as is needed to tell them apart."""
-    titles = [f"{r['name']}{f', with {settings_text(o)}' if o else ''}" for r, o in zip(rules, overrides, strict=True)]
+    """Return names of rules, as long as needed to distinguish them."""
+    titles = [
+        f"{values['name']}{f', with {settings_text(changes)}' if changes else ''}"
+        for values, changes in zip(rules, overrides, strict=True)
+    ]
     for key, word in (("version", "version"), ("data", "data"), ("epoch_rule", "epoch")):
-        values = defaultdict(set)
-        for title, own in zip(titles, rules, strict=True):
-            values[title].add(own[key])
+        distinct = defaultdict(set)
+        for title, values in zip(titles, rules, strict=True):
+            distinct[title].add(values[key])
         titles = [
-            f"{title}, {word} {str(own[key])[:8]}" if len(values[title]) > 1 else title
-            for title, own in zip(titles, rules, strict=True)
+            f"{title}, {word} {str(values[key])[:8]}" if len(distinct[title]) > 1 else title
+            for title, values in zip(titles, rules, strict=True)
         ]
     return titles
 
 
-def _comparison(rules: dict[str, Any], title: str, frame: pd.DataFrame, begun: Sequence[Begun]) -> Comparison:
+def _comparison(
+    rules: dict[str, Any], title: str, frame: pd.DataFrame, unfinished: Sequence[UnfinishedCell]
+) -> Comparison:
     frame = frame.assign(distinct=_distinct_settings(frame))
-    pairs = _pairs(frame, begun)
-    frames: dict[tuple[Row, Pair], pd.DataFrame] = {}
-    keys = ["method", "method_version", "distinct", "views", "teacher", "student", "teacher_id", "teacher_weights"]
-    for _, group in frame.groupby(keys, sort=True):
-        first = group.iloc[0]
-        row = Row(
-            first["method"], int(first["method_version"]), first["distinct"], int(first["views"]), first["family"]
-        )
-        taught = (first["teacher_id"], first["teacher_weights"]) if first["teacher"] else None
-        own = group.set_index("seed").sort_index()
-        for pair in pairs:
-            if pair.student == first["student"] and taught in {None, (pair.teacher_id, pair.teacher_weights)}:
-                frames[row, pair] = own
-    waiting = _waiting(begun, pairs, {row for row, _ in frames})
-    rows = _labelled({row for row, _ in itertools.chain(frames, waiting)})
+    pairs = _pairs(frame, unfinished)
+    frames = _frames(frame, pairs)
+    cells = _unfinished_cells(unfinished, pairs, {row for row, _ in frames})
+    rows = _labelled({row for row, _ in itertools.chain(frames, cells)})
     empty = frame.iloc[:0].set_index("seed")
     results = {
-        (rows[row], pair): Result(frames.get((row, pair), empty), tuple(waiting.get((row, pair), ())))
-        for row, pair in dict.fromkeys(itertools.chain(frames, waiting))
+        (rows[row], pair): Result(frames.get((row, pair), empty), tuple(cells.get((row, pair), ())))
+        for row, pair in dict.fromkeys(itertools.chain(frames, cells))
     }
-    untaught = {rows[row] for row, pair in frames if not frames[row, pair]["teacher"].iloc[0]}
+    without_teacher = {rows[row] for row, pair in frames if not frames[row, pair]["teacher"].iloc[0]}
     return Comparison(
         title=title,
         rules=rules,
@@ -95,21 +90,44 @@ def _comparison(rules: dict[str, Any], title: str, frame: pd.DataFrame, begun: S
         pairs=pairs,
         rows=tuple(sorted(rows.values(), key=_order)),
         results=results,
-        alone=_alone(rules["name"], untaught),
+        student_only=_student_only(rules["name"], without_teacher),
         frame=frame,
     )
 
 
-def _distinct_settings(frame: pd.DataFrame) -> pd.Series[str]:
-    """The chosen settings of each record, and those that differ although the same were chosen, as JSON.
+def _frames(frame: pd.DataFrame, pairs: Sequence[ComparedPair]) -> dict[tuple[Row, ComparedPair], pd.DataFrame]:
+    """Group records by row and pair, indexed by seed; those without a teacher belong to all pairs of their student."""
+    frames: dict[tuple[Row, ComparedPair], pd.DataFrame] = {}
+    keys = ["method", "method_version", "distinct", "views", "teacher", "student", "teacher_id", "teacher_weights"]
+    for _, group in frame.groupby(keys, sort=True):
+        first = group.iloc[0]
+        row = Row(
+            first["method"], int(first["method_version"]), first["distinct"], int(first["views"]), first["family"]
+        )
+        teacher = (first["teacher_id"], first["teacher_weights"]) if first["teacher"] else None
+        by_seed = group.set_index("seed").sort_index()
+        for pair in pairs:
+            if pair.student == first["student"] and teacher in {None, (pair.teacher_id, pair.teacher_weights)}:
+                frames[row, pair] = by_seed
+    return frames
 
-    Published settings differ between pairs and are no difference; two records of one pair must not hide one.
+
+def _distinct_settings(frame: pd.DataFrame) -> pd.Series[str]:
+    """Return each record's changed settings, and those that differ within a pair although the same were changed.
+
+    Published settings may differ between pairs: that makes no new row. Two records of one pair with different settings
+    must not share a row.
+
+    Returns
+    -------
+    pandas.Series
+        ``(records,)``: JSON texts.
     """
-    own = ["method", "method_version", "chosen", "views"]
+    columns = ["method", "method_version", "chosen", "views"]
     distinct = frame["chosen"].copy()
-    variants = frame.groupby([*own, "student", "teacher"])["settings"].nunique()
+    variants = frame.groupby([*columns, "student", "teacher"])["settings"].nunique()
     for key in {index[:4] for index, number in variants.items() if number > 1}:  # type: ignore[index]
-        alike = (frame[own] == list(key)).all(axis=1)
+        alike = (frame[columns] == list(key)).all(axis=1)
         differing: set[str] = set()
         for _, group in frame[alike].groupby(["student", "teacher"]):
             texts = [json.loads(text) for text in group["settings"].unique()]
@@ -122,62 +140,63 @@ def _distinct_settings(frame: pd.DataFrame) -> pd.Series[str]:
     return distinct
 
 
-def _pairs(frame: pd.DataFrame, begun: Sequence[Begun]) -> tuple[Pair, ...]:
-    """Teachers with their students, as far as they are known, and students that never had one."""
+def _pairs(frame: pd.DataFrame, unfinished: Sequence[UnfinishedCell]) -> tuple[ComparedPair, ...]:
+    """Return the pairs of all records and unfinished cells, and the students that have no teacher in any of them."""
     columns = ["teacher", "student", "teacher_id", "teacher_weights"]
     firsts = frame.drop_duplicates(columns)
     pairs = [
-        Pair(teacher, student, identity, weights, accuracy)
+        ComparedPair(teacher, student, identity, weights, accuracy)
         for teacher, student, identity, weights, accuracy in zip(
             *(firsts[name] for name in (*columns, "teacher_accuracy")), strict=True
         )
     ]
-    known = {(pair.student, pair.teacher_id) for pair in pairs}
-    for cell in begun:
+    keys = {(pair.student, pair.teacher_id) for pair in pairs}
+    for cell in unfinished:
         teacher = cell.config["teacher"]
         key = cell.config["student"], teacher.get("id", "")
-        if teacher and key not in known:
-            known.add(key)
-            pairs.append(Pair(teacher["network"], key[0], key[1]))
-    taught = {pair.student for pair in pairs if pair.teacher}
-    pairs = [pair for pair in pairs if pair.teacher or pair.student not in taught]
-    several = defaultdict(set)
+        if teacher and key not in keys:
+            keys.add(key)
+            pairs.append(ComparedPair(teacher["network"], key[0], key[1]))
+    with_teacher = {pair.student for pair in pairs if pair.teacher}
+    pairs = [pair for pair in pairs if pair.teacher or pair.student not in with_teacher]
+    teachers = defaultdict(set)
     for pair in pairs:
-        several[pair.teacher].add((pair.teacher_id, pair.teacher_weights))
-    usual = usual_pairs()
-    ordered = sorted(pairs, key=lambda pair: (place(f"{pair.teacher}>{pair.student}", usual), pair))
-    return tuple(replace(pair, name=_pair_name(pair, several[pair.teacher])) for pair in ordered)
+        teachers[pair.teacher].add((pair.teacher_id, pair.teacher_weights))
+    usual = list(map(str, usual_pairs()))
+    ordered = sorted(pairs, key=lambda pair: (position(f"{pair.teacher}>{pair.student}", usual), pair))
+    return tuple(replace(pair, name=_pair_name(pair, teachers[pair.teacher])) for pair in ordered)
 
 
-def _pair_name(pair: Pair, several: set[tuple[str, str]]) -> str:
+def _pair_name(pair: ComparedPair, teachers: set[tuple[str, str]]) -> str:
+    """Name a pair, given the identities and weights of all teachers of its network."""
     if not pair.teacher:
-        return f"{pair.student} alone"
-    if len(several) == 1:
+        return f"{pair.student}, student only"
+    if len(teachers) == 1:
         return f"{pair.teacher} > {pair.student}"
-    hashed = pair.short if len({identity for identity, _ in several}) > 1 else f"weights {pair.teacher_weights[:8]}"
-    return f"{pair.teacher} ({hashed}) > {pair.student}"
+    several_ids = len({identity for identity, _ in teachers}) > 1
+    distinction = pair.short_id if several_ids else f"weights {pair.teacher_weights[:8]}"
+    return f"{pair.teacher} ({distinction}) > {pair.student}"
 
 
-def _waiting(
-    begun: Sequence[Begun], pairs: Sequence[Pair], rows: set[Row]
-) -> defaultdict[tuple[Row, Pair], list[Begun]]:
-    """Cells without a record, in the rows and pairs that they belong to."""
-    waiting: defaultdict[tuple[Row, Pair], list[Begun]] = defaultdict(list)
-    for cell in begun:
+def _unfinished_cells(
+    unfinished: Sequence[UnfinishedCell], pairs: Sequence[ComparedPair], rows: set[Row]
+) -> defaultdict[tuple[Row, ComparedPair], list[UnfinishedCell]]:
+    """Group unfinished cells by row and pair."""
+    cells: defaultdict[tuple[Row, ComparedPair], list[UnfinishedCell]] = defaultdict(list)
+    for cell in unfinished:
         method, teacher = cell.config["method"], cell.config["teacher"]
-        chosen = identity_text(cell.config.get("chosen", {}))
-        key = method["name"], method["version"], chosen
-        own = [row for row in rows if (row.method, row.version, row.settings) == key]
-        row = own[0] if own else Row(*key, views=0, family="")
+        key = method["name"], method["version"], identity_text(cell.config.get("chosen", {}))
+        matches = [row for row in rows if (row.method, row.version, row.settings) == key]
+        row = matches[0] if matches else Row(*key, views=0, family="")
         for pair in pairs:
             if pair.student == cell.config["student"] and (not teacher or pair.teacher_id == teacher["id"]):
-                waiting[row, pair].append(cell)
-    return waiting
+                cells[row, pair].append(cell)
+    return cells
 
 
 def _labelled(rows: set[Row]) -> dict[Row, Row]:
-    """Rows with labels that tell them apart, and with their family."""
-    plain = {row: f"{row.method} {settings_text(row.chosen)}".strip() for row in rows}
+    """Add labels that distinguish rows, and missing families; returns the new rows by the old ones."""
+    plain = {row: f"{row.method} {settings_text(row.changed)}".strip() for row in rows}
     versions, views = defaultdict(set), defaultdict(set)
     for row, label in plain.items():
         versions[label].add(row.version)
@@ -185,26 +204,26 @@ def _labelled(rows: set[Row]) -> dict[Row, Row]:
     labelled = {}
     for row, label in plain.items():
         version = f" (version {row.version})" if len(versions[label]) > 1 else ""
-        view = f" ({row.views} views)" if len(views[label, row.version]) > 1 else ""
-        labelled[row] = replace(row, label=f"{label}{version}{view}", family=row.family or _family(row.method))
+        num_views = f" ({row.views} views)" if len(views[label, row.version]) > 1 else ""
+        labelled[row] = replace(row, label=f"{label}{version}{num_views}", family=row.family or _family(row.method))
     return labelled
 
 
 def _family(method: str) -> str:
-    """The family of a method whose records do not say it."""
-    from kdbench.experiment.settings import load_method, method_names  # noqa: PLC0415
+    """Look up the family of a method whose records lack it."""
+    from kdbench.experiment.registry import load_method, method_names  # noqa: PLC0415
 
     return load_method(method).FAMILY if method in method_names() else "other"
 
 
 def _order(row: Row) -> tuple[int, str]:
-    return place(row.family, FAMILIES), row.label
+    return position(row.family, FAMILIES), row.label
 
 
-def _alone(protocol: str, untaught: set[Row]) -> Row | None:
-    """The row of students without a teacher that others are measured by."""
-    if len(untaught) == 1:
-        return next(iter(untaught))
-    name = load_protocol(protocol).alone if protocol in protocol_names() else ""
-    plain = [row for row in untaught if row.method == name and not row.chosen]
-    return plain[0] if len(plain) == 1 else None
+def _student_only(protocol: str, rows: set[Row]) -> Row | None:
+    """Choose the student-only baseline among the rows without a teacher."""
+    if len(rows) == 1:
+        return next(iter(rows))
+    name = load_protocol(protocol).baseline if protocol in protocol_names() else ""
+    defaults = [row for row in rows if row.method == name and not row.changed]
+    return defaults[0] if len(defaults) == 1 else None

@@ -9,15 +9,19 @@ from typing import Annotated
 
 import typer
 
-from kdbench.cli import cache, data, grid, look, own, report, tables, teacher, train
+from kdbench.cli import bench, cache, data, grid, own, report, show, tables, teacher, train
 from kdbench.errors import Interrupted, UserError
 from kdbench.experiment.user_methods import FOLDERS, add_folders
+
+_OLD_NAMES = {"together": "lockstep"}
+"""Earlier names of options, which scripts may still use."""
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"token_normalize_func": lambda name: _OLD_NAMES.get(name, name)},
 )
 for command in (
     train.demo,
@@ -27,9 +31,9 @@ for command in (
     tables.compare,
     tables.claims,
     report.report,
-    look.bench,
-    look.list_,
-    look.show,
+    bench.bench,
+    show.list_,
+    show.show,
     own.new,
     own.validate,
 ):
@@ -43,12 +47,12 @@ def everywhere(
     methods: Annotated[
         list[Path] | None,
         typer.Option(
-            help=f"A folder with methods of your own; may be repeated, and comes after those of {FOLDERS}.",
+            help=f"Folder with your own methods; may be repeated. Added to the folders of ${FOLDERS}.",
             metavar="DIR",
         ),
     ] = None,
 ) -> None:
-    """Head-to-head benchmarks of knowledge-distillation methods."""
+    """Compare knowledge-distillation methods head to head."""
     add_folders(methods or [])
 
 

@@ -2,229 +2,285 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from kdbench.cli.grid_running import measured, missing, opened, print_counts, start
-from kdbench.cli.options import Cache, Compile, Device, Download, Runs, SaveEvery, console
+from kdbench.cli.grid_running import cells_to_run, follow, measure_unknown, open_grid, start
+from kdbench.cli.options import (
+    CacheOption,
+    CompileOption,
+    DeviceOption,
+    DownloadOption,
+    RunsOption,
+    SaveEveryOption,
+    console,
+    echo,
+)
 from kdbench.errors import UserError
 
 app = typer.Typer(
     help="Run all pairs, methods and seeds of a file, here or on Slurm.", no_args_is_help=True, rich_markup_mode=None
 )
 
-File = Annotated[Path, typer.Argument(help="The grid, a TOML file; README.md shows one.", metavar="GRID.toml")]
-GridData = Annotated[
-    str | None, typer.Option("--data", help="Folder of data sets, or one file. [default: data]", metavar="DIR|npz:FILE")
+FileArgument = Annotated[
+    Path, typer.Argument(help="TOML file of the grid; README.md shows an example.", metavar="GRID.toml")
 ]
-Jobs = Annotated[int, typer.Option(help="Worker processes; several GPUs are shared out among them.", min=1)]
-Together = Annotated[int, typer.Option(help="Cells of one seed that a worker trains in lockstep, at most.", min=1)]
-ProfileFile = Annotated[
-    Path | None, typer.Option("--profile", help="What the cluster's jobs ask for; see slurm/profiles.", metavar="FILE")
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data", help="Folder of data sets, or one npz file. [default: the file's, else data]", metavar="DIR|npz:FILE"
+    ),
 ]
-Cluster = Annotated[
-    Literal["slurm", "local"], typer.Option(help="local: workers on this machine that go on by themselves.")
+JobsOption = Annotated[
+    int, typer.Option(help="Number of worker processes; if there are several GPUs, they are shared out.", min=1)
 ]
-_WATCH_EVERY = 5.0
-"""Seconds between two looks of ``status --watch``."""
+LockstepOption = Annotated[
+    int, typer.Option(help="Maximum number of cells of one seed that a worker trains in lockstep.", min=1)
+]
+ProfileOption = Annotated[
+    Path | None,
+    typer.Option("--profile", help="What Slurm jobs request, a TOML file; see slurm/profiles.", metavar="FILE"),
+]
+ClusterOption = Annotated[
+    Literal["slurm", "local"], typer.Option(help="slurm: jobs of Slurm; local: workers on this machine.")
+]
+_MAX_CELLS = 60
+"""Cells of a grid of which each has a line without ``--all``."""
 
 
 @app.command("plan")
 def grid_plan(
-    file: File,
-    measure: Annotated[bool, typer.Option("--measure", help="Time some steps of what has not been run yet.")] = False,
-    runs: Runs = Path("runs"),
-    data: GridData = None,
-    device: Device = None,
+    context: typer.Context,
+    file: FileArgument,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Time a few steps of cells whose time is unknown.")
+    ] = False,
+    runs: RunsOption = Path("runs"),
+    data: DataOption = None,
+    device: DeviceOption = None,
 ) -> None:
-    """Show what a grid needs: cells, teachers, caches, time and disk."""
-    from kdbench.cli.grid_view import caches, disk_lines, headline, teachers, time_lines  # noqa: PLC0415
-    from kdbench.grid.estimate import GridEstimate, this_device  # noqa: PLC0415
-    from kdbench.grid.refusals import refusals  # noqa: PLC0415
-    from kdbench.grid.shapes import data_shape  # noqa: PLC0415
+    """Show what a grid needs: cells, teachers, caches, time, disk.
 
-    grid, overview = opened(file, runs, data, device=device)
+    Nothing is trained.
+    """
+    from kdbench.cli.grid_view import caches, disk_lines, headline, teachers, time_lines
+    from kdbench.grid.estimate import GridEstimate, this_device
+    from kdbench.grid.shapes import data_shape
+    from kdbench.grid.unsupported import unsupported
+
+    opened = open_grid(context, file, runs, data, device=device)
+    grid, overview = opened.grid, opened.overview
     statuses = [*overview.statuses, *overview.teachers]
     estimate = GridEstimate.of(grid, statuses, device=this_device(grid.session.device) if measure else None)
-    console.print(headline(grid, overview.statuses))
-    print_counts(grid, overview.statuses)
+    console().print(headline(grid, overview.statuses))
+    opened.print_counts(overview.statuses)
     if grid.teachers:
-        console.print()
-        console.print(teachers(grid, overview.teachers))
+        echo()
+        console().print(teachers(grid, overview.teachers))
     if estimate.caches:
-        console.print()
-        console.print(caches(estimate.caches))
-    console.print()
+        echo()
+        console().print(caches(estimate.caches))
+    echo()
     if measure:
-        estimate = measured(grid, estimate)
+        estimate = measure_unknown(grid, estimate)
     for line in (*time_lines(estimate), *disk_lines(grid, estimate)):
-        console.print(line, markup=False)
-    for what, reason in refusals(grid, estimate.kinds, data_shape(grid.session)).items():
-        console.print(f"refused: {what}: {reason}", markup=False)
+        echo(line)
+    for cell, reason in unsupported(grid, estimate.variants, data_shape(grid.session)).items():
+        echo(f"unsupported: {cell}: {reason}")
 
 
 @app.command("run")
 def grid_run(
-    file: File,
-    jobs: Jobs = 1,
-    cache: Cache = "auto",
-    together: Together = 1,
-    runs: Runs = Path("runs"),
-    data: GridData = None,
-    download: Download = False,
-    device: Device = None,
-    compile_: Compile = False,
-    save_every: SaveEvery = 60.0,
+    context: typer.Context,
+    file: FileArgument,
+    jobs: JobsOption = 1,
+    cache: CacheOption = "auto",
+    lockstep: LockstepOption = 1,
+    runs: RunsOption = Path("runs"),
+    data: DataOption = None,
+    download: DownloadOption = False,
+    device: DeviceOption = None,
+    compile_: CompileOption = False,
+    save_every: SaveEveryOption = 60.0,
 ) -> None:
-    """Run what is missing, here, until all is done. May be typed again, and twice at once."""
-    from kdbench.slurm.submissions import Launch  # noqa: PLC0415
+    """Run the unfinished cells on this machine, or resume them.
 
-    grid, overview = opened(file, runs, data, download=download, device=device)
-    launch = Launch(jobs=jobs, together=together, cache=cache, device=device, compile=compile_, save_every=save_every)
-    start(grid, overview, missing(grid, overview), None, launch, stay=True)
+    Ctrl-C saves the running cells. The same grid may be run twice at once: no cell is run twice.
+    """
+    from kdbench.grid.submissions import Launch
+
+    opened = open_grid(context, file, runs, data, download=download, device=device)
+    launch = Launch(jobs=jobs, lockstep=lockstep, cache=cache, device=device, compile=compile_, save_every=save_every)
+    start(opened, cells_to_run(opened), None, launch, stay=True)
 
 
 @app.command("submit")
 def grid_submit(
-    file: File,
-    profile: ProfileFile = None,
-    cluster: Cluster = "slurm",
-    cache: Cache = "auto",
-    jobs: Jobs = 1,
-    together: Together = 1,
-    runs: Runs = Path("runs"),
-    data: GridData = None,
-    download: Download = False,
-    device: Device = None,
-    compile_: Compile = False,
-    save_every: SaveEvery = 60.0,
+    context: typer.Context,
+    file: FileArgument,
+    profile: ProfileOption = None,
+    cluster: ClusterOption = "slurm",
+    cache: CacheOption = "auto",
+    jobs: JobsOption = 1,
+    lockstep: LockstepOption = 1,
+    runs: RunsOption = Path("runs"),
+    data: DataOption = None,
+    download: DownloadOption = False,
+    device: DeviceOption = None,
+    compile_: CompileOption = False,
+    save_every: SaveEveryOption = 60.0,
 ) -> None:
-    """Submit what is missing; nothing has to stay alive here.
+    """Submit the unfinished cells to Slurm or background workers.
 
-    ``--jobs`` and ``--together`` are for ``--cluster local``; on Slurm the profile says how many.
+    ``--jobs`` and ``--lockstep`` are for ``--cluster local``; on Slurm, the profile holds both numbers.
     """
-    from kdbench.slurm.profile import EXAMPLES, load_profile  # noqa: PLC0415
-    from kdbench.slurm.submissions import Launch  # noqa: PLC0415
+    from kdbench.grid.submissions import Launch
 
-    if cluster == "slurm" and profile is None:
-        raise UserError(f"name a profile with --profile FILE ({EXAMPLES} has two examples), or --cluster local")
-    found = load_profile(profile) if profile and cluster == "slurm" else None
-    grid, overview = opened(file, runs, data, download=download, device=device)
-    launch = Launch(jobs=jobs, together=together, cache=cache, device=device, compile=compile_, save_every=save_every)
-    start(grid, overview, missing(grid, overview, slurm=cluster == "slurm"), found, launch, stay=False)
+    resources = None
+    if cluster == "slurm":
+        from kdbench.slurm.profile import EXAMPLES, load_profile
+
+        if profile is None:
+            raise UserError(
+                f"Slurm needs --profile FILE ({EXAMPLES} has two examples); --cluster local starts workers on this "
+                "machine instead"
+            )
+        resources = load_profile(profile)
+    opened = open_grid(context, file, runs, data, download=download, device=device)
+    launch = Launch(jobs=jobs, lockstep=lockstep, cache=cache, device=device, compile=compile_, save_every=save_every)
+    start(opened, cells_to_run(opened, slurm=cluster == "slurm"), resources, launch, stay=False)
 
 
 @app.command("retry")
 def grid_retry(
-    file: File,
-    profile: ProfileFile = None,
-    jobs: Annotated[int | None, typer.Option(help="Try them here, with so many workers.", min=1)] = None,
-    runs: Runs = Path("runs"),
-    data: GridData = None,
+    context: typer.Context,
+    file: FileArgument,
+    profile: ProfileOption = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="Run them on this machine, with this number of workers.", min=1)
+    ] = None,
+    runs: RunsOption = Path("runs"),
+    data: DataOption = None,
 ) -> None:
-    """Try failed and lost cells again, as they were started last: on Slurm or here, with the same options."""
-    from kdbench.analysis.records import FAILURE  # noqa: PLC0415
-    from kdbench.grid.states import State  # noqa: PLC0415
-    from kdbench.slurm.profile import load_profile, profile_from  # noqa: PLC0415
-    from kdbench.slurm.submissions import Launch  # noqa: PLC0415
+    """Run failed and lost cells again, as they were last started.
 
-    grid, overview = opened(file, runs, data)
-    both = (*overview.statuses, *overview.teachers)
-    again = {status.cell.id: status for status in both if status.state in (State.FAILED, State.LOST)}
+    They run on Slurm or here, with the same options; ``--profile`` and ``--jobs`` override where.
+    """
+    from kdbench.experiment.folder import FAILURE
+    from kdbench.grid.states import State
+    from kdbench.grid.submissions import Launch
+
+    overview = open_grid(context, file, runs, data).overview
+    again = {
+        status.cell.id: status
+        for status in (*overview.statuses, *overview.teachers)
+        if status.state in (State.FAILED, State.LOST)
+    }
     if not again:
-        console.print("no cell has failed or is lost")
+        echo("nothing to retry: no cell has failed or is lost")
         return
     last = [overview.jobs[cell][0] for cell in again if cell in overview.jobs][-1:]
     launch = last[0].launch if last else Launch()
-    found = profile_from(last[0].profile) if last and last[0].kind == "slurm" else None
-    if profile or jobs:
-        found = load_profile(profile) if profile else None
-        launch = replace(launch, jobs=jobs or launch.jobs)
+    resources = None
+    if profile:
+        from kdbench.slurm.profile import load_profile
+
+        resources = load_profile(profile)
+    elif last and last[0].launcher == "slurm" and not jobs:
+        from kdbench.slurm.profile import profile_from
+
+        resources = profile_from(last[0].profile)
     for status in again.values():
         (status.folder / FAILURE).unlink(missing_ok=True)
-    grid, overview = opened(file, runs, data)
-    teachers = {status.cell.taught.id for status in again.values()}
+    opened = open_grid(context, file, runs, data)
+    teachers = {status.cell.as_teacher.id for status in again.values()}
     cells = [
         status.cell
-        for status in overview.statuses
+        for status in opened.overview.statuses
         if status.cell.id in again
         or (status.state == State.PLANNED and status.cell.teacher and status.cell.teacher.id in teachers)
     ]
-    start(grid, overview, cells, found, launch, stay=True)
+    start(opened, cells, resources, replace(launch, jobs=jobs or launch.jobs), stay=True)
 
 
 @app.command("cancel")
-def grid_cancel(file: File, runs: Runs = Path("runs"), data: GridData = None) -> None:
-    """Take back what is queued and stop what runs; states are saved, and nothing that is done is lost."""
-    from kdbench.grid.states import State  # noqa: PLC0415
-    from kdbench.slurm.local import stop_worker  # noqa: PLC0415
-    from kdbench.slurm.scheduler import ask  # noqa: PLC0415
+def grid_cancel(
+    context: typer.Context, file: FileArgument, runs: RunsOption = Path("runs"), data: DataOption = None
+) -> None:
+    """Cancel queued cells and stop running ones.
 
-    grid, overview = opened(file, runs, data)
-    mine = {cell.id for cell in (*grid.cells, *grid.to_train)}
-    open_cells = {
+    States are saved, and finished cells are kept.
+    """
+    from kdbench.grid.states import State
+    from kdbench.grid.workers import stop_worker
+    from kdbench.utils.text import counted
+
+    opened = open_grid(context, file, runs, data)
+    grid, overview = opened.grid, opened.overview
+    cell_ids = {cell.id for cell in (*grid.cells, *grid.to_train)}
+    unfinished = {
         status.cell.id
         for status in (*overview.statuses, *overview.teachers)
         if status.state in (State.QUEUED, State.RUNNING)
     }
     jobs = {}
-    for cell in open_cells & overview.jobs.keys():
+    for cell in unfinished & overview.jobs.keys():
         submission, _ = overview.jobs[cell]
         for job in submission.jobs:
-            if set(job.cells) <= mine:
+            if set(job.cells) <= cell_ids:
                 jobs[submission.folder, job.id] = (submission, job)
-    told = [stop_worker(submission, job) for submission, job in jobs.values() if submission.kind == "local"]
-    numbers = sorted({job.id for submission, job in jobs.values() if submission.kind == "slurm"})
-    if numbers and ask("scancel", *numbers) is None:
-        raise UserError("Slurm does not answer: nothing was cancelled")
-    told += [f"{len(numbers)} jobs of Slurm are cancelled"] if numbers else []
-    for text in filter(None, told):
-        console.print(text)
-    if not any(told):
-        console.print("nothing is queued or running")
+    scheduler = grid.session.scheduler
+    stopped = [
+        stop_worker(submission, job, scheduler) for submission, job in jobs.values() if submission.launcher == "local"
+    ]
+    messages = [text for text in stopped if text]
+    job_ids = sorted({job.id for submission, job in jobs.values() if submission.launcher == "slurm"})
+    if job_ids:
+        from kdbench.slurm.scheduler import run_command
+
+        if run_command("scancel", *job_ids) is None:
+            raise UserError("Slurm does not answer: no Slurm job was cancelled; type the same command again later")
+        messages.append(f"cancelled {counted(len(job_ids), 'Slurm job')}")
+    for text in messages:
+        echo(text)
+    if not messages:
+        echo("nothing to cancel: no cell is queued or running")
+    elif job_ids:
+        echo(f"type {opened.command('retry')} to submit the cancelled cells again")
     else:
-        console.print(f"'kdbench grid retry {file}' or '... submit' goes on where they were")
+        echo(f"type {opened.command('run')} to resume the cells here")
 
 
 @app.command("status")
 def grid_status(
-    file: File,
-    watch: Annotated[bool, typer.Option("--watch", help="Stay, and show it again every few seconds.")] = False,
-    everything: Annotated[bool, typer.Option("--all", help="A line for every cell.")] = False,
-    runs: Runs = Path("runs"),
-    data: GridData = None,
+    context: typer.Context,
+    file: FileArgument,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay, and update the view every few seconds.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Print a line for every cell.")] = False,
+    runs: RunsOption = Path("runs"),
+    data: DataOption = None,
 ) -> None:
-    """Show the state of every cell, why it failed, and where its log is."""
-    from rich.live import Live  # noqa: PLC0415
+    """Show the states of cells, why they failed, and their logs."""
+    from kdbench.cli.grid_view import headline, lines
+    from kdbench.grid.states import State
 
-    from kdbench.cli.grid_view import headline, lines, picture  # noqa: PLC0415
-    from kdbench.grid.states import State  # noqa: PLC0415
-    from kdbench.slurm.scheduler import Slurm  # noqa: PLC0415
-    from kdbench.slurm.submissions import look  # noqa: PLC0415
-
-    grid, overview = opened(file, runs, data)
+    opened = open_grid(context, file, runs, data)
     if watch:
-        with Live(console=console) as live:
-            while True:
-                live.update(picture(grid, overview.statuses, overview.teachers, console.width, overview.problem))
-                if not overview.of(State.PLANNED, State.RUNNING, State.QUEUED):
-                    break
-                time.sleep(_WATCH_EVERY)
-                overview = look(grid, Slurm())
-    console.print(headline(grid, overview.statuses))
-    print_counts(grid, overview.statuses)
+        opened = follow(opened)
+    grid, overview = opened.grid, opened.overview
+    console().print(headline(grid, overview.statuses))
+    opened.print_counts(overview.statuses)
     for status in overview.teachers:
         for line in lines([status], list(State)):
-            console.print(f"teacher {line}", markup=False)
+            echo(f"teacher {line}")
     order = [State.FAILED, State.LOST, State.RUNNING, State.QUEUED, State.DONE, State.PLANNED]
-    few = len(overview.statuses) <= 60
-    for line in lines(overview.statuses, order if everything or few else order[:4], everything=everything):
-        console.print(line)
+    shown = order if everything or len(overview.statuses) <= _MAX_CELLS else order[:4]
+    for line in lines(overview.statuses, shown, everything=everything):
+        console().print(line)
     if overview.problem:
-        console.print(overview.problem)
-    if overview.of(State.FAILED, State.LOST):
-        console.print(f"'kdbench grid retry {file}' tries failed and lost cells again")
+        echo(overview.problem)
+    if overview.cells_in(State.FAILED, State.LOST):
+        echo(f"type {opened.command('retry')} to run the failed and lost cells again")

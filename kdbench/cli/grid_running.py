@@ -1,16 +1,18 @@
-"""Grids that are run here, with what is happening on the screen, or handed to Slurm."""
+"""Run grids with workers on this machine and their progress on the screen, or hand them to Slurm."""
 
 from __future__ import annotations
 
 import tempfile
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdbench.cli.options import console
-from kdbench.cli.running import warn_of_changes
+import typer
+
+from kdbench.cli.options import console, echo, next_command
+from kdbench.cli.running import find_scheduler, warn_of_changes
 from kdbench.errors import Interrupted, UserError
-from kdbench.utils.signals import Stop
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,188 +20,237 @@ if TYPE_CHECKING:
     from kdbench.experiment.cell import Cell
     from kdbench.grid.estimate import GridEstimate
     from kdbench.grid.grid import Grid
+    from kdbench.grid.overview import Overview
     from kdbench.grid.states import Status
-    from kdbench.slurm.local import Workers
+    from kdbench.grid.submissions import Launch
+    from kdbench.grid.workers import Workers
     from kdbench.slurm.profile import Profile
-    from kdbench.slurm.submissions import Launch, Overview
+    from kdbench.utils.signals import Stop
 
-_LOOK_EVERY = 1.0
+_POLL_SECONDS = 1.0
 """Seconds between two looks at the cells."""
-_DEATHS_PER_WORKER = 12
-"""Workers may die so often without anything being finished in between; a cell alone that kills them fails before."""
+_FOLLOW_SECONDS = 5.0
+"""Seconds between two updates of ``status --watch``."""
+_CRASHES_PER_WORKER = 12
+"""Crashes of workers before any cell is finished in between; a cell that crashes them on its own fails earlier."""
 
 
-def print_counts(grid: Grid, statuses: Sequence[Status]) -> None:
-    """Print how many cells of each pair and method are in which state."""
-    from kdbench.cli.grid_view import counts  # noqa: PLC0415
+@dataclass(frozen=True)
+class OpenGrid:
+    """A grid, the states of its cells, and the command that opened it."""
 
-    console.print(counts(grid, statuses, console.width))
+    context: typer.Context
+    grid: Grid
+    overview: Overview
+
+    def command(self, verb: str, *flags: str) -> str:
+        """Spell a command of ``kdbench grid`` to type next, in quotes, with the --runs and --data that were given."""
+        return next_command(self.context, "grid", verb, self.grid.file.path, *flags, keep=("runs", "data"))
+
+    def table_command(self) -> str:
+        """Spell the command that compares the finished cells, in quotes."""
+        return next_command(self.context, "table", self.grid.session.runs)
+
+    def print_counts(self, statuses: Sequence[Status]) -> None:
+        """Print how many cells of each pair and method are in which state."""
+        from kdbench.cli.grid_view import counts
+
+        console().print(counts(self.grid, statuses, console().width))
 
 
-def opened(
-    file: Path, runs: Path, data: str | None, *, download: bool = False, device: str | None = None
-) -> tuple[Grid, Overview]:
-    """Read a grid's file and look at its cells."""
-    from kdbench.grid.grid import Grid  # noqa: PLC0415
-    from kdbench.grid.states import State  # noqa: PLC0415
-    from kdbench.slurm.scheduler import Slurm  # noqa: PLC0415
-    from kdbench.slurm.submissions import look  # noqa: PLC0415
+def open_grid(
+    context: typer.Context,
+    file: Path,
+    runs: Path,
+    data: str | None,
+    *,
+    download: bool = False,
+    device: str | None = None,
+) -> OpenGrid:
+    """Read a grid's file and find the states of its cells."""
+    from kdbench.grid.grid import Grid
+    from kdbench.grid.overview import read_overview
+    from kdbench.grid.states import State
 
-    scheduler = Slurm()
+    scheduler = find_scheduler()
     grid = Grid.open(file, runs=runs, data=data, download=download, device=device, scheduler=scheduler)
-    overview = look(grid, scheduler)
-    warn_of_changes(grid.session, overview.of(State.DONE))
-    return grid, overview
+    overview = read_overview(grid, scheduler)
+    warn_of_changes(grid.session, overview.cells_in(State.DONE))
+    return OpenGrid(context, grid, overview)
 
 
-def measured(grid: Grid, estimate: GridEstimate) -> GridEstimate:
-    """Time what is not known, with the progress on the screen."""
-    from rich.progress import Progress  # noqa: PLC0415
+def measure_unknown(grid: Grid, estimate: GridEstimate) -> GridEstimate:
+    """Time the variants whose time is unknown, with the progress on the screen."""
+    from rich.progress import Progress
 
-    from kdbench.grid.timing import measure  # noqa: PLC0415
+    from kdbench.grid.timing import measure
 
-    shown = Progress(console=console, transient=True, disable=not console.is_terminal)
-    with tempfile.TemporaryDirectory(prefix="kdbench-") as scratch, shown:
-        task = shown.add_task("", total=1.0)
+    progress = Progress(console=console(), transient=True, disable=not console().is_terminal)
+    with tempfile.TemporaryDirectory(prefix="kdbench-") as scratch, progress:
+        task = progress.add_task("", total=1.0)
         return measure(
             grid,
             estimate,
             Path(scratch),
-            observe=lambda what, part: shown.update(task, completed=part, description=what),
+            observe=lambda what, fraction: progress.update(task, completed=fraction, description=what),
         )
 
 
-def _retry(grid: Grid) -> str:
-    return f"kdbench grid retry {grid.file.path}"
+def cells_to_run(opened: OpenGrid, *, slurm: bool = False) -> list[Cell]:
+    """Return the cells that are not done, failed or on Slurm, and print which are skipped.
 
+    Parameters
+    ----------
+    slurm
+        Whether they will be submitted to Slurm: cells of other live processes are then skipped as well.
+    """
+    from kdbench.grid.states import State
+    from kdbench.utils.text import counted
 
-def missing(grid: Grid, overview: Overview, *, slurm: bool = False) -> list[Cell]:
-    """Cells that are not done, have not failed and are not queued on Slurm; for Slurm, nor with anybody else."""
-    from kdbench.grid.states import State  # noqa: PLC0415
-
-    here, elsewhere, orphans = [], 0, 0
-    failed_teachers = {status.cell.taught.id for status in overview.teachers if status.state == State.FAILED}
+    overview = opened.overview
+    cells, num_elsewhere, num_orphans = [], 0, 0
+    failed_teachers = {status.cell.as_teacher.id for status in overview.teachers if status.state == State.FAILED}
     for status in overview.statuses:
         if status.state in (State.PLANNED, State.LOST):
             orphan = status.cell.teacher is not None and status.cell.teacher.id in failed_teachers
-            orphans += orphan
-            here += [] if orphan else [status.cell]
+            num_orphans += orphan
+            cells += [] if orphan else [status.cell]
         elif status.state in (State.QUEUED, State.RUNNING):
-            submission = overview.jobs.get(status.cell.id, (None, None))[0]
-            local = submission is None or submission.kind == "local"
-            here += [status.cell] if local and not slurm else []
-            elsewhere += slurm or not local
-    if elsewhere:
-        console.print(f"{elsewhere} cells are queued or running and left alone; 'kdbench grid cancel' takes them back")
-    if orphans:
-        console.print(f"{orphans} cells have no teacher, since it failed; '{_retry(grid)}' tries it again")
-    if failed := overview.count(State.FAILED):
-        console.print(f"{failed} cells failed before; '{_retry(grid)}' tries them again")
-    return here
+            here = overview.launcher(status.cell) != "slurm"
+            cells += [status.cell] if here and not slurm else []
+            num_elsewhere += slurm or not here
+    if num_elsewhere:
+        cancel = opened.command("cancel")
+        echo(f"skipped {counted(num_elsewhere, 'cell')}, queued or running already: type {cancel} to cancel them")
+    retry = opened.command("retry")
+    if num_orphans:
+        echo(f"skipped {counted(num_orphans, 'cell')} whose teacher failed: type {retry} to train it again")
+    if num_failed := overview.count(State.FAILED):
+        echo(f"skipped {counted(num_failed, 'cell')} that failed before: type {retry} to run them again")
+    return cells
 
 
-def start(
-    grid: Grid, overview: Overview, cells: Sequence[Cell], profile: Profile | None, launch: Launch, *, stay: bool
-) -> None:
-    """Submit cells to Slurm where there is a profile, else to workers of this machine.
+def start(opened: OpenGrid, cells: Sequence[Cell], profile: Profile | None, launch: Launch, *, stay: bool) -> None:
+    """Submit cells to Slurm where a profile is given, else start workers on this machine.
 
     Parameters
     ----------
     stay
-        Whether to watch workers of this machine until all is done.
+        Whether to watch workers on this machine until all cells are done.
     """
-    from kdbench.cli.grid_view import headline  # noqa: PLC0415
-    from kdbench.slurm.local import Workers  # noqa: PLC0415
-    from kdbench.slurm.submit import Submitter  # noqa: PLC0415
+    from kdbench.cli.grid_view import headline
+    from kdbench.grid.workers import Workers
+    from kdbench.utils.signals import Stop
+    from kdbench.utils.text import counted
 
-    path = grid.file.path
+    grid, statuses = opened.grid, opened.overview.statuses
     if not cells:
-        console.print(headline(grid, overview.statuses))
-        print_counts(grid, overview.statuses)
-        console.print(f"nothing is left to run; 'kdbench table {grid.session.runs}' compares what is done")
+        console().print(headline(grid, statuses))
+        opened.print_counts(statuses)
+        echo(f"nothing is left to run: type {opened.table_command()} to compare the finished cells")
         return
-    _ = grid.session.dataset  # what is missing is said here, not by every cell
+    _ = grid.session.dataset  # a missing data set is reported here, not by every cell
     if profile:
-        submission = Submitter(grid, overview, profile, launch).submit(cells, console.print)
-        console.print(f"{len(cells)} cells are submitted: 'kdbench grid status {path}' shows how they do")
-        console.print(f"logs: {submission.folder}")
+        from kdbench.slurm.submit import Submitter
+
+        submission = Submitter(grid, opened.overview, profile, launch).submit(cells, echo)
+        echo(f"submitted {counted(len(cells), 'cell')}: type {opened.command('status', '--watch')} to follow them")
+        echo(f"logs: {submission.folder}")
         return
     with Stop() as stop:
         workers = Workers(grid, cells, launch)
         if not stay:
             workers.wait_until_up()
-            console.print(f"{launch.jobs} workers go on by themselves: 'kdbench grid status {path} --watch' shows them")
+            watch = opened.command("status", "--watch")
+            echo(f"started {counted(launch.jobs, 'worker')} in the background: type {watch} to follow the cells")
+            echo(f"logs: {workers.submission.folder}")
             return
-        statuses = _watch(grid, workers, launch.jobs, overview, stop)
-    workers.tidy()
-    print_counts(grid, statuses)
-    _conclude(grid, statuses, workers)
+        statuses = _watch(opened, workers, launch.jobs, stop)
+    workers.clean_up()
+    opened.print_counts(statuses)
+    _conclude(opened, statuses, workers)
 
 
-def _watch(grid: Grid, workers: Workers, jobs: int, overview: Overview, stop: Stop) -> list[Status]:
-    """Show what workers do until nothing is left, with new ones for those that die; return the last states."""
-    from rich.live import Live  # noqa: PLC0415
+def _watch(opened: OpenGrid, workers: Workers, jobs: int, stop: Stop) -> list[Status]:
+    """Show what workers do until nothing is left, replacing those that crash; return the last states."""
+    from rich.live import Live
 
-    from kdbench.cli.grid_view import lines, picture  # noqa: PLC0415
-    from kdbench.engine.display import clock  # noqa: PLC0415
-    from kdbench.grid.states import State, survey  # noqa: PLC0415
-    from kdbench.slurm.scheduler import Slurm  # noqa: PLC0415
+    from kdbench.cli.grid_view import lines, live_view
+    from kdbench.grid.states import State, survey
+    from kdbench.utils.text import clock
 
-    runs, scheduler = grid.session.runs, Slurm()
-    latest = {status.cell.id: status for status in overview.statuses}
-    deaths, started = 0, time.monotonic()
-    open_before = sum(status.state not in (State.DONE, State.FAILED) for status in overview.statuses)
-    live = Live(console=console, refresh_per_second=2, transient=True)
-    with live:
+    grid, scheduler = opened.grid, find_scheduler()
+    runs, ended = grid.session.runs, (State.DONE, State.FAILED)
+    latest = {status.cell.id: status for status in opened.overview.statuses}
+    crashes, started = 0, time.monotonic()
+    num_open_before = sum(status.state not in ended for status in opened.overview.statuses)
+    with Live(console=console(), refresh_per_second=2, transient=True) as live:
         while True:
             over = all(workers.ended(number) for number in range(jobs))
-            unfinished = [s.cell for s in latest.values() if s.state not in (State.DONE, State.FAILED)]
+            unfinished = [status.cell for status in latest.values() if status.state not in ended]
             for status in survey(unfinished, runs, scheduler, {}, {}):
-                if status.state in (State.DONE, State.FAILED):
-                    deaths = 0
+                if status.state in ended:
+                    crashes = 0
                     for line in lines([status], [status.state]):
-                        console.print(line)
+                        console().print(line)
                 latest[status.cell.id] = status
             statuses = list(latest.values())
-            open_now = sum(status.state not in (State.DONE, State.FAILED) for status in statuses)
-            if console.is_terminal:
-                gone, elapsed = open_before - open_now, time.monotonic() - started
-                left = f", about {clock(elapsed / gone * open_now)} left" if gone and open_now else ""
-                live.update(
-                    picture(
-                        grid,
-                        statuses,
-                        survey(grid.to_train, runs, scheduler, {}, {}),
-                        console.width,
-                        f"{clock(elapsed)}{left}",
-                    )
-                )
+            num_open = sum(status.state not in ended for status in statuses)
+            if console().is_terminal:
+                num_ended, elapsed = num_open_before - num_open, time.monotonic() - started
+                left = f", about {clock(elapsed / num_ended * num_open)} left" if num_ended and num_open else ""
+                teachers = survey(grid.to_train, runs, scheduler, {}, {})
+                live.update(live_view(grid, statuses, teachers, console().width, f"{clock(elapsed)}{left}"))
             if stop.signum is not None:
-                console.print("stopping: the cells that run are being saved")
+                echo("stopping: the running cells are being saved")
                 workers.stop()
-                raise Interrupted("all states are saved: type the same command to go on", stop.signum)
+                raise Interrupted("the running cells are saved: type the same command to resume", stop.signum)
             if over:
                 return statuses
             for number in range(jobs):
                 if not workers.ended(number) and not workers.alive(number) and not workers.ended(number):
-                    deaths += 1
-                    console.print(f"worker {number + 1} died: a new one goes on")
-                    if deaths > _DEATHS_PER_WORKER * jobs:
+                    crashes += 1
+                    echo(f"worker {number + 1} crashed: a new one resumes its cells")
+                    if crashes > _CRASHES_PER_WORKER * jobs:
                         workers.stop()
-                        raise UserError(f"workers keep dying; their logs are in {workers.submission.folder}")
+                        raise UserError(
+                            f"workers crashed {crashes} times before another cell was finished: read their logs in "
+                            f"{workers.submission.folder}, then type the same command to resume"
+                        )
                     workers.start(number)
-            time.sleep(_LOOK_EVERY)
+            time.sleep(_POLL_SECONDS)
 
 
-def _conclude(grid: Grid, statuses: list[Status], workers: Workers) -> None:
-    from kdbench.grid.states import State  # noqa: PLC0415
+def _conclude(opened: OpenGrid, statuses: list[Status], workers: Workers) -> None:
+    """Print that all cells are done, or raise an error that counts those that are not."""
+    from kdbench.grid.states import State
+    from kdbench.utils.text import counted
 
     failed = sum(status.state == State.FAILED for status in statuses)
     left = sum(status.state not in (State.DONE, State.FAILED) for status in statuses)
     if failed or left:
-        parts = ([f"{failed} failed"] if failed else []) + ([f"{left} left"] if left else [])
+        parts = ([f"{failed} failed"] if failed else []) + ([f"{left} not finished"] if left else [])
         raise UserError(
-            f"{' and '.join(parts)} of {len(statuses)} cells: 'kdbench grid status {grid.file.path}' says why, "
-            f"'kdbench grid retry {grid.file.path}' tries them again; logs: {workers.submission.folder}"
+            f"{' and '.join(parts)} of {counted(len(statuses), 'cell')}: type {opened.command('status')} to see why, "
+            f"{opened.command('retry')} to run them again; logs: {workers.submission.folder}"
         )
-    console.print(f"all done; 'kdbench table {grid.session.runs}' compares the cells")
+    echo(f"all done: type {opened.table_command()} to compare the cells")
+
+
+def follow(opened: OpenGrid) -> OpenGrid:
+    """Show the states of a grid's cells until none is queued, running or planned."""
+    from rich.live import Live
+
+    from kdbench.cli.grid_view import live_view
+    from kdbench.grid.overview import read_overview
+    from kdbench.grid.states import State
+
+    grid = opened.grid
+    with Live(console=console()) as live:
+        while True:
+            overview = opened.overview
+            live.update(live_view(grid, overview.statuses, overview.teachers, console().width, overview.problem))
+            if not overview.cells_in(State.PLANNED, State.RUNNING, State.QUEUED):
+                return opened
+            time.sleep(_FOLLOW_SECONDS)
+            opened = replace(opened, overview=read_overview(grid, find_scheduler()))

@@ -1,4 +1,4 @@
-"""Grids on the screen: counts by pair and method, a line for each cell that matters, and what is still needed."""
+"""Lay out grids for the screen: counts by pair and method, a line for each cell that matters, and what is needed."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from kdbench.engine.display import clock
+from kdbench.experiment.pairs import Pair
 from kdbench.grid.cache_needs import CacheNeed
 from kdbench.grid.estimate import GridEstimate
 from kdbench.grid.grid import Grid
 from kdbench.grid.states import State, Status, explain
-from kdbench.teachers.segments import size
+from kdbench.utils.text import clock, counted, size
 
 _STYLES = {
     State.DONE: "green",
@@ -24,37 +24,43 @@ _STYLES = {
     State.LOST: "yellow",
     State.PLANNED: "dim",
 }
-_SHORT = 40
-"""Lines of one state that are printed where not all are asked for."""
+_MAX_LINES = 40
+"""Lines of one state that are printed without ``--all``."""
 
 
 def headline(grid: Grid, statuses: Sequence[Status]) -> Text:
-    """One line: the grid, and how many of its cells are in which state."""
+    """Lay out one line: the grid, and how many of its cells are in which state."""
     counts = Counter(status.state for status in statuses)
-    text = Text(f"{grid.file.path}: {grid.session.protocol.name}, {len(statuses):,} cells: ")
+    text = Text(f"{grid.file.path}: {grid.session.protocol.name}, {counted(len(statuses), 'cell')}: ")
     parts = [Text(f"{counts[state]:,} {state}", style=_STYLES[state]) for state in State if counts[state]]
     return text + Text(", ").join(parts)
 
 
 def counts(grid: Grid, statuses: Sequence[Status], width: int) -> Table:
-    """A table of pairs and methods: how many cells are done, of how many, and what the others are.
+    """Lay out a table of pairs and methods: finished cells of all cells, and the states of the others.
 
     Where that is wider than ``width``, a table of pairs and states.
     """
     states = {status.cell.id: status.state for status in statuses}
-    found = {key: Counter(states[cell.id] for cell in row) for key, row in grid.by_row.items()}
-    pairs = {pair: sum((found[pair, method] for method in grid.file.methods), Counter()) for pair in grid.file.pairs}
-    methods = _table("teacher > student", grid.file.methods)
+    by_row = {key: Counter(states[cell.id] for cell in row) for key, row in grid.by_row.items()}
+    by_pair = {
+        pair: sum((by_row[pair, method] for method in grid.file.methods), Counter[State]()) for pair in grid.file.pairs
+    }
+    table = _table("teacher > student", grid.file.methods)
     for pair in grid.file.pairs:
-        methods.add_row(pair.replace(">", " > "), *(_entry(found[pair, method]) for method in grid.file.methods))
-    needed = Console(width=10_000).measure(methods).maximum
+        table.add_row(_name(pair), *(_entry(by_row[pair, method]) for method in grid.file.methods))
+    needed = Console(width=10_000).measure(table).maximum
     if needed <= width:
-        return methods
-    seen = [state for state in State if any(pairs[pair][state] for pair in pairs)]
-    by_state = _table("teacher > student", seen)
-    for pair, own in pairs.items():
-        by_state.add_row(pair.replace(">", " > "), *(Text(f"{own[state]:,}", style=_STYLES[state]) for state in seen))
-    return by_state
+        return table
+    columns = [state for state in State if any(by_pair[pair][state] for pair in by_pair)]
+    narrow = _table("teacher > student", columns)
+    for pair, number in by_pair.items():
+        narrow.add_row(_name(pair), *(Text(f"{number[state]:,}", style=_STYLES[state]) for state in columns))
+    return narrow
+
+
+def _name(pair: Pair) -> str:
+    return f"{pair.teacher} > {pair.student}"
 
 
 def _table(first: str, others: Sequence[str]) -> Table:
@@ -65,38 +71,39 @@ def _table(first: str, others: Sequence[str]) -> Table:
     return table
 
 
-def _entry(found: Counter[State]) -> Text:
-    """Cells of one pair and method: those that are done, and below them those that are not simply to do."""
-    total = found.total()
-    text = Text(f"{found[State.DONE]}/{total}", style="green" if found[State.DONE] == total else "")
+def _entry(number: Counter[State]) -> Text:
+    """Lay out the cells of one pair and method: the finished ones, and below them those in other states but planned."""
+    total = number.total()
+    text = Text(f"{number[State.DONE]}/{total}", style="green" if number[State.DONE] == total else "")
     for state in (State.RUNNING, State.QUEUED, State.FAILED, State.LOST):
-        if found[state]:
-            text += Text(f"\n{found[state]} {state}", style=_STYLES[state])
+        if number[state]:
+            text += Text(f"\n{number[state]} {state}", style=_STYLES[state])
     return text
 
 
 def lines(statuses: Sequence[Status], states: Sequence[State], *, everything: bool = False) -> list[Text]:
-    """A line for each cell in some states, in the order of the states; the first of very many."""
-    told = []
+    """Lay out a line for each cell in some states, in the order of the states; of very many only the first."""
+    texts = []
     for state in states:
-        found = [status for status in statuses if status.state == state]
-        shown = found if everything else found[:_SHORT]
-        for status in shown:
+        matching = [status for status in statuses if status.state == state]
+        printed = matching if everything else matching[:_MAX_LINES]
+        for status in printed:
             words = explain(status)
             line = Text(f"{state:<8}", style=_STYLES[state])
-            told.append(line + Text(f"{status.cell}{f': {words}' if words else ''}", style="default"))
-        if len(found) > len(shown):
-            told.append(Text(f"{state:<8}and {len(found) - len(shown):,} more; --all shows them", style="dim"))
-    return told
+            texts.append(line + Text(f"{status.cell}{f': {words}' if words else ''}", style="default"))
+        if len(matching) > len(printed):
+            hidden = len(matching) - len(printed)
+            texts.append(Text(f"{state:<8}and {hidden:,} more: add --all to list them", style="dim"))
+    return texts
 
 
-def picture(
+def live_view(
     grid: Grid, statuses: Sequence[Status], teachers: Sequence[Status], width: int, note: str = ""
 ) -> RenderableType:
-    """What a watcher sees: the counts, the teachers on their way, and the cells that run."""
-    training = [status for status in teachers if status.state != State.DONE]
+    """Lay out what a watcher sees: the counts, the unfinished teachers, and the running cells."""
+    unfinished = [status for status in teachers if status.state != State.DONE]
     parts: list[RenderableType] = [headline(grid, statuses), counts(grid, statuses, width)]
-    parts += [Text("teacher ") + line for line in lines(training, list(State))]
+    parts += [Text("teacher ") + line for line in lines(unfinished, list(State))]
     parts += lines(statuses, [State.RUNNING])
     if note:
         parts.append(Text(note, style="dim"))
@@ -104,7 +111,7 @@ def picture(
 
 
 def teachers(grid: Grid, statuses: Sequence[Status]) -> Table:
-    """A table of a grid's teachers: how good they are and where they come from, or that they will be trained."""
+    """Lay out a table of a grid's teachers: their accuracy and origin, or that they will be trained."""
     states = {status.cell.id: status.state for status in statuses}
     table = Table("teacher", "accuracy", "origin", box=None, pad_edge=False, header_style="bold")
     for teacher in grid.teachers.values():
@@ -112,75 +119,75 @@ def teachers(grid: Grid, statuses: Sequence[Status]) -> Table:
             table.add_row(teacher.ref.spec, f"{teacher.card.accuracy:.2f} %", teacher.card.origin)
         elif teacher.cell:
             state = states[teacher.cell.id]
-            words = "" if state == State.PLANNED else f", {state}" if state != State.DONE else ", and is ready"
-            table.add_row(teacher.ref.network, "", Text(f"will be trained{words}"))
+            words = {State.PLANNED: "will be trained", State.DONE: "trained"}.get(state, f"will be trained, {state}")
+            table.add_row(teacher.ref.network, "", Text(words))
     return table
 
 
 def caches(needs: Sequence[CacheNeed]) -> Group:
-    """A table of the teacher caches that the cells that are left want, and why some will not be built."""
+    """Lay out a table of the teacher caches that unfinished cells can read, and why some will not be built."""
     table = Table("teacher cache", box=None, pad_edge=False, header_style="bold")
     for name in ("views", "size", "on disk"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column()
     notes = []
     for need in needs:
-        there = size((need.views - need.missing) * need.row_bytes) if need.missing < need.views else "nothing"
+        on_disk = size((need.views - need.missing) * need.row_bytes) if need.missing < need.views else "nothing"
         spec = need.teacher.ref.spec if need.teacher.card else need.teacher.ref.network
         notes.append("" if need.used else "too large" if need.worthwhile else "saves nothing")
-        table.add_row(spec, f"{need.views:,.0f}", size(need.bytes), there, notes[-1])
-    told = []
+        table.add_row(spec, f"{need.views:,.0f}", size(need.bytes), on_disk, notes[-1])
+    remarks = []
     if "saves nothing" in notes:
-        told.append("saves nothing: no view is visited twice, and --cache auto asks the live teacher")
+        remarks.append("saves nothing: no view is seen twice, so --cache auto queries the live teacher")
     if "too large" in notes:
-        told.append(
-            "too large: over half of the disk that is left free, and --cache auto asks the live teacher; on another "
-            "disk, by --runs DIR, it may be built"
+        remarks.append(
+            "too large: more than half of the free disk, so --cache auto queries the live teacher; to build it, name "
+            "a folder on another disk with --runs DIR"
         )
-    return Group(table, *told)
+    return Group(table, *remarks)
 
 
 def time_lines(estimate: GridEstimate) -> list[str]:
-    """How long the cells that are left will take, or why that is not known."""
-    speed, unknown, total = estimate.speed, len(estimate.unknown), len(estimate.kinds)
+    """Describe how long the unfinished cells will take, or why that is unknown."""
+    speed, unknown, total = estimate.speed, len(estimate.unknown), len(estimate.variants)
     if not total:
         return ["time: nothing is left to run"]
-    told = []
+    texts = []
     if unknown:
         where = f" on {speed.device}" if speed.device else ""
-        told.append(
-            f"time: not known for {unknown} of {total} kinds of cells, since none has been run{where}: --measure times "
-            "some steps of each here"
+        texts.append(
+            f"time: unknown for {unknown} of {total} variants (cells that differ only in their seed), none of which "
+            f"was run{where}: add --measure to time a few steps of each here"
         )
     if unknown < total:
-        what = f"the other {total - unknown} kinds take " if unknown else ""
-        told.append(
-            f"time: {what}about {clock(estimate.seconds)} on one worker ({speed.device}); at best "
-            f"{clock(estimate.seconds / 4)} with --jobs 4, if each worker has as much of the machine"
+        which = f"the other {counted(total - unknown, 'variant')}: " if unknown else ""
+        texts.append(
+            f"time: {which}about {clock(estimate.seconds)} with one worker ({speed.device}); at best "
+            f"{clock(estimate.seconds / 4)} with --jobs 4, if that leaves each worker as fast"
         )
     if speed.measured:
-        told.append(
-            f"time: {len(speed.measured)} of {total} kinds are known by some steps of training alone, without the "
+        texts.append(
+            f"time: {len(speed.measured)} of {total} variants were timed on a few training steps, without the "
             "evaluation after each epoch"
         )
     if unknown < total and estimate.to_build and speed.views is None:
-        told.append("time: building the teacher caches comes on top: --measure times it here")
+        texts.append("time: building the teacher caches is not included: add --measure to time it here")
     if speed.elsewhere:
-        told.append(f"time: {speed.elsewhere} records of other devices are left out")
-    return told
+        texts.append(f"time: {counted(speed.elsewhere, 'record')} of other devices left out")
+    return texts
 
 
 def disk_lines(grid: Grid, estimate: GridEstimate) -> list[str]:
-    """How much disk the cells that are left will take, and what to do if that is more than is free."""
+    """Describe how much disk the unfinished cells will take, and what to do if that is more than is free."""
     disk, runs = estimate.disk, grid.session.runs
     if not disk.num_cells:
-        return [f"disk: {size(disk.free)} are free in {runs}"]
-    told = [
-        f"disk: about {size(disk.cells)} for {disk.num_cells:,} cells, {size(disk.caches)} for teacher caches and "
-        f"{size(disk.state)} for the state of a cell in progress; {size(disk.free)} are free in {runs}"
+        return [f"disk: {size(disk.free)} free in {runs}"]
+    texts = [
+        f"disk: about {size(disk.cells)} for {counted(disk.num_cells, 'cell')}, {size(disk.caches)} for teacher "
+        f"caches and {size(disk.state)} for the state of a cell in progress; {size(disk.free)} free in {runs}"
     ]
     if disk.needed > disk.free:
         without = disk.needed - disk.caches
-        off = f", or go without caches with --cache off, which needs {size(without)}" if without < disk.free else ""
-        told.append(f"disk: {size(disk.needed)} do not fit: name a folder on another disk with --runs DIR{off}")
-    return told
+        off = f", or do without caches with --cache off, which needs {size(without)}" if without < disk.free else ""
+        texts.append(f"disk: {size(disk.needed)} do not fit: name a folder on another disk with --runs DIR{off}")
+    return texts

@@ -1,38 +1,95 @@
-"""Options that several commands have, and where they print."""
+"""Options that several commands have, and the terminal that they print to."""
 
 from __future__ import annotations
 
+import functools
+import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _WIDE = 240
 """Columns of output that goes to a file or a pipe."""
-console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE)
 
 DEMO = "digits-demo-v1"
-"""The protocol of a first look, which names the one to go on to."""
-Protocol = Annotated[str, typer.Option(help="Training rules; 'kdbench list protocols' names all.")]
-Runs = Annotated[Path, typer.Option(help="Folder of runs.", metavar="DIR")]
-Data = Annotated[str, typer.Option(help="Folder of data sets, or one file.", metavar="DIR|npz:FILE")]
-Download = Annotated[bool, typer.Option("--download", help="Fetch the data set if it is not there.")]
-Epochs = Annotated[int | None, typer.Option(help="Train for so many epochs; the schedule keeps its shape.")]
-Precision = Annotated[Literal["fp32", "bf16", "fp16"] | None, typer.Option(help="Precision of the forward pass.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; by default a GPU where there is one.")]
-SaveEvery = Annotated[float, typer.Option(help="Seconds between two saves of the state.")]
-Cache = Annotated[
-    Literal["auto", "on", "off"],
-    typer.Option(help="Teacher outputs from the cache: where it saves forward passes, always, or never."),
+"""The protocol of the demo, which names the protocol to try next."""
+
+ProtocolOption = Annotated[str, typer.Option(help="Training rules; 'kdbench list protocols' lists them.")]
+RunsOption = Annotated[Path, typer.Option(help="Folder of runs.", metavar="DIR")]
+DataOption = Annotated[str, typer.Option(help="Folder of data sets, or one npz file.", metavar="DIR|npz:FILE")]
+DownloadOption = Annotated[bool, typer.Option("--download", help="Download the data set if it is missing.")]
+EpochsOption = Annotated[
+    int | None,
+    typer.Option(help="Number of epochs, of teachers too; the schedule keeps its shape. [default: the protocol's]"),
 ]
-Compile = Annotated[bool, typer.Option("--compile", help="CUDA graphs on a GPU; a compiled student elsewhere.")]
-Network = Annotated[str, typer.Option(help="'kdbench list networks' names all.")]
+PrecisionOption = Annotated[
+    Literal["fp32", "bf16", "fp16"] | None,
+    typer.Option(help="Precision of the forward pass. [default: the protocol's]"),
+]
+DeviceOption = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1, ... [default: a GPU if there is one, else cpu]")
+]
+SaveEveryOption = Annotated[float, typer.Option(help="Seconds between two saves of the state.")]
+CacheOption = Annotated[
+    Literal["auto", "on", "off"],
+    typer.Option(help="Read teacher outputs from a cache: where that saves forward passes, always, or never."),
+]
+CompileOption = Annotated[
+    bool, typer.Option("--compile", help="Use CUDA graphs on a GPU, and a compiled student on a CPU.")
+]
+NetworkOption = Annotated[str, typer.Option(help="Network; 'kdbench list networks' lists them.")]
+SeedsOption = Annotated[
+    list[int] | None,
+    typer.Option(help="Decides initial weights, order of images and views; may be repeated. [default: 1]"),
+]
+TeacherHelp = "NETWORK, or NETWORK@HASH if there are several; 'kdbench teacher list' lists them."
+
+
+@functools.cache
+def console() -> Console:
+    """Return the terminal; made on first use, since rich takes a while to import."""
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE)
+
+
+def echo(text: str = "", end: str = "\n") -> None:
+    """Print text as it is."""
+    console().print(text, markup=False, end=end)
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:
     """Print rows as a table."""
-    from tabulate import tabulate  # noqa: PLC0415
+    from tabulate import tabulate
 
-    console.print(tabulate(rows, headers="keys", disable_numparse=True), markup=False)
+    echo(tabulate(rows, headers="keys", disable_numparse=True))
+
+
+def next_command(context: typer.Context, *words: object, keep: tuple[str, ...] = ()) -> str:
+    """Spell a command to type next, in quotes, with options of this command that were given.
+
+    Parameters
+    ----------
+    words
+        Words after ``kdbench``.
+    keep
+        Parameters of this command; those that were given are options of the next command too.
+    """
+    folders = context.find_root().params.get("methods") or []
+    methods = [word for folder in folders for word in ("--methods", str(folder))]
+    command = shlex.join(["kdbench", *methods, *map(str, words), *_given(context, keep)])
+    return f'"{command}"' if "'" in command else f"'{command}'"
+
+
+def _given(context: typer.Context, names: tuple[str, ...]) -> Iterator[str]:
+    """Spell the options of this command that were typed."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name in names and source is not None and source.name == "COMMANDLINE":
+            yield from (parameter.opts[0], str(context.params[parameter.name]))

@@ -1,4 +1,4 @@
-"""``kdbench new`` and ``kdbench validate``: a method of one's own."""
+"""``kdbench new`` and ``kdbench validate``: write and check your own method."""
 
 from __future__ import annotations
 
@@ -9,63 +9,72 @@ from typing import Annotated
 
 import typer
 
-from kdbench.cli.options import DEMO, console, print_rows
+from kdbench.cli.options import DEMO, console, echo, print_rows
 from kdbench.experiment.user_methods import folders
 
 
 def new(
-    name: Annotated[str, typer.Argument(help="Lower-case letters, digits and _.")],
-    folder: Annotated[Path, typer.Option("--dir", help="Where to write it.", metavar="DIR")] = Path(),
+    name: Annotated[str, typer.Argument(help="Name of the method: lower-case letters, digits and _.")],
+    folder: Annotated[
+        Path, typer.Option("--dir", help="Folder to write it to; made if it does not exist.", metavar="DIR")
+    ] = Path(),
 ) -> None:
-    """Write the start of a method of your own: a file that works, and a recipe file."""
-    from kdbench.experiment.protocol import load_protocol  # noqa: PLC0415
-    from kdbench.experiment.templates import write_method  # noqa: PLC0415
+    """Start your own method from a file that works as it is.
+
+    Writes the file and a recipe file, and overwrites nothing.
+    """
+    from kdbench.experiment.pairs import Pair
+    from kdbench.experiment.protocol import load_protocol
+    from kdbench.experiment.templates import write_method
 
     for file in write_method(name, folder):
-        console.print(f"{file} is written", markup=False)
-    rules = load_protocol(DEMO)
-    teacher, student = rules.try_pair.split(">")
-    beside = " ".join(f"--method {method}" for method in (*rules.try_methods[:2], name))
-    found = folder.absolute() in folders()
-    kdbench = "kdbench" if found else f"kdbench --methods {shlex.quote(str(folder))}"
-    console.print("Change it, then type:")
+        echo(f"wrote {file}")
+    protocol = load_protocol(DEMO)
+    pair = Pair.parse(protocol.demo.pair)
+    methods = " ".join(f"--method {method}" for method in (*protocol.demo.methods[:2], name))
+    named = folder.absolute() in folders()
+    kdbench = "kdbench" if named else f"kdbench --methods {shlex.quote(str(folder))}"
+    echo("Change it, then type:")
     for words in (
         f"validate {name}",
-        f"teacher train --protocol {DEMO} --network {teacher}",
-        f"train --protocol {DEMO} --teacher {teacher} --student {student} {beside}",
+        f"teacher train --protocol {DEMO} --network {pair.teacher}",
+        f"train --protocol {DEMO} --teacher {pair.teacher} --student {pair.student} {methods}",
     ):
-        console.print(f"  {kdbench} {words}", markup=False)
+        echo(f"  {kdbench} {words}")
 
 
-def validate(method: str) -> None:
-    """Check that a method keeps the rules that all methods keep; exit code 1 if it does not."""
-    from rich.progress import Progress, SpinnerColumn, TextColumn  # noqa: PLC0415
+def validate(method: Annotated[str, typer.Argument(help="Method; 'kdbench list methods' lists them.")]) -> None:
+    """Check that a method follows the rules of all methods.
 
-    from kdbench.engine.checks import validate as checking  # noqa: PLC0415
-    from kdbench.engine.checks.rules import CHECKS  # noqa: PLC0415
-    from kdbench.engine.checks.small import PAIRS  # noqa: PLC0415
-    from kdbench.experiment.settings import load_method, method_name, method_source  # noqa: PLC0415
+    Trains it for a few steps on small pairs; the exit code is 1 if a check fails.
+    """
+    from rich.progress import Progress, SpinnerColumn, TextColumn
+
+    from kdbench.engine.checks import validate as checking
+    from kdbench.engine.checks.small import PAIRS
+    from kdbench.engine.checks.table import CHECKS
+    from kdbench.experiment.registry import load_method, method_name, method_source
 
     name = method_name(method)
-    what = f"{name}, version {load_method(name).VERSION}, {method_source(name).text}"
+    title = f"{name}, version {load_method(name).VERSION}, {method_source(name).text}"
     columns = SpinnerColumn(), TextColumn("{task.description}")
-    shown = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    with tempfile.TemporaryDirectory(prefix="kdbench-") as scratch, shown:
-        task = shown.add_task("")
-        verdicts = checking.validate(name, Path(scratch), lambda now: shown.update(task, description=now))
-    console.print(f"{what}, in steps of a few images on the CPU:\n", markup=False)
+    progress = Progress(*columns, console=console(), transient=True, disable=not console().is_terminal)
+    with tempfile.TemporaryDirectory(prefix="kdbench-") as scratch, progress:
+        task = progress.add_task("")
+        verdicts = checking.validate(name, Path(scratch), lambda step: progress.update(task, description=step))
+    echo(f"{title}, in steps of a few images on the CPU:\n")
     print_rows(checking.rows(verdicts))
-    console.print("\n" + "\n".join(f"{pair}: {checking.pair_text(pair)}" for pair in PAIRS) + "\n", markup=False)
+    echo("\n" + "\n".join(f"{pair}: {checking.pair_text(pair)}" for pair in PAIRS) + "\n")
     for line in checking.remarks(verdicts):
-        console.print(line, markup=False)
+        echo(line)
     failed = {verdict.check for verdict in verdicts if verdict.outcome == "FAILS"}
-    refused = all(verdict.outcome == "refused" for verdict in verdicts)
+    unsupported = all(verdict.outcome == "refused" for verdict in verdicts)
     tried = any(verdict.outcome == "ok" for verdict in verdicts)
-    if refused:
-        console.print("nothing was checked: the method refuses every pair")
+    if unsupported:
+        echo("nothing was checked: the method supports none of these pairs")
     elif failed:
-        verb, rest = "fails" if len(failed) == 1 else "fail", "" if tried else "; the others could not be tried"
-        console.print(f"{len(failed)} of {len(CHECKS)} checks {verb}{rest}")
+        verb, rest = "fails" if len(failed) == 1 else "fail", "" if tried else "; the others could not be run"
+        echo(f"{len(failed)} of {len(CHECKS)} checks {verb}{rest}")
     else:
-        console.print(f"all {len(CHECKS)} checks hold")
-    raise typer.Exit(1 if failed or refused else 0)
+        echo(f"all {len(CHECKS)} checks passed")
+    raise typer.Exit(1 if failed or unsupported else 0)

@@ -1,4 +1,4 @@
-"""``kdbench report``: tables, plots and every cell as one HTML file."""
+"""``kdbench report``: an HTML report with tables, plots and every cell."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
-from kdbench.cli.tables import Methods, Pairs, ProtocolName, Runs, comparisons
+from kdbench.cli.tables import Methods, Pairs, ProtocolName, Runs, read_comparisons, report_incomplete
 
 
 def report(
     runs: Runs = Path("runs"),
-    out: Annotated[Path, typer.Option(help="Folder of the report; made where there is none.", metavar="DIR")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder of the report; created if missing.", metavar="DIR")] = Path(
         "report"
     ),
     methods: Methods = None,
@@ -22,29 +22,25 @@ def report(
     protocol: ProtocolName = None,
 ) -> None:
     """Write one HTML file with tables, plots and every cell, and the plots as SVG and PDF."""
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import Progress  # noqa: PLC0415
+    from rich.console import Console
+    from rich.progress import Progress
 
-    from kdbench.analysis.report import write_report  # noqa: PLC0415
+    from kdbench.analysis.report import write_report
 
-    # Without --out: where a report lies changes nothing in it.
-    chosen = (("--protocol", [protocol] if protocol else []), ("--methods", methods), ("--pairs", pairs))
-    typed = [
-        "kdbench",
-        "report",
-        str(runs),
-        *(word for name, own in chosen for one in own or [] for word in (name, one)),
-    ]
-    with comparisons(runs, protocol, methods, pairs) as (found, records):
-        terminal = Console(stderr=True)
-        with Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as shown:
-            task = shown.add_task("reading", total=1.0)
-            paths = write_report(
-                runs,
-                out,
-                found,
-                records,
-                command=shlex.join(typed),
-                tell=lambda what, part: shown.update(task, completed=part, description=what),
-            )
-        sys.stdout.write(f"{paths[0]}\n")
+    # Without --out: the folder of the report must not change the report.
+    options = (("--protocol", [protocol] if protocol else []), ("--methods", methods), ("--pairs", pairs))
+    selection = [word for option, values in options for value in values or [] for word in (option, value)]
+    comparisons, records = read_comparisons(runs, protocol, methods, pairs)
+    terminal = Console(stderr=True)
+    with Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
+        task = progress.add_task("reading", total=1.0)
+        paths = write_report(
+            runs,
+            out,
+            comparisons,
+            records,
+            command=shlex.join(["kdbench", "report", str(runs), *selection]),
+            on_progress=lambda work, done: progress.update(task, completed=done, description=work),
+        )
+    sys.stdout.write(f"{paths[0]}\n")
+    report_incomplete(records)

@@ -1,12 +1,19 @@
-"""Cells that are run with their progress on the screen."""
+"""Open sessions, and run cells with their progress on the screen."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdbench.cli.options import console
+import typer
+
+from kdbench.cli.options import console, echo
 from kdbench.errors import UserError
+from kdbench.utils.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from kdbench.engine.session import Session
@@ -15,42 +22,103 @@ if TYPE_CHECKING:
     from kdbench.teachers.plan import CacheMode
 
 
-def run_shown(
-    session: Session, cells: list[Cell], *, cache: CacheMode = "auto", together: int | None = None
+def find_scheduler() -> Scheduler:
+    """Return this machine's batch system, or one that knows no jobs where none is installed."""
+    if shutil.which("scontrol") is None and "SLURM_JOB_ID" not in os.environ:
+        return Scheduler()
+    from kdbench.slurm.scheduler import Slurm
+
+    scheduler: Scheduler = Slurm()
+    return scheduler
+
+
+def open_session(
+    protocol: str,
+    *,
+    runs: Path,
+    data: str = "data",
+    epochs: int | None = None,
+    precision: str | None = None,
+    device: str | None = None,
+    download: bool = False,
+    save_every: float = 60.0,
+    compile_: bool = False,
+) -> Session:
+    """Open a session with the options of a command.
+
+    Raises
+    ------
+    UserError
+        A name is unknown, or the data file cannot be used.
+    """
+    from kdbench.engine.session import Session
+
+    return Session.open(
+        protocol,
+        runs=runs,
+        data=data,
+        epochs=epochs,
+        precision=precision,
+        device=device,
+        download=download,
+        save_every=save_every,
+        compile=compile_,
+        scheduler=find_scheduler(),
+    )
+
+
+def run_cells(
+    session: Session, cells: list[Cell], *, cache: CacheMode = "auto", lockstep: int | None = None
 ) -> list[dict[str, Any]]:
     """Run cells with their progress on the screen, and return their records.
 
     Raises
     ------
-    UserError
-        Some failed; the others are done.
+    typer.Exit
+        Some cells failed, each of which is one line on standard error; the others are finished.
     """
-    from kdbench.analysis.records import read_record  # noqa: PLC0415
-    from kdbench.engine.display import Display  # noqa: PLC0415
+    from kdbench.engine.display import Display
+    from kdbench.experiment.folder import read_record
 
     records = []
-    with Display(console) as display:
-        found = {cell.id for cell in cells if read_record(cell.folder(session.runs), cell)}
-        outcomes = session.run_all(cells, display.observer, cache=cache, together=together, watch=display)
+    with Display(console()) as display:
+        existed = {cell.id for cell in cells if read_record(cell.folder(session.runs), cell)}
+        outcomes = session.run_all(cells, display.observer, cache=cache, together=lockstep, watch=display)
         for cell, outcome in zip(cells, outcomes, strict=True):
             if not isinstance(outcome, Exception):
-                display.done(cell, outcome, found=cell.id in found)
+                display.done(cell, outcome, existed=cell.id in existed)
                 records.append(outcome)
-    warn_of_changes(session, [cell for cell in cells if cell.id in found])
-    failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
-    for failure in failures:
-        if not isinstance(failure, UserError):
-            raise failure
+    warn_of_changes(session, [cell for cell in cells if cell.id in existed])
+    failures = [
+        (_failure_line(session, cell, outcome), isinstance(outcome, UserError))
+        for cell, outcome in zip(cells, outcomes, strict=True)
+        if isinstance(outcome, Exception)
+    ]
+    for line in dict.fromkeys(line for line, _ in failures):
+        sys.stderr.write(f"kdbench: {line}\n")
     if failures:
-        raise UserError("\nkdbench: ".join(dict.fromkeys(map(str, failures))))
+        raise typer.Exit(2 if all(expected for _, expected in failures) else 1)
     return records
 
 
+def _failure_line(session: Session, cell: Cell, error: Exception) -> str:
+    """Describe in one line why a cell failed; the traceback of an unexpected error is in the cell's folder."""
+    from kdbench.experiment.folder import FAILURE
+    from kdbench.experiment.registry import method_source
+    from kdbench.utils.text import one_line
+
+    if isinstance(error, UserError):
+        return str(error)
+    source = method_source(cell.method)
+    reason = source.place_of(error) if source.own else f"{type(error).__name__}: {one_line(error)}"
+    return f"{cell} failed: {reason}; traceback: {cell.folder(session.runs) / FAILURE}"
+
+
 def warn_of_changes(session: Session, done: list[Cell]) -> None:
-    """Say which of a user's methods have changed since records of these finished cells were made."""
-    from kdbench.analysis.records import RECORD  # noqa: PLC0415
-    from kdbench.experiment.settings import method_source  # noqa: PLC0415
-    from kdbench.utils.files import read_object  # noqa: PLC0415
+    """Print which of the user's methods have changed since these finished cells were run."""
+    from kdbench.experiment.folder import RECORD
+    from kdbench.experiment.registry import method_source
+    from kdbench.utils.files import read_object
 
     changed = Counter[str]()
     for cell in done:
@@ -58,12 +126,12 @@ def warn_of_changes(session: Session, done: list[Cell]) -> None:
         if source.own:
             record = read_object(cell.folder(session.runs) / RECORD)
             changed[source.where] += source.changed_since(str(record.get("method_source", "")))
-    for where, number in (+changed).items():
-        what, again = ("this record was", "it") if number == 1 else (f"{number} of these records were", "them")
-        console.print(f"{where} has changed since {what} made: raise VERSION in it to run {again} again", markup=False)
+    for file, number in (+changed).items():
+        subject, cells = ("this record was", "its cell") if number == 1 else (f"{number} records were", "their cells")
+        echo(f"{file} has changed since {subject} made: raise its VERSION to run {cells} again")
 
 
-def train_teacher_shown(session: Session, network: str, seed: int) -> TeacherCard:
-    """Train a teacher, or find it, with its progress on the screen."""
-    run_shown(session, [session.cell(method=session.protocol.alone, student=network, seed=seed)])
+def train_teacher(session: Session, network: str, seed: int) -> TeacherCard:
+    """Train a teacher with its progress on the screen, unless its cell is finished, and register it."""
+    run_cells(session, [session.teacher_cell(network, seed=seed)])
     return session.train_teacher(network, seed=seed)

@@ -8,41 +8,38 @@ from typing import Annotated
 import typer
 
 from kdbench.cli.options import (
-    Data,
-    Device,
-    Download,
-    Epochs,
-    Network,
-    Precision,
-    Protocol,
-    Runs,
-    SaveEvery,
-    console,
+    DataOption,
+    DeviceOption,
+    DownloadOption,
+    EpochsOption,
+    NetworkOption,
+    PrecisionOption,
+    ProtocolOption,
+    RunsOption,
+    SaveEveryOption,
+    echo,
     print_rows,
 )
-from kdbench.cli.running import train_teacher_shown
+from kdbench.cli.running import open_session, train_teacher
 
 app = typer.Typer(help="Train, import and list teachers.", no_args_is_help=True)
 
 
 @app.command("train")
 def teacher_train(
-    protocol: Protocol,
-    network: Network,
-    seed: Annotated[int, typer.Option(help="The teacher's own seed.")] = 0,
-    epochs: Epochs = None,
-    precision: Precision = None,
-    runs: Runs = Path("runs"),
-    data: Data = "data",
-    download: Download = False,
-    device: Device = None,
-    save_every: SaveEvery = 60.0,
+    protocol: ProtocolOption,
+    network: NetworkOption,
+    seed: Annotated[int, typer.Option(help="Seed of the teacher.")] = 0,
+    epochs: EpochsOption = None,
+    precision: PrecisionOption = None,
+    runs: RunsOption = Path("runs"),
+    data: DataOption = "data",
+    download: DownloadOption = False,
+    device: DeviceOption = None,
+    save_every: SaveEveryOption = 60.0,
 ) -> None:
-    """Train a network alone and make it a teacher."""
-    from kdbench.engine.session import Session  # noqa: PLC0415
-    from kdbench.slurm.scheduler import Slurm  # noqa: PLC0415
-
-    session = Session.open(
+    """Train a network on the labels only, and make it a teacher."""
+    session = open_session(
         protocol,
         runs=runs,
         data=data,
@@ -51,52 +48,54 @@ def teacher_train(
         device=device,
         download=download,
         save_every=save_every,
-        scheduler=Slurm(),
     )
-    card = train_teacher_shown(session, network, seed)
-    console.print(f"teacher {card.spec}: {card.accuracy:.2f} % on the test set of {card.dataset}")
+    card = train_teacher(session, network, seed)
+    echo(f"teacher {card.spec}: {card.accuracy:.2f} % on the test set of {card.dataset}")
 
 
 @app.command("import")
 def teacher_import(
-    file: Annotated[Path, typer.Argument(help="A checkpoint of mdistiller or RepDistiller, or safetensors.")],
-    protocol: Protocol,
-    network: Network,
-    accuracy: Annotated[float | None, typer.Option(help="Its expected test top-1 in percent.")] = None,
-    runs: Runs = Path("runs"),
-    data: Data = "data",
-    download: Download = False,
-    device: Device = None,
+    file: Annotated[Path, typer.Argument(help="Checkpoint of mdistiller or RepDistiller, or safetensors file.")],
+    protocol: ProtocolOption,
+    network: NetworkOption,
+    accuracy: Annotated[
+        float | None, typer.Option(help="Expected top-1 on the test set in %. [default: the published value, if any]")
+    ] = None,
+    runs: RunsOption = Path("runs"),
+    data: DataOption = "data",
+    download: DownloadOption = False,
+    device: DeviceOption = None,
 ) -> None:
-    """Import a checkpoint as a teacher, after measuring it."""
-    from kdbench.engine.session import Session  # noqa: PLC0415
-
-    session = Session.open(protocol, runs=runs, data=data, device=device, download=download)
+    """Import a checkpoint as a teacher, and measure its accuracy."""
+    session = open_session(protocol, runs=runs, data=data, device=device, download=download)
     card = session.import_teacher(file, network, expected=accuracy)
-    checked = "not checked: none is known" if card.expected is None else f"expected {card.expected:.2f} %"
-    console.print(f"teacher {card.spec}: {card.accuracy:.2f} % on the test set of {card.dataset} ({checked})")
+    checked = "not checked: no expected value" if card.expected is None else f"expected {card.expected:.2f} %"
+    echo(f"teacher {card.spec}: {card.accuracy:.2f} % on the test set of {card.dataset} ({checked})")
 
 
 @app.command("list")
-def teacher_list(protocol: Annotated[str | None, typer.Option()] = None, runs: Runs = Path("runs")) -> None:
-    """List the teachers that are there."""
-    from kdbench.experiment.protocol import load_protocol, protocol_names  # noqa: PLC0415
-    from kdbench.teachers.cards import list_teachers  # noqa: PLC0415
+def teacher_list(
+    protocol: Annotated[str | None, typer.Option(help="Only teachers under these training rules.")] = None,
+    runs: RunsOption = Path("runs"),
+) -> None:
+    """List the teachers in a folder of runs."""
+    from kdbench.experiment.protocol import load_protocol, protocol_names
+    from kdbench.teachers.cards import list_teachers
 
     names = [load_protocol(protocol).name] if protocol else protocol_names()
     cards = [(name, card) for name in names for card in list_teachers(runs, name)]
     if not cards:
-        console.print(f"no teachers in {runs}: 'kdbench teacher train' or 'kdbench teacher import' makes one")
+        echo(f"no teachers in {runs}: type 'kdbench teacher train' or 'kdbench teacher import' to make one")
         return
     print_rows(
         [
             {
                 "protocol": name,
-                "teacher": c.spec,
-                "data": c.dataset,
-                "top-1 %": f"{c.accuracy:.2f}",
-                "origin": c.origin,
+                "teacher": card.spec,
+                "data": card.dataset,
+                "top-1 %": f"{card.accuracy:.2f}",
+                "origin": card.origin,
             }
-            for name, c in cards
+            for name, card in cards
         ]
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,19 +10,22 @@ import typer
 
 from kdbench.cli.options import (
     DEMO,
-    Cache,
-    Compile,
-    Data,
-    Device,
-    Download,
-    Epochs,
-    Precision,
-    Protocol,
-    Runs,
-    SaveEvery,
-    console,
+    CacheOption,
+    CompileOption,
+    DataOption,
+    DeviceOption,
+    DownloadOption,
+    EpochsOption,
+    PrecisionOption,
+    ProtocolOption,
+    RunsOption,
+    SaveEveryOption,
+    SeedsOption,
+    TeacherHelp,
+    echo,
+    next_command,
 )
-from kdbench.cli.running import run_shown, train_teacher_shown
+from kdbench.cli.running import open_session, run_cells, train_teacher
 from kdbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,61 +33,69 @@ if TYPE_CHECKING:
     from kdbench.experiment.cell import Cell
 
 
-def demo(runs: Runs = Path("runs"), device: Device = None) -> None:
-    """Compare all methods on embedded data, in minutes."""
-    from kdbench.engine.session import Session  # noqa: PLC0415
-    from kdbench.experiment.protocol import load_protocol  # noqa: PLC0415
-    from kdbench.slurm.scheduler import Slurm  # noqa: PLC0415
+def demo(context: typer.Context, runs: RunsOption = Path("runs"), device: DeviceOption = None) -> None:
+    """Run a small comparison on embedded data, in minutes.
 
-    session = Session.open(DEMO, runs=runs, device=device, scheduler=Slurm())
-    compare(session)
-    real = load_protocol(session.protocol.try_next)
-    teacher, student = real.try_pair.split(">")
-    console.print("\nThe real thing, CIFAR-100 (a GPU is advised):")
-    console.print(f"  kdbench teacher train --protocol {real.name} --network {teacher} --data data --download")
-    pair = f"--teacher {teacher} --student {student}"
-    console.print(f"  kdbench train --protocol {real.name} {pair} --method {real.try_methods[-1]} --seed 1 --data data")
+    Trains a teacher, then students with and without it, prints a table and writes a report.
+    """
+    from kdbench.experiment.pairs import Pair
+    from kdbench.experiment.protocol import load_protocol
+
+    session = open_session(DEMO, runs=runs, device=device)
+    _compare(context, session)
+    protocol = load_protocol(session.protocol.demo.next)
+    pair = Pair.parse(protocol.demo.pair)
+    echo("\nThe same on CIFAR-100 (a GPU is advised):")
+    echo(f"  kdbench teacher train --protocol {protocol.name} --network {pair.teacher} --data data --download")
+    networks = f"--teacher {pair.teacher} --student {pair.student} --method {protocol.demo.methods[-1]}"
+    echo(f"  kdbench train --protocol {protocol.name} {networks} --seed 1 --data data")
 
 
 def train(
-    protocol: Protocol,
-    student: Annotated[list[str], typer.Option(help="Network to train; may be repeated. See 'kdbench list networks'.")],
-    method: Annotated[list[str], typer.Option(help="How to distil; may be repeated. See 'kdbench list methods'.")],
-    teacher: Annotated[str | None, typer.Option(help="NETWORK, or NETWORK@HASH where there are several.")] = None,
-    seed: Annotated[
-        list[int] | None, typer.Option(help="Decides initial weights, order and views; may be repeated. [default: 1]")
-    ] = None,
+    context: typer.Context,
+    protocol: ProtocolOption,
+    student: Annotated[
+        list[str], typer.Option(help="Network to train; may be repeated. 'kdbench list networks' lists them.")
+    ],
+    method: Annotated[
+        list[str], typer.Option(help="Distillation method; may be repeated. 'kdbench list methods' lists them.")
+    ],
+    teacher: Annotated[str | None, typer.Option(help=TeacherHelp)] = None,
+    seed: SeedsOption = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="A hyper-parameter; repeated, each of its values is tried.", metavar="[METHOD.]KEY=VALUE"
+            "--set",
+            help="A setting of a method; if it is repeated with several values, each is tried.",
+            metavar="[METHOD.]KEY=VALUE",
         ),
     ] = None,
-    epochs: Epochs = None,
-    precision: Precision = None,
-    cache: Cache = "auto",
-    together: Annotated[int | None, typer.Option(help="Cells trained in lockstep at most; all by default.")] = None,
-    runs: Runs = Path("runs"),
-    data: Data = "data",
-    download: Download = False,
-    device: Device = None,
-    compile_: Compile = False,
-    save_every: SaveEvery = 60.0,
+    epochs: EpochsOption = None,
+    precision: PrecisionOption = None,
+    cache: CacheOption = "auto",
+    lockstep: Annotated[
+        int | None, typer.Option(help="Maximum number of cells of one seed that train in lockstep. [default: all]")
+    ] = None,
+    runs: RunsOption = Path("runs"),
+    data: DataOption = "data",
+    download: DownloadOption = False,
+    device: DeviceOption = None,
+    compile_: CompileOption = False,
+    save_every: SaveEveryOption = 60.0,
 ) -> None:
-    """Train students, or go on where they were stopped.
+    """Train students, or resume them where they were stopped.
 
-    Every combination of students, methods, settings and seeds is a cell. Those of one seed are trained in lockstep:
-    they share images and teacher, and each gets the result that it has alone.
+    Every combination of students, methods, settings and seeds is a cell. Cells of one seed train in lockstep: they
+    share images and teacher outputs, and each gets the result that it would get without the others.
     """
-    from kdbench.engine.session import Session  # noqa: PLC0415
-    from kdbench.experiment.settings import method_name, parse_settings  # noqa: PLC0415
-    from kdbench.slurm.scheduler import Slurm  # noqa: PLC0415
+    from kdbench.experiment.registry import method_name
+    from kdbench.experiment.settings import parse_settings
 
-    if together is not None and together < 1:
-        raise UserError(f"--together must be at least 1, not {together}")
+    if lockstep is not None and lockstep < 1:
+        raise UserError(f"--lockstep must be at least 1, not {lockstep}")
     methods = list(dict.fromkeys(method_name(name) for name in method))
-    chosen = parse_settings(settings or [], methods)
-    session = Session.open(
+    settings_of = parse_settings(settings or [], methods)
+    session = open_session(
         protocol,
         runs=runs,
         data=data,
@@ -92,54 +104,57 @@ def train(
         device=device,
         download=download,
         save_every=save_every,
-        compile=compile_,
-        scheduler=Slurm(),
+        compile_=compile_,
     )
     cells = [
         session.cell(method=name, student=network, teacher=teacher, seed=number, settings=values)
         for number in seed or [1]
         for network in student
         for name in methods
-        for values in chosen[name]
+        for values in settings_of[name]
     ]
     for text in dict.fromkeys(_described(cell) for cell in cells if cell.settings.values()):
-        console.print(text, markup=False)
-    records = run_shown(session, cells, cache=cache, together=together)
+        echo(text)
+    records = run_cells(session, cells, cache=cache, lockstep=lockstep)
+    table = next_command(context, "table", runs)
     if len(records) > 1:
-        console.print(f"records: {session.runs / session.protocol.name}; 'kdbench table {session.runs}' compares them")
+        echo(f"records: {session.runs / session.protocol.name}; type {table} to compare them")
         return
     units = {"top1": " %", "top5": " %", "nll": "", "ece": " %", "agreement": " %", "teacher_kl": ""}
     for name, unit in units.items():
         if name in records[0]:
-            console.print(f"  {name:<11}{records[0][name]:8.3f}{unit}")
-    console.print(f"record: {cells[0].folder(runs) / 'record.json'}")
+            echo(f"  {name:<11}{records[0][name]:8.3f}{unit}")
+    echo(f"record: {cells[0].folder(runs) / 'record.json'}")
 
 
 def _described(cell: Cell) -> str:
-    """A cell's method with its settings and where they come from."""
-    listed = ", ".join(f"{key} = {value}" for key, value in cell.settings.values().items())
-    return f"{cell.method}: {listed} ({cell.settings.source})"
+    """Describe a cell's method, its settings and their source."""
+    values = ", ".join(f"{key} = {value}" for key, value in cell.settings.values().items())
+    return f"{cell.method}: {values} ({cell.settings.source})"
 
 
-def compare(session: Session) -> None:
-    """Run the comparison that a protocol proposes, print its table and write a report of all that is there."""
-    from kdbench.analysis.records import Records, as_frame, read_records  # noqa: PLC0415
-    from kdbench.analysis.report import write_report  # noqa: PLC0415
-    from kdbench.analysis.splitting import split  # noqa: PLC0415
-    from kdbench.analysis.tables.layouts import detail  # noqa: PLC0415
-    from kdbench.analysis.tables.table import render  # noqa: PLC0415
+def _compare(context: typer.Context, session: Session) -> None:
+    """Run the comparison that a protocol proposes, print its table and write a report of all records."""
+    from kdbench.analysis.records import Records, as_frame, read_records
+    from kdbench.analysis.report import write_report
+    from kdbench.analysis.splitting import split
+    from kdbench.analysis.tables.layouts import detail
+    from kdbench.analysis.tables.render import render
+    from kdbench.experiment.pairs import Pair
 
-    teacher, student = session.protocol.try_pair.split(">")
-    train_teacher_shown(session, teacher, seed=0)
+    pair = Pair.parse(session.protocol.demo.pair)
+    train_teacher(session, pair.teacher.network, seed=0)
     cells = [
-        session.cell(method=method, student=student, teacher=teacher, seed=seed)
-        for method in session.protocol.try_methods
-        for seed in session.protocol.try_seeds
+        session.cell(method=method, student=pair.student, teacher=str(pair.teacher), seed=seed)
+        for method in session.protocol.demo.methods
+        for seed in session.protocol.demo.seeds
     ]
-    (found,) = split(Records(as_frame(run_shown(session, cells)), [], []))
-    console.print(f"\n{render([detail(found, pair) for pair in found.pairs], 'terminal')}", markup=False, end="")
+    (comparison,) = split(Records(as_frame(run_cells(session, cells)), [], []))
+    echo(f"\n{render([detail(comparison, column) for column in comparison.pairs], 'terminal')}", end="")
     runs = session.runs
-    console.print(f"\nRecords: {runs / session.protocol.name}; 'kdbench table {runs}' prints them again.", markup=False)
+    table = next_command(context, "table", runs)
+    echo(f"\nRecords: {runs / session.protocol.name}; type {table} to print this table again.")
     records = read_records(runs)
-    page, *_ = write_report(runs, runs / "report", split(records), records, command=f"kdbench report {runs}")
-    console.print(f"Report: {page}; open it in a browser.", markup=False)
+    command = shlex.join(["kdbench", "report", str(runs)])
+    page, *_ = write_report(runs, runs / "report", split(records), records, command=command)
+    echo(f"Report: {page}; open it in a browser.")

@@ -1,4 +1,4 @@
-"""A data set as named NumPy arrays, and what must hold of them before anything is trained on them.
+"""A data set as named NumPy arrays, and the checks that they pass before training.
 
 Each function returns the array in its final form, or raises ``UserError`` that names the array by ``what``.
 """

@@ -1,4 +1,4 @@
-"""What the cells of one protocol and seed see, on the device: images, labels, and the batches of each epoch."""
+"""Images, labels and batches on the device, equal for all cells of one protocol and seed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from kdbench.data.datasets import Dataset
-from kdbench.data.views import Augmentation, ResidentImages, order, strong_views, views
+from kdbench.data.resident import ResidentImages, strong_views
+from kdbench.data.views import Augmentation, order, views
 from kdbench.experiment.protocol import Protocol
 from kdbench.method import ViewPlan
 from kdbench.utils.device import memory_format
@@ -21,7 +22,7 @@ class DeviceData:
     def __init__(self, dataset: Dataset, protocol: Protocol, device: torch.device) -> None:
         self.dataset = dataset
         self.device = device
-        augmentation = Augmentation(pad=protocol.pad, flip=protocol.flip)
+        augmentation = Augmentation.of(protocol.rules.augmentation)
         layout = memory_format(device, protocol.precision)
         self.images = ResidentImages(dataset.train_images, augmentation, device, layout)
         self.labels = dataset.train_labels.to(device)
@@ -32,7 +33,7 @@ class DeviceData:
 class Batches:
     """The batches of one protocol and seed, equal for every cell that shares them.
 
-    A plan must be added before its images are asked for. Legend: ``B`` images, ``V`` views, ``N`` training images.
+    Add a plan before its images are read. Legend: ``B`` images, ``V`` views, ``N`` training images.
     """
 
     def __init__(self, data: DeviceData, protocol: Protocol, seed: int) -> None:
@@ -49,18 +50,18 @@ class Batches:
         self._strong: list[Tensor] = []
 
     def add(self, plan: ViewPlan) -> None:
-        """Let a plan's views be made.
+        """Prepare a plan's views from the next epoch on.
 
         Raises
         ------
         ValueError
-            The images cannot be turned as the plan wants it.
+            The plan rotates by a quarter turn and the images are not square.
         """
         self.data.images.check(plan)
         self._plans.add(plan)
 
     def begin(self, epoch: int) -> None:
-        """Move to an epoch, counted from 1."""
+        """Move to an epoch, by its number in streams: the protocol's are 1, 2, ..., pre-training ends with 0."""
         self.epoch = epoch
         self._permutation = order(self.seed, epoch, self.num_images)
         self._index = self._permutation.to(self.data.device, non_blocking=True)
@@ -70,21 +71,21 @@ class Batches:
         self._strong = [strong_views(self.seed, epoch, self.data.images, row) for row in range(num_strong)]
 
     def index(self, step: int) -> Tensor:
-        """Positions ``(B,)`` of a step's images in the training set, on the device; steps count from 0."""
+        """Return positions ``(B,)`` of a step's images in the training set, on the device; steps count from 0."""
         return self._index[self._rows(step)]
 
     def ids(self, step: int, plan: ViewPlan) -> Tensor:
-        """Ids ``(V, B)`` of a step's views that have one, on the device."""
+        """Return the ids ``(V, B)`` of a step's views that have one, on the device."""
         return self._device_ids[plan][:, self.index(step)]
 
     def images(self, index: Tensor, ids: Tensor, plan: ViewPlan) -> Tensor:
-        """All views of a plan, ``(V*B, 3, H, W)`` in [0, 1], of images at ``index`` with the given ids."""
-        made = self.data.images.augment(index, ids)
+        """Return all views of a plan, ``(V*B, 3, H, W)`` in [0, 1], of images at ``index`` with the given ids."""
+        plain = self.data.images.augment(index, ids)
         strong = [self.data.images.scaled(rows[index]) for rows in self._strong[: plan.num_strong]]
-        return torch.cat([made, *strong]) if strong else made
+        return torch.cat([plain, *strong]) if strong else plain
 
     def visits(self, steps: range, plan: ViewPlan) -> Tensor:
-        """Pairs of image and view as one number each, int64 on the CPU, in the order of the steps' rows.
+        """Return (image, view) pairs as one number each, int64 on the CPU, in the order of the steps' rows.
 
         See :meth:`kdbench.data.views.Augmentation.pair`.
         """
@@ -97,6 +98,6 @@ class Batches:
 
 
 def num_steps(num_images: int, batch_size: int) -> int:
-    """Steps of an epoch. A last batch of one image is left out: batch normalisation cannot train on it."""
+    """Return the steps of an epoch; a last batch of one image is dropped, since batch norms cannot train on it."""
     full, rest = divmod(num_images, batch_size)
     return full + (rest > 1)

@@ -26,7 +26,10 @@ from kdbench.data.arrays import ARRAY_NAMES, Arrays, check_classes, image_array,
 from kdbench.errors import UserError
 from kdbench.utils.files import write_atomic
 from kdbench.utils.names import squeeze
+from kdbench.utils.text import one_line
 
+NPZ: Final = "npz:"
+"""What stands before the name of a file in place of a data set's name."""
 DATASETS: Final[Mapping[str, Callable[[Path, bool], Arrays]]] = MappingProxyType(
     {
         "digits": lambda folder, download: sources.digits(),  # noqa: ARG005 - it is on every machine
@@ -39,17 +42,29 @@ DATASETS: Final[Mapping[str, Callable[[Path, bool], Arrays]]] = MappingProxyType
 )
 """The known data sets by name, ``(folder, download) -> arrays``."""
 
-SHAPES: Final[Mapping[str, tuple[int, int, int]]] = MappingProxyType(
+
+@final
+@dataclass(frozen=True, slots=True)
+class DataShape:
+    """The shape of a data set's training images."""
+
+    num_images: int
+    image_size: tuple[int, int]
+    """Height and width in pixels."""
+    num_classes: int
+
+
+SHAPES: Final[Mapping[str, DataShape]] = MappingProxyType(
     {
-        "digits": (1297, 8, 10),
-        "cifar10": (50_000, 32, 10),
-        "cifar100": (50_000, 32, 100),
-        "fashion_mnist": (60_000, 28, 10),
-        "svhn": (73_257, 32, 10),
-        "stl10": (5_000, 96, 10),
+        "digits": DataShape(1297, (8, 8), 10),
+        "cifar10": DataShape(50_000, (32, 32), 10),
+        "cifar100": DataShape(50_000, (32, 32), 100),
+        "fashion_mnist": DataShape(60_000, (28, 28), 10),
+        "svhn": DataShape(73_257, (32, 32), 10),
+        "stl10": DataShape(5_000, (96, 96), 10),
     }
 )
-"""Training images, their height and width, and classes of the known data sets."""
+"""Shapes of the data sets that are known by name."""
 
 
 @final
@@ -70,6 +85,12 @@ class Dataset:
     num_classes: int
     """``K``; every class occurs in both sets."""
     class_names: tuple[str, ...] | None = None
+
+    @property
+    def shape(self) -> DataShape:
+        """Shape of the training images."""
+        num_images, height, width, _ = self.train_images.shape
+        return DataShape(num_images, (height, width), self.num_classes)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -103,14 +124,14 @@ def load_dataset(name: str, folder: Path, *, download: bool = False) -> Dataset:
     kind, colon, file = name.partition(":")
     if colon and kind.strip().lower() == "npz":
         path = _find(file, folder)
-        return from_arrays(f"npz:{path.stem}", _read_npz(path), where=str(path))
-    known = {squeeze(each): each for each in DATASETS}
+        return from_arrays(f"{NPZ}{path.stem}", _read_npz(path), where=str(path))
+    names = {squeeze(each): each for each in DATASETS}
     key = squeeze(name)
-    if key not in known:
-        close = difflib.get_close_matches(key, known, n=1)
-        guess = f"did you mean {known[close[0]]}? " if close else ""
+    if key not in names:
+        close = difflib.get_close_matches(key, names, n=1)
+        guess = f"did you mean {names[close[0]]}? " if close else ""
         raise UserError(f"unknown data set {name!r}: {guess}there are {', '.join(DATASETS)} and npz:FILE")
-    return from_arrays(known[key], DATASETS[known[key]](folder, download))
+    return from_arrays(names[key], DATASETS[names[key]](folder, download))
 
 
 def from_arrays(name: str, arrays: Arrays, *, where: str | None = None) -> Dataset:
@@ -134,8 +155,8 @@ def from_arrays(name: str, arrays: Arrays, *, where: str | None = None) -> Datas
     """
     where = where or name
     if missing := [key for key in ARRAY_NAMES if key not in arrays]:
-        found = ", ".join(sorted(arrays)) or "nothing"
-        raise UserError(f"{where} has no {', '.join(missing)}: name the arrays so, found {found}")
+        present = ", ".join(sorted(arrays)) or "nothing"
+        raise UserError(f"{where} has no {', '.join(missing)}: name the arrays so; it holds {present}")
     train_images = image_array(f"{where}: train_images", arrays["train_images"])
     train_labels = label_array(f"{where}: train_labels", arrays["train_labels"], len(train_images))
     test_images = image_array(f"{where}: test_images", arrays["test_images"])
@@ -165,15 +186,16 @@ def from_arrays(name: str, arrays: Arrays, *, where: str | None = None) -> Datas
 
 def random_dataset(name: str) -> Dataset:
     """Return noise in the shape of a known data set, for measurements that need no data; the test set is small."""
-    num_images, side, num_classes = SHAPES[name]
+    shape = SHAPES[name]
     generator = torch.Generator().manual_seed(0)
 
     def images(count: int) -> Tensor:
-        return torch.randint(256, (count, side, side, 3), dtype=torch.uint8, generator=generator)
+        return torch.randint(256, (count, *shape.image_size, 3), dtype=torch.uint8, generator=generator)
 
-    test_labels = torch.arange(num_classes)
-    train_labels = torch.arange(num_images) % num_classes
-    return Dataset(name, images(num_images), train_labels, images(num_classes), test_labels, num_classes)
+    test_labels = torch.arange(shape.num_classes)
+    train_labels = torch.arange(shape.num_images) % shape.num_classes
+    train_images, test_images = images(shape.num_images), images(shape.num_classes)
+    return Dataset(name, train_images, train_labels, test_images, test_labels, shape.num_classes)
 
 
 def subset(dataset: Dataset, train_per_class: int, test_per_class: int) -> Dataset:
@@ -234,5 +256,5 @@ def _read_npz(path: Path) -> Arrays:
                 return {key: np.asarray(archive[key]) for key in (*ARRAY_NAMES, "class_names") if key in archive}
     except (ValueError, OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         # NumPy refuses object arrays: unpickling them could run any code.
-        reason = "it holds Python objects" if "Object arrays" in str(error) else sources.one_line(error)
+        reason = "it holds Python objects" if "Object arrays" in str(error) else one_line(error)
         raise UserError(f"{path} cannot be read ({reason}): write plain arrays with numpy.savez_compressed") from None

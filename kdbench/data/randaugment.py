@@ -27,12 +27,12 @@ CHUNK = 2**22
 
 
 def _each(values: Tensor, images: Tensor) -> Tensor:
-    """One value an image, ``(N,)``, as ``(N, 1, 1, 1)`` on the images' device."""
+    """Return one value an image, ``(N,)``, as ``(N, 1, 1, 1)`` on the images' device."""
     return values.to(images.device)[:, None, None, None]
 
 
 def _blend(degenerate: Tensor, images: Tensor, share: Tensor) -> Tensor:
-    """The part ``share`` of the way from degenerate images to the images, cut to whole grey levels."""
+    """Return degenerate images moved by ``share`` of the way towards the images, cut to whole grey levels."""
     start = degenerate.float()
     return (start + _each(share.float(), images) * (images.float() - start)).to(torch.uint8)
 

@@ -1,4 +1,4 @@
-"""Where the known data sets come from: scikit-learn's wheel, or files in torchvision's layout."""
+"""Read the data sets known by name: from scikit-learn's wheel, or from files in torchvision's layout."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import torch
 from kdbench.data.arrays import ARRAY_NAMES, Arrays
 from kdbench.errors import UserError
 from kdbench.utils.streams import generator
+from kdbench.utils.text import one_line
 
 
 def digits() -> Arrays:
@@ -87,11 +88,6 @@ def _remedy(class_name: str, folder: Path, download: bool, error: Exception) -> 
         return f"{class_name} was not found, or not all of it, in {folder}: type --download, or {other}"
     reason = one_line(error)
     return f"{class_name} in {folder} is damaged ({reason}): delete it and type --download, or type {other}"
-
-
-def one_line(error: Exception) -> str:
-    """Return the text of a foreign exception as one short line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _arrays(

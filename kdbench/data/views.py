@@ -1,9 +1,9 @@
-"""Views: which augmented version of which image is seen when, and the images themselves.
+"""Views: which augmented version of which image is seen when.
 
 A view is an integer id for (flip, quarter turns, dy, dx): the image is mirrored left-right or not, THEN turned
 counter-clockwise by quarter turns, THEN padded with ``pad`` zeros on each side and cropped back to its size with
 the upper left corner at (dy, dx). `order` and `views` are pure functions of the seed and the epoch, so every
-method sees the same batches, and what will be seen is known before training.
+method sees the same batches, and all views are known before training.
 
 Legend: ``N`` training images, ``B`` images of a batch, ``V`` views of an image, ``H`` x ``W`` pixels.
 """
@@ -16,12 +16,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from kdbench.data.randaugment import strongly_augmented
+from kdbench.experiment.rules import AugmentationRules
 from kdbench.method import ViewPlan
 from kdbench.utils.streams import generator
-
-_CHUNK = 4096
-"""Images that are augmented at once for a whole epoch; changes no value."""
 
 
 @final
@@ -37,6 +34,11 @@ class Augmentation:
     def __post_init__(self) -> None:
         if self.pad < 0:
             raise ValueError(f"pad must be 0 or more pixels, not {self.pad}")
+
+    @classmethod
+    def of(cls, rules: AugmentationRules) -> Augmentation:
+        """Return the augmentation that a protocol's rules describe."""
+        return cls(pad=rules.pad, flip=rules.flip)
 
     @property
     def num_offsets(self) -> int:
@@ -77,22 +79,6 @@ def order(seed: int, epoch: int, num_images: int) -> Tensor:
     return torch.randperm(num_images, generator=generator(seed, "order", epoch))
 
 
-def strong_views(seed: int, epoch: int, images: ResidentImages, row: int) -> Tensor:
-    """Return one strongly augmented view of each image, uint8 ``(N, 3, H, W)``, by position in the training set.
-
-    Each is mirrored or not and cropped on its own, and then augmented by :mod:`kdbench.data.randaugment`.
-    """
-    num_images, augmentation = len(images), images.augmentation
-    draw = generator(seed, "strong", epoch, row)
-    flip = torch.randint(2 if augmentation.flip else 1, (num_images,), generator=draw)
-    dy, dx = torch.randint(augmentation.num_offsets, (2, num_images), generator=draw)
-    ids = augmentation.view_id(flip, torch.zeros_like(flip), dy, dx).to(images.device)
-    index = torch.arange(num_images, device=images.device)
-    chunks = zip(index.split(_CHUNK), ids.split(_CHUNK), strict=True)
-    pixels = torch.cat([images.augment(*chunk).mul_(255).round_().to(torch.uint8) for chunk in chunks])
-    return strongly_augmented(pixels, draw)
-
-
 def views(seed: int, epoch: int, num_images: int, augmentation: Augmentation, plan: ViewPlan) -> Tensor:
     """Return the ids of an epoch's views that have one, int64 ``(V, N)``, by position in the training set.
 
@@ -111,102 +97,3 @@ def views(seed: int, epoch: int, num_images: int, augmentation: Augmentation, pl
     )
     turns = torch.tensor(plan.quarter_turns).unsqueeze(1)
     return augmentation.view_id(flip, turns, crop[:, 0], crop[:, 1])
-
-
-@final
-class ResidentImages:
-    """Images that live on the device and are augmented there by one gather.
-
-    They are kept with their zero border, a pixel as one 32-bit word. In such an image every view is an affine walk
-    (a first pixel, and steps down and to the right), so that the address of each pixel of a view is known.
-    Takes ``4 * (H + 2 * pad) * (W + 2 * pad)`` bytes an image.
-
-    Parameters
-    ----------
-    images
-        ``(N, H, W, 3)``, uint8.
-    augmentation
-        Gives the view ids their meaning.
-    device
-        Where the images live.
-    memory_format
-        Of what `augment` returns; ``channels_last`` is the order in which the pixels lie and costs nothing.
-
-    Raises
-    ------
-    ValueError
-        For images of another type or shape.
-    """
-
-    def __init__(
-        self,
-        images: Tensor,
-        augmentation: Augmentation,
-        device: str | torch.device = "cpu",
-        memory_format: torch.memory_format = torch.contiguous_format,
-    ) -> None:
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
-            raise ValueError(f"images must be uint8 (N, H, W, 3), not {images.dtype} {tuple(images.shape)}")
-        num_images, height, width, _ = images.shape
-        self.augmentation = augmentation
-        self.memory_format = memory_format
-        self.size = (height, width)
-        pad, offsets = augmentation.pad, augmentation.num_offsets
-        rows, columns = height + 2 * pad, width + 2 * pad
-        self._area = rows * columns
-
-        pixels = torch.zeros(num_images, rows, columns, 4, dtype=torch.uint8, device=device)
-        pixels[:, pad : pad + height, pad : pad + width, :3] = images.to(device)
-        self._pixels = pixels.view(torch.int32).flatten()
-
-        # Turning commutes with padding, so the views are windows of eight versions of the padded image. Views that
-        # a non-square image does not have point behind the last pixel: asking for one is an IndexError.
-        grid = torch.arange(self._area).view(rows, columns)
-        first = torch.full((8, offsets, offsets), num_images * self._area)
-        steps = torch.zeros(8, height, width, dtype=torch.int64)
-        for version in range(8):
-            if version % 2 == 0 or height == width:
-                turned = torch.rot90(grid.flip(1) if version >= 4 else grid, version % 4)
-                first[version] = turned[:offsets, :offsets]
-                steps[version] = turned[:height, :width] - turned[0, 0]
-        self._first = first.flatten().to(device)
-        self._steps = steps.flatten(1).to(device)
-        # CUDA multiplies by the reciprocal of a Python number; by a tensor it divides, as the CPU does.
-        self._white = torch.tensor(255.0, device=device)
-
-    def check(self, plan: ViewPlan) -> None:
-        """Raise ValueError for a plan with a quarter turn when the images are not square."""
-        height, width = self.size
-        odd = sorted(turns for turns in plan.quarter_turns if turns % 2)
-        if odd and height != width:
-            raise ValueError(
-                f"images of {height} x {width} pixels cannot be turned by {odd[0]} quarter turns: "
-                "a method that rotates needs square images"
-            )
-
-    def __len__(self) -> int:
-        return self._pixels.numel() // self._area
-
-    @property
-    def device(self) -> torch.device:
-        """Where the images live, and where ``index`` and ``view`` must be."""
-        return self._pixels.device
-
-    def augment(self, index: Tensor, view: Tensor) -> Tensor:
-        """Return views of images, float32 ``(V*B, 3, H, W)`` in [0, 1], view-major. Never waits for the device.
-
-        Parameters
-        ----------
-        index
-            Positions of the images, int64 ``(B,)``.
-        view
-            Their view ids, int64 ``(V, B)``, or ``(B,)`` for one view.
-        """
-        version = view // self.augmentation.num_offsets**2
-        start = index * self._area + self._first[view]
-        pixels = self._pixels.take(start.unsqueeze(-1) + self._steps[version])
-        return self.scaled(pixels.view(torch.uint8).view(-1, *self.size, 4)[..., :3].permute(0, 3, 1, 2))
-
-    def scaled(self, pixels: Tensor) -> Tensor:
-        """Return uint8 pixels ``(B, 3, H, W)`` as float32 in [0, 1]."""
-        return pixels.to(torch.float32, memory_format=self.memory_format).div_(self._white)

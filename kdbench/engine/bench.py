@@ -10,7 +10,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -18,21 +18,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdbench.analysis.tables.table import Table, words
 from kdbench.data.batches import Batches, DeviceData
 from kdbench.data.datasets import Dataset
-from kdbench.engine.lockstep import Lockstep, Outcomes
-from kdbench.engine.run import Options, Run
+from kdbench.engine.lockstep import Lockstep
+from kdbench.engine.options import Options
+from kdbench.engine.outcomes import Outcomes
+from kdbench.engine.run import Run
 from kdbench.experiment.cell import Cell, TeacherRef
+from kdbench.experiment.pairs import Pair
 from kdbench.experiment.protocol import Protocol
-from kdbench.experiment.settings import load_method, resolve_settings
+from kdbench.experiment.registry import load_method
+from kdbench.experiment.settings import resolve_settings
 from kdbench.method import PLAIN, ViewPlan
-from kdbench.models.weights import build_net
+from kdbench.models.build import build_net
+from kdbench.models.weights import freeze
 from kdbench.net import Outputs, Part
 from kdbench.teachers.cache import STORED, Identity, TeacherCache
-from kdbench.teachers.cards import Teacher, TeacherCard, freeze
+from kdbench.teachers.cards import Teacher, TeacherCard
+from kdbench.teachers.demand import Wanted, visited
 from kdbench.teachers.outputs import LiveTeacher, TeacherSource
-from kdbench.teachers.plan import Wanted, visited
 from kdbench.utils.device import forward_batch
 
 Work = Callable[[], object]
@@ -87,7 +91,7 @@ class Stepper:
         if batches.epoch != 1:
             batches.begin(1)
         for run in self._runs:
-            run.go_to(1)
+            run.skip_pretraining()
             run.begin_epoch()
         self._lockstep.open_readers(self._runs)
 
@@ -100,17 +104,17 @@ class Stepper:
                 (error,) = (o for o in self._outcomes.list() if isinstance(o, Exception))
                 raise error
             if run.step == self._steps:
-                run.drain()
-                run.step = 0
+                run.flush_losses()
+                run.rewind()
 
 
 @final
 class Bench:
     """One pair under one protocol, with everything that a step needs."""
 
-    def __init__(self, protocol: Protocol, dataset: Dataset, pair: str, folder: Path, options: Options) -> None:
+    def __init__(self, protocol: Protocol, dataset: Dataset, pair: Pair, folder: Path, options: Options) -> None:
         self.protocol, self.options = protocol, options
-        self.teacher, self.student = pair.split(">")
+        self.teacher, self.student = pair.teacher.network, pair.student
         self.data = DeviceData(dataset, protocol, options.device)
         net = freeze(build_net(self.teacher, protocol, dataset, seed=0, purpose="teacher")).to(options.device)
         card = TeacherCard(
@@ -130,7 +134,7 @@ class Bench:
         kind, student = load_method(method), student or self.student
         return Cell(
             protocol=self.protocol,
-            teacher=TeacherRef(self.teacher, "none:") if kind.teacher_reads else None,
+            teacher=TeacherRef(self.teacher, "none:") if kind.READS.teacher else None,
             student=student,
             method=method,
             method_version=kind.VERSION,
@@ -169,7 +173,7 @@ class Bench:
 
     def alone_step(self, plan: ViewPlan = PLAIN, student: str | None = None) -> Work:
         """Steps of a student without a teacher, on the views of a plan."""
-        cell = self.cell(self.protocol.alone, student=student)
+        cell = self.cell(self.protocol.baseline, student=student)
         if plan == PLAIN:
             return self.live_step(cell)
         return _OnViews(cell, self.batches(plan), plan, self.options)
@@ -201,7 +205,7 @@ class _OnViews:
         run, index = self._run, self._batches.index(0)
         images = self._batches.images(index, self._batches.ids(0, self._plan), self._plan)
         repeated = index.repeat(self._plan.num_views)
-        run.open_streams()
+        run.begin_step()
         run.update(images, repeated, Outputs("teacher"))
 
 
@@ -234,7 +238,7 @@ def measure(
         One row for each method and source of teacher outputs.
     """
     rows = []
-    device, alone = bench.options.device, bench.protocol.alone
+    device, alone = bench.options.device, bench.protocol.baseline
     for method in methods:
         cell = bench.cell(method)
         plan = _plan(cell)
@@ -267,48 +271,6 @@ def measure(
     return rows, statistics.median(times["teacher"])
 
 
-def table(bench: Bench, rows: Sequence[Row], teacher: float, seeds: int, machine: str) -> Table:
-    """Rows of one pair as a table, with the hours that a grid of these methods will take."""
-    protocol = bench.protocol
-    batch, num_images = protocol.batch_size, len(bench.data.labels)
-    steps = {row.method: bench.batches().steps * len(bench.cell(row.method).epochs) for row in rows}
-    lines = [
-        {
-            "method": row.method,
-            "teacher outputs": row.outputs,
-            "images/s": f"{batch / row.step:.0f}",
-            "x alone": f"{row.ratio:.2f}",
-            "data %": f"{100 * row.data / row.step:.0f}",
-            "teacher %": f"{100 * row.teacher / row.step:.0f}",
-            "student %": f"{100 * row.student / row.step:.0f}",
-            "loss %": f"{max(100 * (row.step - row.data - row.teacher - row.student) / row.step, 0):.0f}",
-            "h/cell": f"{row.step * steps[row.method] / 3600:.2f}",
-        }
-        for row in rows
-    ]
-    live = {row.method: row.step for row in rows if row.outputs != "cache"}
-    best = live | {row.method: row.step for row in rows if row.outputs == "cache"}
-    build, views = _build_hours(bench, rows, seeds)
-    grid = f"{len(live)} methods x {seeds} seeds x {protocol.epochs} epochs"
-    hours = {
-        name: seeds * sum(step * steps[method] for method, step in found.items()) / 3600
-        for name, found in (("live", live), ("cached", best))
-    }
-    training = teacher * bench.batches().steps * protocol.epochs / 3600
-    overrides = ", ".join(f"{k}={v}" for k, v in protocol.overrides().items())
-    return Table(
-        f"{protocol.name}{f', with {overrides}' if overrides else ''}: {bench.teacher} > {bench.student} on {machine}",
-        (tuple(lines[0]),),
-        tuple(words(*line.values()) for line in lines),
-        (
-            f"whole steps of {batch} of {num_images:,} random images; medians, all works of a method timed in turns",
-            "x alone: times the student alone on plain views; loss: the rest of the step with its way back, at least 0",
-            f"{grid}: {hours['live']:.1f} h with a live teacher, {hours['cached']:.1f} h with a cache",
-            f"before that: {training:.1f} h to train the teacher, {build:.1f} h to build the cache ({views:,} views)",
-        ),
-    )
-
-
 def forward_seconds(bench: Bench) -> float:
     """Seconds in which the live teacher says what a cache keeps of one view, asked in batches as a build asks."""
     device = bench.options.device
@@ -316,13 +278,3 @@ def forward_seconds(bench: Bench) -> float:
     chunk = torch.from_numpy(visited(plain, bench.data)[: forward_batch(device)])
     times = alternate({"forward": lambda: bench.live.forward(bench.data, chunk)}, 3, device)
     return statistics.median(times["forward"]) / len(chunk)
-
-
-def _build_hours(bench: Bench, rows: Sequence[Row], seeds: int) -> tuple[float, int]:
-    """Hours to build the cache that a grid needs, and its views."""
-    cached = [Wanted.by(bench.cell(row.method)) for row in rows if row.outputs == "cache"]
-    if not cached:
-        return 0.0, 0
-    wanted = [replace(one, seed=seed) for seed in range(1, seeds + 1) for one in cached]
-    views = len(visited(wanted, bench.data))
-    return views * forward_seconds(bench) / 3600, views

@@ -1,4 +1,4 @@
-"""Progress on the screen: one line a cell."""
+"""Show progress on the screen, one line a cell."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from rich.progress import Progress as Live
 
 from kdbench.engine.progress import Observer, Progress
 from kdbench.experiment.cell import Cell
-from kdbench.teachers.cache import Estimate
-from kdbench.teachers.plan import Watch
-from kdbench.teachers.segments import size
+from kdbench.teachers.watch import Estimate, Watch
+from kdbench.utils.text import clock, counted, size
 
 
 class Display(Watch):
-    """A live line for each cell and each cache on a terminal; elsewhere a printed line now and then."""
+    """Show a live line for each cell and cache on a terminal; elsewhere, print a line every tenth of the work."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -42,7 +41,7 @@ class Display(Watch):
         self.live.stop()
 
     def observer(self, cell: Cell) -> Observer:
-        """Show a cell's progress."""
+        """Return the observer that shows a cell's progress."""
         task = self._tasks[cell.id] = self.live.add_task(str(cell), total=1.0, note="")
         printed = -1.0
 
@@ -56,10 +55,11 @@ class Display(Watch):
 
         return observe
 
-    def done(self, cell: Cell, record: dict[str, Any], *, found: bool) -> None:
-        """Show a cell's result."""
-        how = "found" if found else f"in {record['cost']['train_seconds'] + record['cost']['evaluate_seconds']:.0f} s"
-        note = f"{record['top1']:.2f} % after {record['epochs']} epochs, {how}"
+    def done(self, cell: Cell, record: dict[str, Any], *, existed: bool = False) -> None:
+        """Show the result of a cell, which existed before or has just been trained."""
+        seconds = record["cost"]["train_seconds"] + record["cost"]["evaluate_seconds"]
+        how = "already finished" if existed else f"in {seconds:.0f} s"
+        note = f"{record['top1']:.2f} % after {counted(record['epochs'], 'epoch')}, {how}"
         if cell.id not in self._tasks:
             self._tasks[cell.id] = self.live.add_task(str(cell), total=1.0, note="")
         task = self._tasks[cell.id]
@@ -68,16 +68,16 @@ class Display(Watch):
             self.console.print(f"{cell}: {note}", highlight=False)
 
     def estimate(self, teacher: str, estimate: Estimate) -> None:
-        """Say what building a cache will take."""
+        """Print what building a cache will take."""
         self.console.print(
-            f"cache of {teacher}: {estimate.views:,} views to ask for, {size(estimate.bytes)} to write in "
-            f"{estimate.folder} ({size(estimate.free)} are free), about {clock(estimate.seconds)}",
+            f"cache of {teacher}: {counted(estimate.views, 'view')} to compute, {size(estimate.bytes)} to write to "
+            f"{estimate.folder} ({size(estimate.free)} free), about {clock(estimate.seconds)}",
             highlight=False,
         )
         self._build = self.live.add_task(f"cache of {teacher}", total=1.0, note=""), 0.0
 
     def progress(self, done: int, total: int, seconds_left: float) -> None:
-        """Show how far a cache is."""
+        """Show how far the building of a cache is."""
         assert self._build is not None
         task, printed = self._build
         fraction, note = done / total, f"{done:,} of {total:,} views, {clock(seconds_left)} left"
@@ -87,8 +87,8 @@ class Display(Watch):
             self.console.print(f"cache: {note}", highlight=False)
 
     def waiting(self, teacher: str) -> None:
-        """Say why nothing moves."""
-        self.console.print(f"cache of {teacher}: another process is building it, waiting for it", highlight=False)
+        """Print that another process builds the cache."""
+        self.console.print(f"cache of {teacher}: waiting for another process that is building it", highlight=False)
 
 
 def _note(progress: Progress) -> str:
@@ -99,10 +99,3 @@ def _note(progress: Progress) -> str:
     if progress.seconds_left is not None:
         parts.append(f"{clock(progress.seconds_left)} left")
     return ", ".join(parts)
-
-
-def clock(seconds: float) -> str:
-    """A duration as 0:05, 12:34 or 1:02:03."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

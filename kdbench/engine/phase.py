@@ -1,18 +1,19 @@
-"""What a run trains in an epoch: pre-training first, where the method has some, then what the protocol is about."""
+"""What a run trains in an epoch: pre-training first, where the method has some, then the protocol's own epochs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import final
 
 import torch
 from torch import nn
 
+from kdbench.engine.optim import LearningRate, build_optimizer
 from kdbench.experiment.cell import Cell
-from kdbench.experiment.protocol import Protocol
-from kdbench.method import Loss, Method
-from kdbench.net import Net, Part
+from kdbench.experiment.rules import OptimizerRules, ScheduleRules
+from kdbench.method import Loss, Method, Reads
+from kdbench.net import Net
 
 
 @final
@@ -21,15 +22,13 @@ class Phase:
     """Epochs with one loss, one schedule of the learning rate and one set of trained parameters."""
 
     loss: Loss
-    student_reads: frozenset[Part]
-    """What the loss reads of the student, which is not run where that is nothing."""
-    needs: frozenset[Part]
-    """What it reads of the teacher, which is not run either."""
-    last: int
-    """Number of the last epoch: 0 where the protocol's first comes next."""
+    reads: Reads
+    """What the loss reads of student and teacher; a network of which that is nothing is not run."""
+    pretraining: bool
+    """Whether the protocol's epochs come after these."""
     epochs: int
-    rate: Callable[[int], float]
-    """Learning rate of an epoch, counted from 1 in this phase."""
+    """Number of epochs in this phase."""
+    learning_rate: LearningRate
     modules: tuple[nn.Module, ...]
     """Student and method."""
     trained: tuple[nn.Module, ...]
@@ -39,9 +38,21 @@ class Phase:
     parameters: tuple[nn.Parameter, ...]
     """What the optimiser changes."""
 
-    def number(self, epoch: int) -> int:
-        """An epoch of the run, counted from 1 in this phase."""
-        return epoch - self.last + self.epochs
+    def stream_epoch(self, epoch: int) -> int:
+        """Return the number by which streams, views and saved states call an epoch of this phase, counted from 1.
+
+        The protocol's epochs are 1, 2, ... in every cell, so that all methods see the same images in them; those of
+        pre-training end with 0.
+        """
+        return epoch - self.epochs if self.pretraining else epoch
+
+    def epoch_of(self, stream_epoch: int) -> int:
+        """Return which epoch of this phase, counted from 1, `stream_epoch` gives this number."""
+        return stream_epoch + self.epochs if self.pretraining else stream_epoch
+
+    def holds(self, stream_epoch: int) -> bool:
+        """Whether an epoch of this phase has this number in streams, views and saved states."""
+        return (stream_epoch < 1) == self.pretraining
 
     def set_modes(self) -> None:
         """Put what is trained into training mode, and all else into eval mode and without gradients."""
@@ -54,32 +65,23 @@ class Phase:
         for parameter in self.parameters:
             parameter.requires_grad_(True)
 
-    def optimizer(self, protocol: Protocol) -> torch.optim.SGD:
-        """A fresh optimiser by the protocol's rules, before the phase's first epoch."""
-        optimizer = torch.optim.SGD(
-            self.parameters,
-            lr=self.rate(1),
-            momentum=protocol.momentum,
-            weight_decay=protocol.weight_decay,
-            nesterov=protocol.nesterov,
-            fused=True,
-        )
-        # A first step that overflows in fp16 is left out, and the fused optimiser would go on from a momentum that
-        # nobody has set.
-        for parameter in self.parameters:
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        return optimizer
+    def optimizer(self, rules: OptimizerRules) -> torch.optim.Optimizer:
+        """Return a fresh optimiser by the protocol's rules, before the phase's first epoch."""
+        return build_optimizer(rules, self.parameters, self.learning_rate(1, 0))
 
 
-def phases_of(cell: Cell, method: Method, student: Net) -> tuple[Phase, ...]:
+def phases_of(cell: Cell, method: Method, student: Net, steps: int) -> tuple[Phase, ...]:
     """The phases of a run in their order; the last one is the protocol's.
 
     Parameters
     ----------
     student
         What the method has made of it.
+    steps
+        Steps of an epoch.
     """
-    protocol, before = cell.protocol, 1 - cell.epochs.start
+    schedule, before = cell.protocol.rules.schedule, 1 - cell.epochs.start
+    highest = cell.protocol.rules.optimizer.learning_rate_of(cell.student)
     modules = student, method
     trainable = [p for module in modules for p in module.parameters() if p.requires_grad]
     first = method.pretrain(student) if before else None
@@ -87,11 +89,10 @@ def phases_of(cell: Cell, method: Method, student: Net) -> tuple[Phase, ...]:
     stays = _ids(frozen)
     main = Phase(
         loss=method.loss,
-        student_reads=method.student_reads,
-        needs=method.needs(method.config),
-        last=protocol.epochs,
-        epochs=protocol.epochs,
-        rate=lambda epoch: protocol.rate(cell.student, epoch),
+        reads=method.reads(method.config, "training"),
+        pretraining=False,
+        epochs=schedule.epochs,
+        learning_rate=LearningRate(highest, schedule, steps),
         modules=modules,
         trained=modules,
         frozen=frozen,
@@ -99,16 +100,18 @@ def phases_of(cell: Cell, method: Method, student: Net) -> tuple[Phase, ...]:
     )
     if first is None:
         return (main,)
-    highest, milestones = first.learning_rate or protocol.rate(cell.student, 1), first.milestones
+    # Pre-training has milestones of its own, and no warm-up.
+    own = ScheduleRules(
+        epochs=before, batch_size=schedule.batch_size, milestones=first.milestones, decay=schedule.decay
+    )
     early = _ids(first.train)
     return (
         Phase(
             loss=first.loss,
-            student_reads=first.student_reads,
-            needs=method.pretraining_needs(method.config),
-            last=0,
+            reads=method.reads(method.config, "pretraining"),
+            pretraining=True,
             epochs=before,
-            rate=lambda epoch: highest * protocol.decay ** sum(epoch > part * before for part in milestones),
+            learning_rate=LearningRate(first.learning_rate or highest, own, steps),
             modules=modules,
             trained=first.train,
             frozen=(),

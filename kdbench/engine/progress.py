@@ -1,4 +1,4 @@
-"""What a run tells those who watch it: how far it is, and that it broke down."""
+"""What a run tells those who watch it: its progress, and that it diverged."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdbench.errors import UserError
+from kdbench.experiment.cell import Cell
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,12 @@ class Progress:
 
 
 Observer = Callable[[Progress], None]
+Observers = Callable[[Cell], Observer]
+
+
+def quietly(_: Cell) -> Observer:
+    """Observe nothing."""
+    return lambda _: None
 
 
 class Diverged(UserError):

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from kdbench.data.datasets import Dataset
+from kdbench.engine.environment import environment
 from kdbench.experiment.cell import Cell
-from kdbench.experiment.settings import load_method, method_source
+from kdbench.experiment.registry import load_method, method_source
 from kdbench.teachers.cards import TeacherCard
-from kdbench.utils.device import environment, peak_memory_mb
+from kdbench.utils.device import peak_memory_mb
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +66,7 @@ def make_record(
     return {
         "cell": cell.id,
         "protocol": protocol.name,
-        "protocol_version": protocol.version,
+        "protocol_version": protocol.rules.version,
         "overrides": protocol.overrides(),
         "dataset": protocol.dataset,
         "data_fingerprint": dataset.fingerprint,
@@ -82,7 +83,7 @@ def make_record(
         "seed": cell.seed,
         "epochs": protocol.epochs,
         "precision": protocol.precision,
-        "epoch_rule": "last",
+        "epoch_rule": protocol.rules.evaluation.epoch,
         **{name: v for name, v in last.items() if name not in {"epoch", "lr"} and not name.startswith("loss/")},
         "best_on_test": {"top1": best["top1"], "epoch": best["epoch"]},
         "loss": {name.removeprefix("loss/"): v for name, v in last.items() if name.startswith("loss/")},

@@ -1,56 +1,43 @@
-"""One cell in progress: networks, method, optimiser, position, and everything counted so far."""
+"""One cell in progress: its networks, its position, its random streams, and the update of a step."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, final
 
 import torch
 from torch import Tensor
 
-from kdbench.analysis.records import CONFIG, METRICS, PRETRAINING, RECORD, STATE
 from kdbench.data.batches import Batches, DeviceData
+from kdbench.engine.optim import clip_gradients, load_optimizer
+from kdbench.engine.options import Options
 from kdbench.engine.phase import Phase, count_extra_parameters, phases_of
 from kdbench.engine.progress import Diverged, Progress
-from kdbench.engine.record import Counts, make_record
+from kdbench.engine.shared import Group
+from kdbench.engine.step import StepObserver, build_step
+from kdbench.engine.tally import Tally
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell
-from kdbench.experiment.settings import load_method, method_source
-from kdbench.method import Batch, Setup
-from kdbench.models.evaluate import evaluate
-from kdbench.models.weights import build_net, predict, save_weights
-from kdbench.net import Outputs, Part
-from kdbench.teachers.cards import WEIGHTS
+from kdbench.experiment.folder import METRICS, PRETRAINING
+from kdbench.experiment.registry import load_method
+from kdbench.method import Batch, Method
+from kdbench.models.build import build_net
+from kdbench.models.evaluate import evaluate, predict
+from kdbench.net import Net, Outputs, Part
 from kdbench.teachers.outputs import TeacherSource
-from kdbench.utils.checkpoint import load_state, save_state
-from kdbench.utils.device import Span, autocast, be_deterministic, keep_freed_memory, memory_format
-from kdbench.utils.files import unfinished_writes, write_atomic, write_json
-from kdbench.utils.leases import Scheduler
-from kdbench.utils.streams import generator, seeded, stream_seed
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """How cells are run. Nothing here changes their results beyond rounding."""
-
-    runs: Path
-    device: torch.device
-    save_every: float = 60.0
-    """Seconds between two saves of the state."""
-    scheduler: Scheduler = field(default_factory=Scheduler)
-    """Knows about the jobs of other processes that work on cells."""
-    compile: bool = False
-    """On a GPU, launch each step as CUDA graphs; elsewhere, compile the student."""
+from kdbench.utils.device import Span, memory_format
+from kdbench.utils.files import write_atomic
+from kdbench.utils.streams import generator, stream_seed
 
 
 @final
 class Run:
-    """One cell in progress. Steps count from 0, the protocol's epochs from 1; those of pre-training end with 0.
+    """One cell in progress. It stands at a step, from 0, of an epoch, from 1, of a phase.
 
     Parameters
     ----------
@@ -71,50 +58,48 @@ class Run:
         options: Options,
         permit: Callable[[], None] = lambda: None,
     ) -> None:
-        protocol, device = cell.protocol, options.device
-        be_deterministic(device)
-        if device.type == "cpu":
-            keep_freed_memory()
-        self.cell, self.batches, self.source, self.options = cell, batches, source, options
-        self.permit = permit
-        self.data: DeviceData = batches.data
-        dataset, teacher = self.data.dataset, source.teacher if source else None
-        student = build_net(cell.student, protocol, dataset, seed=cell.seed, purpose="student")
-        kind = load_method(cell.method)
-        setup = Setup(
-            student=student,
-            teacher=teacher.net if teacher else None,
-            labels=dataset.train_labels,
-            epochs=protocol.epochs,
-            steps_per_epoch=batches.steps,
-        )
-        self.plan = kind.views(cell.settings.config)
-        self.group = source, self.plan
+        device = options.device
+        self.cell, self.batches, self.options, self.permit = cell, batches, options, permit
+        method_class = load_method(cell.method)
+        self.group = Group(source, method_class.views(cell.settings.config))
+        student = build_net(cell.student, cell.protocol, self.data.dataset, seed=cell.seed, purpose="student")
         try:
-            batches.add(self.plan)
-            with seeded(cell.seed, "init", "method"):
-                self.method = kind(cell.settings.config, setup)
-                self.student = self.method.wrap(setup)
+            batches.add(self.group.plan)
+            compiled = options.compile and device.type != "cuda"
+            self.module = build_step(cell, student, batches, source.teacher.net if source else None, compiled=compiled)
         except ValueError as error:
             raise UserError(f"{cell} cannot run: {error}") from None
-        for module in (self.student, self.method):
-            module.to(device, memory_format=memory_format(device, protocol.precision))  # type: ignore[call-overload]
-        compiled = options.compile and device.type != "cuda"
-        self._student = torch.compile(self.student, dynamic=False) if compiled else self.student
-        self.generator = generator(cell.seed, "method", device=device)
+        layout = memory_format(device, cell.protocol.precision)
+        self.module.to(device, memory_format=layout)  # type: ignore[call-overload]
         self.extra_parameters = count_extra_parameters(student, self.student, self.method)
-        self.phases = phases_of(cell, self.method, self.student)
-        self.go_to(cell.epochs.start)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=protocol.precision == "fp16")
-        self.history: list[dict[str, Any]] = []
-        self.history_before: list[dict[str, Any]] = []
-        self.seconds = {"train": 0.0, "evaluate": 0.0}
-        self.sums: dict[str, float] = {}
-        self.pending: list[Tensor] = []
-        self.spans: list[Span] = []
-        self.terms: tuple[str, ...] = ()
-        self.together = 1
+        self.generator = generator(cell.seed, "method", device=device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=cell.protocol.precision == "fp16")
+        self.tally = Tally()
+        self.num_lockstep = 1
+        self.phases = phases_of(cell, self.method, self.student, batches.steps)
+        self._enter(self.phases[0])
+        self._observer = StepObserver()
         self._start = (time.monotonic(), 0.0)
+
+    @property
+    def student(self) -> Net:
+        """What is trained, evaluated and saved: the student, or what the method made of it."""
+        return self.module.student
+
+    @property
+    def method(self) -> Method:
+        """The method with its heads and buffers."""
+        return self.module.method
+
+    @property
+    def source(self) -> TeacherSource | None:
+        """Where its teacher outputs come from; None without a teacher."""
+        return self.group.source
+
+    @property
+    def data(self) -> DeviceData:
+        """Images and labels."""
+        return self.batches.data
 
     @property
     def folder(self) -> Path:
@@ -122,101 +107,132 @@ class Run:
         return self.cell.folder(self.options.runs)
 
     @property
-    def done(self) -> bool:
-        """Whether every epoch is over."""
-        return self.epoch not in self.cell.epochs
-
-    def go_to(self, epoch: int, step: int = 0) -> None:
-        """Stand at a step of an epoch, with a fresh optimiser of its phase."""
-        self.epoch, self.step = epoch, step
-        self.phase: Phase = self.phases[0 if epoch < 1 else -1]
-        self.optimizer = self.phase.optimizer(self.cell.protocol)
-
-    @property
     def needs(self) -> frozenset[Part]:
-        """What is read of the teacher at this time."""
-        return self.phase.needs
+        """What is read of the teacher in this phase."""
+        return self.phase.reads.teacher
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
-        """What is trained at this time."""
+        """What is trained in this phase."""
         return self.phase.parameters
 
     @property
-    def number(self) -> int:
-        """Number of the epoch in its phase, from 1."""
-        return self.phase.number(self.epoch)
+    def stream_epoch(self) -> int:
+        """Number of this epoch in the names of random streams; see :meth:`Phase.stream_epoch`."""
+        return self.phase.stream_epoch(self.epoch)
 
-    def begin_epoch(self) -> None:
-        """Set the epoch's learning rate and what is in training mode."""
+    @property
+    def done(self) -> bool:
+        """Whether every epoch is over."""
+        return self.phase is self.phases[-1] and self.epoch > self.phase.epochs
+
+    def _enter(self, phase: Phase, epoch: int = 1, step: int = 0) -> None:
+        self.phase, self.epoch, self.step = phase, epoch, step
+        self.optimizer = phase.optimizer(self.cell.protocol.rules.optimizer)
+        self._learning_rate = phase.learning_rate.holder(self.options.device)
+
+    def skip_pretraining(self) -> None:
+        """Stand at the first step of the protocol's first epoch, whatever was done before."""
+        self._enter(self.phases[-1])
+
+    def rewind(self) -> None:
+        """Stand at the first step of this epoch again, with all that has been learnt."""
+        self.step = 0
+
+    def join(self, num_runs: int) -> None:
+        """Note how many runs are in lockstep, this one among them."""
+        self.num_lockstep = num_runs
+
+    @contextlib.contextmanager
+    def observed(self, observer: StepObserver) -> Iterator[None]:
+        """Let an observer see the steps that are done inside."""
+        before, self._observer = self._observer, observer
+        try:
+            yield
+        finally:
+            self._observer = before
+
+    def begin_epoch(self, spans: Iterable[Span] = ()) -> None:
+        """Set the epoch's learning rate, or where each step's will stand, and what is in training mode.
+
+        Parameters
+        ----------
+        spans
+            Its share of the time that making the epoch's views took.
+        """
+        self.tally.time(spans)
+        first = self.phase.learning_rate(self.epoch, 0)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.phase.rate(self.number)
+            group["lr"] = first if self._learning_rate is None else self._learning_rate
         self.phase.set_modes()
 
-    def open_streams(self) -> None:
-        """Set the random streams to the beginning of the step."""
-        torch.manual_seed(stream_seed(self.cell.seed, "step", self.epoch, self.step))
-        self.generator.manual_seed(stream_seed(self.cell.seed, "method", self.epoch, self.step))
+    def begin_step(self) -> None:
+        """Set the random streams, and the learning rate where each step has its own, to the beginning of the step."""
+        if self._learning_rate is not None:
+            self._learning_rate.fill_(self.phase.learning_rate(self.epoch, self.step))
+        torch.manual_seed(stream_seed(self.cell.seed, "step", self.stream_epoch, self.step))
+        self.generator.manual_seed(stream_seed(self.cell.seed, "method", self.stream_epoch, self.step))
 
     def update(self, images: Tensor, index: Tensor, teacher: Outputs) -> Tensor:
-        """Do one update, and return the loss terms ``(len(self.terms),)``. Never waits for the device.
+        """Do one update, and return the loss terms ``(num_terms,)``. Never waits for the device.
 
         Parameters
         ----------
         images
             Views ``(V*B, 3, H, W)`` of the images at ``index`` ``(B,)``.
         teacher
-            The parts that the method needs, of these views.
+            At least the parts that the phase needs, of these views.
         """
-        phase = self.phase
-        batch = Batch(images, self.data.labels[index], index, self.number, phase.epochs, self.generator)
-        with autocast(self.options.device, self.cell.protocol.precision):
-            reads = phase.student_reads
-            student = self._student(images, reads) if reads else Outputs("student")
-            terms = phase.loss(student, teacher, batch)
+        rules, labels = self.cell.protocol.rules, self.data.labels[index]
+        epochs = self.epoch, self.phase.epochs
+        batch = Batch(images, labels, index, *epochs, self.generator, rules.label_smoothing)
+        self._observer.begins(batch, teacher)
+        terms = self.module(self.phase, batch, teacher)
+        self._observer.computed(terms)
         values = torch.stack([v.float() for v in terms.values()])
-        self.terms = tuple(terms)
+        self.tally.name(terms)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(values.sum()).backward()
+        clip_gradients(rules.optimizer, self.phase.parameters, self.optimizer, self.scaler)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return values.detach()
 
-    def count(self, values: Tensor) -> None:
-        """Move past a step that gave these loss terms."""
-        self.pending.append(values)
+    def count(self, values: Tensor, spans: Iterable[Span]) -> None:
+        """Move past a step that gave these loss terms ``(num_terms,)`` and took this time."""
+        self.tally.count(values)
+        self.tally.time(spans)
         self.step += 1
+        self._observer.ends(self.tally.terms, values)
 
-    def drain(self) -> None:
-        """Add the pending loss terms and times to the sums; waits for the device.
+    def flush_losses(self) -> None:
+        """Add the loss terms and times of the last steps to the sums; waits for the device.
 
         Raises
         ------
         Diverged
             A term, or a weight after the last update, is not finite. Nothing has been saved since then.
         """
-        rows = torch.stack(self.pending).tolist() if self.pending else []
+        rows = self.tally.read()
         first = self.step - len(rows)
-        self.pending.clear()
-        for offset, row in enumerate(rows):
-            if not all(map(math.isfinite, row)):
-                self._diverged(first + offset + 1, dict(zip(self.terms, row, strict=True)))
-            for name, value in zip(self.terms, row, strict=True):
-                self.sums[name] = self.sums.get(name, 0.0) + value
+        for offset, terms in enumerate(rows):
+            if not all(map(math.isfinite, terms.values())):
+                self._diverged(first + offset + 1, terms)
+            self.tally.add(terms)
         if rows and not torch.stack([p.detach().sum() for p in self.parameters]).isfinite().all():
-            self._diverged(self.step, dict(zip(self.terms, rows[-1], strict=True)))
-        self.seconds["train"] += sum(span.seconds() for span in self.spans)
-        self.spans.clear()
+            self._diverged(self.step, rows[-1])
+        self.tally.add_time()
 
-    def _diverged(self, step: int, values: dict[str, float]) -> NoReturn:
-        """Say at which step of the epoch, and with which values, training broke down."""
+    def _diverged(self, step: int, values: Mapping[str, float]) -> NoReturn:
+        """Raise an error that names the step of the epoch and its values."""
         terms = {name: f"{value:g}" for name, value in values.items()}
         listed = ", ".join(f"{name} = {value}" for name, value in terms.items())
-        where = f"pre-training, epoch {self.number}," if self.epoch < 1 else f"epoch {self.epoch}"
+        before = self.phase.pretraining
+        where = f"pre-training, epoch {self.epoch}," if before else f"epoch {self.epoch}"
         raise Diverged(
             f"{self.cell} failed: diverged in {where} at step {step} ({listed}); its last good state "
             f"is kept in {self.folder}. Try smaller loss weights with --set, or fp32",
-            {"epoch": self.epoch, "step": step, "terms": terms},
+            {"pretraining": before, "epoch": self.epoch, "step": step, "terms": terms},
         )
 
     def end_epoch(self) -> None:
@@ -227,20 +243,19 @@ class Run:
         Diverged
             The weights are finite, but the student's logits are not.
         """
-        row: dict[str, Any] = {"epoch": self.number, "lr": self.optimizer.param_groups[0]["lr"]}
-        row |= {f"loss/{name}": total / self.batches.steps for name, total in self.sums.items()}
-        if self.epoch < 1:
-            self._note(row, self.history_before, PRETRAINING)
+        row: dict[str, Any] = {"epoch": self.epoch, "lr": self.phase.learning_rate(self.epoch, self.step - 1)}
+        row |= self.tally.means(self.batches.steps)
+        if self.phase.pretraining:
+            self._note(row, self.tally.history_before, PRETRAINING)
         else:
             started = time.monotonic()
             metrics = self.evaluate()
             if not all(map(math.isfinite, metrics.values())):
                 self._diverged(self.step, metrics)
-            self.seconds["evaluate"] += time.monotonic() - started
-            self._note(row | metrics, self.history, METRICS)
-        self.sums = {}
-        if self.epoch == 0:
-            self.go_to(1)
+            self.tally.seconds["evaluate"] += time.monotonic() - started
+            self._note(row | metrics, self.tally.history, METRICS)
+        if self.phase.pretraining and self.epoch == self.phase.epochs:
+            self._enter(self.phases[-1])
         else:
             self.epoch, self.step = self.epoch + 1, 0
 
@@ -249,94 +264,48 @@ class Run:
         write_atomic(self.folder / name, "".join(f"{json.dumps(row)}\n" for row in history), permit=self.permit)
 
     def evaluate(self) -> dict[str, float]:
-        """Metrics of the student on the test set."""
+        """Return the metrics of the student on the test set."""
         logits = predict(self.student, self.data.test_images)
         teacher_logits = self.source.teacher.test_logits if self.source else None
         return evaluate(logits, self.data.dataset.test_labels, teacher_logits)
 
-    def save(self) -> None:
-        """Save everything that the rest of the run depends on; random streams are functions of the position."""
-        state = {
-            "cell": self.cell.id,
-            "method_source": method_source(self.cell.method).text,
-            "epoch": self.epoch,
+    def state(self) -> dict[str, Any]:
+        """Return everything that the rest of the run depends on."""
+        return {
+            "epoch": self.stream_epoch,
             "step": self.step,
             "student": self.student.backbone.state_dict(),
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "history": self.history,
-            "history_before": self.history_before,
-            "sums": self.sums,
-            "seconds": self.seconds,
+            **self.tally.state(),
         }
-        save_state(self.folder / STATE, state, permit=self.permit)
 
-    def resume(self) -> None:
-        """Go on from a saved state, if there is one.
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state` returned."""
+        self.student.backbone.load_state_dict(state["student"])
+        self.method.load_state_dict(state["method"])
+        self.scaler.load_state_dict(state["scaler"])
+        phase = next(phase for phase in self.phases if phase.holds(state["epoch"]))
+        self._enter(phase, phase.epoch_of(state["epoch"]), state["step"])
+        load_optimizer(self.optimizer, state["optimizer"])
+        self.tally.load(state)
 
-        Raises
-        ------
-        UserError
-            The state is damaged, belongs to another cell, or is of other code of a user's method.
-        """
-        path = self.folder / STATE
-        state = load_state(path)
-        if state is not None:
-            if state["cell"] != self.cell.id:
-                raise UserError(f"{path} belongs to cell {state['cell'][:8]}, not {self.cell.id[:8]}: move it away")
-            source = method_source(self.cell.method)
-            if source.changed_since(state.get("method_source", "")):
-                raise UserError(
-                    f"{source.where} has changed since {self.folder} was begun: raise VERSION in it to begin anew, put "
-                    "it back to go on, or delete that folder"
-                )
-            self.student.backbone.load_state_dict(state["student"])
-            self.method.load_state_dict(state["method"])
-            self.scaler.load_state_dict(state["scaler"])
-            self.go_to(state["epoch"], state["step"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.history, self.sums, self.seconds = state["history"], state["sums"], state["seconds"]
-            self.history_before = state.get("history_before", [])
+    def start_clock(self) -> None:
+        """Measure from here how long the rest will take."""
         self._start = (time.monotonic(), self.fraction)
-
-    def finish(self) -> dict[str, Any]:
-        """Save the weights, write the record and drop the state, which is not needed any more."""
-        digest = save_weights(self.folder / WEIGHTS, self.student, permit=self.permit)
-        counts = Counts(
-            num_images=min(self.batches.num_images, self.batches.steps * self.cell.protocol.batch_size),
-            views_per_image=self.plan.num_views,
-            student_epochs=sum(phase.epochs for phase in self.phases if phase.student_reads),
-            teacher_epochs=sum(phase.epochs for phase in self.phases if phase.needs),
-            extra_parameters=self.extra_parameters,
-            teacher_outputs=self.source.kind if self.source else None,
-            cells_together=self.together,
-            compiled=self.options.compile,
-        )
-        card = self.source.teacher.card if self.source else None
-        record = make_record(
-            self.cell, self.data.dataset, card, self.history, self.seconds, counts, digest, self.options.device
-        )
-        write_json(self.folder / RECORD, record, permit=self.permit)
-        # What a process that was killed while it wrote has left goes as well.
-        begun = [self.folder / name for name in (CONFIG, METRICS, PRETRAINING, WEIGHTS, STATE, RECORD)]
-        left = [path for file in begun for path in unfinished_writes(file)]
-        left += [self.folder / f"{STATE}{which}" for which in ("", ".previous", ".new")]
-        for path in left:
-            path.unlink(missing_ok=True)
-        return record
 
     @property
     def fraction(self) -> float:
         """The part of training that is done."""
         epochs = self.cell.epochs
-        return (self.epoch - epochs.start + self.step / self.batches.steps) / len(epochs)
+        return (self.stream_epoch - epochs.start + self.step / self.batches.steps) / len(epochs)
 
     def progress(self) -> Progress:
-        """Where the run is, and how long the rest will take at the speed since it was started."""
+        """Return where the run is, and how long the rest will take at the speed since it was started."""
         started, before = self._start
         done = self.fraction - before
         left = (time.monotonic() - started) / done * (1 - self.fraction) if done > 0 else None
-        top1 = self.history[-1]["top1"] if self.history else None
+        top1 = self.tally.history[-1]["top1"] if self.tally.history else None
         epochs = self.phase.epochs
-        return Progress(min(self.number, epochs), epochs, self.epoch < 1, self.fraction, top1, left)
+        return Progress(min(self.epoch, epochs), epochs, self.phase.pretraining, self.fraction, top1, left)

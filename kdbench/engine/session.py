@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,24 +11,25 @@ from typing import Any
 import torch
 
 from kdbench.data.batches import DeviceData
-from kdbench.data.datasets import Dataset, load_dataset
-from kdbench.engine.lockstep import Observers, Outcome, quietly, train_cells
-from kdbench.engine.progress import Observer
-from kdbench.engine.run import Options
+from kdbench.data.datasets import NPZ, Dataset, load_dataset
+from kdbench.data.lazy import LazyData
+from kdbench.engine.options import Options
+from kdbench.engine.outcomes import Outcome
+from kdbench.engine.progress import Observer, Observers, quietly
+from kdbench.engine.train import train_cells
 from kdbench.errors import UserError
-from kdbench.experiment.cell import Cell, TeacherRef
+from kdbench.experiment.cell import Cell, TeacherRef, lockstep_groups
+from kdbench.experiment.pairs import TeacherSpec
 from kdbench.experiment.protocol import Protocol, load_protocol
-from kdbench.experiment.settings import load_method, method_name, resolve_settings
+from kdbench.experiment.registry import load_method, method_name
+from kdbench.experiment.settings import resolve_settings
 from kdbench.models import canonical_network
-from kdbench.teachers import cards as teachers
-from kdbench.teachers.cache import Identity, TeacherCache
-from kdbench.teachers.cards import Teacher, TeacherCard
-from kdbench.teachers.outputs import LiveTeacher
-from kdbench.teachers.plan import CacheMode, Sources, Watch, lockstep_groups
-from kdbench.utils.device import pick_device
-from kdbench.utils.leases import Scheduler
-
-NPZ = "npz:"
+from kdbench.teachers.cards import TeacherCard, import_teacher, register_trained
+from kdbench.teachers.plan import CacheMode, Sources
+from kdbench.teachers.store import TeacherStore
+from kdbench.teachers.watch import Watch
+from kdbench.utils.device import pick_device, prepare_process
+from kdbench.utils.scheduler import Scheduler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,8 @@ class Session:
     ) -> Session:
         """Resolve names; ``data`` is a folder, or ``npz:FILE``, which replaces the protocol's data set.
 
+        The process is prepared for training: see :func:`kdbench.utils.device.prepare_process`.
+
         Raises
         ------
         UserError
@@ -89,7 +92,7 @@ class Session:
             protocol=resolved,
             runs=Path(runs),
             data=Path(data),
-            device=pick_device(device, compiling=compile),
+            device=prepare_process(pick_device(device, compiling=compile)),
             download=download,
             save_every=save_every,
             compile=compile,
@@ -98,22 +101,23 @@ class Session:
         )
 
     @cached_property
+    def _lazy(self) -> LazyData:
+        return LazyData(self.protocol, self.data, self.device, download=self.download, given=self.given)
+
+    @property
     def dataset(self) -> Dataset:
         """The data set, loaded and checked on first use."""
-        return self.given or load_dataset(self.protocol.dataset, self.data, download=self.download)
+        return self._lazy.dataset
 
-    @cached_property
+    @property
     def device_data(self) -> DeviceData:
         """The data set on the device."""
-        return DeviceData(self.dataset, self.protocol, self.device)
+        return self._lazy.on_device
 
     @cached_property
-    def _live(self) -> dict[str, LiveTeacher]:
-        return {}
-
-    @cached_property
-    def _opened(self) -> dict[str, TeacherCache]:
-        return {}
+    def teachers(self) -> TeacherStore:
+        """The teachers of this protocol and data set."""
+        return TeacherStore(self.runs, self.protocol, self._lazy, self.device, self.scheduler)
 
     def cell(
         self,
@@ -133,56 +137,27 @@ class Session:
         """
         method, student = method_name(method), canonical_network(student)
         kind = load_method(method)
-        if kind.teacher_reads and not teacher:
+        if kind.READS.teacher and not teacher:
             raise UserError(f"method {method} needs a teacher: name one with --teacher NETWORK")
-        name = teacher.network if isinstance(teacher, TeacherRef) else (teacher or "").partition("@")[0]
-        network = canonical_network(name) if name else None
+        spec = teacher if isinstance(teacher, TeacherRef) else TeacherSpec.parse(teacher or "")
+        network = canonical_network(spec.network) if spec.network else None
         if not 0 <= seed < 2**31:
             raise UserError(f"--seed must be between 0 and {2**31 - 1}, not {seed}")
         resolved = resolve_settings(
             method, dataset=self.protocol.dataset, teacher=network, student=student, chosen=settings
         )
         ref = teacher if isinstance(teacher, TeacherRef) else None
-        if isinstance(teacher, str) and network and kind.teacher_reads:
-            ref = self.teacher_card(teacher, network).ref
+        if isinstance(spec, TeacherSpec) and network and kind.READS.teacher:
+            ref = self.teachers.find(spec, network).ref
         return Cell(
             protocol=self.protocol,
-            teacher=ref if kind.teacher_reads else None,
+            teacher=ref if kind.READS.teacher else None,
             student=student,
             method=method,
             method_version=kind.VERSION,
             settings=resolved,
             seed=seed,
         )
-
-    def teacher_card(self, spec: str, network: str) -> TeacherCard:
-        """Find a teacher of this protocol and data set."""
-        return teachers.find_teacher(self.runs, self.protocol, spec, network)
-
-    def card_of(self, cell: Cell) -> TeacherCard:
-        """The card of a cell's teacher."""
-        assert cell.teacher is not None
-        spec = f"{cell.teacher.network}@{cell.teacher.id.partition(':')[2]}"
-        return self.teacher_card(spec, cell.teacher.network)
-
-    def live_teacher(self, card: TeacherCard) -> LiveTeacher:
-        """The loaded and measured teacher of a card."""
-        if card.id not in self._live:
-            teacher: Teacher = teachers.load_teacher(self.runs, card, self.protocol, self.dataset, self.device)
-            self._live[card.id] = LiveTeacher(teacher, self.protocol.precision, self.device)
-        return self._live[card.id]
-
-    def teacher_cache(self, card: TeacherCard) -> TeacherCache:
-        """The cache of a teacher's outputs, opened once.
-
-        Raises
-        ------
-        UserError
-            It is damaged.
-        """
-        if card.id not in self._opened:
-            self._opened[card.id] = TeacherCache(self.runs, Identity.of(card, self.protocol, self.dataset))
-        return self._opened[card.id]
 
     def run(
         self,
@@ -227,7 +202,7 @@ class Session:
             Shows the building of caches.
         """
         lockstep = lockstep_groups(cells, together)
-        sources = Sources(self, lockstep, cache, watch or Watch())
+        sources = Sources(self.teachers, lockstep, cache, watch or Watch())
         outcomes: dict[str, Outcome] = {}
         for group in lockstep:
             found = train_cells(group, lambda: self.device_data, sources.of, self.options, observers)
@@ -249,16 +224,21 @@ class Session:
         UserError
             One cannot be built.
         """
-        Sources(self, lockstep_groups(cells, together), cache, watch or Watch()).prepare()
+        Sources(self.teachers, lockstep_groups(cells, together), cache, watch or Watch()).prepare()
+
+    def teacher_cell(self, network: str, *, seed: int = 0) -> Cell:
+        """The cell that trains a teacher: a baseline of as many epochs as the protocol gives its teachers."""
+        cell = self.cell(method=self.protocol.baseline, student=network, seed=seed)
+        return replace(cell, protocol=self.protocol.for_teachers())
 
     def train_teacher(self, network: str, *, seed: int = 0) -> TeacherCard:
-        """Train a network alone, or find its finished cell, and make it a teacher."""
-        cell = self.cell(method=self.protocol.alone, student=network, seed=seed)
-        return teachers.register_trained(self.runs, cell, self.run(cell))
+        """Train a network without a teacher, or find its finished cell, and make it a teacher."""
+        cell = self.teacher_cell(network, seed=seed)
+        return register_trained(self.runs, cell, self.run(cell))
 
     def import_teacher(self, path: Path, network: str, *, expected: float | None = None) -> TeacherCard:
         """Import a checkpoint as a teacher; see :func:`kdbench.teachers.cards.import_teacher`."""
-        return teachers.import_teacher(
+        return import_teacher(
             path,
             canonical_network(network),
             runs=self.runs,

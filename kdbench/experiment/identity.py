@@ -1,4 +1,4 @@
-"""The identity of a cell as text and as a hash; who only reads records needs no more."""
+"""The identity of a cell as text and as a hash; all that a reader of records needs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 
 def identity_text(identity: Any) -> str:
-    """Everything that decides a cell's results as one line of JSON, whatever the order of its keys was."""
+    """Return everything that decides a cell's results as one line of JSON, independent of the order of keys."""
     return json.dumps(identity, sort_keys=True, separators=(",", ":"))
 
 
 def identity_hash(text: str) -> str:
-    """The hash of such a line: a cell's id, 64 hexadecimal digits."""
+    """Return the hash of such a line: a cell's id, 64 hexadecimal digits."""
     return hashlib.sha256(text.encode()).hexdigest()

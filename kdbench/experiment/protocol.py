@@ -4,83 +4,100 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
-from typing import Any, Literal, get_args
+from typing import Any
 
 from kdbench.errors import UserError
+from kdbench.experiment.rules import Rules, read_table
 from kdbench.utils.names import find_name
+from kdbench.utils.precision import Precision
 
-Precision = Literal["fp32", "bf16", "fp16"]
 _FOLDER = resources.files("kdbench.experiment") / "protocols"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Demo:
+    """A first look that a protocol proposes."""
+
+    pair: str
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    next: str = ""
+    """The protocol to continue with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Protocol:
-    """The rules of training and reporting. Everything here but the texts and ``accuracy`` decides results."""
+    """Rules with a name, and what is said of them. Of a cell's results only ``name`` and ``rules`` are an identity."""
 
     name: str
     title: str
     source: str
-    version: int
-    """Raised when results change."""
-    dataset: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    pad: int
-    """Zero pixels on each side before the random crop."""
-    flip: bool
-    """Whether images are mirrored with probability 1/2."""
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    network_learning_rate: dict[str, float]
-    """Students with a learning rate of their own."""
-    momentum: float
-    weight_decay: float
-    nesterov: bool
-    milestones: tuple[float, ...]
-    """Fractions of training after which the learning rate is multiplied by ``decay``."""
-    decay: float
-    precision: Precision
-    alone: str
-    """The method that trains a network without a teacher; it also trains the teachers."""
-    try_pair: str
-    """The pair that ``kdbench`` proposes to begin with."""
-    try_methods: tuple[str, ...]
-    try_seeds: tuple[int, ...]
-    try_next: str = ""
-    """The protocol to go on to after a first look with this one."""
-    accuracy: dict[str, float]
-    """Published test accuracies of networks trained alone, in percent; imported teachers are checked against them."""
+    rules: Rules
+    teacher_epochs: int | None = None
+    """Epochs that teachers are trained for; None for as many as the students.
 
-    def rate(self, student: str, epoch: int) -> float:
-        """Learning rate of a student in an epoch, counted from 1."""
-        rate = self.network_learning_rate.get(student, self.learning_rate)
-        return rate * self.decay ** sum(epoch > fraction * self.epochs for fraction in self.milestones)
+    It enters a student's identity by its teacher's own cell alone.
+    """
+    baseline: str
+    """The method that trains a network without a teacher; it also trains the teachers."""
+    demo: Demo
+    accuracy: dict[str, float] = field(default_factory=dict)
+    """Published test accuracies of baselines, in percent; imported teachers are checked against them."""
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set."""
+        return self.rules.data.dataset
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of a student, without pre-training."""
+        return self.rules.schedule.epochs
+
+    @property
+    def batch_size(self) -> int:
+        """Images of a training batch."""
+        return self.rules.schedule.batch_size
+
+    @property
+    def precision(self) -> Precision:
+        """Precision of the forward pass."""
+        return self.rules.precision
 
     def identity(self) -> dict[str, Any]:
-        """What decides results, as plain values."""
-        texts = {"title", "source", "accuracy", "alone", "try_pair", "try_methods", "try_seeds", "try_next"}
-        return {k: v for k, v in _plain(dataclasses.asdict(self)).items() if k not in texts}
+        """Return what decides results, as plain values by their flat keys."""
+        return {"name": self.name, **self.rules.identity()}
 
     def override(self, **changes: Any) -> Protocol:
-        """Return the protocol with other values; None means unchanged."""
-        changed = dataclasses.replace(self, **{k: v for k, v in changes.items() if v is not None})
-        if changed.epochs < 1:
-            raise UserError(f"--epochs must be at least 1, not {changed.epochs}")
-        return changed
+        """Return the protocol with other rules, by their flat keys; None means unchanged.
+
+        ``epochs`` is the length of teachers too.
+
+        Raises
+        ------
+        UserError
+            There is no such rule, or a value is out of range.
+        """
+        given = {key: value for key, value in changes.items() if value is not None}
+        if given.get("epochs", 1) < 1:
+            raise UserError(f"--epochs must be at least 1, not {given['epochs']}")
+        try:
+            rules = self.rules.replace(**given)
+        except ValueError as error:
+            raise UserError(f"protocol {self.name}: {error}") from None
+        teacher_epochs = None if "epochs" in given else self.teacher_epochs
+        return dataclasses.replace(self, rules=rules, teacher_epochs=teacher_epochs)
+
+    def for_teachers(self) -> Protocol:
+        """Return the protocol that teachers are trained under."""
+        return self if self.teacher_epochs is None else self.override(epochs=self.teacher_epochs)
 
     def overrides(self) -> dict[str, Any]:
-        """The values that differ from the named protocol, by name."""
-        named = load_protocol(self.name).identity()
-        return {k: v for k, v in self.identity().items() if named[k] != v}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+        """Return the rules that differ from those of the named protocol, by their flat keys."""
+        named = load_protocol(self.name).rules.values()
+        return {key: value for key, value in self.rules.values().items() if named[key] != value}
 
 
 def protocol_names() -> list[str]:
@@ -91,26 +108,58 @@ def protocol_names() -> list[str]:
 def load_protocol(name: str) -> Protocol:
     """Read a protocol by name, in any spelling."""
     name = find_name("protocol", name, protocol_names(), "'kdbench list protocols' names all")
-    values = tomllib.loads((_FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
-    merged: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    assert merged["precision"] in get_args(Precision), name
-    return Protocol(name=name, **merged)
+    file = _FOLDER / f"{name}.toml"
+    return read_protocol(name, file.read_text(encoding="utf-8"), str(file))
 
 
-@dataclass(frozen=True, slots=True)
-class PairSet:
-    """Teacher>student pairs, and the protocol that lists the published accuracies of their networks."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _TeacherTable:
+    """Table ``[teacher]`` of a protocol's file."""
 
-    protocol: str
-    pairs: tuple[str, ...]
+    epochs: int | None = None
 
-
-def named_pairs() -> dict[str, PairSet]:
-    """Sets of pairs by name."""
-    text = (resources.files("kdbench.experiment") / "pairs.toml").read_text(encoding="utf-8")
-    return {name: PairSet(entry["protocol"], tuple(entry["pairs"])) for name, entry in tomllib.loads(text).items()}
+    def __post_init__(self) -> None:
+        if self.epochs is not None and self.epochs < 1:
+            raise ValueError(f"epochs must be at least 1, not {self.epochs}")
 
 
-def usual_pairs() -> list[str]:
-    """The pairs of all sets, in the order of papers."""
-    return [pair for members in named_pairs().values() for pair in members.pairs]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _About:
+    """What a protocol's file holds beside its rules."""
+
+    title: str
+    source: str
+    baseline: str
+    teacher: _TeacherTable = field(default_factory=_TeacherTable)
+    demo: Demo
+    accuracy: dict[str, float] = field(default_factory=dict)
+
+
+def read_protocol(name: str, text: str, where: str) -> Protocol:
+    """Make a protocol of the text of its file.
+
+    Raises
+    ------
+    UserError
+        The text is not TOML, a key is unknown or missing, or a value is of the wrong kind or out of range; the message
+        begins with ``where``.
+    """
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{where} is not TOML: {error}") from None
+    rules, about = ([f.name for f in dataclasses.fields(kind)] for kind in (Rules, _About))
+    for key in values:
+        if key not in {*rules, *about}:
+            raise UserError(f"{where}: unknown key {key!r}: known are {', '.join((*about, *rules))}")
+    described = read_table(_About, {key: value for key, value in values.items() if key in about}, where)
+    return Protocol(
+        name=name,
+        title=described.title,
+        source=described.source,
+        rules=read_table(Rules, {key: value for key, value in values.items() if key in rules}, where),
+        teacher_epochs=described.teacher.epochs,
+        baseline=described.baseline,
+        demo=described.demo,
+        accuracy=described.accuracy,
+    )

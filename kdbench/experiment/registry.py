@@ -1,4 +1,4 @@
-"""Where methods come from: kdbench itself, a user's folders, and installed packages."""
+"""Find methods: those of kdbench, those in a user's folders, and those of installed packages."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from types import ModuleType
 from typing import final
 
 from kdbench.errors import UserError
-from kdbench.experiment import user_methods as own_methods
+from kdbench.experiment import user_methods
 from kdbench.method import Method
-from kdbench.utils.names import squeeze
+from kdbench.utils.names import find_name, squeeze
 
 _PACKAGE = "kdbench.methods"
 _GROUP = "kdbench.methods"
@@ -29,6 +29,10 @@ _GROUP = "kdbench.methods"
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 NAME_RULE = "the name of a method is a lower-case letter, then lower-case letters, digits and _"
 _DIGEST = "__kdbench_digest__"
+_OLD_READS = ("teacher_reads", "student_reads", "needs", "own_needs", "pretraining_needs", "all_needs")
+"""Names by which methods once said what they read."""
+_OLD_HELPERS = "kdbench.methods.ce"
+"""Module that once held the functions of ``kdbench.functional``."""
 
 
 @final
@@ -41,25 +45,25 @@ class MethodSource:
     """``kdbench VERSION``, ``file NAME.py`` or ``package NAME VERSION``."""
     module: str
     own: bool
-    """Whether it is a user's, not one of kdbench."""
+    """Whether it is a user's method, not one of kdbench."""
     file: Path | None = None
-    """Of a method in a user's folder."""
+    """Its file, if it lies in a user's folder."""
 
     @property
     def where(self) -> str:
-        """Where its code is, for messages."""
+        """Place of its code, for messages."""
         return str(self.file) if self.file else f"{self.module} of {self.origin}"
 
     @property
     def text(self) -> str:
-        """What a record says: the origin, and for a user's method the hash of its code."""
+        """Origin, and for a user's method the hash of its code, as records hold it."""
         if not self.own:
             return self.origin
         return f"{self.origin} sha256:{vars(self._module())[_DIGEST][:8]}"
 
     @property
     def recipe_file(self) -> Path:
-        """Where its recipe file is, if it has one: beside its module."""
+        """Path of its recipe file beside its module; the file need not exist."""
         return (self.file or Path(self._module().__file__ or "")).with_suffix(".toml")
 
     def load(self) -> type[Method]:
@@ -68,7 +72,7 @@ class MethodSource:
         Raises
         ------
         UserError
-            A user's file cannot be imported, or has no usable ``METHOD``; the text says what to do.
+            A user's file cannot be imported, or has no usable ``METHOD``; the message says what to do.
         """
         method = getattr(self._module(), "METHOD", None)
         if flaw := _flaw(method):
@@ -76,11 +80,11 @@ class MethodSource:
         return typing.cast("type[Method]", method)
 
     def changed_since(self, text: str) -> bool:
-        """Whether a user's method had other code when a record or a state was made."""
+        """Return whether a user's method had other code when a record or a state was made."""
         return self.own and "sha256:" in text and text.partition("sha256:")[2] != self.text.partition("sha256:")[2]
 
     def place_of(self, error: BaseException) -> str:
-        """Where in its file something went wrong, and what, in one line."""
+        """Return in one line where in its file an error was raised, and which."""
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(self.file)]
         if isinstance(error, SyntaxError) and error.filename == str(self.file):
             lines.append(error.lineno)
@@ -93,13 +97,19 @@ class MethodSource:
             return importlib.import_module(self.module)
         if not _NAME.fullmatch(self.name):
             raise self._unusable(f"{self.where}: {NAME_RULE}; rename it, or let it begin with _ if it is no method")
-        own_methods.refresh()
+        user_methods.refresh()
         if self.module not in sys.modules:
             importlib.invalidate_caches()  # its file may be younger than the last look into its folder
         try:
             module = importlib.import_module(self.module)
         except (Exception, SystemExit) as error:
-            raise self._unusable(f"{self.place_of(error)}; mend that, then type the same command again") from error
+            remedy = "fix that, then type the same command again"
+            if isinstance(error, ImportError) and error.name == _OLD_HELPERS:
+                remedy = (
+                    "import losses from kdbench.functional instead, and weight, temperature, positive or fraction from "
+                    "kdbench.method, whose fields are checked without check_settings"
+                )
+            raise self._unusable(f"{self.place_of(error)}; {remedy}") from error
         if _DIGEST not in vars(module):
             vars(module)[_DIGEST] = _digest(Path(module.__file__ or ""))
         return module
@@ -109,25 +119,25 @@ class MethodSource:
 
 
 def method_sources() -> dict[str, MethodSource]:
-    """Where every method comes from, by name.
+    """Return the source of every method, by name.
 
     Raises
     ------
     UserError
-        A folder is not there, or two methods have one name.
+        A folder does not exist, or two methods have one name.
     """
-    folders = own_methods.folders()
+    folders = user_methods.folders()
     for folder in folders:
         if not folder.is_dir():
             raise UserError(
-                f"there is no folder {folder}: --methods and {own_methods.FOLDERS} name folders of methods, "
+                f"folder {folder} does not exist: --methods and {user_methods.FOLDERS} name folders of methods, "
                 "and 'kdbench new NAME --dir DIR' makes one"
             )
     return _collected(folders, tuple(folder.stat().st_mtime_ns for folder in folders), tuple(sys.path))
 
 
 def is_name(name: str) -> bool:
-    """Whether a method may have this name."""
+    """Return whether a method may have this name."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -163,7 +173,7 @@ def _in_folders(folders: tuple[Path, ...]) -> Iterator[MethodSource]:
             if helpers.setdefault(helper.name, helper) != helper:
                 raise UserError(f"{helper} and {helpers[helper.name]} have one name: rename one of them")
         for file in sorted(folder.glob("[!_.]*.py")):
-            yield MethodSource(file.stem, f"file {file.name}", f"{own_methods.__name__}.{file.stem}", True, file)
+            yield MethodSource(file.stem, f"file {file.name}", f"{user_methods.__name__}.{file.stem}", True, file)
 
 
 @functools.lru_cache(maxsize=1)
@@ -177,7 +187,7 @@ def _installed(path: tuple[str, ...]) -> tuple[MethodSource, ...]:
 
 
 def _digest(file: Path) -> str:
-    """Hash of a module's file and of the helpers beside it, 64 hexadecimal digits."""
+    """Return the hash of a module's file and of the helpers beside it, 64 hexadecimal digits."""
     digest = hashlib.sha256()
     for path in (file, *sorted(file.parent.glob("_*.py"))):
         digest.update(f"{path.name}\n".encode() + path.read_bytes())
@@ -186,17 +196,50 @@ def _digest(file: Path) -> str:
 
 @functools.cache
 def _flaw(method: object) -> str | None:
-    """Why something cannot serve as a method; None if it can."""
+    """Return why an object cannot serve as a method; None if it can."""
     if method is None:
         return "it has no METHOD: end it with METHOD = YourMethod, or let its name begin with _ if it is no method"
     if not (isinstance(method, type) and issubclass(method, Method)):
         return f"its METHOD is {method!r}: it must be a class that inherits from kdbench.method.Method"
     if missing := sorted(method.__abstractmethods__):
         return f"{method.__name__} has no {', '.join(missing)}: define it, as kdbench.method.Method describes it"
-    if missing := [name for name in ("FAMILY", "teacher_reads") if getattr(method, name, None) is None]:
-        return f"{method.__name__} has no {' and no '.join(missing)}: set it in the class"
+    if flaw := _flaw_of_reads(method):
+        return flaw
     try:
         method.Config()
     except (TypeError, ValueError) as error:
         return f"{method.__name__}.Config() fails, {error}: give every field a default that is allowed"
     return None
+
+
+def _flaw_of_reads(method: type[Method]) -> str | None:
+    """Why it is unclear what a method reads; None if it is clear."""
+    if old := sorted(name for name in _OLD_READS if name in dir(method)):
+        return (
+            f"{method.__name__} has {', '.join(old)}, which kdbench does not call any more: write READS = "
+            'Reads(student={"logits", ...}, teacher={...}), with from kdbench.method import Reads, and override '
+            "reads(cls, config, phase) where settings or pre-training decide"
+        )
+    if missing := [name for name in ("FAMILY", "READS") if getattr(method, name, None) is None]:
+        return f"{method.__name__} has no {' and no '.join(missing)}: set it in the class"
+    return None
+
+
+def method_names() -> list[str]:
+    """Return the names of all methods, those of users included."""
+    return list(method_sources())
+
+
+def method_name(name: str) -> str:
+    """Return the registered spelling of a method's name."""
+    return find_name("method", name, method_names(), "'kdbench list methods' names all")
+
+
+def method_source(name: str) -> MethodSource:
+    """Return where a method comes from, by its registered name."""
+    return method_sources()[name]
+
+
+def load_method(name: str) -> type[Method]:
+    """Import a method by its registered name."""
+    return method_source(name).load()

@@ -1,4 +1,4 @@
-"""Finds methods and their recipes by name."""
+"""Resolve a method's settings for a pair: defaults, recipe, and what the user chose."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import typing
 from dataclasses import dataclass
 from typing import Any
 
+from kdbench.config import deciding
 from kdbench.errors import UserError
-from kdbench.experiment.registry import MethodSource, method_sources
-from kdbench.method import Method, deciding
-from kdbench.utils.names import find_name
+from kdbench.experiment.pairs import Pair
+from kdbench.experiment.registry import load_method, method_name, method_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,33 +38,13 @@ class Settings:
         return deciding(self.config)
 
 
-def method_names() -> list[str]:
-    """Names of all methods, those of users included."""
-    return list(method_sources())
-
-
-def method_name(name: str) -> str:
-    """The registered spelling of a method's name."""
-    return find_name("method", name, method_names(), "'kdbench list methods' names all")
-
-
-def method_source(name: str) -> MethodSource:
-    """Where a method comes from, by its registered name."""
-    return method_sources()[name]
-
-
-def load_method(name: str) -> type[Method]:
-    """Import a method by its registered name."""
-    return method_source(name).load()
-
-
 def load_recipes(name: str) -> list[Recipe]:
     """Read a method's recipe file, which lies beside its module; no file, no recipes.
 
     Raises
     ------
     UserError
-        It is not TOML, or an entry is not whole.
+        It is not TOML, or an entry is incomplete.
     """
     file = method_source(name).recipe_file
     try:
@@ -91,17 +71,18 @@ def resolve_settings(
     """
     config = load_method(name).Config
     chosen = _typed(name, config, chosen or {})
-    pair = f"{teacher}>{student}"
-    found = [r for r in load_recipes(name) if r.dataset == dataset and pair in r.pairs]
-    if len(found) > 1:
-        raise UserError(f"{method_source(name).recipe_file} has {len(found)} recipes for {pair} on {dataset}: keep one")
-    recipe = _typed(name, config, found[0].settings) if found else {}
+    pair = str(Pair.of(teacher, student)) if teacher else ""
+    recipes = [recipe for recipe in load_recipes(name) if recipe.dataset == dataset and pair in recipe.pairs]
+    if len(recipes) > 1:
+        file = method_source(name).recipe_file
+        raise UserError(f"{file} has {len(recipes)} recipes for {pair} on {dataset}: keep one")
+    published = _typed(name, config, recipes[0].settings) if recipes else {}
     source = "defaults"
     if teacher:
-        source = found[0].source if found else f"defaults; no published settings for {pair} on {dataset}"
+        source = recipes[0].source if recipes else f"defaults; no published settings for {pair} on {dataset}"
     try:
-        made = config(**{**recipe, **chosen})
-        return Settings(made, {key: value for key, value in chosen.items() if key in deciding(made)}, source)
+        resolved = config(**{**published, **chosen})
+        return Settings(resolved, {key: value for key, value in chosen.items() if key in deciding(resolved)}, source)
     except ValueError as error:
         raise UserError(f"method {name}: {error}") from None
 
@@ -109,13 +90,13 @@ def resolve_settings(
 def parse_settings(words: list[str], methods: list[str]) -> dict[str, list[dict[str, Any]]]:
     """Read ``key=value`` words, values in TOML's notation or as bare text, into the settings of each method.
 
-    A bare key is meant for every one of the methods that has such a setting, ``method.key`` for one of them. A key
+    A bare key means every method that has such a setting, ``method.key`` for one of them. A key
     that is given several times takes each of its values: a method's list holds every combination.
 
     Raises
     ------
     UserError
-        A word is no ``key=value``, repeats itself, or fits none of the methods.
+        A word is not ``key=value``, is repeated, or fits none of the methods.
     """
     chosen: dict[str, dict[str, list[Any]]] = {name: {} for name in methods}
     for word in words:
@@ -138,21 +119,21 @@ def parse_settings(words: list[str], methods: list[str]) -> dict[str, list[dict[
 
 
 def _meant(key: str, methods: list[str]) -> list[tuple[str, str]]:
-    """Methods and their setting that a key of ``--set`` means."""
+    """Return the methods and their setting that a key of ``--set`` means."""
     method, dot, setting = key.partition(".")
     if dot:
         name = method_name(method)
         if name not in methods:
-            raise UserError(f"--set {key}: method {name} is not asked for with --method")
+            raise UserError(f"--set {key}: method {name} is not among those of --method")
         return [(name, setting)]
     if len(methods) == 1:
         return [(methods[0], key)]
-    found = [(name, key) for name in methods if key in typing.get_type_hints(load_method(name).Config)]
-    if not found:
+    matches = [(name, key) for name in methods if key in typing.get_type_hints(load_method(name).Config)]
+    if not matches:
         raise UserError(
             f"--set {key}: none of {', '.join(methods)} has such a setting; 'kdbench show METHOD' lists them"
         )
-    return found
+    return matches
 
 
 def _typed(name: str, config: type, chosen: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Holds the methods of users as its modules: its path is the folders that ``KDBENCH_METHODS`` names.
+"""Hold users' methods as submodules: the path of this module is the folders that ``KDBENCH_METHODS`` names.
 
 So a file ``mine.py`` there is the module ``kdbench.experiment.user_methods.mine`` in every process that has the
 variable, and ``sys.path`` stays as it is.
@@ -17,12 +17,12 @@ FOLDERS = "KDBENCH_METHODS"
 
 
 def folders() -> tuple[Path, ...]:
-    """The folders that are named now, each once."""
-    return _folders(os.environ.get(FOLDERS, ""), os.getcwd())  # noqa: PTH109 - it is asked often
+    """Return the folders that are named now, each once."""
+    return _folders(os.environ.get(FOLDERS, ""), os.getcwd())  # noqa: PTH109 - called often
 
 
 def add_folders(more: Iterable[Path]) -> None:
-    """Let this process, and those that it starts, find methods in more folders."""
+    """Add folders in which this process, and those that it starts, find methods."""
     if named := [str(path) for path in (*folders(), *(path.absolute() for path in more))]:
         os.environ[FOLDERS] = os.pathsep.join(named)
 

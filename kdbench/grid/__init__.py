@@ -1,4 +1,4 @@
-"""Very many cells: what a grid file means, what is left, what it will take, and the worker that does it.
+"""Very many cells: what a grid file means, what is left, what it will take, and the workers of this machine.
 
-Where workers run (this machine, a cluster) is decided above, in :mod:`kdbench.slurm`; how a cell is trained, below.
+A cluster's jobs are submitted above, by :mod:`kdbench.slurm`; how a cell is trained is decided below.
 """

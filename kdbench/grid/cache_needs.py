@@ -1,4 +1,4 @@
-"""What the caches of a grid's teachers will have to hold: expected, rather than drawn view by view."""
+"""Estimate what the caches of a grid's teachers will hold, without drawing the views."""
 
 from __future__ import annotations
 
@@ -6,43 +6,44 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from kdbench.data.datasets import DataShape
 from kdbench.data.views import Augmentation
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.protocol import Protocol
 from kdbench.grid.grid import Grid, GridTeacher
-from kdbench.grid.shapes import DataShape, NetShape
-from kdbench.grid.variants import Kind
+from kdbench.grid.shapes import NetShape
+from kdbench.grid.variants import Variant
 from kdbench.method import ViewPlan
 from kdbench.net import Part
 from kdbench.teachers.cache_list import CacheInfo
-from kdbench.teachers.plan import Wanted
-from kdbench.teachers.segments import free_space
+from kdbench.teachers.demand import Wanted
+from kdbench.utils.files import free_space
 
 
 def expected_pairs(num_images: int, augmentation: Augmentation, plans: Mapping[frozenset[ViewPlan], int]) -> float:
-    """Expected number of pairs of image and view that are visited.
+    """Compute the expected number of distinct (image, view) pairs that epochs visit.
 
     In an epoch, the views of an image share one flip, and each draws one of ``c`` crops by its seed and row. Of the
-    ``f * c`` ids of a quarter turn (``f`` flips), one is drawn there by ``m`` rows with probability
-    ``(1 - (1 - 1 / c)^m) / f``. Epochs and seeds are independent, and so it stays unseen with the product of what is
-    left to 1. Rows that two plans of one seed turn alike are the same draw.
+    ``f * c`` ids of a rotation (``f`` flips), ``m`` rows with that rotation draw a given one with probability
+    ``(1 - (1 - 1 / c)^m) / f``. Epochs and seeds are independent, so the probability that an id is never drawn is the
+    product of the complements. Rows of two plans with the same seed and rotation are the same draw.
 
     Parameters
     ----------
     plans
-        How many epochs, those of all seeds, see which set of plans.
+        Number of epochs, over all seeds, that see each set of plans.
 
     Returns
     -------
     float
-        What ``len(visited(...))`` is on average.
+        The mean of ``len(visited(...))``.
     """
     crops, flips = augmentation.num_offsets**2, 2 if augmentation.flip else 1
     views = 0.0
-    for turn in range(4):
+    for rotation in range(4):
         unseen = 1.0
-        for seen, num_epochs in plans.items():
-            rows = {row for plan in seen for row, turns in enumerate(plan.quarter_turns) if turns == turn}
+        for plan_set, num_epochs in plans.items():
+            rows = {row for plan in plan_set for row, turns in enumerate(plan.quarter_turns) if turns == rotation}
             unseen *= (1 - (1 - (1 - 1 / crops) ** len(rows)) / flips) ** num_epochs
         views += flips * crops * (1 - unseen)
     return num_images * views
@@ -50,73 +51,77 @@ def expected_pairs(num_images: int, augmentation: Augmentation, plans: Mapping[f
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheNeed:
-    """What the cells that are left want a teacher's cache to hold."""
+    """What the unfinished cells of a grid need of one teacher's cache."""
 
     teacher: GridTeacher
     views: float
-    """Expected pairs of image and view."""
+    """Expected number of (image, view) pairs."""
     missing: float
-    """Of these, how many are not on disk."""
+    """Expected number of these that are not on disk."""
     row_bytes: int
-    """Of one pair and what is kept of it."""
+    """Bytes that one pair and its outputs take."""
     forwards: int
-    """Views that the live teacher would be asked for otherwise."""
+    """Views that the live teacher would forward without a cache."""
     used: bool = True
     """Whether ``--cache auto`` builds and reads it."""
 
     @property
     def bytes(self) -> float:
-        """In all."""
+        """Compute the size of the complete cache."""
         return self.views * self.row_bytes
 
     @property
     def missing_bytes(self) -> float:
-        """Disk space that is still to be filled."""
+        """Compute the disk space that is still to be filled."""
         return self.missing * self.row_bytes
 
     @property
     def worthwhile(self) -> bool:
-        """Whether it saves forward passes."""
+        """Return whether the cache saves forward passes."""
         return round(self.missing) < self.forwards
 
 
 def cache_needs(
-    grid: Grid, kinds: Sequence[Kind], data: DataShape, shapes: Mapping[str, NetShape], caches: Sequence[CacheInfo]
+    grid: Grid,
+    variants: Sequence[Variant],
+    data: DataShape,
+    shapes: Mapping[str, NetShape],
+    caches: Sequence[CacheInfo],
 ) -> tuple[CacheNeed, ...]:
-    """Find what caches will have to hold, for each teacher of cells that are left and can read one."""
+    """Estimate the cache of each teacher that unfinished cells can read from a cache."""
     protocol = grid.session.protocol
-    augmentation = Augmentation(pad=protocol.pad, flip=protocol.flip)
-    wanted: dict[str, list[tuple[Kind, Wanted]]] = {}
-    for kind in kinds:
-        want = Wanted.by(kind.cell)
-        if kind.cell.teacher and want.cacheable:
-            wanted.setdefault(kind.cell.teacher.id, []).append((kind, want))
+    augmentation = Augmentation.of(protocol.rules.augmentation)
+    readers: dict[str, list[tuple[Variant, Wanted]]] = {}
+    for variant in variants:
+        want = Wanted.by(variant.cell)
+        if variant.cell.teacher and want.cacheable:
+            readers.setdefault(variant.cell.teacher.id, []).append((variant, want))
 
-    def expected(found: Iterable[tuple[Sequence[Cell], Wanted]]) -> float:
+    def expected(reading: Iterable[tuple[Sequence[Cell], Wanted]]) -> float:
         # Of very many cells few differ in this.
-        asked = {(cell.seed, want.plan, want.epochs) for cells, want in found for cell in cells}
-        seen: dict[tuple[int, int], set[ViewPlan]] = {}
-        for seed, plan, epochs in asked:
+        visits = {(cell.seed, want.plan, want.epochs) for cells, want in reading for cell in cells}
+        plans: dict[tuple[int, int], set[ViewPlan]] = {}
+        for seed, plan, epochs in visits:
             for epoch in epochs:
-                seen.setdefault((seed, epoch), set()).add(plan)
-        return expected_pairs(data.num_images, augmentation, Counter(map(frozenset, seen.values())))
+                plans.setdefault((seed, epoch), set()).add(plan)
+        return expected_pairs(data.num_images, augmentation, Counter(map(frozenset, plans.values())))
 
     needs = []
     free = free_space(grid.session.runs)
-    for key, found in wanted.items():
-        parts: set[Part] = {part for kind, want in found if kind.left for part in want.parts}
+    for teacher_id, reading in readers.items():
+        parts: set[Part] = {part for variant, want in reading if variant.left for part in want.parts}
         if not parts:
             continue
-        teacher = grid.teachers[key]
-        views = expected((kind.left, want) for kind, want in found)
-        ever = expected(((*kind.left, *kind.done), want) for kind, want in found)
-        passes = sum(len(kind.left) * want.plan.num_views * len(want.epochs) for kind, want in found)
+        teacher = grid.teachers[teacher_id]
+        views = expected((variant.left, want) for variant, want in reading)
+        total = expected(((*variant.left, *variant.done), want) for variant, want in reading)
+        forwards = sum(len(variant.left) * want.plan.num_views * len(want.epochs) for variant, want in reading)
         need = CacheNeed(
             teacher=teacher,
             views=views,
-            missing=min(views, _missing(ever, _on_disk(teacher, protocol, parts, caches))),
+            missing=min(views, _missing(total, _on_disk(teacher, protocol, parts, caches))),
             row_bytes=8 + sum(shapes[teacher.ref.network].row[part] for part in parts),
-            forwards=passes * data.num_images,
+            forwards=forwards * data.num_images,
         )
         # As Sources decides, with each cell in a lockstep group of its own.
         used = not need.missing or (need.worthwhile and need.missing_bytes < free / 2)
@@ -125,19 +130,20 @@ def cache_needs(
     return tuple(needs)
 
 
-def _missing(ever: float, on_disk: int) -> float:
-    """Expected pairs that a cache lacks of all that cells ever want of it, those that are done included.
+def _missing(total: float, on_disk: int) -> float:
+    """Estimate how many of the pairs that all cells visit, finished ones included, a cache lacks.
 
-    What is on disk is taken to be of these, since it was built for such cells. A difference that chance explains is
-    none: seeing one id of a turn makes the others less likely, so the variance of the number is below its mean.
+    What is on disk is taken to be of these, since it was built for such cells. A difference that chance explains
+    counts as none: seeing one id of a rotation makes the others less likely, so the variance is below the mean.
     """
-    missing = ever - on_disk
-    return missing if missing > 5 * ever**0.5 or not on_disk else 0.0
+    missing = total - on_disk
+    return missing if missing > 5 * total**0.5 or not on_disk else 0.0
 
 
 def _on_disk(teacher: GridTeacher, protocol: Protocol, parts: set[Part], caches: Sequence[CacheInfo]) -> int:
-    """Pairs of which a teacher's cache has these parts, under the same rules."""
-    rules = protocol.mean, protocol.std, protocol.pad, protocol.precision
+    """Count the pairs whose parts a teacher's cache holds under the same rules."""
+    data = protocol.rules.data
+    rules = data.mean, data.std, protocol.rules.augmentation.pad, protocol.precision
     return sum(
         info.pairs
         for info in caches

@@ -1,7 +1,7 @@
-"""What the cells of a grid that are left will need: time, teacher caches and disk.
+"""Estimate what the unfinished cells of a grid need: time, teacher caches and disk.
 
-Nothing is trained and no image is loaded for it: times are those of finished cells of the same kind, sizes follow
-from the shapes of networks, and what caches will hold is an expectation.
+Nothing is trained and no image is loaded: times are those of finished cells that differ only in their seed, sizes
+follow from the shapes of the networks, and the contents of caches are an expectation.
 """
 
 from __future__ import annotations
@@ -14,117 +14,117 @@ from pathlib import Path
 
 import torch
 
-from kdbench.analysis.records import read_record
+from kdbench.experiment.folder import read_record
 from kdbench.grid.cache_needs import CacheNeed, cache_needs
 from kdbench.grid.grid import Grid
 from kdbench.grid.shapes import NetShape, data_shape, net_shapes
 from kdbench.grid.states import Status
-from kdbench.grid.variants import Kind, kinds_of
+from kdbench.grid.variants import Variant, variants_of
 from kdbench.teachers.cache_list import list_caches
-from kdbench.teachers.segments import free_space
 from kdbench.utils.device import processor
+from kdbench.utils.files import free_space
 
-_RECORDS = 3
-"""Records that are read of a kind of cell."""
+_MAX_RECORDS = 3
+"""Records that are read of each variant."""
 _TEXT_BYTES, _EPOCH_BYTES = 6000, 300
-"""Of a cell's record and configuration, and of an epoch's line of metrics; found by looking at some."""
-_STATES = 2
-"""Saved states that a cell in progress has at most: a new one is written before the one before it is dropped."""
+"""Size of a cell's record and configuration, and of an epoch's line of metrics, measured on some cells."""
+_NUM_STATES = 2
+"""Saved states that a cell in progress has at most: a new one is written before the previous one is deleted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """Seconds of one cell of each kind, on one device."""
+    """The seconds that one cell of each variant takes on one device."""
 
     device: str
     """Empty where nothing is known."""
-    cells: Mapping[Kind, float]
-    """Training and evaluation, from records; training alone where it was measured."""
-    measured: frozenset[Kind] = frozenset()
-    """Those of the kinds that were measured."""
+    cells: Mapping[Variant, float]
+    """Training and evaluation, from records; training only where it was measured."""
+    measured: frozenset[Variant] = frozenset()
+    """Variants whose steps were timed."""
     views: Mapping[str, float] | None = None
-    """Seconds of one view of a cache that is built, by the teacher's network; None where that was not measured."""
+    """Seconds to cache one view, by the teacher's network; None where that was not measured."""
     elsewhere: int = 0
-    """Records of other devices, which are left out."""
+    """Number of records of other devices, which are left out."""
 
 
-def speed(kinds: Sequence[Kind], runs: Path, device: str | None = None) -> Speed:
+def speed(variants: Sequence[Variant], runs: Path, device: str | None = None) -> Speed:
     """Read how long finished cells took.
 
     Parameters
     ----------
     device
-        The one whose records count, in the words of :func:`device_words`; by default the one that has most.
+        Only records of this device count, named as by :func:`device_words`; by default the one with most records.
 
     Raises
     ------
     UserError
         A record is damaged.
     """
-    found: list[tuple[Kind, str, float]] = []
-    for kind in kinds:
-        for cell in kind.done[:_RECORDS]:
+    timings: list[tuple[Variant, str, float]] = []
+    for variant in variants:
+        for cell in variant.done[:_MAX_RECORDS]:
             record = read_record(cell.folder(runs), cell)
             assert record is not None, cell
-            cost, made = record["cost"], record["environment"]
-            words = device_words(made["device"], made["device_type"], made["threads"])
-            found.append((kind, words, cost["train_seconds"] + cost["evaluate_seconds"]))
-    counts = Counter(words for _, words, _ in found)
+            cost, environment = record["cost"], record["environment"]
+            words = device_words(environment["device"], environment["device_type"], environment["threads"])
+            timings.append((variant, words, cost["train_seconds"] + cost["evaluate_seconds"]))
+    counts = Counter(words for _, words, _ in timings)
     chosen = device or (counts.most_common(1)[0][0] if counts else "")
-    seconds: dict[Kind, list[float]] = {}
-    for kind, words, each in found:
+    seconds: dict[Variant, list[float]] = {}
+    for variant, words, duration in timings:
         if words == chosen:
-            seconds.setdefault(kind, []).append(each)
+            seconds.setdefault(variant, []).append(duration)
     return Speed(
         device=chosen,
-        cells={kind: statistics.median(each) for kind, each in seconds.items()},
-        elsewhere=len(found) - counts[chosen],
+        cells={variant: statistics.median(durations) for variant, durations in seconds.items()},
+        elsewhere=len(timings) - counts[chosen],
     )
 
 
 def this_device(device: torch.device) -> str:
-    """A device of this machine, in the words that records are told apart by."""
+    """Name a device of this machine as :func:`device_words` does."""
     return device_words(processor(device), device.type, torch.get_num_threads())
 
 
-def device_words(name: str, kind: str, threads: int) -> str:
-    """A device for people; the speed of a CPU is that of its threads."""
-    return name if kind != "cpu" else f"{name} with {threads} thread{'' if threads == 1 else 's'}"
+def device_words(name: str, device_type: str, threads: int) -> str:
+    """Name a device; the name of a CPU includes its threads, since its speed depends on them."""
+    return name if device_type != "cpu" else f"{name} with {threads} thread{'' if threads == 1 else 's'}"
 
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """Bytes, and how many cells they are for."""
+    """The bytes that unfinished cells will fill."""
 
     cells: int
-    """That the cells leave, and the teachers that are trained."""
+    """Left by the cells, and by the teachers that are trained."""
     caches: float
-    """That ``--cache auto`` fills, beyond what is on disk."""
+    """Added to the caches by ``--cache auto``, beyond what is on disk."""
     state: int
-    """Of one cell in progress, at most; what a method keeps of its own is not in it."""
+    """Saved state of one cell in progress, at most, without what a method adds to it."""
     free: int
     num_cells: int
 
     @property
     def needed(self) -> float:
-        """In all."""
+        """Compute the total number of bytes."""
         return self.cells + self.caches + self.state
 
 
-def disk(grid: Grid, kinds: Sequence[Kind], shapes: Mapping[str, NetShape], caches: Sequence[CacheNeed]) -> Disk:
+def disk(grid: Grid, variants: Sequence[Variant], shapes: Mapping[str, NetShape], caches: Sequence[CacheNeed]) -> Disk:
     """Estimate the disk space that is still to be filled."""
-    text = _TEXT_BYTES + _EPOCH_BYTES * grid.session.protocol.epochs
-    cells = sum(len(kind.left) * (shapes[kind.cell.student].bytes + text) for kind in kinds)
+    text = {variant: _TEXT_BYTES + _EPOCH_BYTES * variant.cell.protocol.epochs for variant in variants}
+    cells = sum(len(variant.left) * (shapes[variant.cell.student].bytes + text[variant]) for variant in variants)
     # A teacher has a copy of the weights that its cell leaves.
     cells += sum(shapes[cell.student].bytes for cell in grid.to_train)
     # Weights and as much momentum.
-    states = [_STATES * 2 * 4 * shapes[kind.cell.student].parameters for kind in kinds]
+    states = [_NUM_STATES * 2 * 4 * shapes[variant.cell.student].parameters for variant in variants]
     return Disk(
         cells=cells,
         caches=sum(need.missing_bytes for need in caches if need.used),
         state=max(states, default=0),
         free=free_space(grid.session.runs),
-        num_cells=sum(len(kind.left) for kind in kinds),
+        num_cells=sum(len(variant.left) for variant in variants),
     )
 
 
@@ -132,8 +132,8 @@ def disk(grid: Grid, kinds: Sequence[Kind], shapes: Mapping[str, NetShape], cach
 class GridEstimate:
     """All that is known of what a grid still needs."""
 
-    kinds: tuple[Kind, ...]
-    """Those that have cells left."""
+    variants: tuple[Variant, ...]
+    """Variants with unfinished cells."""
     caches: tuple[CacheNeed, ...]
     disk: Disk
     speed: Speed
@@ -145,9 +145,9 @@ class GridEstimate:
         Parameters
         ----------
         statuses
-            Of the grid's cells and of those that train its teachers.
+            States of the grid's cells and of those that train its teachers.
         device
-            The one whose records count, in the words of :func:`device_words`; by default the one that has most.
+            Only records of this device count, named as by :func:`device_words`; by default the one with most records.
 
         Raises
         ------
@@ -155,12 +155,12 @@ class GridEstimate:
             A network cannot be used, or a record is damaged.
         """
         session = grid.session
-        kinds, data = kinds_of(statuses), data_shape(session)
-        left = tuple(kind for kind in kinds if kind.left)
+        variants, data = variants_of(statuses), data_shape(session)
+        left = tuple(variant for variant in variants if variant.left)
         shapes = net_shapes(grid, data)
-        caches = cache_needs(grid, kinds, data, shapes, list_caches(session.runs))
+        caches = cache_needs(grid, variants, data, shapes, list_caches(session.runs))
         return cls(
-            kinds=left,
+            variants=left,
             caches=caches,
             disk=disk(grid, left, shapes, caches),
             speed=speed(left, session.runs, device),
@@ -168,17 +168,17 @@ class GridEstimate:
 
     @property
     def to_build(self) -> tuple[CacheNeed, ...]:
-        """The caches that ``--cache auto`` will build, or build on."""
+        """Return the caches that ``--cache auto`` will build or extend."""
         return tuple(need for need in self.caches if need.used and need.missing)
 
     @property
-    def unknown(self) -> tuple[Kind, ...]:
-        """Kinds of cells whose time is not known."""
-        return tuple(kind for kind in self.kinds if kind not in self.speed.cells)
+    def unknown(self) -> tuple[Variant, ...]:
+        """Return the variants whose time is unknown."""
+        return tuple(variant for variant in self.variants if variant not in self.speed.cells)
 
     @property
     def seconds(self) -> float:
-        """Of one worker that does all that is known; a cell that was begun counts in full."""
-        cells = sum(len(kind.left) * self.speed.cells.get(kind, 0.0) for kind in self.kinds)
+        """Compute how long one worker takes for all that is known; half-trained cells count in full."""
+        cells = sum(len(variant.left) * self.speed.cells.get(variant, 0.0) for variant in self.variants)
         views = self.speed.views or {}
         return cells + sum(need.missing * views.get(need.teacher.ref.network, 0.0) for need in self.to_build)

@@ -1,4 +1,4 @@
-"""How large data sets and networks are, found without loading the one or giving values to the other."""
+"""Find the sizes of data sets and networks on the meta device, without loading images or allocating weights."""
 
 from __future__ import annotations
 
@@ -11,41 +11,27 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from kdbench.data.datasets import SHAPES
+from kdbench.data.datasets import SHAPES, DataShape
 from kdbench.engine.session import Session
 from kdbench.errors import UserError
-from kdbench.experiment.protocol import Precision
 from kdbench.grid.grid import Grid
 from kdbench.models import build_backbone
 from kdbench.net import Backbone, Part
 from kdbench.utils.device import autocast
-
-
-@dataclass(frozen=True, slots=True)
-class DataShape:
-    """Of the training images."""
-
-    num_images: int
-    image_size: tuple[int, int]
-    """Height and width, in pixels."""
-    num_classes: int
+from kdbench.utils.precision import Precision
 
 
 def data_shape(session: Session) -> DataShape:
-    """The shape of a session's data set; one that has a name is not loaded for it."""
-    if session.given is not None:
-        num_images, height, width, _ = session.given.train_images.shape
-        return DataShape(num_images, (height, width), session.given.num_classes)
-    num_images, side, num_classes = SHAPES[session.protocol.dataset]
-    return DataShape(num_images, (side, side), num_classes)
+    """Return the shape of a session's data set; one that has a name is not loaded."""
+    return session.given.shape if session.given else SHAPES[session.protocol.dataset]
 
 
 @dataclass(frozen=True, slots=True)
 class NetShape:
-    """What is known of a network without its values."""
+    """The sizes of a network."""
 
     bytes: int
-    """Of its state dict."""
+    """Bytes of its state dict."""
     parameters: int
     row: Mapping[Part, int]
     """Bytes in which a cache keeps each part of one view: one value a class, and one for each penultimate feature."""
@@ -53,35 +39,35 @@ class NetShape:
 
 @final
 class _Valueless(TorchFunctionMode):
-    """Draws no normal numbers: for tensors without values torch would load its compiler first, which takes seconds."""
+    """Skip normal initialisation: on the meta device, torch would load its compiler for it, which takes seconds."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        given = kwargs or {}
-        return given["tensor"] if func is nn.init.normal_ else func(*args, **given)
+        keywords = kwargs or {}
+        return keywords["tensor"] if func is nn.init.normal_ else func(*args, **keywords)
 
 
 @contextlib.contextmanager
 def without_values() -> Iterator[None]:
-    """Let tensors and modules be made without values."""
+    """Make tensors and modules on the meta device, without values."""
     with torch.device("meta"), _Valueless():
         yield
 
 
 def net_shape(network: str, data: DataShape, precision: Precision = "fp32") -> NetShape:
-    """Find the shape of a network.
+    """Measure the sizes of a network.
 
     Parameters
     ----------
     precision
-        Of the forward pass whose outputs are kept. In half precision a network decides itself which of its outputs
-        are of 4 bytes all the same: it is built and asked once.
+        Precision of the forward pass whose outputs are cached. In half precision some outputs of a network have 4
+        bytes all the same: it is built and run once to find out which.
 
     Raises
     ------
     UserError
-        There is no such network, or it cannot be built for such images.
+        The network does not exist, or cannot be built for such images.
     """
     backbone = _build(network, data, valueless=precision == "fp32").eval()
     head = backbone.head()
@@ -100,23 +86,23 @@ def net_shape(network: str, data: DataShape, precision: Precision = "fp32") -> N
 
 def _build(network: str, data: DataShape, *, valueless: bool) -> Backbone:
     if valueless:
-        # Some networks of timm's compute with values while they are built; one that is unknown is so again below.
+        # Some timm networks compute with values while they are built; an unknown name raises again below.
         with contextlib.suppress(UserError, RuntimeError), without_values():
             return build_backbone(network, data.num_classes, data.image_size)
     return build_backbone(network, data.num_classes, data.image_size)
 
 
 def net_shapes(grid: Grid, data: DataShape) -> dict[str, NetShape]:
-    """The shapes of all networks of a grid, each of them built once.
+    """Measure all networks of a grid, each built once.
 
     Raises
     ------
     UserError
-        One cannot be used; the text names its pair.
+        A network cannot be used; the text names its pair.
     """
     pairs = grid.file.pairs
-    networks = [(pair, pair.partition(">")[0].partition("@")[0], grid.session.protocol.precision) for pair in pairs]
-    networks += [(pair, pair.partition(">")[2], "fp32") for pair in pairs]
+    networks = [(pair, pair.teacher.network, grid.session.protocol.precision) for pair in pairs]
+    networks += [(pair, pair.student, "fp32") for pair in pairs]
     shapes: dict[str, NetShape] = {}
     for pair, network, precision in networks:
         if network not in shapes:

@@ -1,4 +1,4 @@
-"""What has become of cells: read from their folders, their claims and the batch system, never changed here."""
+"""Read the states of cells from their folders, their leases and the batch system, without changing any."""
 
 from __future__ import annotations
 
@@ -10,37 +10,40 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from kdbench.analysis.records import CONFIG, FAILURE, METRICS, PRETRAINING, RECORD, STATE
 from kdbench.experiment.cell import Cell
+from kdbench.experiment.folder import CONFIG, FAILURE, METRICS, PRETRAINING, RECORD, STATE
 from kdbench.utils.files import read_object
-from kdbench.utils.leases import CLAIM_PREFIX, Holder, Scheduler, holder_of, living
+from kdbench.utils.holder import Holder
+from kdbench.utils.leases import LEASE_PREFIX, holder_of, living
+from kdbench.utils.scheduler import Scheduler
+from kdbench.utils.text import counted
 
 
 class State(StrEnum):
-    """Of a cell."""
+    """State of a cell."""
 
     DONE = "done"
     RUNNING = "running"
     QUEUED = "queued"
-    """A job that will run it waits, or has not come to it yet."""
+    """A job will run it, and is waiting or has not reached it yet."""
     FAILED = "failed"
-    """It ended with a reason; the same is to be expected of a second try."""
+    """It ended with an error, which is likely to repeat."""
     LOST = "lost"
-    """It was begun or queued, and nobody has it any more."""
+    """It was started or queued, and no live process or job has it any more."""
     PLANNED = "to do"
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A cell's state, and who has it."""
+    """A cell's state, and who runs it."""
 
     cell: Cell
     folder: Path
     state: State
     holder: Holder | None = None
-    """Of a running cell."""
+    """The process that runs it, where it is running."""
     job: str = ""
-    """The job that a cell is queued in, or was lost with, in words."""
+    """Describes the job in which it is queued, or with which it was lost."""
 
 
 def survey(
@@ -50,42 +53,43 @@ def survey(
     queued: Mapping[str, str],
     gone: Mapping[str, str],
 ) -> list[Status]:
-    """Find the states of cells, of very many at once.
+    """Find the states of cells, efficiently for very many.
 
     Parameters
     ----------
     queued, gone
-        The jobs, in words, that will run a cell or that should have run it and have ended, by the cell's id.
+        Descriptions of the jobs that will run a cell, or that have ended without finishing it, by the cell's id.
     """
     listed: dict[Path, set[str]] = {}
-    found: list[tuple[Cell, Path, set[str]]] = []
-    claims: dict[Path, Holder] = {}
-    claimed: dict[Path, Path] = {}
+    contents: list[tuple[Cell, Path, set[str]]] = []
+    leases: dict[Path, Holder] = {}
+    lease_of: dict[Path, Path] = {}
     for cell in cells:
         folder = cell.folder(runs)
         if folder.parent not in listed:
             listed[folder.parent] = _names(folder.parent)
         files = _names(folder) if folder.name in listed[folder.parent] else set()
-        if RECORD not in files and any(name.startswith(CLAIM_PREFIX) for name in files):
-            holder = holder_of(folder)
-            if holder:
-                claims[holder[0]], claimed[folder] = holder[1], holder[0]
-        found.append((cell, folder, files))
-    alive = living(claims, scheduler)
+        if RECORD not in files and any(name.startswith(LEASE_PREFIX) for name in files):
+            held = holder_of(folder)
+            if held:
+                lease, holder = held
+                leases[lease], lease_of[folder] = holder, lease
+        contents.append((cell, folder, files))
+    alive = living(leases, scheduler)
     statuses = []
-    for cell, folder, files in found:
-        path = claimed.get(folder)
+    for cell, folder, files in contents:
+        path = lease_of.get(folder)
         if RECORD in files:
             status = Status(cell, folder, State.DONE)
         elif path in alive:
-            status = Status(cell, folder, State.RUNNING, holder=claims[path])
+            status = Status(cell, folder, State.RUNNING, holder=leases[path])
         elif cell.id in queued:
             status = Status(cell, folder, State.QUEUED, job=queued[cell.id])
         elif FAILURE in files:
             status = Status(cell, folder, State.FAILED)
         elif cell.id in gone or files & {STATE, CONFIG} or path:
-            holder_text = f"its {claims[path]} is dead" if path else ""
-            status = Status(cell, folder, State.LOST, job=gone.get(cell.id, holder_text))
+            crashed = f"{leases[path]}, which crashed or was killed" if path else ""
+            status = Status(cell, folder, State.LOST, job=gone.get(cell.id, crashed))
         else:
             status = Status(cell, folder, State.PLANNED)
         statuses.append(status)
@@ -93,7 +97,7 @@ def survey(
 
 
 def explain(status: Status) -> str:
-    """What is known about a cell beyond its state: its accuracy, its epoch, or why it failed and where its log is."""
+    """Describe a cell beyond its state: its accuracy, its epoch, or why it failed and where its log is."""
     match status.state:
         case State.DONE:
             return _accuracy(status.folder)
@@ -102,9 +106,9 @@ def explain(status: Status) -> str:
         case State.QUEUED:
             return f"{_progress(status)}{status.job}"
         case State.FAILED:
-            return _failure(status.folder)
+            return _failure(status)
         case State.LOST:
-            return f"{_progress(status)}{status.job or 'it was stopped'}"
+            return f"{_progress(status)}{status.job or 'stopped before it was finished'}"
         case State.PLANNED:
             return ""
 
@@ -119,18 +123,22 @@ def _names(folder: Path) -> set[str]:
 
 def _accuracy(folder: Path) -> str:
     record = read_object(folder / RECORD)
-    top1, epochs = record.get("top1"), record.get("epochs")
-    return f"{top1:.2f} % after {epochs} epochs" if isinstance(top1, float) else f"{folder / RECORD} is damaged"
+    top1, epochs = record.get("top1"), record.get("epochs", 0)
+    return (
+        f"{top1:.2f} % after {counted(epochs, 'epoch')}" if isinstance(top1, float) else f"{folder / RECORD} is damaged"
+    )
 
 
-def _failure(folder: Path) -> str:
-    failure = read_object(folder / FAILURE)
-    text = str(failure.get("text", "")).splitlines()
-    return f"{failure.get('reason', 'error')}: {text[0] if text else 'no more is known'}; log: {folder / FAILURE}"
+def _failure(status: Status) -> str:
+    """Describe why a cell failed; what a line about the cell says anyway is left out."""
+    failure = read_object(status.folder / FAILURE)
+    reason, text = str(failure.get("reason", "error")), str(failure.get("text", "")).partition("\n")[0]
+    text = text.removeprefix(f"{status.cell} failed: ") or "no message"
+    return f"{text if text.startswith(reason) else f'{reason}: {text}'}; log: {status.folder / FAILURE}"
 
 
 def _progress(status: Status) -> str:
-    """How far an unfinished cell is."""
+    """Describe how far an unfinished cell is."""
     try:
         row = _last_line(status.folder / METRICS)
         return f"epoch {row['epoch']}/{status.cell.protocol.epochs}, {row['top1']:.2f} %; "
@@ -143,5 +151,5 @@ def _progress(status: Status) -> str:
 
 
 def _last_line(path: Path) -> dict[str, Any]:
-    """The last line of a file of metrics."""
+    """Parse the last line of a file of metrics."""
     return json.loads(path.read_text(encoding="utf-8").splitlines()[-1])  # type: ignore[no-any-return]

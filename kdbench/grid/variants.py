@@ -1,4 +1,4 @@
-"""Kinds of cells: those that differ in nothing but their seed take the same time and space."""
+"""Variants: the cells of a grid that differ only in their seed take the same time and space."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from kdbench.grid.states import State, Status
 
 @final
 @dataclass(frozen=True, eq=False)
-class Kind:
-    """Cells that differ in nothing but their seed."""
+class Variant:
+    """The cells that differ only in their seed."""
 
     left: tuple[Cell, ...]
+    """Not finished."""
     done: tuple[Cell, ...]
 
     @property
     def cell(self) -> Cell:
-        """One of them, of those that are left if there are any."""
+        """Return a representative, unfinished if any is."""
         return (self.left or self.done)[0]
 
 
-def kinds_of(statuses: Iterable[Status]) -> tuple[Kind, ...]:
-    """Sort cells into kinds."""
-    texts: dict[int, str] = {}  # by id of the settings, which the cells of a row share: there may be very many cells
-    found: dict[tuple[object, ...], tuple[list[Cell], list[Cell]]] = {}
+def variants_of(statuses: Iterable[Status]) -> tuple[Variant, ...]:
+    """Group cells by all that they are but their seed, in the order of each group's first cell."""
+    settings_texts: dict[int, str] = {}  # by id of the settings, which the cells of a row share
+    groups: dict[tuple[object, ...], tuple[list[Cell], list[Cell]]] = {}
     for status in {status.cell.id: status for status in statuses}.values():
         cell = status.cell
-        if id(cell.settings) not in texts:
-            texts[id(cell.settings)] = json.dumps(cell.settings.values(), sort_keys=True)
-        key = cell.teacher, cell.student, cell.method, texts[id(cell.settings)]
-        left, done = found.setdefault(key, ([], []))
+        if id(cell.settings) not in settings_texts:
+            settings_texts[id(cell.settings)] = json.dumps(cell.settings.values(), sort_keys=True)
+        key = cell.protocol.epochs, cell.teacher, cell.student, cell.method, settings_texts[id(cell.settings)]
+        left, done = groups.setdefault(key, ([], []))
         (done if status.state == State.DONE else left).append(cell)
-    return tuple(Kind(tuple(left), tuple(done)) for left, done in found.values())
+    return tuple(Variant(tuple(left), tuple(done)) for left, done in groups.values())

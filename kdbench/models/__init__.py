@@ -8,9 +8,11 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kdbench.errors import UserError
+from kdbench.experiment.pairs import Pair
 
 if TYPE_CHECKING:
     from kdbench.net import Backbone
@@ -66,20 +68,17 @@ def canonical_network(name: str) -> str:
     )
 
 
-def parse_pair(pair: str) -> str:
-    """Return ``teacher>student`` with the one spelling of both names.
+def parse_pair(text: str) -> Pair:
+    """Read ``TEACHER>STUDENT`` or ``TEACHER@HASH>STUDENT``, and return it with the one spelling of both names.
 
     Raises
     ------
     UserError
         It is no pair, or a name is not known.
     """
-    teacher, arrow, student = pair.partition(">")
-    if not (teacher and arrow and student):
-        raise UserError(
-            f"{pair!r} is no pair: type 'TEACHER>STUDENT' with the quotes, or a set of 'kdbench list pairs'"
-        )
-    return f"{canonical_network(teacher)}>{canonical_network(student)}"
+    pair = Pair.parse(text)
+    teacher = replace(pair.teacher, network=canonical_network(pair.teacher.network))
+    return Pair(teacher, canonical_network(pair.student))
 
 
 def build_backbone(name: str, num_classes: int, image_size: tuple[int, int]) -> Backbone:

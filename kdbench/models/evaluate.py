@@ -1,4 +1,4 @@
-"""What is measured on the test set. Legend: ``N`` images, ``K`` classes."""
+"""Predict and measure on the test set. Legend: ``N`` images, ``K`` classes."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kdbench.net import Net
+from kdbench.utils.device import forward_batch
+
 NUM_ECE_BINS = 15
 
 
 @torch.no_grad()
 def evaluate(logits: Tensor, targets: Tensor, teacher_logits: Tensor | None = None) -> dict[str, float]:
-    """Accuracy, calibration and fidelity.
+    """Return accuracy, calibration and fidelity.
 
     Parameters
     ----------
     logits, targets
         ``(N, K)`` and ``(N,)``.
     teacher_logits
-        ``(N, K)``; without it, the fidelity metrics are left out.
+        ``(N, K)``; without them, the fidelity metrics are left out.
 
     Returns
     -------
@@ -46,7 +49,7 @@ def evaluate(logits: Tensor, targets: Tensor, teacher_logits: Tensor | None = No
 
 
 def expected_calibration_error(probabilities: Tensor, targets: Tensor) -> float:
-    """ECE over 15 equal-width bins of confidence, in [0, 1] (Guo et al., ICML 2017, equation 3).
+    """Return the ECE over 15 equal-width bins of confidence, in [0, 1] (Guo et al., ICML 2017, equation 3).
 
     Parameters
     ----------
@@ -59,3 +62,15 @@ def expected_calibration_error(probabilities: Tensor, targets: Tensor) -> float:
     gap = torch.zeros(NUM_ECE_BINS, dtype=torch.float64, device=probabilities.device)
     gap.index_add_(0, bins, correct - confidence.double())
     return (gap.abs().sum() / len(targets)).item()
+
+
+@torch.inference_mode()
+def predict(net: Net, images: Tensor) -> Tensor:
+    """Return float32 logits ``(N, K)`` on the CPU of uint8 images ``(N, H, W, 3)``; leave it in eval mode."""
+    net.eval()
+    device = net.mean.device
+    parts = []
+    for chunk in images.split(forward_batch(device)):
+        pixels = chunk.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
+        parts.append(net.logits(pixels).float())
+    return torch.cat(parts).cpu()

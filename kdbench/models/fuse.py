@@ -1,4 +1,4 @@
-"""Frozen networks without the cost of their batch norms: one that follows a convolution becomes part of it."""
+"""Fuse the batch norms of a frozen network into its convolutions."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.overrides import TorchFunctionMode
 
+from kdbench.models.weights import freeze
 from kdbench.net import Net
-from kdbench.teachers.cards import freeze
 
 
-def folded(net: Net) -> Net:
+def fused(net: Net) -> Net:
     """Return a frozen copy in eval mode with the same outputs and, where that is possible, fewer steps.
 
-    A batch norm is folded where its input is the output of a convolution that nothing else reads. Who reads what is
-    seen in one forward pass, so that any network will do; layers of other kinds are left as they are. A network that
-    says something else afterwards, because it reads a layer's values in a way of its own, is left as it is.
+    A batch norm is fused where its input is the output of a convolution that nothing else reads. One forward pass
+    shows what reads what, so that any network will do; other layers stay as they are. So does a whole network whose
+    outputs change, because it reads a layer's values in a way of its own.
     """
     plain = freeze(copy.deepcopy(net))
-    made = copy.deepcopy(plain)
+    candidate = copy.deepcopy(plain)
     images = torch.rand(2, 3, *net.image_size, generator=torch.Generator().manual_seed(0)).to(net.mean)
     with torch.no_grad():
         before = _outputs(plain, images)
         try:
-            _fold(made)
-            after = _outputs(made, images)
+            _fuse(candidate)
+            after = _outputs(candidate, images)
         except (AttributeError, RuntimeError, TypeError):
             return plain
     equal = all(
         torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max())) for a, b in zip(after, before, strict=True)
     )
-    return made if equal else plain
+    return candidate if equal else plain
 
 
 def _outputs(net: Net, images: Tensor) -> list[Tensor]:
-    found = net.backbone.features(images, maps=True)
-    return list(_tensors((found.penultimate, found.stem, found.stages, found.preact)))
+    features = net.backbone.features(images, maps=True)
+    return list(_tensors((features.penultimate, features.stem, features.stages, features.preact, features.map)))
 
 
-def _fold(net: Net) -> None:
+def _fuse(net: Net) -> None:
     with _Readers() as readers:
-        found = net.backbone.features(torch.zeros_like(net.mean).expand(1, 3, *net.image_size), maps=True)
-    readers.read((found.penultimate, found.stem, found.stages, found.preact))
+        features = net.backbone.features(torch.zeros_like(net.mean).expand(1, 3, *net.image_size), maps=True)
+    readers.read((features.penultimate, features.stem, features.stages, features.preact, features.map))
     names = {id(module): name for name, module in net.backbone.named_modules()}
     convs = {id(m.weight): m for m in net.backbone.modules() if type(m) is nn.Conv2d}
     norms = {id(m.running_mean): m for m in net.backbone.modules() if type(m) is nn.BatchNorm2d}

@@ -69,14 +69,15 @@ class MobileNetV2(Backbone):
         initialise_small(self.head())
 
     def features(self, images: Tensor, *, maps: bool) -> Features:
-        """Return the maps after groups 1, 2, 4 and 6."""
+        """Return the maps after groups 1, 2, 4 and 6, and the wider one behind them."""
         x = stem = self.conv1(images)
         stages: list[Tensor] = []
         for number, group in enumerate(self.blocks):
             x = group(x)
             if maps and number in STAGE_ENDS:
                 stages.append(x)
-        return Features(pooled(self.conv2(x)), tuple(stages), None, stem)
+        last = self.conv2(x)
+        return Features(pooled(last), tuple(stages), None, stem, last)
 
     def head(self) -> nn.Linear:
         """Return ``classifier.0``."""

@@ -67,7 +67,7 @@ class ResNet(Backbone):
         """Return the maps of the three stages."""
         stem = torch.relu(self.bn1(self.conv1(images)))
         x, stages, preact = run_stages(stem, (self.layer1, self.layer2, self.layer3), maps=maps)
-        return Features(pooled(x), stages, preact, stem)
+        return Features(pooled(x), stages, preact, stem, x)
 
     def head(self) -> nn.Linear:
         """Return ``fc``."""

@@ -63,7 +63,7 @@ class ResNet50(Backbone):
         stem = torch.relu(self.bn1(self.conv1(images)))
         layers = (self.layer1, self.layer2, self.layer3, self.layer4)
         x, stages, preact = run_stages(stem, layers, maps=maps)
-        return Features(pooled(x), stages, preact, stem)
+        return Features(pooled(x), stages, preact, stem, x)
 
     def head(self) -> nn.Linear:
         """Return ``linear``."""

@@ -22,7 +22,7 @@ STEM = 24
 
 @final
 class PlainBlock(nn.Module):
-    """Passes on one half of the channels and transforms the other."""
+    """Pass on one half of the channels and transforms the other."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -82,11 +82,12 @@ class ShuffleNetV2(Backbone):
         self.linear = nn.Linear(1024, num_classes)
 
     def features(self, images: Tensor, *, maps: bool) -> Features:
-        """Return the maps of the three stages; ``preact`` is not shuffled."""
+        """Return the maps of the three stages, and the wider one behind them; ``preact`` is not shuffled."""
         stem = torch.relu(self.bn1(self.conv1(images)))
         layers = (self.layer1, self.layer2, self.layer3)
         x, stages, preact = run_stages(stem, layers, activate=_activate, maps=maps)
-        return Features(pooled(torch.relu(self.bn2(self.conv2(x)))), stages, preact, stem)
+        last = torch.relu(self.bn2(self.conv2(x)))
+        return Features(pooled(last), stages, preact, stem, last)
 
     def head(self) -> nn.Linear:
         """Return ``linear``."""

@@ -22,6 +22,8 @@ STEMS = ("stem", "conv_stem", "act1", "bn1", "layer0", "features.norm0", "featur
 class TimmBackbone(Backbone):
     """A network of timm's with fresh weights; there is no ``stem`` and no ``preact``.
 
+    ``map`` is the network's last feature map where its classifier sees the mean of that map and nothing else.
+
     ``stages`` are the last map at each spatial size among those that ``forward_intermediates`` gives, shallow to
     deep: the stages of a convolutional network, the map of the last block alone for a plain vision transformer. A
     stem that timm lists as a map of its own is left out. Stages that small images shrink to one size count once.
@@ -55,10 +57,15 @@ class TimmBackbone(Backbone):
             raise UserError(f"timm {timm.__version__} has no network {name!r}{hint}")
         self.model: Any = _create(name, num_classes, image_size)
         self._indices: list[int] | None = None
+        self._positions: tuple[int, int] | None = None
+        """The two dimensions of the last map that are positions; None where there is no ``map``."""
+        self._map_absence = ""
         training = self.training
         self.eval()
         with torch.no_grad():
             reason = self._check_classifier() or self._find_stages(image_size) or self._check_logits(image_size)
+            if not reason:
+                self._find_map(image_size)
         self.train(training)
         if reason:
             raise UserError(f"timm:{name} cannot be used: {reason}")
@@ -69,13 +76,19 @@ class TimmBackbone(Backbone):
             final_map, stages = self.model.forward_intermediates(images, indices=self._indices)
         else:
             final_map, stages = self.model.forward_features(images), ()
-        return Features(self.model.forward_head(final_map, pre_logits=True), tuple(stages), None, None)
+        penultimate = self.model.forward_head(final_map, pre_logits=True)
+        last = None if self._positions is None else final_map.movedim(self._positions, (2, 3))
+        return Features(penultimate, tuple(stages), None, None, last)
 
     def head(self) -> nn.Linear:
         """Return the model's classifier."""
         classifier = self.model.get_classifier()
         assert isinstance(classifier, nn.Linear)
         return classifier
+
+    def map_absence(self) -> str:
+        """Why there is no ``map``, where there is none."""
+        return self._map_absence
 
     def _check_classifier(self) -> str:
         classifier = self.model.get_classifier()
@@ -97,6 +110,20 @@ class TimmBackbone(Backbone):
         last = {m.shape[2:]: index for index, m in enumerate(maps) if index or not has_stem}
         self._indices = sorted(last.values())
         return ""
+
+    def _find_map(self, image_size: tuple[int, int]) -> None:
+        """Find the positions of the map whose mean is the classifier's input, or why there is none."""
+        final_map = self.model.forward_features(_images(image_size))
+        if final_map.ndim != 4:
+            self._map_absence = "it has tokens, not a feature map, before its classifier"
+            return
+        penultimate = self.model.forward_head(final_map, pre_logits=True)
+        # Some networks, such as Swin, have their channels last.
+        for positions in ((2, 3), (1, 2)):
+            if _equal(final_map.mean(dim=positions), penultimate):
+                self._positions = positions
+                return
+        self._map_absence = "there are layers between its last feature map and its classifier, beside the mean"
 
     def _check_logits(self, image_size: tuple[int, int]) -> str:
         """Compare with the model's own forward pass: the classifier's input, and the logits."""
@@ -161,7 +188,7 @@ def _images(image_size: tuple[int, int]) -> Tensor:
 
 
 def _equal(actual: Tensor, expected: Tensor) -> bool:
-    """Whether two tensors are the same up to rounding; of those without values, whether their shapes are."""
+    """Return whether two tensors are the same up to rounding; of those without values, whether their shapes are."""
     if actual.shape != expected.shape:
         return False
     return expected.is_meta or torch.allclose(actual, expected, rtol=1e-4, atol=1e-5)

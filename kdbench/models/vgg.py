@@ -64,7 +64,7 @@ class VGG(Backbone):
             if maps:
                 stages.append(x)
                 preacts.append(preact)
-        return Features(pooled(x), tuple(stages), tuple(preacts), stem)
+        return Features(pooled(x), tuple(stages), tuple(preacts), stem, x)
 
     def head(self) -> nn.Linear:
         """Return ``classifier``."""

@@ -1,4 +1,4 @@
-"""Builds, fills, saves and asks networks."""
+"""Save, read, load and hash the weights of networks."""
 
 from __future__ import annotations
 
@@ -16,34 +16,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from kdbench.data.datasets import Dataset
 from kdbench.errors import UserError
-from kdbench.experiment.protocol import Protocol
-from kdbench.models import build_backbone
 from kdbench.net import Net
-from kdbench.utils.device import forward_batch
 from kdbench.utils.files import write_atomic
-from kdbench.utils.streams import seeded
-
-
-def build_net(network: str, protocol: Protocol, dataset: Dataset, *, seed: int, purpose: str) -> Net:
-    """A freshly initialised network for a data set, its weights drawn from the stream of (seed, purpose)."""
-    image_size = (dataset.train_images.shape[1], dataset.train_images.shape[2])
-    with seeded(seed, "init", purpose):
-        backbone = build_backbone(network, dataset.num_classes, image_size)
-        return Net(network, backbone, mean=protocol.mean, std=protocol.std, image_size=image_size)
-
-
-@torch.inference_mode()
-def predict(net: Net, images: Tensor) -> Tensor:
-    """Logits ``(N, K)``, in float32 and on the CPU, of uint8 images ``(N, H, W, 3)``; the net is left in eval mode."""
-    net.eval()
-    device = net.mean.device
-    parts = []
-    for chunk in images.split(forward_batch(device)):
-        pixels = chunk.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
-        parts.append(net.logits(pixels).float())
-    return torch.cat(parts).cpu()
 
 
 def weights_hash(weights: dict[str, Tensor]) -> str:
@@ -65,7 +40,7 @@ def save_weights(path: Path, net: Net, *, permit: Callable[[], None] = lambda: N
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read the state dict of a checkpoint: safetensors, or a file of torch.save as mdistiller and RepDistiller write.
 
-    No code in the file is run. A state dict under ``model`` or ``state_dict`` is found, a ``module.`` prefix dropped.
+    Never runs code of the file. Takes a state dict under ``model`` or ``state_dict``, and drops a ``module.`` prefix.
 
     Raises
     ------
@@ -94,18 +69,18 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(net: Net, weights: dict[str, Tensor], origin: str) -> None:
-    """Fill a network.
+    """Load weights into a network.
 
     Raises
     ------
     UserError
         The weights are those of another network or number of classes.
     """
-    own = net.backbone.state_dict()
+    expected = net.backbone.state_dict()
     prefix = net.backbone.PREFIX
     weights = {name if name.startswith(prefix) else prefix + name: value for name, value in weights.items()}
-    missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    shapes = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
+    missing, extra = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+    shapes = [k for k in expected.keys() & weights.keys() if expected[k].shape != weights[k].shape]
     parts = [
         f"{len(names)} {what} ({names[0]}{', ...' if len(names) > 1 else ''})"
         for names, what in ((missing, "missing"), (extra, "unknown"), (sorted(shapes), "of another shape"))
@@ -127,3 +102,9 @@ def _read_pickle(path: Path) -> Any:
     with torch.serialization.safe_globals(names), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of pickles in a newer protocol than torch's own
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def freeze(net: Net) -> Net:
+    """Put a network into eval mode without gradients."""
+    net.eval().requires_grad_(requires_grad=False)
+    return net

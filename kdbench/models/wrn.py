@@ -91,10 +91,10 @@ class WideResNet(Backbone):
         second, first_preact = self.block2(first)
         third, second_preact = self.block3(second)
         third_preact = self.bn1(third)
-        penultimate = pooled(torch.relu(third_preact))
+        last = torch.relu(third_preact)
         if not maps:
-            return Features(penultimate, (), (), stem)
-        return Features(penultimate, (first, second, third), (first_preact, second_preact, third_preact), stem)
+            return Features(pooled(last), (), (), stem, last)
+        return Features(pooled(last), (first, second, third), (first_preact, second_preact, third_preact), stem, last)
 
     def head(self) -> nn.Linear:
         """Return ``fc``."""

@@ -30,18 +30,20 @@ import torch
 from torch import Tensor
 
 from kdbench.data.datasets import Dataset
-from kdbench.data.views import Augmentation, views
+from kdbench.data.views import Augmentation
 from kdbench.errors import UserError
-from kdbench.experiment.cell import safe_name
 from kdbench.experiment.protocol import Protocol
-from kdbench.method import ViewPlan
 from kdbench.net import Part
 from kdbench.teachers.cards import TeacherCard
 from kdbench.teachers.places import Forward, PlacedBatches
-from kdbench.teachers.segments import PARTIAL, SEGMENT, Pairs, Segment, SegmentWriter, free_space, size
-from kdbench.utils.files import write_json
-from kdbench.utils.leases import Busy, Claim, Claims, Scheduler
+from kdbench.teachers.segments import PARTIAL, SEGMENT, Pairs, Segment, SegmentWriter
+from kdbench.teachers.watch import Estimate, Watch
+from kdbench.utils.files import free_space, write_json
+from kdbench.utils.leases import Busy, Lease, Leases
+from kdbench.utils.names import safe_name
+from kdbench.utils.scheduler import Scheduler
 from kdbench.utils.signals import Stop
+from kdbench.utils.text import size
 
 FOLDER = "teacher-cache"
 STORED: frozenset[Part] = frozenset({"logits", "penultimate"})
@@ -75,9 +77,9 @@ class Identity:
             network=card.network,
             weights=card.weights,
             data=dataset.fingerprint,
-            mean=protocol.mean,
-            std=protocol.std,
-            pad=protocol.pad,
+            mean=protocol.rules.data.mean,
+            std=protocol.rules.data.std,
+            pad=protocol.rules.augmentation.pad,
             precision=protocol.precision,
         )
 
@@ -86,40 +88,6 @@ class Identity:
         """Name of the folder."""
         text = json.dumps(dataclasses.asdict(self), sort_keys=True)
         return f"{safe_name(self.network)}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-
-
-@final
-class Visits:
-    """A set of pairs of image and view."""
-
-    def __init__(self, num_images: int, augmentation: Augmentation) -> None:
-        self._num_images, self._augmentation = num_images, augmentation
-        self._visited = torch.zeros(num_images * augmentation.num_views, dtype=torch.bool)
-
-    def add(self, seed: int, epochs: range, plan: ViewPlan) -> None:
-        """Add what a seed visits in some epochs, counted from 1."""
-        index = torch.arange(self._num_images)
-        for epoch in epochs:
-            ids = views(seed, epoch, self._num_images, self._augmentation, plan)
-            self._visited[self._augmentation.pair(index, ids).flatten()] = True
-
-    def pairs(self) -> Pairs:
-        """The pairs, in ascending order, int64 ``(P,)``."""
-        return self._visited.nonzero().flatten().numpy()
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What a build will take, measured on its first batch."""
-
-    views: int
-    """Forward passes of one view that are left to do."""
-    bytes: int
-    """Disk space that is left to fill."""
-    free: int
-    """Free space on the disk, in bytes."""
-    seconds: float
-    folder: Path
 
 
 @final
@@ -192,9 +160,8 @@ class TeacherCache:
         forward: Forward,
         *,
         batch: int,
-        announce: Callable[[Estimate], None] = lambda _: None,
-        observe: Callable[[int, int, float], None] = lambda *_: None,
-        waiting: Callable[[], None] = lambda: None,
+        name: str = "",
+        watch: Watch | None = None,
         stop: Stop | None = None,
         scheduler: Scheduler | None = None,
     ) -> bool:
@@ -205,14 +172,10 @@ class TeacherCache:
 
         Parameters
         ----------
+        name
+            What the watch is told to call the teacher.
         batch
-            Pairs that ``forward`` is always given; filled up where fewer are left.
-        announce
-            Is told the estimate before the work begins.
-        observe
-            Is called with the pairs that are done, all pairs, and the seconds left.
-        waiting
-            Is called once if another process is building.
+            Number of pairs that ``forward`` is always given; padded where fewer are left.
         stop
             When it wishes to, the build is left as it is, to go on another time: the only case of False.
         scheduler
@@ -226,14 +189,15 @@ class TeacherCache:
         self.refresh()
         if not any(map(len, self.missing(pairs, parts).values())):
             return True
-        with Claims(scheduler) as claims:
-            claim = self._hold(claims, waiting, stop)
+        watch = watch or Watch()
+        with Leases(scheduler) as leases:
+            lease = self._hold(leases, lambda: watch.waiting(name), stop)
             self.refresh()
             missing = {part: left for part, left in self.missing(pairs, parts).items() if len(left)}
-            if not missing or not claim:
+            if not missing or not lease:
                 return not missing
             wanted = np.unique(np.concatenate(list(missing.values())))
-            done = self._write(wanted, sorted(missing), forward, batch, announce, observe, stop, claim.check)
+            done = self._write(wanted, sorted(missing), forward, batch, name, watch, stop, lease.check)
         self.refresh()
         return done
 
@@ -243,8 +207,8 @@ class TeacherCache:
         parts: Sequence[Part],
         forward: Forward,
         batch: int,
-        announce: Callable[[Estimate], None],
-        observe: Callable[[int, int, float], None],
+        name: str,
+        watch: Watch,
         stop: Stop | None,
         permit: Callable[[], None],
     ) -> bool:
@@ -264,7 +228,7 @@ class TeacherCache:
                 "with --cache off"
             )
         first = batches.begun(writer.done)
-        announce(Estimate(views, writer.bytes_left, free, pace * (len(batches) - first), self.folder))
+        watch.estimate(name, Estimate(views, writer.bytes_left, free, pace * (len(batches) - first), self.folder))
         write_json(self.folder / IDENTITY, dataclasses.asdict(self.identity))
         with writer:
             saved = started = time.perf_counter()
@@ -276,7 +240,7 @@ class TeacherCache:
                 writer.append(batches.outputs(number, forward, parts))
                 now = time.perf_counter()
                 pace = (now - started) / (number + 1 - first)
-                observe(writer.done, len(pairs), pace * (len(batches) - number - 1))
+                watch.progress(writer.done, len(pairs), pace * (len(batches) - number - 1))
                 if now - saved > _SAVE_EVERY:
                     writer.note()
                     saved = now
@@ -304,12 +268,12 @@ class TeacherCache:
                         f"{self.folder.name}' to drop it"
                     )
 
-    def _hold(self, claims: Claims, waiting: Callable[[], None], stop: Stop | None) -> Claim | None:
+    def _hold(self, leases: Leases, waiting: Callable[[], None], stop: Stop | None) -> Lease | None:
         """Get the right to build, waiting for it while another process has it; None if ``stop`` wished to end."""
         told = False
         while not (stop and stop.signum is not None):
             try:
-                return claims.hold(self.folder)
+                return leases.hold(self.folder)
             except Busy:
                 if not told:
                     waiting()

@@ -14,7 +14,8 @@ import numpy as np
 
 from kdbench.teachers.cache import FOLDER, IDENTITY, USE_LOCK, Identity
 from kdbench.teachers.segments import PAIRS, PARTIAL, SEGMENT
-from kdbench.utils.leases import Busy, Claims, Scheduler
+from kdbench.utils.leases import Busy, Leases
+from kdbench.utils.scheduler import Scheduler
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def remove_cache(
     folder = runs / FOLDER / name
     with contextlib.ExitStack() as held:
         try:
-            held.enter_context(Claims(scheduler)).hold(folder)
+            held.enter_context(Leases(scheduler)).hold(folder)
             if not unfinished_only:
                 descriptor = os.open(folder / USE_LOCK, os.O_RDWR | os.O_CREAT, 0o666)
                 held.callback(os.close, descriptor)

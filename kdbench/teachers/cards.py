@@ -13,12 +13,16 @@ from torch import Tensor
 
 from kdbench.data.datasets import Dataset
 from kdbench.errors import UserError
-from kdbench.experiment.cell import Cell, TeacherRef, safe_name
+from kdbench.experiment.cell import Cell, TeacherRef
+from kdbench.experiment.folder import WEIGHTS
+from kdbench.experiment.pairs import TeacherSpec
 from kdbench.experiment.protocol import Protocol
-from kdbench.models.evaluate import evaluate
-from kdbench.models.weights import build_net, load_weights, predict, read_weights, save_weights, weights_hash
+from kdbench.models.build import build_net
+from kdbench.models.evaluate import evaluate, predict
+from kdbench.models.weights import freeze, load_weights, read_weights, save_weights, weights_hash
 from kdbench.net import Net
 from kdbench.utils.files import write_atomic, write_json
+from kdbench.utils.names import safe_name
 
 
 class TeacherMismatch(UserError):
@@ -29,7 +33,7 @@ class TeacherMismatch(UserError):
 
 ACCURACY_TOLERANCE = 0.1
 """Percent by which a teacher's measured accuracy may differ from the expected one."""
-_CARD, WEIGHTS = "teacher.json", "model.safetensors"
+_CARD = "teacher.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +51,8 @@ class TeacherCard:
     expected: float | None
     """The accuracy it was checked against."""
     origin: str
+    epochs: int | None = None
+    """Epochs it was trained for; None where the card does not say so, as that of an imported one."""
 
     @property
     def short(self) -> str:
@@ -94,17 +100,21 @@ def list_teachers(runs: Path, protocol: str) -> list[TeacherCard]:
     return cards
 
 
-def find_teacher(runs: Path, protocol: Protocol, spec: str, network: str) -> TeacherCard:
-    """Find the teacher that ``spec`` (``NETWORK`` or ``NETWORK@HASH``) means.
+def find_teacher(runs: Path, protocol: Protocol, spec: TeacherSpec, network: str) -> TeacherCard:
+    """Find the teacher that is meant; ``network`` is the one spelling of its network's name.
+
+    Where a protocol gives its teachers epochs of their own, one of several that was trained for other epochs is meant
+    only if its hash is given.
 
     Raises
     ------
     UserError
         There is none, or there are several.
     """
-    short = spec.partition("@")[2]
     cards = [c for c in list_teachers(runs, protocol.name) if c.network == network and c.dataset == protocol.dataset]
-    found = [c for c in cards if c.id.partition(":")[2].startswith(short)]
+    found = [card for card in cards if card.ref.hash.startswith(spec.hash)]
+    if len(found) > 1 and protocol.teacher_epochs is not None and not spec.hash:
+        found = [card for card in found if card.imported or card.epochs == protocol.teacher_epochs] or found
     if len(found) == 1:
         return found[0]
     if found:
@@ -151,12 +161,13 @@ def register_trained(runs: Path, cell: Cell, record: dict[str, Any]) -> TeacherC
     """Make a finished cell's network a teacher."""
     card = TeacherCard(
         network=cell.student,
-        id=cell.taught.id,
+        id=cell.as_teacher.id,
         dataset=cell.protocol.dataset,
         weights=record["weights"],
         accuracy=record["top1"],
         expected=None,
         origin=f"trained here, seed {cell.seed}, {cell.protocol.epochs} epochs",
+        epochs=cell.protocol.epochs,
     )
     folder = _folder(runs, cell.protocol.name, card)
     write_atomic(folder / WEIGHTS, (cell.folder(runs) / WEIGHTS).read_bytes())
@@ -212,12 +223,6 @@ def import_teacher(
     save_weights(folder / WEIGHTS, net)
     write_json(folder / _CARD, asdict(card))
     return card
-
-
-def freeze(net: Net) -> Net:
-    """Put a network into eval mode without gradients."""
-    net.eval().requires_grad_(requires_grad=False)
-    return net
 
 
 def _folder(runs: Path, protocol: str, card: TeacherCard) -> Path:

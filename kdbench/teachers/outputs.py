@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from kdbench.data.batches import Batches, DeviceData
-from kdbench.experiment.protocol import Precision
 from kdbench.method import ViewPlan
-from kdbench.models.fuse import folded
+from kdbench.models.fuse import fused
 from kdbench.net import Net, Outputs, Part
 from kdbench.teachers.cache import STORED, TeacherCache
 from kdbench.teachers.cards import Teacher
 from kdbench.utils.device import autocast, memory_format
+from kdbench.utils.precision import Precision
 
 Kind = Literal["live", "cache"]
 _BLOCK = 32
@@ -27,7 +27,7 @@ _BLOCK = 32
 
 @final
 class LiveTeacher:
-    """A teacher on the device, with its batch norms folded."""
+    """A teacher on the device, with its batch norms fused."""
 
     def __init__(self, teacher: Teacher, precision: Precision, device: torch.device) -> None:
         self.teacher, self.precision, self.device = teacher, precision, device
@@ -36,7 +36,7 @@ class LiveTeacher:
     def net(self) -> Net:
         """The network that is asked; made when it is first needed."""
         layout = memory_format(self.device, self.precision)
-        return folded(self.teacher.net).to(memory_format=layout)
+        return fused(self.teacher.net).to(memory_format=layout)
 
     @torch.no_grad()
     def outputs(self, images: Tensor, reads: frozenset[Part]) -> Outputs:

@@ -14,7 +14,6 @@ import hashlib
 import itertools
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import final
@@ -194,20 +193,3 @@ def _bits(dtype: torch.dtype) -> torch.dtype:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def free_space(folder: Path) -> int:
-    """Bytes that are free where a folder is or will be."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
-
-
-def size(num_bytes: float) -> str:
-    """A number of bytes for people, e.g. 12.3 GB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.1f} TB"

@@ -1,4 +1,4 @@
-"""Checksummed states that are whole or absent, and that never run code when read."""
+"""Save and load states with a checksum: whole or absent, and read without running code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MAGIC = b"kdbench-state-1 "
 
 
 def save_state(path: Path, state: dict[str, Any], *, permit: Callable[[], None] = lambda: None) -> None:
-    """Save tensors and plain values with a checksum; the state before it stays beside it as ``.previous``."""
+    """Save tensors and plain values with a checksum; keep the state before as ``.previous``."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     payload = buffer.getvalue()
@@ -34,12 +34,12 @@ def save_state(path: Path, state: dict[str, Any], *, permit: Callable[[], None] 
 
 
 def load_state(path: Path) -> dict[str, Any] | None:
-    """Read the newest whole state, or None where there is none yet.
+    """Return the newest whole state, or None if none was saved.
 
     Raises
     ------
     UserError
-        The newest state is damaged; the text says how to go on from the one before it.
+        The newest state is damaged; the message says how to resume from the one before.
     """
     previous = path.with_name(path.name + ".previous")
     for candidate in (path, previous):
@@ -47,7 +47,11 @@ def load_state(path: Path) -> dict[str, Any] | None:
             state = _read(candidate)
             if state is not None:
                 return state
-            remedy = "go on from the state before it" if candidate == path and previous.exists() else "start again"
+            remedy = (
+                "resume from the state before it"
+                if candidate == path and previous.exists()
+                else "start from the beginning"
+            )
             raise UserError(f"{candidate} is damaged: delete that file to {remedy}")
     return None
 

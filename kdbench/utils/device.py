@@ -1,42 +1,36 @@
-"""The device of a run: choice, precision, determinism, and what a record says about it."""
+"""The device of a run: choice, precision, determinism, timing and memory."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import functools
-import json
 import os
 import platform
 import resource
 import shutil
-import subprocess
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any, final
 
 import torch
 
-import kdbench
 from kdbench.errors import UserError
-from kdbench.experiment.protocol import Precision
+from kdbench.utils.precision import Precision
 
-CODE_STATE = "code.json"
-"""Beside a copy of the package: the commit that it was copied from."""
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_device(name: str | None, *, compiling: bool = False) -> torch.device:
-    """The named device, or the first GPU, or the CPU.
+    """Return the named device; by default the first GPU, or the CPU.
 
     Raises
     ------
     UserError
-        The name is no device of this machine, or steps are to be compiled for the CPU and there is no compiler.
+        This machine has no such device, or steps are to be compiled for the CPU and there is no compiler.
     """
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -46,19 +40,21 @@ def pick_device(name: str | None, *, compiling: bool = False) -> torch.device:
         raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from None
     compiler = os.environ.get("CXX", "g++")
     if compiling and device.type == "cpu" and not shutil.which(compiler):
-        raise UserError(f"--compile needs a C++ compiler, and there is no {compiler}: install one, or leave it out")
+        raise UserError(
+            f"--compile needs a C++ compiler, and {compiler} was not found: install it, or leave --compile out"
+        )
     return device
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:
-    """The context in which forward passes run."""
+    """Return the context in which forward passes run."""
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=_DTYPES[precision])
 
 
 def memory_format(device: torch.device, precision: Precision) -> torch.memory_format:
-    """The order of a map's values in which networks are fastest.
+    """Return the memory format in which networks are fastest.
 
     On the CPU channels last made the steps of ten networks for small images 7 to 40 % shorter (``pytest
     tests/bench_layout.py``). On GPUs it is used in half precision, for which tensor cores work in this order.
@@ -68,13 +64,13 @@ def memory_format(device: torch.device, precision: Precision) -> torch.memory_fo
 
 
 def forward_batch(device: torch.device) -> int:
-    """Images in a batch that is only looked at: what fits the caches of a CPU, and what fills a GPU."""
+    """Return the batch size of forward passes without gradients: what fits a CPU's caches, or fills a GPU."""
     return 64 if device.type == "cpu" else 1024
 
 
 @final
 class Span(contextlib.AbstractContextManager["Span"]):
-    """The time that a piece of work takes on a device, found without waiting for the device."""
+    """Time a piece of work on a device without waiting for the device."""
 
     def __init__(self, device: torch.device) -> None:
         timed = device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
@@ -95,24 +91,32 @@ class Span(contextlib.AbstractContextManager["Span"]):
             self._events[1].record()
 
     def seconds(self) -> float:
-        """Its length; on a GPU the device must have got there."""
+        """Return the seconds it took; on a GPU the work must have finished."""
         return self._events[0].elapsed_time(self._events[1]) / 1000 if self._events else self._wall
 
 
-def be_deterministic(device: torch.device) -> None:
-    """Make results repeat on the same hardware; on the CPU they do so by themselves."""
-    if device.type == "cuda":
+def prepare_process(device: torch.device) -> torch.device:
+    """Make this process ready to train on a device, which is returned.
+
+    On a GPU, operations are made deterministic, so that results repeat on the same hardware; on the CPU they do without
+    it. There, glibc is made to keep memory that a step frees. Both hold for the whole process and for all that it does
+    besides, from now on.
+    """
+    if device.type == "cpu":
+        keep_freed_memory()
+    elif device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
+    return device
 
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Let the C library keep what a CPU step frees for the next one, where it is glibc's.
+    """Make glibc keep memory that a CPU step frees for the next step.
 
-    It would give tensors of more than 32 MiB back to the system, which fills them with zeros, page by page, when they
-    are asked for again: the sum of two maps of 64 MiB took 25 ms so, and takes 7 ms.
+    By default it returns tensors of more than 32 MiB to the system, which zeroes them page by page at the next
+    allocation: the sum of two maps of 64 MiB took 25 ms, and takes 7 ms with this setting.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
@@ -121,50 +125,15 @@ def keep_freed_memory() -> None:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory in MiB: of the device's allocator since the run began, or of this process on the CPU."""
+    """Return the peak memory in MiB: of the device's allocator, or of this process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """Versions, code state and hardware, as plain values."""
-    packages = ("kdbench", "torch", "torchvision", "timm", "numpy")
-    return {
-        "versions": {name: metadata.version(name) for name in packages} | {"python": platform.python_version()},
-        **code_state(),
-        "device": processor(device),
-        "device_type": device.type,
-        "threads": torch.get_num_threads(),
-        "system": platform.platform(),
-    }
-
-
-def code_state() -> dict[str, Any]:
-    """The commit that kdbench runs from and whether the tree differs from it; None where that is not known.
-
-    A copy of the code has it in a file beside the package.
-    """
-    folder = Path(kdbench.__file__).parent.parent
-    unknown = {"commit": None, "dirty": None}
-    with contextlib.suppress(OSError, ValueError):
-        return unknown | dict(json.loads((folder / CODE_STATE).read_bytes()))
-    if not (folder / ".git").exists():
-        return unknown
-
-    def ask(*words: str) -> str:
-        answer = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True)  # noqa: S603, S607
-        return answer.stdout.strip()
-
-    try:
-        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
-    except (OSError, subprocess.CalledProcessError):
-        return unknown
-
-
 def processor(device: torch.device) -> str:
-    """What a device is called by its maker."""
+    """Return the name that a device's maker gives it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     with contextlib.suppress(OSError):

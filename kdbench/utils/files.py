@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,17 +14,21 @@ from typing import Any
 
 from kdbench.errors import UserError
 
+_UMASK = os.umask(0o077)
+"""Read once: it can only be read by setting it, for all threads."""
+os.umask(_UMASK)
+
 
 @contextlib.contextmanager
 def explain_os_errors(path: Path, elsewhere: str = "choose another folder with --runs DIR") -> Iterator[None]:
-    """Turn the operating system's refusal to write into a message that says what to do."""
+    """Turn an error of the operating system while writing into a message that says what to do."""
     try:
         yield
     except OSError as error:
         reason = {
-            errno.ENOSPC: "no space is left on the disk: free some, then type the same command to go on",
-            errno.EDQUOT: "the disk quota is used up: free some space, then type the same command to go on",
-            errno.EFBIG: "the file would exceed the size limit: raise it, then type the same command to go on",
+            errno.ENOSPC: "no space is left on the disk: free some, then type the same command to resume",
+            errno.EDQUOT: "the disk quota is used up: free some space, then type the same command to resume",
+            errno.EFBIG: "the file would exceed the size limit: raise it, then type the same command to resume",
             errno.EROFS: f"the file system is read-only: {elsewhere}",
             errno.EACCES: f"permission denied: {elsewhere}",
             errno.EPERM: f"permission denied: {elsewhere}",
@@ -43,12 +48,12 @@ def write_atomic(
     Parameters
     ----------
     permit
-        Is called right before the file takes its place; what it raises leaves the old content there.
+        Called right before the file takes its place; what it raises leaves the old content in place.
 
     Raises
     ------
     UserError
-        The disk is full, read-only or closed to us; the old content is untouched.
+        The disk is full, read-only, or not writable for this user; the old content is untouched.
     """
     content = data.encode() if isinstance(data, str) else data
     with explain_os_errors(path, elsewhere):
@@ -60,7 +65,7 @@ def write_atomic(
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.chmod(0o666 & ~_umask())
+            temporary.chmod(0o666 & ~_UMASK)
             permit()
             temporary.replace(path)
         except BaseException:
@@ -69,12 +74,12 @@ def write_atomic(
 
 
 def write_json(path: Path, value: Any, *, permit: Callable[[], None] = lambda: None) -> None:
-    """Write a value as readable JSON, atomically; a NaN is refused."""
+    """Write a value as readable JSON, atomically; NaN raises ValueError."""
     write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n", permit=permit)
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON file's object; empty where there is none or it cannot be read."""
+    """Return the object in a JSON file; empty if the file is missing or unreadable."""
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -82,12 +87,14 @@ def read_object(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def unfinished_writes(path: Path) -> list[Path]:
-    """What :func:`write_atomic` has left of a file where its process was killed."""
+    """Return the temporary files that :func:`write_atomic` left behind where its process was killed."""
     return list(path.parent.glob(f".{path.name}.*.tmp"))
+
+
+def free_space(folder: Path) -> int:
+    """Bytes that are free where a folder is or will be."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free

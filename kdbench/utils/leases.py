@@ -1,90 +1,45 @@
-"""Claims: at most one process works on a folder, on one machine or on several that share a file system.
+"""Leases: at most one process works on a folder, on one machine or on several that share a file system.
 
-A claim is a numbered file in the folder. It is made by a hard link, which exactly one process can make, and the one
-with the highest number holds the folder. Whoever finds that the holder is dead, or is a later start of the holder's
-own job, claims the next number. A holder that finds its file gone or a higher one has been superseded, and writes
-nothing more.
+A lease is a numbered file, ``claim-N``, in the folder. It is made by a hard link, which exactly one process can make,
+and the one with the highest number holds the folder. A process that finds the holder dead, or is a later start of the
+holder's own job, makes the next number. A holder that finds its file gone or a higher one has been superseded, and
+writes nothing more.
 
 A holder is dead if, in this order:
 
 - it ran on this machine and its lock on the file is gone: the kernel drops it with the process;
 - the batch system says that its job has ended or was started again;
-- neither can be known, and its heart has not beaten for some minutes, by the clock of the file system.
+- neither is known, and its last heartbeat is some minutes old, by the clock of the file system.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import secrets
 import socket
 import tempfile
 import threading
 import time
-from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, final
+from typing import final
 
 from kdbench.errors import UserError
 from kdbench.utils.files import explain_os_errors
+from kdbench.utils.holder import Holder, boot_id, holder_text, read_holder
+from kdbench.utils.scheduler import Job, Scheduler
 
 BEAT = 10.0
-"""Seconds between two beats of a holder's heart."""
+"""Seconds between two heartbeats of a holder."""
 STALE = 180.0
-"""Seconds without a beat after which a holder is dead; network file systems may show a beat a minute late."""
-MAX_DEATHS = 8
+"""Seconds without a heartbeat after which a holder is dead; network file systems may show it a minute late."""
+MAX_CRASHES = 8
 """Deaths in a row without progress after which a cell has failed."""
-CLAIM_PREFIX = "claim-"
-"""How the names of claims begin."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One start of a job of a batch system."""
-
-    cluster: str
-    id: str
-    restarts: int
-    """How many times the job had been started before this start."""
-    user: str = ""
-
-
-class Scheduler:
-    """The batch system that knows about the jobs of processes. This one knows of none."""
-
-    def own_job(self) -> Job | None:
-        """The job that this process is part of."""
-        return None
-
-    def alive(self, jobs: Collection[Job]) -> dict[Job, bool]:  # noqa: ARG002
-        """Whether these starts of jobs go on; what cannot be known is left out."""
-        return {}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Holder:
-    """Who holds a folder."""
-
-    token: str
-    host: str
-    boot: str
-    """Tells starts of a machine's kernel apart; empty where there is no telling."""
-    pid: int
-    job: Job | None
-    since: float
-    """Seconds since 1970."""
-    mark: int
-    """How far the work was when it was claimed: any number that changes with progress."""
-    deaths: int
-    """Holders in a row that died before this one without progress."""
-
-    def __str__(self) -> str:
-        where = f"job {self.job.id} on {self.host}" if self.job else f"process {self.pid} on {self.host}"
-        return f"{where} since {time.strftime('%Y-%m-%d %H:%M', time.localtime(self.since))}"
+LEASE_PREFIX = "claim-"
+"""How the names of lease files begin; other versions of kdbench beside this one read and write the same."""
 
 
 class Busy(UserError):
@@ -102,7 +57,7 @@ class Killed(UserError):
 
 
 @final
-class Claim:
+class Lease:
     """A folder that this process holds."""
 
     def __init__(self, path: Path, holder: Holder, descriptor: int) -> None:
@@ -110,12 +65,12 @@ class Claim:
         self.superseded = False
 
     @property
-    def deaths(self) -> int:
+    def crashes(self) -> int:
         """Holders in a row that died before this one without progress."""
-        return self.holder.deaths
+        return self.holder.crashes
 
     def check(self) -> None:
-        """Make sure that this process still holds the folder; called right before each write.
+        """Make sure that this process still holds the folder; call it right before each write.
 
         Raises
         ------
@@ -124,10 +79,10 @@ class Claim:
         """
         self.superseded = self.superseded or not self._holds()
         if self.superseded:
-            raise Superseded(f"{self.path.parent} has been taken over by another process: this one stops")
+            raise Superseded(f"{self.path.parent} was taken over by another process: this one stops")
 
     def beat(self) -> None:
-        """Show that this process is alive."""
+        """Send a heartbeat: touch the file."""
         try:
             os.utime(self.path)
         except FileNotFoundError:
@@ -136,26 +91,26 @@ class Claim:
             pass  # a file system that cannot be reached now may be there at the next beat
 
     def release(self) -> None:
-        """Let others have the folder."""
+        """Give the folder up."""
         with contextlib.suppress(OSError):
-            found = _read(self.path)
+            found = read_holder(self.path)
             if found and found.token == self.holder.token:
                 self.path.unlink()
         os.close(self._descriptor)
 
     def _holds(self) -> bool:
         # Opening the file asks a network file system anew, listing a folder may show an older state of it.
-        found = _read(self.path)
+        found = read_holder(self.path)
         return found is not None and found.token == self.holder.token and _highest(self.path.parent) == self.path
 
 
 @final
-class Claims(contextlib.AbstractContextManager["Claims"]):
-    """The folders that this process holds, with one heart for all; they are released at the end."""
+class Leases(contextlib.AbstractContextManager["Leases"]):
+    """The folders that this process holds, with one heartbeat for all; they are released at the end."""
 
     def __init__(self, scheduler: Scheduler | None = None) -> None:
         self._scheduler = scheduler or Scheduler()
-        self._held: list[Claim] = []
+        self._held: list[Lease] = []
         self._stop = threading.Event()
         self._heart: threading.Thread | None = None
 
@@ -165,11 +120,11 @@ class Claims(contextlib.AbstractContextManager["Claims"]):
         self._stop.set()
         if self._heart:
             self._heart.join()
-        for claim in self._held:
-            claim.release()
+        for lease in self._held:
+            lease.release()
 
-    def hold(self, folder: Path, mark: int = 0) -> Claim:
-        """Claim a folder, taking it over from a dead holder.
+    def hold(self, folder: Path, mark: int = 0) -> Lease:
+        """Lease a folder, taking it over from a dead holder.
 
         Parameters
         ----------
@@ -184,38 +139,38 @@ class Claims(contextlib.AbstractContextManager["Claims"]):
         own = self._scheduler.own_job()
         with explain_os_errors(folder), _draft(folder) as (draft, descriptor):
             last = _highest(folder)
-            found = _read(last) if last else None
+            found = read_holder(last) if last else None
             if last and found and self._lives(last, found, own, draft):
                 raise Busy(f"{folder} is being run by {found}: wait for it, or stop it first")
             died = found is not None and not _is_later(own, found.job)
-            deaths = (found.deaths if found and found.mark == mark else 0) + died
+            crashes = (found.crashes if found and found.mark == mark else 0) + died
             holder = Holder(
                 token=secrets.token_hex(8),
                 host=socket.gethostname(),
-                boot=_boot(),
+                boot=boot_id(),
                 pid=os.getpid(),
                 job=own,
                 since=time.time(),
                 mark=mark,
-                deaths=deaths,
+                crashes=crashes,
             )
-            os.write(descriptor, json.dumps(asdict(holder)).encode())
-            path = folder / f"{CLAIM_PREFIX}{_number(last) + 1 if last else 1}"
+            os.write(descriptor, holder_text(holder).encode())
+            path = folder / f"{LEASE_PREFIX}{_number(last) + 1 if last else 1}"
             try:
                 os.link(draft, path)
             except FileExistsError:
-                raise Busy(f"{folder} has just been claimed by another process: wait for it") from None
-            claim = Claim(path, holder, os.dup(descriptor))
-        self._held.append(claim)
+                raise Busy(f"{folder} was just taken by another process: wait for it") from None
+            lease = Lease(path, holder, os.dup(descriptor))
+        self._held.append(lease)
         if _highest(folder) != path:  # this process slept between its look at the folder and its link
-            raise Busy(f"{folder} has just been claimed by another process: wait for it")
+            raise Busy(f"{folder} was just taken by another process: wait for it")
         for old in _all(folder):
             if old != path:
                 old.unlink(missing_ok=True)
         if self._heart is None:
-            self._heart = threading.Thread(target=self._beat, daemon=True, name="claims")
+            self._heart = threading.Thread(target=self._beat, daemon=True, name="leases")
             self._heart.start()
-        return claim
+        return lease
 
     def _lives(self, path: Path, holder: Holder, own: Job | None, draft: Path) -> bool:
         if _is_later(own, holder.job):
@@ -225,24 +180,24 @@ class Claims(contextlib.AbstractContextManager["Claims"]):
 
     def _beat(self) -> None:
         while not self._stop.wait(BEAT):
-            for claim in list(self._held):
-                claim.beat()
+            for lease in list(self._held):
+                lease.beat()
 
 
 def _is_later(job: Job | None, than: Job | None) -> bool:
-    """Whether a job is a later start of another."""
+    """Return whether a job is a later start of another."""
     return bool(job and than and (job.cluster, job.id) == (than.cluster, than.id) and job.restarts > than.restarts)
 
 
 def holder_of(folder: Path) -> tuple[Path, Holder] | None:
-    """Return the claim of a folder and who made it, dead or alive."""
+    """Return the lease file of a folder and its holder, dead or alive; None if nobody holds it."""
     path = _highest(folder)
-    holder = _read(path) if path else None
+    holder = read_holder(path) if path else None
     return (path, holder) if path and holder else None
 
 
 def is_alive(holders: dict[Path, Holder], scheduler: Scheduler) -> dict[Path, bool]:
-    """Whether holders of claims live, as far as this machine's kernel and the batch system know."""
+    """Return which holders are alive, as far as this machine's kernel and the batch system know."""
     known = {path: lives for path, holder in holders.items() if (lives := _locked(path, holder)) is not None}
     jobs = {holder.job for path, holder in holders.items() if path not in known and holder.job}
     said = scheduler.alive(jobs) if jobs else {}
@@ -250,13 +205,13 @@ def is_alive(holders: dict[Path, Holder], scheduler: Scheduler) -> dict[Path, bo
 
 
 def living(holders: dict[Path, Holder], scheduler: Scheduler) -> set[Path]:
-    """Return the claims whose holders live, by this machine's clock where only the heartbeat tells."""
+    """Return the leases whose holders are alive, by this machine's clock where only the heartbeat tells."""
     known, now = is_alive(holders, scheduler), time.time()
     return {path for path in holders if known.get(path, _age(path, now) < STALE)}
 
 
 def _age(path: Path, now: float) -> float:
-    """Seconds since a holder's last beat."""
+    """Return the seconds since a holder's last heartbeat."""
     try:
         return now - path.stat().st_mtime
     except FileNotFoundError:
@@ -264,8 +219,8 @@ def _age(path: Path, now: float) -> float:
 
 
 def _locked(path: Path, holder: Holder) -> bool | None:
-    """Whether a process of this machine holds the lock on a claim; None for another machine's."""
-    boot = _boot()
+    """Return whether a process of this machine holds the lock on a lease; None for another machine's."""
+    boot = boot_id()
     if holder.boot != boot or (not boot and holder.host != socket.gethostname()):
         return None
     try:
@@ -285,7 +240,7 @@ def _locked(path: Path, holder: Holder) -> bool | None:
 
 @contextlib.contextmanager
 def _draft(folder: Path) -> Iterator[tuple[Path, int]]:
-    """A locked file that can be linked to a claim's name."""
+    """Make a locked file that can be linked to a lease's name."""
     folder.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=folder, prefix=".claim.", suffix=".tmp")
     try:
@@ -298,7 +253,7 @@ def _draft(folder: Path) -> Iterator[tuple[Path, int]]:
 
 
 def _all(folder: Path) -> list[Path]:
-    return [path for path in folder.glob(f"{CLAIM_PREFIX}*") if path.name.removeprefix(CLAIM_PREFIX).isdigit()]
+    return [path for path in folder.glob(f"{LEASE_PREFIX}*") if path.name.removeprefix(LEASE_PREFIX).isdigit()]
 
 
 def _highest(folder: Path) -> Path | None:
@@ -306,22 +261,4 @@ def _highest(folder: Path) -> Path | None:
 
 
 def _number(path: Path) -> int:
-    return int(path.name.removeprefix(CLAIM_PREFIX))
-
-
-def _read(path: Path) -> Holder | None:
-    try:
-        values: dict[str, Any] = json.loads(path.read_bytes())
-        job = values.pop("job")
-        return Holder(job=Job(**job) if job else None, **values)
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError, AttributeError):  # cut short by a power failure: its heart tells
-        return Holder(token="", host="unknown", boot="unknown", pid=0, job=None, since=0.0, mark=0, deaths=0)
-
-
-def _boot() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
+    return int(path.name.removeprefix(LEASE_PREFIX))

@@ -1,4 +1,4 @@
-"""Names that users type: found in any case, with the nearest known names when they are wrong."""
+"""Find names that users type, in any case; suggest the nearest known names for a wrong one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kdbench.errors import UserError
 
 
 def squeeze(name: str) -> str:
-    """The letters and digits of a name, in lower case."""
+    """Return the letters and digits of a name, in lower case."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
@@ -20,7 +20,7 @@ def find_name(kind: str, name: str, known: Iterable[str], remedy: str) -> str:
     Raises
     ------
     UserError
-        No known name matches; the text holds the closest ones and ``remedy``.
+        No known name matches; the message holds the closest ones and ``remedy``.
     """
     spellings = {squeeze(k): k for k in known}
     if (key := squeeze(name)) in spellings:
@@ -28,3 +28,8 @@ def find_name(kind: str, name: str, known: Iterable[str], remedy: str) -> str:
     close = [spellings[k] for k in difflib.get_close_matches(key, spellings, n=3, cutoff=0.5)]
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     raise UserError(f"unknown {kind} {name!r}: {hint}{remedy}")
+
+
+def safe_name(name: str) -> str:
+    """Return a network's name as one path component."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")

@@ -1,4 +1,4 @@
-"""Signals as wishes."""
+"""Deferred signals: Ctrl-C and SIGTERM set a flag that a loop checks between two steps."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import signal
 import threading
 from contextlib import AbstractContextManager
 from types import FrameType, TracebackType
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 from kdbench.errors import Interrupted
 
 
 @final
 class Stop(AbstractContextManager["Stop"]):
-    """Turns Ctrl-C, SIGTERM and SIGUSR2 into a wish that the loop grants between two steps.
+    """Turn Ctrl-C, SIGTERM and SIGUSR2 into ``signum``, which a loop checks between two steps.
 
-    SIGUSR2 is what batch systems are asked to send before a time limit. A wish that was not granted is passed on to a
-    ``Stop`` around this one.
+    SIGUSR2 is what batch systems are told to send before a time limit. A signal that the loop did not act on is passed
+    to the ``Stop`` around this one.
     """
+
+    _open: ClassVar[list[Stop]] = []
+    """Those that are entered, the innermost last; signals are handled in the main thread alone."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
@@ -26,17 +29,20 @@ class Stop(AbstractContextManager["Stop"]):
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
-                self._old[signum] = signal.signal(signum, self._wish)
+                self._old[signum] = signal.signal(signum, self._note)
+            self._open.append(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if not self._old:
+            return
         for signum, handler in self._old.items():
             signal.signal(signum, handler)
-            around = getattr(handler, "__self__", None)
-            if self.signum == signum and isinstance(around, Stop) and not isinstance(error, Interrupted):
-                around.signum = signum
+        assert self._open.pop() is self
+        if self.signum is not None and self._open and not isinstance(error, Interrupted):
+            self._open[-1].signum = self.signum
 
-    def _wish(self, signum: int, _frame: FrameType | None) -> None:
+    def _note(self, signum: int, _frame: FrameType | None) -> None:
         self.signum = signum

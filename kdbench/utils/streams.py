@@ -1,7 +1,20 @@
-"""Random streams: every random thing has its own, derived from the seed and a purpose.
+"""Random streams: every random choice has its own, derived from the seed and a purpose.
 
-One consumer that draws more numbers changes nothing for another, and a stream can be opened again at any time
-without replaying what came before it.
+A consumer that draws more numbers changes nothing for another, and a stream can be opened again at any time without
+replaying what came before it. All purposes, with what follows them:
+
+==========================  ===========================================================================
+``"init"``, ``WHAT``        initial weights of the student, a teacher to be loaded, or a method's heads
+``"method"``, epoch, step   a method's own draws (``Batch.generator``) in a step
+``"step"``, epoch, step     torch's global generator in a step: dropout and the like
+``"order"``, epoch          the order of the training images
+``"flip"``, epoch           which images are mirrored
+``"crop"``, epoch, row      crop positions of one view
+``"strong"``, epoch, row    one strongly augmented view
+``"digits"``                the split of the embedded digits
+==========================  ===========================================================================
+
+Epochs are those of the protocol, counted from 1; pre-training counts down to it, so that its last epoch is 0.
 """
 
 from __future__ import annotations
@@ -48,7 +61,7 @@ def generator(seed: int, *purpose: str | int, device: str | torch.device = "cpu"
 
 @contextlib.contextmanager
 def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
-    """Let PyTorch's global generator on the CPU draw from the stream ``(seed, *purpose)`` meanwhile."""
+    """Make PyTorch's global CPU generator draw from the stream ``(seed, *purpose)`` inside the context."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, *purpose))
         yield

@@ -1,4 +1,4 @@
-"""Published accuracies with their sources, as selections, tables and a ledger beside our own.
+"""Published accuracies with their sources: selections, tables, and a ledger that compares them with our results.
 
-They stay apart from our results: no rank and no test mixes the two.
+Published values never enter a rank or a test of our results.
 """

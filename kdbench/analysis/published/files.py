@@ -1,4 +1,4 @@
-"""The files of published values, and what they say of sources and methods. ``results/published`` explains them."""
+"""Read the files of published values, sources and methods; ``results/published/README.md`` explains them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any, Literal, get_args
 
 import pandas as pd
 
-Epoch = Literal["last", "best", "unknown"]
-"""Which accuracy of a run was printed: that of the last epoch, or the best on the test set."""
+PublishedEpoch = Literal["last", "best", "unknown"]
+"""The epoch whose accuracy a source reports: the last one, or the best one on the test set."""
 Family = Literal["logits", "features", "relations", "contrast", ""]
 
 METHODS_FILE = "methods.csv"
@@ -21,16 +21,16 @@ _NUMBERS = ("top1", "std", "teacher_top1", "student_top1")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrintedTable:
-    """The order and the labels of one printed table."""
+    """Order and labels of one printed table."""
 
     dataset: str
     pairs: tuple[str, ...]
     rows: tuple[str, ...]
-    """Labels as printed."""
+    """Labels of methods, as printed."""
     names: dict[str, str]
-    """Published names of the methods whose label is another."""
+    """Published names of the methods whose label differs from their name."""
     baseline: str
-    """The row that differences are to."""
+    """Row that the differences refer to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,49 +40,49 @@ class Source:
     key: str
     title: str
     url: str = ""
-    """Empty where it is not certain."""
+    """Address; empty if it is not certain."""
     protocol: str
-    """The protocol whose results its values can be compared with; empty for none."""
-    epoch: Epoch
-    """Which accuracy its own runs report."""
-    own: tuple[str, ...]
-    """Published names of the methods that it ran itself; its other values repeat those of other sources."""
+    """Protocol whose results are comparable with the values; empty for none."""
+    epoch: PublishedEpoch
+    """Epoch that the source's own runs report."""
+    own_methods: tuple[str, ...]
+    """Published names of the methods that the source ran itself; its other values repeat those of other sources."""
     differs: str = ""
-    """Why there is no protocol to compare with."""
+    """Why no protocol is comparable."""
     table: PrintedTable | None = None
 
     def __post_init__(self) -> None:
-        assert self.epoch in get_args(Epoch), self.key
-        assert bool(self.protocol) != bool(self.differs), f"{self.key} needs a protocol or a reason for having none"
+        assert self.epoch in get_args(PublishedEpoch), self.key
+        assert bool(self.protocol) != bool(self.differs), f"{self.key} needs either a protocol or a reason in differs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedMethod:
-    """A method, or a combination of methods, that values were published of."""
+    """A method, or a combination of methods, with published values."""
 
     name: str
-    """The name in the files of values."""
+    """Name in the files of values."""
     label: str
-    """The name to show."""
+    """Name in tables."""
     family: Family
-    """Empty where it is not certain, and for a student without a teacher."""
+    """Family; empty if it is not certain, and for a student without a teacher."""
     year: int | None
     paper: str
     kdbench: str
-    """kdbench's method whose default is exactly this one; empty if there is none."""
+    """Method of kdbench whose default is exactly this one; empty for none."""
 
     def __post_init__(self) -> None:
         assert self.family in get_args(Family), self.name
 
 
 def datasets() -> list[str]:
-    """Names of the data sets that there are published values of."""
+    """List the data sets with published values."""
     names = (file.name for file in _folder().iterdir())
     return sorted(name.removesuffix(".csv") for name in names if name.endswith(".csv") and name != METHODS_FILE)
 
 
 def read_values(dataset: str) -> pd.DataFrame:
-    """Read a data set's values: accuracies as numbers, ``also_in`` and ``disagrees`` as tuples, the rest as text."""
+    """Read the values of a data set: numbers as numbers, ``also_in`` and ``disagrees`` as tuples, the rest as text."""
     frame = _read_csv(f"{dataset}.csv")
     for column in _NUMBERS:
         frame[column] = pd.to_numeric(frame[column])
@@ -106,13 +106,13 @@ def read_sources() -> dict[str, Source]:
 
 def _source(key: str, own: list[str], table: dict[str, Any] | None = None, **texts: Any) -> Source:
     if table is None:
-        return Source(key=key, own=tuple(own), **texts)
+        return Source(key=key, own_methods=tuple(own), **texts)
     lists = {name: tuple(table[name]) for name in ("pairs", "rows")}
-    return Source(key=key, own=tuple(own), table=PrintedTable(**table | lists), **texts)
+    return Source(key=key, own_methods=tuple(own), table=PrintedTable(**table | lists), **texts)
 
 
 def _read_csv(name: str) -> pd.DataFrame:
-    """Read a file as text; an empty cell is an empty text."""
+    """Read a file with all columns as text; an empty field is an empty text."""
     text = (_folder() / name).read_text(encoding="utf-8")
     return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
 

@@ -1,4 +1,4 @@
-"""Published values as tables: of their own, or with our results, but never ranked or tested with them."""
+"""Tables of published values, alone or next to our results, and never ranked or tested with them."""
 
 from __future__ import annotations
 
@@ -8,123 +8,131 @@ from dataclasses import replace
 
 import pandas as pd
 
-from kdbench.analysis.comparison import FAMILIES, Comparison, Pair, place
+from kdbench.analysis.comparison import FAMILIES, ComparedPair, Comparison, Row, position
+from kdbench.analysis.published.files import PublishedEpoch
 from kdbench.analysis.published.values import Published, PublishedValue
 from kdbench.analysis.tables.entries import fixed, with_difference
 from kdbench.analysis.tables.layouts import Marks
 from kdbench.analysis.tables.table import MISSING, Entry, Mark, Table, words
 from kdbench.errors import UserError
-from kdbench.experiment.protocol import load_protocol, usual_pairs
+from kdbench.experiment.pairs import Pair, usual_pairs
+from kdbench.experiment.protocol import load_protocol
 
 _NETWORKS = ("Teacher", "Student")
-NOT_OURS = "published values are what their sources print; they are never ranked or tested with ours"
+NOT_OURS = "published values are copied from their sources; they are never ranked or tested with ours"
+_REPORTED: dict[PublishedEpoch, str] = {
+    "last": "after the last epoch",
+    "best": "in the best epoch on the test set",
+    "unknown": "epoch not stated",
+}
 
 
 def printed_table(published: Published, source: str, baseline: str | None = None, marks: Marks = "all") -> Table:
-    """A source's table as it was printed, with differences to one of its rows; NA where it has no value.
+    """Make a source's table as it was printed, with differences to one of its rows; NA for a missing value.
 
     Raises
     ------
     UserError
-        The source is not one printed table, or the baseline is none of its rows.
+        The source is not one printed table, or the baseline is not one of its rows.
     """
     frame = published.printed(source)
-    kept = published.sources[source].table
-    assert kept is not None
-    base = _row(frame, baseline or kept.baseline)
+    description = published.sources[source]
+    assert description.table is not None
+    base = _row(frame, baseline or description.table.baseline)
     columns = []
     for pair in frame:
         values = {str(row): float(value) for row, value in frame[pair].items()}
-        marked = _ranked({row: value for row, value in values.items() if row not in _NETWORKS}, marks)
-        columns.append([_entry(values, row, base, marked) for row in values])
+        row_marks = _row_marks({row: value for row, value in values.items() if row not in _NETWORKS}, marks)
+        columns.append([_entry(values, row, base, row_marks) for row in values])
     rows = [(*words(str(row)), *(column[number] for column in columns)) for number, row in enumerate(frame.index)]
-    found = published.sources[source]
     return Table(
-        found.title,
+        description.title,
         _heads([str(pair) for pair in frame]),
         tuple(rows),
         (
-            f"top-1 on the test set of {published.dataset} in % as printed; NA: not printed; {_EPOCHS[found.epoch]}",
-            f"↑ ↓: difference to {base}",
-            *(
-                ["bold and underlined: best and second of the printed values; nothing is tested"]
-                if marks != "none"
-                else []
-            ),
+            f"top-1 on the test set of {published.dataset} in %, as printed ({_REPORTED[description.epoch]}); "
+            "NA: not printed",
+            f"↑ ↓: difference to {base} in percentage points",
+            *(["bold: best printed value; underlined: second best; no significance test"] if marks != "none" else []),
             NOT_OURS,
         ),
     )
 
 
-_EPOCHS = {
-    "last": "after the last epoch",
-    "best": "in the best epoch on the test set",
-    "unknown": "in an epoch that is not stated",
-}
-
-
 def published_tables(published: Published) -> list[Table]:
-    """All values of a selection: those under each protocol in one table, those that are not in one for each source."""
+    """Make tables of all values: one table per protocol, and one per source for values that are not comparable."""
     frame = published.frame
-    tables = [_under(published, str(name), own) for name, own in frame[frame["protocol"] != ""].groupby("protocol")]
-    apart = frame[frame["protocol"] == ""]
-    return tables + [_apart(published, str(key), own) for key, own in apart.groupby("source", sort=False)]
+    comparable, others = frame[frame["protocol"] != ""], frame[frame["protocol"] == ""]
+    tables = [_protocol_table(published, str(name), group) for name, group in comparable.groupby("protocol")]
+    return tables + [_source_table(published, str(key), group) for key, group in others.groupby("source", sort=False)]
 
 
 def with_published(table: Table, comparison: Comparison, published: Published, *, beside: bool) -> Table:
-    """Our paper table with the published values of its methods and pairs, under the same protocol and comparable ones.
+    """Add the comparable published values of the same methods and pairs to our paper table.
 
     Parameters
     ----------
+    table
+        The comparison in the layout of papers, with its rows as ``keys``.
     beside
-        In brackets behind our numbers; otherwise as a block of rows of their own.
+        Whether the values stand in brackets behind ours, or in rows of their own at the end.
 
     Raises
     ------
     UserError
-        They are of another data set.
+        The published values are of another data set.
     """
     if published.dataset != comparison.rules["dataset"]:
         raise UserError(
-            f"{comparison.title} is of {comparison.rules['dataset']}: values of {published.dataset} do not belong"
+            f"{comparison.title} trains on {comparison.rules['dataset']}: published values of {published.dataset} are "
+            "not comparable with it"
         )
     if comparison.overrides:
-        return replace(table, notes=(*table.notes, "no published values: no paper has these rules"))
-    found: dict[tuple[str, Pair], PublishedValue] = {}
+        return replace(table, notes=(*table.notes, "no published values: no source uses these training rules"))
+    values = _comparable_values(comparison, published)
+    sources = ", ".join(dict.fromkeys(value.source for value in values.values()))
+    where = "in brackets" if beside else "last rows"
+    notes = (*table.notes, f"{where}: published under the same protocol (sources: {sources or 'none'}); {NOT_OURS}")
+    if beside:
+        lines = zip(table.keys, table.rows, strict=True)
+        rows = tuple(
+            _with_brackets(line, [values.get((row, pair)) for pair in comparison.pairs], table.num_labels)
+            for row, line in lines
+        )
+        return replace(table, rows=rows, notes=notes)
+    block: list[tuple[Entry, ...]] = []
+    for row in dict.fromkeys(row for row, _ in values):
+        row_values = [values.get((row, pair)) for pair in comparison.pairs]
+        entries = [_published_entry(value) if value else Entry(MISSING) for value in row_values]
+        block.append((*words("" if block else "published", row.label), *entries, *words("")))
+    return replace(table, rows=(*table.rows, *block), keys=(*table.keys, *(None for _ in block)), notes=notes)
+
+
+def _comparable_values(comparison: Comparison, published: Published) -> dict[tuple[Row, ComparedPair], PublishedValue]:
+    """Return the first comparable value of each row with default settings on each pair."""
+    comparable = {}
     for row in comparison.rows:
         for pair in comparison.pairs:
             values = published.values_for(f"{pair.teacher}>{pair.student}", row.method, comparison.rules["name"])
-            if not row.chosen and values and values[0].comparable:
-                found[row.label, pair] = values[0]
-    sources = ", ".join(dict.fromkeys(value.source for value in found.values()))
-    where = "in brackets" if beside else "the last rows"
-    notes = (*table.notes, f"{where}: published under the same protocol ({sources or 'none'}); {NOT_OURS}")
-    if beside:
-        return replace(table, rows=tuple(_beside(line, comparison, found) for line in table.rows), notes=notes)
-    block: list[tuple[Entry, ...]] = []
-    for label in dict.fromkeys(label for label, _ in found):
-        printed = [found.get((label, pair)) for pair in comparison.pairs]
-        entries = [_published(value) if value else Entry(MISSING) for value in printed]
-        block.append((*words("" if block else "published", label), *entries, *words("")))
-    return replace(table, rows=(*table.rows, *block), notes=notes)
+            if not row.changed and values and values[0].comparable:
+                comparable[row, pair] = values[0]
+    return comparable
 
 
-def _beside(
-    line: tuple[Entry, ...], comparison: Comparison, found: Mapping[tuple[str, Pair], PublishedValue]
+def _with_brackets(
+    line: tuple[Entry, ...], values: Sequence[PublishedValue | None], num_labels: int
 ) -> tuple[Entry, ...]:
-    alone = comparison.alone.label if comparison.alone else ""
-    label = alone if line[1].text == "Student" else line[1].text
+    """Add the published values of each pair to a line of a table, in brackets."""
     entries = list(line)
-    for number, pair in enumerate(comparison.pairs, 2):
-        value = found.get((label, pair))
+    for column, value in enumerate(values, num_labels):
         if value:
-            own, other = entries[number], _published(value)
-            numbers = dict(own.numbers) | {f"published {name}": text for name, text in other.numbers.items()}
-            entries[number] = replace(own, text=f"{own.text} [{other.text}]", numbers=numbers)
+            ours, theirs = entries[column], _published_entry(value)
+            numbers = dict(ours.numbers) | {f"published {name}": text for name, text in theirs.numbers.items()}
+            entries[column] = replace(ours, text=f"{ours.text} [{theirs.text}]", numbers=numbers)
     return tuple(entries)
 
 
-def _published(value: PublishedValue) -> Entry:
+def _published_entry(value: PublishedValue) -> Entry:
     return _number(
         value.top1, value.std, f"{value.source}, best epoch on the test set" if value.epoch == "best" else ""
     )
@@ -135,22 +143,22 @@ def _number(top1: float, std: float | None, note: str = "") -> Entry:
     return Entry(" ± ".join(numbers.values()), numbers, notes=(note,) if note else ())
 
 
-def _under(published: Published, protocol: str, frame: pd.DataFrame) -> Table:
-    """Values of many sources under one protocol; where they disagree, the one that most print."""
+def _protocol_table(published: Published, protocol: str, frame: pd.DataFrame) -> Table:
+    """Make a table of the values under one protocol; of values that disagree, the one that most sources print."""
     accuracy = load_protocol(protocol).accuracy
     pairs = _ordered(frame)
     rows = [
-        (*words("", role), *(_number(accuracy[pair.split(">")[side]], None) for pair in pairs))
-        for side, role in enumerate(_NETWORKS)
+        (*words("", role), *(_number(accuracy[network], None) for network in networks))
+        for role, networks in zip(_NETWORKS, _networks(pairs), strict=True)
     ]
-    rows += _methods(published, frame, pairs)
+    rows += _method_rows(published, frame, pairs)
     return Table(
         f"Published under {protocol}",
         _heads(pairs, 2),
         tuple(rows),
         (
             f"top-1 on the test set of {published.dataset} in %, ± standard deviation where a source prints one",
-            "where sources disagree, the value is shown that most of them print, and the others in a note",
+            "if sources disagree: the value that most of them print; a footnote lists the others",
             f"sources: {_titles(published, frame)}",
             NOT_OURS,
         ),
@@ -159,8 +167,8 @@ def _under(published: Published, protocol: str, frame: pd.DataFrame) -> Table:
     )
 
 
-def _apart(published: Published, source: str, frame: pd.DataFrame) -> Table:
-    """A source's values that cannot be compared, with its own networks."""
+def _source_table(published: Published, source: str, frame: pd.DataFrame) -> Table:
+    """Make a table of the values of one source that are not comparable, with the accuracies of its networks."""
     pairs = _ordered(frame)
     firsts = frame.drop_duplicates("pair").set_index("pair")
     rows = [
@@ -171,7 +179,7 @@ def _apart(published: Published, source: str, frame: pd.DataFrame) -> Table:
     return Table(
         f"Published by {source}, not comparable",
         _heads(pairs, 2),
-        (*rows, *_methods(published, frame, pairs, reasons=len(reasons) > 1)),
+        (*rows, *_method_rows(published, frame, pairs, reasons=len(reasons) > 1)),
         (
             f"{source}: {published.sources[source].title}",
             *([f"not comparable: {reasons[0]}"] if len(reasons) == 1 else []),
@@ -182,49 +190,55 @@ def _apart(published: Published, source: str, frame: pd.DataFrame) -> Table:
     )
 
 
-def _methods(
+def _method_rows(
     published: Published, frame: pd.DataFrame, pairs: Sequence[str], *, reasons: bool = False
 ) -> list[tuple[Entry, ...]]:
-    """Rows of methods by family, in the order of years."""
+    """Make a row for each method, by family and year."""
     methods = [published.methods[name] for name in dict.fromkeys(frame["method"])]
-    methods.sort(key=lambda method: (place(method.family, FAMILIES), method.year or 9999))
+    methods.sort(key=lambda method: (position(method.family, FAMILIES), method.year or 9999))
     values = dict(iter(frame.groupby(["method", "pair"])))
     rows: list[tuple[Entry, ...]] = []
-    before = None
+    previous_family = None
     for method in methods:
         entries = [
-            _one(values[method.name, pair], reasons=reasons) if (method.name, pair) in values else Entry(MISSING)
+            _most_printed(values[method.name, pair], reasons=reasons)
+            if (method.name, pair) in values
+            else Entry(MISSING)
             for pair in pairs
         ]
         family = method.family or "other"
-        rows.append((*words(family if family != before else "", method.label), *entries))
-        before = family
+        rows.append((*words(family if family != previous_family else "", method.label), *entries))
+        previous_family = family
     return rows
 
 
-def _one(values: pd.DataFrame, *, reasons: bool) -> Entry:
-    """The value that most sources print; the others, and why it cannot be compared, in a note."""
+def _most_printed(values: pd.DataFrame, *, reasons: bool) -> Entry:
+    """Make an entry of the value that most sources print; a note lists the others, and why it is not comparable."""
     order = values["also_in"].map(len).sort_values(ascending=False, kind="stable").index
     first, others = values.loc[order[0]], values.loc[order[1:]]
     notes = [str(first["differs"])] if reasons and first["differs"] else []
     if len(others):
-        told = (f"{fixed(v)} ({source})" for v, source in zip(others["top1"], others["source"], strict=True))
-        notes.append(f"{first['source']}; also {', '.join(told)}")
+        texts = (f"{fixed(v)} ({source})" for v, source in zip(others["top1"], others["source"], strict=True))
+        notes.append(f"{first['source']}; also {', '.join(texts)}")
     return _number(float(first["top1"]), None if math.isnan(first["std"]) else float(first["std"]), "; ".join(notes))
 
 
 def _ordered(frame: pd.DataFrame) -> list[str]:
-    usual = usual_pairs()
-    found = list(dict.fromkeys(frame["pair"]))
-    return sorted(found, key=lambda pair: place(pair, usual))
+    usual = list(map(str, usual_pairs()))
+    return sorted(dict.fromkeys(frame["pair"]), key=lambda pair: position(pair, usual))
 
 
 def _heads(pairs: Sequence[str], num_labels: int = 1) -> tuple[tuple[str, ...], ...]:
-    split = [pair.split(">") for pair in pairs]
     blank = ("",) * (num_labels - 1)
     return tuple(
-        (*blank, role, *(names[place] for names in split)) for place, role in enumerate(("teacher", "student"))
+        (*blank, role, *networks) for role, networks in zip(("teacher", "student"), _networks(pairs), strict=True)
     )
+
+
+def _networks(pairs: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the teachers and the students of pairs."""
+    parsed = [Pair.parse(pair) for pair in pairs]
+    return [str(pair.teacher) for pair in parsed], [pair.student for pair in parsed]
 
 
 def _titles(published: Published, frame: pd.DataFrame) -> str:
@@ -234,21 +248,21 @@ def _titles(published: Published, frame: pd.DataFrame) -> str:
 def _row(frame: pd.DataFrame, name: str) -> str:
     spelled = {str(row).lower(): str(row) for row in frame.index}
     if name.lower() not in spelled:
-        raise UserError(f"no row {name!r} in the printed table: there are {', '.join(map(str, frame.index))}")
+        raise UserError(f"the printed table has no row {name!r}: its rows are {', '.join(map(str, frame.index))}")
     return spelled[name.lower()]
 
 
-def _entry(values: Mapping[str, float], row: str, base: str, marked: Mapping[str, Mark]) -> Entry:
+def _entry(values: Mapping[str, float], row: str, base: str, marks: Mapping[str, Mark]) -> Entry:
     value = values[row]
     if math.isnan(value):
         return Entry("NA")
-    entry = replace(_number(value, None), mark=marked.get(row, ""))
-    compared = row not in {base, *_NETWORKS} and not math.isnan(values[base])
-    return with_difference(entry, value - values[base]) if compared else entry
+    entry = replace(_number(value, None), mark=marks.get(row, ""))
+    has_difference = row not in {base, *_NETWORKS} and not math.isnan(values[base])
+    return with_difference(entry, value - values[base]) if has_difference else entry
 
 
-def _ranked(values: Mapping[str, float], marks: Marks) -> dict[str, Mark]:
-    """Best and second of printed values; equal ones share their mark."""
+def _row_marks(values: Mapping[str, float], marks: Marks) -> dict[str, Mark]:
+    """Mark the best and second best of printed values; equal values share a mark."""
     if marks == "none":
         return {}
     order = sorted({value for value in values.values() if not math.isnan(value)}, reverse=True)

@@ -1,8 +1,8 @@
-"""Published accuracies: what papers and repositories print, to be shown beside own results.
+"""Published accuracies of papers and repositories, to be shown beside our results.
 
-They were found under rules that differ from table to table, and most sources repeat what others printed, so they are
-never ranked or tested with own results. What can be compared is the value of one pair and method under the same
-protocol, and each value says whether that is so: see :meth:`Published.values_for`.
+Training rules differ from table to table, and most sources repeat values of others. So published values are never
+ranked or tested with our results. Only values of the same pair and method under the same protocol are comparable; each
+value says whether it is: see :meth:`Published.values_for`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pandas as pd
 
 from kdbench.analysis.published.files import (
     METHODS_FILE,
-    Epoch,
+    PublishedEpoch,
     PublishedMethod,
     Source,
     datasets,
@@ -26,6 +26,7 @@ from kdbench.analysis.published.files import (
     read_values,
 )
 from kdbench.errors import UserError
+from kdbench.experiment.pairs import Pair
 from kdbench.experiment.protocol import Protocol, load_protocol, protocol_names
 from kdbench.models import parse_pair
 from kdbench.utils.names import find_name
@@ -33,7 +34,7 @@ from kdbench.utils.names import find_name
 __all__ = ["Published", "PublishedValue", "datasets", "load_published"]
 
 _NETWORKS = {"Teacher": "teacher_top1", "Student": "student_top1"}
-"""Rows of printed tables that show the networks alone, and the columns that hold their accuracies."""
+"""Rows of printed tables for the networks without distillation, and the columns with their accuracies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,23 +42,23 @@ class PublishedValue:
     """A published accuracy of one pair and method, in percent."""
 
     method: str
-    """The published name."""
+    """Published name."""
     top1: float
     std: float | None
     n: int | None
-    """Runs that the value is the mean of; None if that is not known."""
-    epoch: Epoch
+    """Number of runs that the value is the mean of; None if unknown."""
+    epoch: PublishedEpoch
     source: str
-    """The key of the source that is named for it."""
+    """Key of the source that the value is attributed to."""
     also_in: tuple[str, ...]
-    """Keys of the other sources that print it."""
+    """Keys of other sources that print the value."""
     differs: str
-    """Why the value cannot be compared with results under the protocol; empty if it can."""
+    """Why the value is not comparable with results under the protocol; empty if it is."""
     note: str
 
     @property
     def comparable(self) -> bool:
-        """Whether networks, training rules and settings are the same; ``epoch`` may still be another."""
+        """Whether networks, training rules and settings are the same; ``epoch`` may differ."""
         return not self.differs
 
 
@@ -66,14 +67,14 @@ class PublishedValue:
 class Published:
     """Published values of one data set, or a selection of them.
 
-    The columns of ``frame`` are those of the file (see the README beside it) and
+    ``frame`` has the columns of the file (see ``results/published/README.md``) and
 
     - ``pair``: teacher>student
-    - ``kdbench``: the method's name in kdbench, empty if it has none
+    - ``kdbench``: name of the method in kdbench, empty for none
     - ``epoch``: last, best or unknown
-    - ``protocol``: the protocol whose results the value can be compared with, empty if there is none
+    - ``protocol``: protocol whose results are comparable with the value, empty for none
 
-    ``differs`` is filled in wherever ``protocol`` is empty.
+    ``differs`` gives the reason wherever ``protocol`` is empty.
     """
 
     dataset: str
@@ -87,7 +88,7 @@ class Published:
         sources: Iterable[str] | None = None,
         pairs: Iterable[str] | None = None,
     ) -> Published:
-        """Return the values of some methods, sources and pairs; None stands for all.
+        """Select the values of some methods, sources and pairs; None stands for all.
 
         A value belongs to every source that prints it. Where sources disagree, all their values are kept.
 
@@ -103,59 +104,58 @@ class Published:
         Raises
         ------
         UserError
-            For a name that is not known, with the closest ones.
+            A name is unknown; the message lists the closest ones.
         """
         frame = self.frame
         if methods is not None:
             frame = frame[frame["method"].isin([self.method_name(name) for name in methods])]
         if sources is not None:
-            wanted = {self._source_key(key) for key in sources}
-            frame = frame[[not wanted.isdisjoint(printed) for printed in _printed_in(frame)]]
+            selected = {self._source_key(key) for key in sources}
+            frame = frame[[not selected.isdisjoint(keys) for keys in _printed_in(frame)]]
         if pairs is not None:
             frame = frame[frame["pair"].isin([self._pair(pair) for pair in pairs])]
         return dataclasses.replace(self, frame=frame.reset_index(drop=True))
 
     def is_printed(self, source: str) -> bool:
-        """Whether a source's values are kept as one printed table of this data set."""
+        """Return whether a source's values are stored as one printed table of this data set."""
         table = self.sources[self._source_key(source)].table
         return table is not None and table.dataset == self.dataset
 
     def printed(self, source: str) -> pd.DataFrame:
-        """Return a source's table as it was printed: its labels as rows, pairs as columns, NaN where it has no value.
+        """Return a source's table as it was printed: labels as rows, pairs as columns, NaN for a missing value.
 
-        Of a selection, the methods and pairs without any value are left out.
+        Methods and pairs without any value in this selection are left out.
 
         Raises
         ------
         UserError
-            The source's values are not kept as one printed table of this data set.
+            The source's values are not stored as one printed table of this data set.
         """
         key = self._source_key(source)
         table = self.sources[key].table
         if table is None or not self.is_printed(key):
-            known = [s.key for s in self.sources.values() if s.table and s.table.dataset == self.dataset]
+            stored = [s.key for s in self.sources.values() if s.table and s.table.dataset == self.dataset]
             raise UserError(
-                f"{key} is not kept as a printed table of {self.dataset}: {', '.join(known) or 'no source'} is"
+                f"{key} is not stored as a printed table of {self.dataset}; stored are: {', '.join(stored) or 'none'}"
             )
         rows = self.select(sources=[key]).frame
         assert not rows.duplicated(["pair", "method"]).any(), f"{key} prints two values for one pair and method"
         networks = rows.groupby("pair")[list(_NETWORKS.values())].first().T
         methods = rows.pivot(index="method", columns="pair", values="top1")
         names = {label: _NETWORKS.get(label) or table.names.get(label, label) for label in table.rows}
-        known = [label for label, name in names.items() if name in networks.index or name in methods.index]
-        frame = pd.concat([networks, methods]).loc[[names[label] for label in known]].set_axis(known)
+        labels = [label for label, name in names.items() if name in networks.index or name in methods.index]
+        frame = pd.concat([networks, methods]).loc[[names[label] for label in labels]].set_axis(labels)
         return frame[[pair for pair in table.pairs if pair in frame]]
 
     def values_for(self, pair: str, method: str, protocol: str) -> tuple[PublishedValue, ...]:
-        """Return what was published for a pair and one of kdbench's methods: what a result can be held against.
+        """Return the published values of a pair and one of kdbench's methods.
 
-        A value is comparable if its source has the protocol's training rules, the accuracies that it prints for the
-        two networks are the protocol's, and the method's settings are those that kdbench has by default or in its
-        recipe for the pair. Which epoch is reported does not decide: the best accuracy on the test set lies about 0.3
-        above that of the last epoch.
+        A value is comparable if its source has the protocol's training rules, prints the protocol's accuracies for
+        both networks, and uses the settings that kdbench has by default or in its recipe for the pair. The reported
+        epoch does not matter; the best accuracy on the test set lies about 0.3 above that of the last epoch.
 
-        For the protocol's method that trains without a teacher only the student counts, and its accuracies that
-        sources print beside their pairs come first.
+        For the protocol's student-only method, only the student is compared. The accuracies that sources print for the
+        student next to their pairs come first.
 
         Parameters
         ----------
@@ -164,42 +164,44 @@ class Published:
         method
             kdbench's name of a method.
         protocol
-            Name of the protocol, without overrides, that the result was found under.
+            Name of the protocol of the result, without overrides.
 
         Returns
         -------
         tuple[PublishedValue, ...]
-            Comparable values first; empty if nothing was published for the pair and method.
+            Comparable values first; empty without published values.
         """
         rules = load_protocol(protocol)
         of_method = self.frame["kdbench"] == method
-        if method != rules.alone:
+        if method != rules.baseline:
             rows = self.frame[of_method & (self.frame["pair"] == pair)]
             values = [_value(row, rules.name) for row in rows.to_dict("records")]
         else:
-            of_student = self.frame["student"] == pair.rpartition(">")[2]
+            of_student = self.frame["student"] == Pair.parse(pair).student
             rows = self.frame[of_student & of_method]
-            values = self._beside(self.frame[of_student & ~of_method & (self.frame["protocol"] == rules.name)], method)
+            values = self._student_values(
+                self.frame[of_student & ~of_method & (self.frame["protocol"] == rules.name)], method
+            )
             values += [_value(row, rules.name) for row in rows.to_dict("records")]
         return tuple(sorted(values, key=lambda value: not value.comparable))
 
     def method_name(self, name: str) -> str:
-        """Return the published name that a published name, a label or one of kdbench's names spells.
+        """Find the published name of a method by its published name, label or name in kdbench, in any spelling.
 
         Raises
         ------
         UserError
-            There is no such method, with the closest ones.
+            The method is unknown; the message lists the closest ones.
         """
-        exact = {known.lower(): known for known in self.methods}
+        exact = {method.lower(): method for method in self.methods}
         if (lower := name.strip().lower()) in exact:
             return exact[lower]
-        # Of names that differ in punctuation alone, such as a ++ at their end, a loose spelling means the shortest.
+        # Among names that differ only in punctuation, such as a final ++, a loose spelling means the shortest name.
         methods = sorted(self.methods.values(), key=lambda method: len(method.name), reverse=True)
         spelled = {method.label: method.name for method in methods}
         spelled |= {method.name: method.name for method in methods}
         spelled |= {method.kdbench: method.name for method in methods if method.kdbench}
-        remedy = f"{METHODS_FILE} of the published values names all {len(methods)}"
+        remedy = f"results/published/{METHODS_FILE} lists all {len(methods)}"
         return spelled[find_name("published method", name, spelled, remedy)]
 
     def _source_key(self, key: str) -> str:
@@ -207,12 +209,12 @@ class Published:
 
     def _pair(self, pair: str) -> str:
         with contextlib.suppress(UserError):
-            return parse_pair(pair)
-        known = sorted(set(self.frame["pair"]))
-        return find_name("pair", pair, known, f"there are published values of {self.dataset} for {', '.join(known)}")
+            return str(parse_pair(pair))
+        pairs = sorted(set(self.frame["pair"]))
+        return find_name("pair", pair, pairs, f"published values of {self.dataset} exist for {', '.join(pairs)}")
 
-    def _beside(self, frame: pd.DataFrame, method: str) -> list[PublishedValue]:
-        """Accuracies of a student alone that are printed beside pairs, each with the first source that has it."""
+    def _student_values(self, frame: pd.DataFrame, method: str) -> list[PublishedValue]:
+        """Return the distinct accuracies of a student that sources print next to pairs, each with its first source."""
         name = self.method_name(method)
         rows = frame.drop_duplicates("student_top1").to_dict("records")
         return [
@@ -225,22 +227,22 @@ class Published:
                 source=row["source"],
                 also_in=(),
                 differs="",
-                note=f"printed beside {row['pair']}",
+                note=f"printed next to {row['pair']}",
             )
             for row in rows
         ]
 
 
 def load_published(dataset: str) -> Published:
-    """Read the published values of a data set, in any spelling.
+    """Read the published values of a data set, whose name may have any spelling.
 
     Raises
     ------
     UserError
-        There are none.
+        The data set has no published values.
     """
-    known = datasets()
-    name = find_name("data set", dataset, known, f"there are published values of {' and '.join(known)}")
+    names = datasets()
+    name = find_name("data set", dataset, names, f"the data sets with published values are {' and '.join(names)}")
     sources, methods = read_sources(), read_methods()
     protocols = {p: rules for p in protocol_names() if (rules := load_protocol(p)).dataset == name}
     frame = read_values(name)
@@ -256,11 +258,11 @@ def load_published(dataset: str) -> Published:
 
 
 def _differs(row: dict[Any, Any], source: Source, protocols: dict[str, Protocol]) -> str:
-    """Why a value cannot be compared with results under its source's protocol; empty if it can."""
+    """Explain why a value is not comparable with results under its source's protocol; empty if it is."""
     if row["differs"]:
         return str(row["differs"])
     if source.protocol not in protocols:
-        return source.differs or f"{source.key} has values to compare with on another data set"
+        return source.differs or f"{source.key} is comparable on another data set only"
     accuracy = protocols[source.protocol].accuracy
     networks = {role: (row[role], row[f"{role}_top1"]) for role in ("teacher", "student")}
     return "; ".join(
@@ -270,13 +272,13 @@ def _differs(row: dict[Any, Any], source: Source, protocols: dict[str, Protocol]
     )
 
 
-def _epoch(method: str, keys: Sequence[str], sources: dict[str, Source]) -> Epoch:
-    """Return what the source that ran a method reports; the others repeat its value."""
-    return next((sources[key].epoch for key in keys if method in sources[key].own), "unknown")
+def _epoch(method: str, keys: Sequence[str], sources: dict[str, Source]) -> PublishedEpoch:
+    """Return the epoch that the source which ran the method reports; the other sources repeat its value."""
+    return next((sources[key].epoch for key in keys if method in sources[key].own_methods), "unknown")
 
 
 def _printed_in(frame: pd.DataFrame) -> list[tuple[str, ...]]:
-    """All sources of each row, the one that is named for it first."""
+    """Return all sources of each row, the one that the value is attributed to first."""
     return [(first, *others) for first, others in zip(frame["source"], frame["also_in"], strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""The HTML report: one file with tables, plots and every cell, and the plots again as files for a paper."""
+"""Write the HTML report: one file with tables, plots and every cell, and the plots as files for a paper."""
 
 from __future__ import annotations
 
@@ -10,42 +10,42 @@ from kdbench.analysis.comparison import Comparison
 from kdbench.analysis.records import Records
 from kdbench.analysis.report.cells import Cells
 from kdbench.analysis.report.page import page_html
-from kdbench.analysis.report.sections import Told, make_sections
+from kdbench.analysis.report.sections import OnProgress, make_sections
 from kdbench.errors import UserError
 from kdbench.utils.files import explain_os_errors, write_atomic
 
 PAGE, PLOTS = "index.html", "plots"
-_ELSEWHERE = "choose another folder with --out DIR"
+_REMEDY = "choose another folder with --out DIR"
 
 
 def write_report(
     runs: Path,
     out: Path,
-    found: list[Comparison],
+    comparisons: list[Comparison],
     records: Records,
     *,
     command: str = "kdbench report",
-    tell: Told = lambda *_: None,
+    on_progress: OnProgress = lambda *_: None,
 ) -> list[Path]:
     """Write the report of some comparisons; equal records give equal bytes.
 
-    All is made before anything is written and the page is written last, so that a failure leaves an earlier report
-    whole. Plots of an earlier report that this one does not have stay.
+    Everything is rendered before the first file is written, and the page is written last, so a failure leaves an
+    earlier report intact. Plots of an earlier report that are not part of this one are kept.
 
     Parameters
     ----------
     runs
-        Where the records were read: folders are named from there.
+        Folder that the records were read from; paths in the report are relative to it.
     out
-        Folder of the report; it is made where there is none.
-    found
-        What is compared, a section each.
+        Folder of the report; created if it does not exist.
+    comparisons
+        One section of the report each.
     records
-        Of which the begun and the damaged are named.
+        The records of the comparisons; the report lists their unfinished cells and damaged files.
     command
-        How the report was made, for its head.
-    tell
-        Is told what is being done, and which part of all is done.
+        Command that created the report, for its head.
+    on_progress
+        Called with the current work and the fraction that is done.
 
     Returns
     -------
@@ -58,25 +58,25 @@ def write_report(
         ``out`` is a file or cannot be written.
     """
     _check(out)
-    cells = Cells.of(runs, found)
-    shown = make_sections(found, cells, tell)
+    cells = Cells.of(runs, comparisons)
+    sections = make_sections(comparisons, cells, on_progress)
     problems = [*records.problems, *cells.problems]
-    page = page_html(shown, cells, records.begun, problems, command, metadata.version("kdbench"))
-    tell("writing files", 1.0)
+    page = page_html(sections, cells, records.unfinished, problems, command, metadata.version("kdbench"))
+    on_progress("writing files", 1.0)
     paths = []
-    for plot in (plot for section in shown for plot in section.drawn):
+    for plot in (plot for section in sections for plot in section.plots):
         for ending, content in (("svg", plot.svg.encode(errors="replace")), ("pdf", plot.pdf)):
             paths.append(out / PLOTS / f"{plot.name}.{ending}")
-            write_atomic(paths[-1], content, _ELSEWHERE)
-    write_atomic(out / PAGE, page.encode(errors="replace"), _ELSEWHERE)
+            write_atomic(paths[-1], content, _REMEDY)
+    write_atomic(out / PAGE, page.encode(errors="replace"), _REMEDY)
     return [out / PAGE, *paths]
 
 
 def _check(out: Path) -> None:
-    """Find out before the work whether its result can be written."""
+    """Check that the folder can be written to, before the work begins."""
     if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file: {_ELSEWHERE}")
-    with explain_os_errors(out, _ELSEWHERE):
+        raise UserError(f"{out} is a file: {_REMEDY}")
+    with explain_os_errors(out, _REMEDY):
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
             pass

@@ -1,7 +1,7 @@
-"""How plots look and how they are written: colours, inline SVG for the page, SVG and PDF files for a paper.
+"""Style and write plots: colours, inline SVG for the page, SVG and PDF files for a paper.
 
-Text, rules and paper are drawn in colours that nothing else has. The page replaces them by those of its theme, light or
-dark; in the files they stay what they are, near black, grey and white. Equal figures give equal bytes.
+Text, rules and background are drawn in colours that nothing else has. The page replaces them by the colours of its
+light or dark theme; in files they stay near black, grey and white. Equal figures give equal bytes.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 INK, RULE, PAPER = "#010203", "#d0d1d2", "#fefefd"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Of Okabe and Ito (2008), told apart by colour-blind readers as well; black is the student alone."""
+"""Colours of Okabe and Ito (2008), which colour-blind readers can distinguish; black is the student-only baseline."""
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
 _LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
-_LONGEST = 40
-"""Characters of a label."""
+_MAX_LABEL = 40
+"""Largest number of characters of a label."""
 _STYLE: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],
     "font.size": 11.0,
@@ -64,7 +64,7 @@ _FONTS = "'DejaVu Sans', Verdana, Arial, Helvetica, sans-serif"
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How a method is drawn, the same in all plots of a comparison."""
+    """Colour, marker and line of a method, the same in all plots of a comparison."""
 
     colour: str
     marker: str
@@ -73,19 +73,19 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A figure before it is written."""
+    """A figure with its texts, before it is written."""
 
     name: str
-    """Of its files."""
+    """Name of its files."""
     title: str
     description: str
-    """What it shows, in words."""
+    """What the plot shows, in words."""
     figure: Figure
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
-    """A plot in the forms that it is written in."""
+class DrawnPlot:
+    """A plot as inline SVG, SVG file and PDF file."""
 
     name: str
     title: str
@@ -95,33 +95,33 @@ class Drawn:
 
 
 def looks(comparison: Comparison) -> dict[Row, Look]:
-    """Colour, marker and line of each method; colours return with another line and marker."""
-    taught = [row for row in comparison.rows if row != comparison.alone]
-    found = {
+    """Choose colour, marker and line of each method; a repeated colour has another line and marker."""
+    methods = [row for row in comparison.rows if row != comparison.student_only]
+    styles = {
         row: Look(
             COLOURS[number % len(COLOURS)],
             _MARKERS[number % len(_MARKERS)],
             _LINES[(number // len(COLOURS)) % len(_LINES)],
         )
-        for number, row in enumerate(taught)
+        for number, row in enumerate(methods)
     }
-    return {row: found.get(row, Look(INK, "*", (0, (3, 1.5)))) for row in comparison.rows}
+    return {row: styles.get(row, Look(INK, "*", (0, (3, 1.5)))) for row in comparison.rows}
 
 
 def printable(text: str) -> str:
-    """A text without control characters, which XML refuses."""
+    """Replace control characters, which XML does not allow."""
     return "".join(letter if letter.isprintable() else "�" for letter in text)
 
 
 def label(text: str) -> str:
-    """A user's text as a label: printable, and not too long."""
-    shown = printable(text)
-    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 1]}…"
+    """Make a label of a user's text: printable, and not too long."""
+    text = printable(text)
+    return text if len(text) <= _MAX_LABEL else f"{text[: _MAX_LABEL - 1]}…"
 
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Figures that are made or written within have the style of the report, whatever the user's own is."""
+    """Apply the style of the report to figures that are made or written inside, whatever the user's style is."""
     import matplotlib as mpl  # noqa: PLC0415
 
     with mpl.rc_context(), warnings.catch_warnings():
@@ -132,39 +132,39 @@ def styled() -> Iterator[None]:
         yield
 
 
-def draw(plot: Plot) -> Drawn:
-    """Write a plot in all its forms; within :func:`styled`."""
+def draw(plot: Plot) -> DrawnPlot:
+    """Write a plot as inline SVG, SVG file and PDF file; call inside :func:`styled`."""
     import matplotlib as mpl  # noqa: PLC0415
 
     mpl.rcParams["svg.hashsalt"] = plot.name
     plot.figure.draw_without_rendering()
-    plot.figure.set_layout_engine("none")  # it is laid out: once is enough for both files
+    plot.figure.set_layout_engine("none")  # laid out once, for both files
     vector, document = io.StringIO(), io.BytesIO()
     plot.figure.savefig(vector, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     plot.figure.savefig(document, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
     svg = vector.getvalue()
-    return Drawn(plot.name, plot.title, _inline(plot, svg), _file(plot, svg), document.getvalue())
+    return DrawnPlot(plot.name, plot.title, _inline(plot, svg), _file(plot, svg), document.getvalue())
 
 
 def _file(plot: Plot, svg: str) -> str:
-    title, words = escape(printable(plot.title)), escape(printable(plot.description))
-    described = f"<title>{title}</title>\n <desc>{words}</desc>\n "
+    title, description = escape(printable(plot.title)), escape(printable(plot.description))
+    elements = f"<title>{title}</title>\n <desc>{description}</desc>\n "
     svg = svg.replace("'DejaVu Sans'", _FONTS).replace('"DejaVu Sans"', _FONTS)
-    return re.sub(r"(<svg [^>]*>\s*)", lambda found: found.group(1) + described, svg, count=1)
+    return re.sub(r"(<svg [^>]*>\s*)", lambda match: match.group(1) + elements, svg, count=1)
 
 
 def _inline(plot: Plot, svg: str) -> Markup:
-    """The picture as a part of the page: its own ids, the theme's colours, the page's font, a title and its words."""
+    """Adapt the SVG to the page: unique ids, colours of the theme, font of the page, title and description."""
     start = svg.index("<svg ")
     box = re.search(r'viewBox="([^"]*)"', svg)
     assert box
     width = box.group(1).split()[2]
     body = svg[svg.index(">", start) + 1 :]
-    # The rule of its style sheet would hold for the whole page; the page has it for plots alone.
+    # Its style sheet would apply to the whole page; the page has the same rule for plots only.
     body = re.sub(r"<style[^>]*>.*?</style>", "", body, flags=re.DOTALL)
-    used = set(re.findall(r"(?:url\(#|xlink:href=\"#)([^\")]+)", body))
+    referenced = set(re.findall(r"(?:url\(#|xlink:href=\"#)([^\")]+)", body))
     prefix = f"plot-{plot.name}-"
-    body = re.sub(r' id="([^"]*)"', lambda m: f' id="{prefix}{m[1]}"' if m[1] in used else "", body)
+    body = re.sub(r' id="([^"]*)"', lambda m: f' id="{prefix}{m[1]}"' if m[1] in referenced else "", body)
     body = re.sub(r"(url\(#|xlink:href=\"#)", rf"\g<1>{prefix}", body)
     body = re.sub(r"font: (?:[a-z0-9]+ )*?([\d.]+)px [^;\"]*", r"font-size: \1px", body)
     body = re.sub(r"font-family: [^;\"]*;? ?", "", body)

@@ -1,4 +1,4 @@
-"""A table as accessible HTML: caption, heads with their scope, footnotes with anchors, notes below."""
+"""Render a table as accessible HTML: caption, heads with scope, footnotes with anchors, notes below."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kdbench.analysis.tables.table import MISSING, Entry, Table
 _NUMBER = re.compile(r"(<?)([+-]?\d+(?:\.\d+)?)([kM]?)")
 _UNITS = {"": 1.0, "k": 1e3, "M": 1e6}
 _TAGS = {"": "{}{}", "best": "<strong>{}</strong>{}", "second": "<u>{}</u>{}"}
-_SAID = {"": "", "best": " (best)", "second": " (second)"}
+_SPOKEN = {"": "", "best": " (best)", "second": " (second)"}
 
 
 def table_html(
@@ -23,66 +23,66 @@ def table_html(
     filled: Mapping[tuple[int, int], Markup] | None = None,
     sortable: bool = False,
 ) -> Markup:
-    """Render a table; every text in it is escaped.
+    """Render a table; all text in it is escaped.
 
     Parameters
     ----------
     ident
-        What the ids of its parts begin with: unique in the page.
+        Prefix of all ids in the table; unique in the page.
     attributes
         Data attributes of each row, for the page's script.
     filled
-        Markup that stands in some places, by row and column, instead of their text.
+        Markup that replaces the text of some entries, by row and column.
     sortable
-        Whether places carry the value that they are sorted by, and heads say of what kind these are.
+        Whether entries carry the value that they are sorted by, and heads the kind of these values.
     """
     numbers = [
         column
         for column in range(len(table.heads[0]))
-        if _is_number(table, column) and not any(place[1] == column for place in filled or {})
+        if _is_number(table, column) and not any(key[1] == column for key in filled or {})
     ]
     body = Markup("").join(_body(table, ident, attributes, filled or {}, numbers, sortable=sortable))
     head = Markup("\n").join(_head(table, numbers, sortable=sortable))
-    shown = Markup(
+    html = Markup(
         '<div class="scroll" role="region" aria-labelledby="{0}-caption" tabindex="0">\n<table id="{0}"{4}>\n'
         '<caption id="{0}-caption"><span>{1}</span></caption>\n<thead>\n{2}\n</thead>\n{3}</table>\n</div>\n'
     ).format(ident, table.title, head, body, Markup(' class="grouped"') if table.grouped else "")
-    return shown + _below(table, ident)
+    return html + _notes(table, ident)
 
 
 def sort_value(text: str) -> float | None:
-    """The number that a place begins with; None where it is missing.
+    """Return the number at the beginning of an entry; None for a missing entry.
 
     Raises
     ------
     ValueError
-        The place holds words.
+        The entry does not begin with a number.
     """
     if text in {"", MISSING}:
         return None
-    found = _NUMBER.match(text)
-    if not found:
+    match = _NUMBER.match(text)
+    if not match:
         raise ValueError(f"{text!r} is not a number")
-    below, number, unit = found.groups()
-    return float(number) * _UNITS[unit] * (0.999 if below else 1.0)
+    less, number, unit = match.groups()
+    return float(number) * _UNITS[unit] * (0.999 if less else 1.0)
 
 
 def _head(table: Table, numbers: Sequence[int], *, sortable: bool) -> Iterator[Markup]:
     last = len(table.heads) - 1
     for line, names in enumerate(table.heads):
-        places = []
+        cells = []
         for column, name in enumerate(names):
             kind = Markup(' class="number"') if column in numbers else Markup("")
             if not name:
-                places.append(Markup("<td></td>"))
+                cells.append(Markup("<td></td>"))
             elif len(table.heads) > 1 and column < table.num_labels:
-                places.append(Markup('<th scope="row" class="label">{}</th>').format(name))
+                cells.append(Markup('<th scope="row" class="label">{}</th>').format(name))
             elif sortable and line == last:
                 sort = "number" if column in numbers else "text"
-                places.append(Markup('<th scope="col"{} data-kind="{}">{}</th>').format(kind, sort, name))
+                cells.append(Markup('<th scope="col"{} data-kind="{}">{}</th>').format(kind, sort, name))
             else:
-                places.append(Markup('<th scope="col"{}>{}</th>').format(kind, name))
-        yield Markup("<tr>{}</tr>").format(Markup("").join(places))
+                cells.append(Markup('<th scope="col"{}>{}</th>').format(kind, name))
+        yield Markup("<tr>{}</tr>").format(Markup("").join(cells))
 
 
 def _body(
@@ -99,8 +99,8 @@ def _body(
     for start, end in zip(starts, [*starts[1:], len(table.rows)], strict=True):
         yield Markup("<tbody>\n")
         for number in range(start, end):
-            own = attributes[number] if attributes else {}
-            texts = (Markup(' data-{}="{}"').format(name, value) for name, value in own.items())
+            data = attributes[number] if attributes else {}
+            texts = (Markup(' data-{}="{}"').format(name, value) for name, value in data.items())
             yield Markup("<tr{}>").format(Markup("").join(texts))
             for column, entry in enumerate(table.rows[number]):
                 if table.grouped and column == 0:
@@ -109,7 +109,7 @@ def _body(
                     continue
                 content = filled.get((number, column)) or _content(entry, ident, letters)
                 label = column == table.num_labels - 1
-                yield _place(entry, content, number=column in numbers, label=label, sortable=sortable)
+                yield _cell(entry, content, number=column in numbers, label=label, sortable=sortable)
             yield Markup("</tr>\n")
         yield Markup("</tbody>\n")
 
@@ -120,7 +120,7 @@ def _group(entry: Entry, size: int) -> Markup:
     return Markup('<th scope="rowgroup" rowspan="{}">{}</th>').format(size, entry.text)
 
 
-def _place(entry: Entry, content: Markup, *, number: bool, label: bool, sortable: bool) -> Markup:
+def _cell(entry: Entry, content: Markup, *, number: bool, label: bool, sortable: bool) -> Markup:
     value = ""
     if sortable:
         key = sort_value(entry.text) if number else entry.text.lower()
@@ -131,18 +131,18 @@ def _place(entry: Entry, content: Markup, *, number: bool, label: bool, sortable
 
 
 def _content(entry: Entry, ident: str, letters: Mapping[str, str]) -> Markup:
-    said = Markup('<span class="heard">{}</span>').format(_SAID[entry.mark]) if entry.mark else ""
+    spoken = Markup('<span class="heard">{}</span>').format(_SPOKEN[entry.mark]) if entry.mark else ""
     text = "–" if entry.text == MISSING else entry.text
-    shown = Markup(_TAGS[entry.mark]).format(text, said)  # noqa: S704
+    content = Markup(_TAGS[entry.mark]).format(text, spoken)  # noqa: S704
     if not entry.notes:
-        return shown
+        return content
     link = Markup('<a href="#{0}-{1}" aria-label="footnote {1}">{1}</a>')
     links = Markup(",").join(link.format(ident, letters[text]) for text in entry.notes)
-    return shown + Markup("<sup>{}</sup>").format(links)
+    return content + Markup("<sup>{}</sup>").format(links)
 
 
-def _below(table: Table, ident: str) -> Markup:
-    """Footnotes and notes, which wrap where the table scrolls."""
+def _notes(table: Table, ident: str) -> Markup:
+    """Render footnotes and notes, which wrap even if the table scrolls."""
     item = Markup('<li id="{0}-{1}"><span class="letter">{1}</span> {2}</li>')
     notes = [item.format(ident, letter, text) for text, letter in table.footnotes.items()]
     notes += [Markup("<li>{}</li>").format(text) for text in table.notes]
@@ -150,7 +150,7 @@ def _below(table: Table, ident: str) -> Markup:
 
 
 def _is_number(table: Table, column: int) -> bool:
-    """Whether all of a column's places begin with a number; names of rows are words, whatever they look like."""
+    """Return whether all entries of a column begin with a number; labels of rows never count as numbers."""
     if column == table.num_labels - 1 or (table.grouped and column == 0):
         return False
     texts = [row[column].text for row in table.rows]

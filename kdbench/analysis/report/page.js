@@ -15,9 +15,9 @@
     return made;
   };
 
-  // Leaderboards: a missing value is last in both orders, and equal values stay in the order that they had.
-  const compare = (kind, sign) => (one, other) => {
-    const [a, b] = [one.key, other.key];
+  // Leaderboards: missing values come last in both orders, and equal values keep their order.
+  const compare = (kind, sign) => (first, second) => {
+    const [a, b] = [first.key, second.key];
     if (a === "" || b === "") return (a === "") - (b === "");
     return sign * (kind === "number" ? a - b : a < b ? -1 : a > b ? 1 : 0);
   };
@@ -61,7 +61,7 @@
     const button = element("button", { type: "button" }, place.textContent);
     place.replaceChildren(button);
     button.addEventListener("click", () => {
-      const links = data.more[place.dataset.place].map(([id, seed]) =>
+      const links = data.more[place.dataset.entry].map(([id, seed]) =>
         element("a", { href: `#cell/${id}`, "aria-label": data.cells[id][0] }, String(seed)));
       place.replaceWith(...links);
       links[0].focus();
@@ -70,15 +70,15 @@
 
   // A cell.
   const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
-  const shown = (value) => (value === null ? "–" : typeof value === "string" ? value : JSON.stringify(value));
-  const flat = (value, before = "") => Object.entries(value || {}).flatMap(([name, own]) =>
-    isObject(own) ? flat(own, `${before}${name}.`) : [[`${before}${name}`, own]]);
+  const asText = (value) => (value === null ? "–" : typeof value === "string" ? value : JSON.stringify(value));
+  const flat = (object, prefix = "") => Object.entries(object || {}).flatMap(([name, value]) =>
+    isObject(value) ? flat(value, `${prefix}${name}.`) : [[`${prefix}${name}`, value]]);
 
   const table = (name, rows) => {
     if (!rows.length) return "";
     const kind = rows.every(([, value]) => typeof value === "number" || value === null) ? "number" : "value";
     const body = element("tbody", {}, ...rows.map(([label, value]) => element("tr", {},
-      element("th", { scope: "row", class: "label" }, label), element("td", { class: kind }, shown(value)))));
+      element("th", { scope: "row", class: "label" }, label), element("td", { class: kind }, asText(value)))));
     return element("section", {}, element("h3", {}, name),
       element("div", { class: "scroll", role: "region", "aria-label": name, tabindex: "0" },
         element("table", {}, element("caption", { class: "heard" }, name), body)));
@@ -94,8 +94,8 @@
   const chart = (name, epochs, values) => {
     const points = epochs.map((epoch, place) => [epoch, values[place]]).filter(([, value]) => value !== null);
     if (points.length < 2) return "";
-    const own = points.map(([, value]) => value);
-    const [low, high, first, last] = [Math.min(...own), Math.max(...own), points[0][0], points.at(-1)[0]];
+    const heights = points.map(([, value]) => value);
+    const [low, high, first, last] = [Math.min(...heights), Math.max(...heights), points[0][0], points.at(-1)[0]];
     const x = (epoch) => 46 + (300 * (epoch - first)) / (last - first || 1);
     const y = (value) => 130 - (118 * (value - low)) / (high - low || 1);
     const line = { stroke: "var(--rule)", "stroke-width": 1 };
@@ -104,7 +104,7 @@
     const path = points.map(([epoch, value]) => `${x(epoch).toFixed(1)},${y(value).toFixed(1)}`).join(" ");
     return element("div", {}, element("p", { class: "chart-name" }, name), vector("svg",
       { viewBox: "0 0 352 152", role: "img", "aria-label":
-        `${name}: from ${own[0]} in epoch ${first} to ${own.at(-1)} in epoch ${last}, between ${low} and ${high}` },
+        `${name}: from ${heights[0]} in epoch ${first} to ${heights.at(-1)} in epoch ${last}, between ${low} and ${high}` },
       vector("line", { x1: 46, x2: 346, y1: 12, y2: 12, ...line }),
       vector("line", { x1: 46, x2: 346, y1: 130, y2: 130, ...line }),
       vector("text", { x: 40, y: 16, ...end }, String(+high.toPrecision(3))),
@@ -117,7 +117,7 @@
   const build = (id) => {
     const back = (section) => element("p", {}, element("a", { href: `#${section}`, class: "back" }, "Back to the report"));
     if (!Object.hasOwn(data.cells, id)) {
-      const heading = element("h2", { id: "cell-title", tabindex: "-1" }, `There is no cell ${id} in this report`);
+      const heading = element("h2", { id: "cell-title", tabindex: "-1" }, `Cell ${id} is not in this report`);
       article.replaceChildren(back("main"), heading);
       return heading;
     }
@@ -129,8 +129,8 @@
       if (!groups.has(group)) groups.set(group, []);
       groups.get(group).push([label, values[place]]);
     });
-    const own = Object.keys(chosen || {});
-    const rows = flat(settings).map(([label, value]) => [own.includes(label) ? `${label} (chosen)` : label, value]);
+    const changed = Object.keys(chosen || {});
+    const rows = flat(settings).map(([label, value]) => [changed.includes(label) ? `${label} (changed)` : label, value]);
     const charts = curve
       ? [chart("top-1 on the test set, %", curve[0], curve[1]), chart("training loss", curve[0], curve[2])]
       : [element("p", { class: "quiet" }, "No curve was read for this cell.")];
@@ -151,11 +151,11 @@
   let opener = null;
   let position = 0;
   const route = () => {
-    const found = /^#cell\/([0-9a-f]+)$/.exec(location.hash);
-    if (found) {
+    const match = /^#cell\/([0-9a-f]+)$/.exec(location.hash);
+    if (match) {
       if (article.hidden) [opener, position] = [document.activeElement, window.scrollY];
       for (const part of [report, header, nav]) part.hidden = true;
-      const heading = build(found[1]);
+      const heading = build(match[1]);
       article.hidden = false;
       document.title = `${heading.textContent} · ${title}`;
       window.scrollTo({ top: 0, behavior: "instant" });

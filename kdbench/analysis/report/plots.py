@@ -1,4 +1,4 @@
-"""The plots of a comparison: curves, accuracy against cost, ranks and differences."""
+"""Plot a comparison: curves, accuracy against cost, ranks and differences."""
 
 from __future__ import annotations
 
@@ -6,88 +6,92 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from kdbench.analysis.comparison import Comparison, Pair, Row
+from kdbench.analysis.comparison import ComparedPair, Comparison, Row
 from kdbench.analysis.report.curves import Band, Curves, Quantity, band
 from kdbench.analysis.report.drawing import COLOURS, INK, Look, Plot, label, looks
 from kdbench.analysis.report.names import name_points
 from kdbench.analysis.tables.differences import Versus, pooled_entry
 from kdbench.analysis.tables.entries import LEVEL, fixed
-from kdbench.analysis.tables.layouts import top1_words
 from kdbench.analysis.tables.leaderboard import Leaderboard
+from kdbench.analysis.tables.notes import top1_note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 WIDTH = 5.6
-"""Inches of every plot."""
+"""Width of every plot in inches."""
 QUANTITIES: dict[Quantity, tuple[str, str]] = {
     "top1": ("top-1 on the test set, %", "Top-1 accuracy by epoch"),
     "loss": ("training loss", "Training loss by epoch"),
 }
 _WIDE_RANGE = 8.0
-"""Largest over smallest value from which an axis is logarithmic."""
+"""Ratio of largest to smallest value above which an axis is logarithmic."""
 
 
-def curves_plot(comparison: Comparison, pair: Pair, curves: Curves, quantity: Quantity, name: str) -> Plot | None:
-    """Mean over seeds in each epoch, with a band from the lowest to the highest; None where no cell has a curve."""
-    found: dict[Row, Band] = {}
+def curves_plot(
+    comparison: Comparison, pair: ComparedPair, curves: Curves, quantity: Quantity, name: str
+) -> Plot | None:
+    """Plot the mean over seeds by epoch with a band from lowest to highest seed; None if no cell has a curve."""
+    bands: dict[Row, Band] = {}
     for row in comparison.rows:
         result = comparison.result(row, pair)
-        own = band(curves.of(result.frame["folder"]), quantity) if result else None
-        if own:
-            found[row] = own
-    if not found:
+        row_band = band(curves.of(result.frame["folder"]), quantity) if result else None
+        if row_band:
+            bands[row] = row_band
+    if not bands:
         return None
     style = looks(comparison)
-    order = sorted(found, key=lambda row: -found[row].mean[-1])
-    columns = _legend_columns(list(found))
-    figure, axes = _figure(3.3 + 0.2 * math.ceil(len(found) / columns))
-    for row, own in found.items():
-        _draw_band(axes, own, style[row])
-    values = [value for own in found.values() for value in (*own.low, *own.high)]
+    order = sorted(bands, key=lambda row: -bands[row].mean[-1])
+    columns = _legend_columns(list(bands))
+    figure, axes = _figure(3.3 + 0.2 * math.ceil(len(bands) / columns))
+    for row, row_band in bands.items():
+        _draw_band(axes, row_band, style[row])
+    values = [value for row_band in bands.values() for value in (*row_band.low, *row_band.high)]
     if quantity == "loss" and min(values) > 0 and max(values) / min(values) > _WIDE_RANGE:
         _logarithmic(axes, "y")
     axes.set_xlabel("epoch")
     axes.set_ylabel(QUANTITIES[quantity][0])
     axes.set_title(label(pair.name))
-    _legend(figure, list(found), style, columns)
+    _legend(figure, list(bands), style, columns)
     title = f"{QUANTITIES[quantity][1]}, {pair.name}"
-    ends = ", ".join(f"{row.label} {fixed(found[row].mean[-1])}" for row in order)
-    words = "Mean over seeds, with a band from the lowest to the highest seed. At the end: "
-    return Plot(name, title, f"{words}{ends}.", figure)
+    ends = ", ".join(f"{row.label} {fixed(bands[row].mean[-1])}" for row in order)
+    description = f"Mean over seeds, with a band from the lowest to the highest seed. At the end: {ends}."
+    return Plot(name, title, description, figure)
 
 
 def cost_plot(board: Leaderboard, name: str) -> Plot | None:
-    """Accuracy against training time, or against views where times cannot be compared; None without two methods."""
-    shown = [own for own in board.standings if not math.isnan(own.rank)]
-    if len(shown) < 2:
+    """Plot accuracy against training time, or views if times are not comparable; None with fewer than two methods."""
+    ranked = [standing for standing in board.standings if not math.isnan(standing.rank)]
+    if len(ranked) < 2:
         return None
-    timed = all(math.isfinite(own.relative_time) for own in shown)
-    costs = [(own, own.relative_time if timed else float(own.row.views)) for own in shown]
+    timed = all(math.isfinite(standing.relative_time) for standing in ranked)
+    costs = [(standing, standing.relative_time if timed else float(standing.row.views)) for standing in ranked]
     style = looks(board.comparison)
     figure, axes = _figure(3.7)
-    for own, cost in costs:
-        look = style[own.row]
+    for standing, cost in costs:
+        look = style[standing.row]
         size = 90 if look.marker == "*" else 42
-        axes.scatter([cost], [own.mean], s=size, marker=look.marker, color=look.colour, zorder=3)
+        axes.scatter([cost], [standing.mean], s=size, marker=look.marker, color=look.colour, zorder=3)
     if max(cost for _, cost in costs) > 4 * min(cost for _, cost in costs):
         _logarithmic(axes, "x")
-    alone = board.comparison.alone
+    baseline = board.comparison.student_only
     axes.set_xlabel(
-        f"training time, relative to {label(alone.label)}" if timed and alone else "views of an image in a step"
+        f"training time, relative to {label(baseline.label)}" if timed and baseline else "views of each image per step"
     )
     axes.set_ylabel("top-1, mean over pairs, %")
     axes.margins(0.14, 0.12)
-    name_points(figure, axes, [(cost, own.mean, label(own.row.label)) for own, cost in costs])
+    name_points(figure, axes, [(cost, standing.mean, label(standing.row.label)) for standing, cost in costs])
     unit = "times the training time" if timed else "views"
-    told = ", ".join(f"{own.row.label} {fixed(own.mean)} % at {cost:.3g} {unit}" for own, cost in costs)
-    where = top1_words(board.comparison, board.epoch)
-    return Plot(name, "Accuracy against cost", f"{where}, mean over pairs: {told}.", figure)
+    points = ", ".join(
+        f"{standing.row.label} {fixed(standing.mean)} % at {cost:.3g} {unit}" for standing, cost in costs
+    )
+    description = f"{top1_note(board.comparison, board.epoch_rule)}, mean over pairs: {points}."
+    return Plot(name, "Accuracy against cost", description, figure)
 
 
 def ranks_plot(board: Leaderboard, name: str) -> Plot | None:
-    """Critical-difference diagram (Demsar 2006): methods on a scale of ranks, those not told apart under one bar."""
+    """Plot the critical-difference diagram (Demsar 2006); bars join methods that do not differ significantly."""
     ranking = board.ranking
     if ranking is None:
         return None
@@ -110,61 +114,61 @@ def ranks_plot(board: Leaderboard, name: str) -> Plot | None:
     axes.plot([1, 1 + critical], [1.15, 1.15], color=INK, linewidth=1.2)
     for tip in (1.0, 1 + critical):
         axes.plot([tip, tip], [1.05, 1.25], color=INK, linewidth=1.2)
-    text = f"critical difference {critical:.2f} ({100 * (1 - ranking.level):.0f} %)"
-    axes.text(1, 1.35, text, ha="left", va="bottom", fontsize=10)
-    for place, (rank, name_) in enumerate(zip(ranks, names, strict=True)):
+    critical_text = f"critical difference {critical:.2f} ({100 * (1 - ranking.level):.0f} %)"
+    axes.text(1, 1.35, critical_text, ha="left", va="bottom", fontsize=10)
+    for place, (rank, method) in enumerate(zip(ranks, names, strict=True)):
         left = place < half
         height = -first - 0.6 * (place if left else num - 1 - place)
         edge = 1 - pad if left else num + pad
         axes.plot([rank, rank, edge], [0, height, height], color=INK, linewidth=0.8, clip_on=False)
-        shown = f"{name_}  {rank:.2f}" if left else f"{rank:.2f}  {name_}"
+        text = f"{method}  {rank:.2f}" if left else f"{rank:.2f}  {method}"
         axes.annotate(
-            shown, (edge, height), (-4 if left else 4, 0), textcoords="offset points", va="center",
+            text, (edge, height), (-4 if left else 4, 0), textcoords="offset points", va="center",
             ha="right" if left else "left",
         )  # fmt: skip
     for number, group in enumerate(ranking.cliques):
-        own = [float(ranking.average_ranks[index]) for index in group]
+        bar = [float(ranking.average_ranks[index]) for index in group]
         height = -0.25 - 0.28 * number
         axes.plot(
-            [min(own) - pad / 3, max(own) + pad / 3], [height, height], color=COLOURS[0], linewidth=3.5, clip_on=False
+            [min(bar) - pad / 3, max(bar) + pad / 3], [height, height], color=COLOURS[0], linewidth=3.5, clip_on=False
         )
-    told = ", ".join(f"{board.ranked[index].label} {ranking.average_ranks[index]:.2f}" for index in order)
+    methods = ", ".join(f"{board.ranked[index].label} {ranking.average_ranks[index]:.2f}" for index in order)
     groups = "; ".join(", ".join(board.ranked[index].label for index in group) for group in ranking.cliques)
-    apart = f"Not told apart: {groups}." if groups else "All are told apart."
-    return Plot(
-        name, "Average ranks with the critical difference", f"1 is best: {told}. {text.capitalize()}. {apart}", figure
-    )
+    verdict = f"Not significantly different: {groups}." if groups else "All differ significantly."
+    description = f"1 is best: {methods}. {critical_text.capitalize()}. {verdict}"
+    return Plot(name, "Average ranks with the critical difference", description, figure)
 
 
-def differences_plot(comparison: Comparison, baseline: Row, found: Sequence[Versus], name: str) -> Plot | None:
-    """Forest plot: pooled differences to a baseline with their intervals, and the mean of each pair as a dot."""
-    if not found:
+def differences_plot(comparison: Comparison, baseline: Row, results: Sequence[Versus], name: str) -> Plot | None:
+    """Plot pooled differences to a baseline with their intervals (forest plot), and the mean of each pair as a dot."""
+    if not results:
         return None
     style = looks(comparison)
-    order = sorted(found, key=lambda own: own.mean)
+    order = sorted(results, key=lambda versus: versus.mean)
     figure, axes = _figure(0.95 + 0.33 * len(order))
     axes.axvline(0, color=INK, linewidth=0.8)
-    for height, own in enumerate(order):
-        look = style[own.row]
-        if len(own.pairs) > 1:
-            dots = list(own.means.values())
+    for height, versus in enumerate(order):
+        look = style[versus.row]
+        if len(versus.pairs) > 1:
+            dots = list(versus.means.values())
             axes.scatter(dots, [height] * len(dots), s=14, color=look.colour, alpha=0.35, linewidths=0, zorder=2)
-        if own.pooled:
-            axes.plot([own.pooled.low, own.pooled.high], [height, height], color=look.colour, linewidth=2.2, zorder=3)
-        axes.scatter([own.mean], [height], s=36, marker=look.marker, color=look.colour, zorder=4)
+        interval = versus.pooled
+        if interval:
+            axes.plot([interval.low, interval.high], [height, height], color=look.colour, linewidth=2.2, zorder=3)
+        axes.scatter([versus.mean], [height], s=36, marker=look.marker, color=look.colour, zorder=4)
         axes.annotate(
-            pooled_entry(own).text, (1, height), (6, 0), xycoords=("axes fraction", "data"),
+            pooled_entry(versus).text, (1, height), (6, 0), xycoords=("axes fraction", "data"),
             textcoords="offset points", va="center", fontsize=10,
         )  # fmt: skip
-    axes.set_yticks(range(len(order)), [label(own.row.label) for own in order])
+    axes.set_yticks(range(len(order)), [label(versus.row.label) for versus in order])
     axes.set_ylim(-0.6, len(order) - 0.4)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(visible=False, axis="y")
     axes.set_xlabel(f"difference to {label(baseline.label)}, percentage points")
-    told = "; ".join(f"{own.row.label} {pooled_entry(own).text}" for own in reversed(order))
-    words = f"Percentage points of top-1, paired by seed, mean over pairs [{LEVEL} % interval]"
-    return Plot(name, f"Differences to {baseline.label}", f"{words}: {told}.", figure)
+    entries = "; ".join(f"{versus.row.label} {pooled_entry(versus).text}" for versus in reversed(order))
+    description = f"Percentage points of top-1, paired by seed, mean over pairs [{LEVEL} % interval]: {entries}."
+    return Plot(name, f"Differences to {baseline.label}", description, figure)
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:
@@ -174,22 +178,22 @@ def _figure(height: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _draw_band(axes: Axes, own: Band, look: Look) -> None:
-    axes.fill_between(own.epochs, own.low, own.high, color=look.colour, alpha=0.16, linewidth=0)
+def _draw_band(axes: Axes, seeds: Band, look: Look) -> None:
+    axes.fill_between(seeds.epochs, seeds.low, seeds.high, color=look.colour, alpha=0.16, linewidth=0)
     axes.plot(
-        own.epochs,
-        own.mean,
+        seeds.epochs,
+        seeds.mean,
         color=look.colour,
         linestyle=look.line,
         linewidth=1.5,
         marker=look.marker,
         markersize=4.5,
-        markevery=max(1, len(own.epochs) // 6),
+        markevery=max(1, len(seeds.epochs) // 6),
     )
 
 
 def _legend_columns(rows: Sequence[Row]) -> int:
-    """As many as fit beside each other."""
+    """Return how many columns of labels fit."""
     longest = max(len(label(row.label)) for row in rows)
     return max(1, min(4, len(rows), 56 // (longest + 7)))
 

@@ -1,4 +1,4 @@
-"""What the page shows of each comparison: its tables, its plots, and why something is not there."""
+"""Make the section of each comparison: its tables, its plots, and reasons for missing ones."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from markupsafe import Markup
 from kdbench.analysis.comparison import Comparison, settings_text
 from kdbench.analysis.report.cells import CELLS_LISTED, Cells
 from kdbench.analysis.report.curves import CELLS_READ, Curves, read_curves
-from kdbench.analysis.report.drawing import Drawn, Plot, draw, styled
+from kdbench.analysis.report.drawing import DrawnPlot, Plot, draw, styled
 from kdbench.analysis.report.markup import table_html
 from kdbench.analysis.report.plots import QUANTITIES, cost_plot, curves_plot, differences_plot, ranks_plot
 from kdbench.analysis.tables.differences import pooled_table
 from kdbench.analysis.tables.layouts import detail, paper
 from kdbench.analysis.tables.leaderboard import Leaderboard, leaderboard, leaderboard_table, stability_notes
 
-Told = Callable[[str, float], None]
-"""Is told what is being done, and which part of all is done."""
+OnProgress = Callable[[str, float], None]
+"""Called with the current work and the fraction that is done."""
 
 
 @dataclass(slots=True)
@@ -38,53 +38,55 @@ class Section:
     cells: Markup
     cells_notes: list[str]
     rules: list[tuple[str, str]]
-    cost: Drawn | None = None
-    ranks: Drawn | None = None
-    differences: Drawn | None = None
-    curves: list[tuple[str, str, list[Drawn]]] = field(default_factory=list)
-    """A heading, a note, and a plot for each pair."""
+    cost: DrawnPlot | None = None
+    ranks: DrawnPlot | None = None
+    differences: DrawnPlot | None = None
+    curves: list[tuple[str, str, list[DrawnPlot]]] = field(default_factory=list)
+    """Heading, note and a plot for each pair, of each quantity."""
     curve_notes: list[str] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
-    """Why there is no such plot, by its field."""
+    """Reasons for missing plots, by field."""
 
     @property
-    def drawn(self) -> list[Drawn]:
-        """All its plots."""
+    def plots(self) -> list[DrawnPlot]:
+        """All plots of the section."""
         single = [plot for plot in (self.differences, self.cost, self.ranks) if plot]
         return single + [plot for _, _, plots in self.curves for plot in plots]
 
 
-def make_sections(found: Sequence[Comparison], cells: Cells, tell: Told) -> list[Section]:
-    """The sections of a page, in the order of the comparisons; ``cells`` takes all their cells."""
-    tell("comparing methods", 0.0)
-    boards = [leaderboard(one) for one in found]
-    stability = stability_notes(found)
-    names = _names(found)
-    shown = []
+def make_sections(comparisons: Sequence[Comparison], cells: Cells, on_progress: OnProgress) -> list[Section]:
+    """Make the sections of a page, in the order of the comparisons, and add all their cells to ``cells``."""
+    on_progress("comparing methods", 0.0)
+    boards = [leaderboard(comparison) for comparison in comparisons]
+    stability = stability_notes(comparisons)
+    names = _names(comparisons)
+    sections = []
     with styled():
-        for number, (board, lines) in enumerate(zip(boards, stability, strict=True)):
-            within = _within(tell, 0.3 + 0.7 * number / len(found), 0.7 / len(found))
-            shown.append(_section(board, lines, f"c{number + 1}", names[number], cells, within))
-    return shown
+        for number, (board, notes) in enumerate(zip(boards, stability, strict=True)):
+            on_part = _part_of(on_progress, 0.3 + 0.7 * number / len(comparisons), 0.7 / len(comparisons))
+            sections.append(_section(board, notes, f"c{number + 1}", names[number], cells, on_part))
+    return sections
 
 
 def file_name(text: str) -> str:
-    """A name for a file that is safe on every system: letters, digits, ``.``, ``_`` and ``-``."""
+    """Make a file name that is safe on every system: letters, digits, ``.``, ``_`` and ``-``."""
     return re.sub(r"[^A-Za-z0-9._]+", "-", text)[:60].strip(".-_") or "x"
 
 
-def _section(board: Leaderboard, stability: Sequence[str], ident: str, name: str, cells: Cells, tell: Told) -> Section:
+def _section(
+    board: Leaderboard, stability: Sequence[str], ident: str, name: str, cells: Cells, on_progress: OnProgress
+) -> Section:
     comparison = board.comparison
-    tell("reading curves", 0.0)
+    on_progress("reading curves", 0.0)
     curves = read_curves(comparison)
-    tell("reading cells", 0.1)
+    on_progress("reading cells", 0.1)
     cells.add(comparison, ident, curves)
-    tell("writing tables", 0.2)
-    alone = comparison.alone
-    versus = [own.versus for own in board.standings if own.versus]
+    on_progress("writing tables", 0.2)
+    baseline = comparison.student_only
+    results = [standing.versus for standing in board.standings if standing.versus]
     table, filled = cells.table(comparison, ident)
-    families = [own.row.family for own in board.standings]
-    shown = Section(
+    families = [standing.row.family for standing in board.standings]
+    section = Section(
         ident=ident,
         title=comparison.title,
         summary=_summary(comparison),
@@ -96,8 +98,8 @@ def _section(board: Leaderboard, stability: Sequence[str], ident: str, name: str
             sortable=True,
         ),
         paper=table_html(paper(comparison), f"{ident}-paper-table"),
-        pooled=table_html(pooled_table(comparison, alone, versus), f"{ident}-pooled-table")
-        if alone and versus
+        pooled=table_html(pooled_table(comparison, baseline, results), f"{ident}-pooled-table")
+        if baseline and results
         else None,
         details=[
             (pair.name, table_html(detail(comparison, pair), f"{ident}-pair-{number}"))
@@ -108,84 +110,85 @@ def _section(board: Leaderboard, stability: Sequence[str], ident: str, name: str
         rules=[(key, json.dumps(value) if isinstance(value, list | dict) else str(value))
                for key, value in comparison.rules.items()],
     )  # fmt: skip
-    tell("drawing", 0.25)
+    on_progress("drawing", 0.25)
     for key, plot in _single(board, name).items():
         if isinstance(plot, Plot):
-            setattr(shown, key, draw(plot))
+            setattr(section, key, draw(plot))
         else:
-            shown.missing[key] = plot
-    _add_curves(shown, comparison, curves, name, _within(tell, 0.3, 0.7))
-    return shown
+            section.missing[key] = plot
+    _add_curves(section, comparison, curves, name, _part_of(on_progress, 0.3, 0.7))
+    return section
 
 
 def _single(board: Leaderboard, name: str) -> dict[str, Plot | str]:
-    """The plots that a comparison has one of, or why it has none."""
-    comparison, alone = board.comparison, board.comparison.alone
-    versus = [own.versus for own in board.standings if own.versus]
+    """Make the single plots of a comparison, each with its field; a text gives the reason for a missing plot."""
+    comparison, baseline = board.comparison, board.comparison.student_only
+    results = [standing.versus for standing in board.standings if standing.versus]
     return {
-        "differences": (differences_plot(comparison, alone, versus, f"{name}-differences") if alone else None)
-        or "No differences to the student alone: no pair has records of one seed with a method and without a teacher.",
+        "differences": (differences_plot(comparison, baseline, results, f"{name}-differences") if baseline else None)
+        or "No differences to the student-only baseline: on no pair do a method and the baseline share a seed.",
         "cost": cost_plot(board, f"{name}-cost")
         or "No plot of accuracy against cost: fewer than two methods have a record in every pair.",
         "ranks": ranks_plot(board, f"{name}-ranks")
-        or "No critical-difference diagram: ranks are tested with three methods or more that have a record in every "
-        f"pair, and two pairs or more; here are {_count(len(board.ranked), 'method')} and "
-        f"{_count(len(comparison.pairs), 'pair')}.",
+        or "No critical-difference diagram: it needs three methods or more with records in all pairs, and two pairs. "
+        f"Here are {_count(len(board.ranked), 'method')} and {_count(len(comparison.pairs), 'pair')}.",
     }
 
 
-def _add_curves(shown: Section, comparison: Comparison, curves: Curves, name: str, tell: Told) -> None:
-    """A plot for each quantity and pair, and what is missing or was left out."""
+def _add_curves(section: Section, comparison: Comparison, curves: Curves, name: str, on_progress: OnProgress) -> None:
+    """Add a plot for each quantity and pair, and notes on missing curves."""
     notes = {
-        "top1": "Mean over seeds on the test set, in the epochs that all seeds of a method have; the band reaches from "
-        "the lowest to the highest seed.",
-        "loss": "Mean over seeds of the sum of all losses that a method minimises; the band reaches from the lowest to "
-        "the highest seed. Methods minimise different sums: compare shapes, not heights.",
+        "top1": "Mean over seeds on the test set, in the epochs that all seeds of a method have. The band spans the "
+        "lowest to the highest seed.",
+        "loss": "Mean over seeds of the total training loss. The band spans the lowest to the highest seed. Methods "
+        "minimise different losses: compare shapes, not heights.",
     }
-    used = set()
+    used_names = set()
     for step, (quantity, (_, heading)) in enumerate(QUANTITIES.items()):
         plots = []
         for number, pair in enumerate(comparison.pairs):
-            tell(f"drawing curves of {pair.name}", (step + number / len(comparison.pairs)) / 2)
-            own = file_name(f"{name}-{quantity}-{pair.name}")
-            own = own if own.lower() not in used else f"{own}-{number + 1}"
-            used.add(own.lower())
-            plot = curves_plot(comparison, pair, curves, quantity, own)
+            on_progress(f"drawing curves of {pair.name}", (step + number / len(comparison.pairs)) / 2)
+            plot_name = file_name(f"{name}-{quantity}-{pair.name}")
+            plot_name = plot_name if plot_name.lower() not in used_names else f"{plot_name}-{number + 1}"
+            used_names.add(plot_name.lower())
+            plot = curves_plot(comparison, pair, curves, quantity, plot_name)
             plots += [draw(plot)] if plot else []
         if plots:
-            shown.curves.append((heading, notes[quantity], plots))
+            section.curves.append((heading, notes[quantity], plots))
     num_missing = curves.num_read - len(curves.by_folder)
     if not curves.by_folder:
-        shown.missing["curves"] = (
-            f"No curves: none of the {curves.num_read} cells that were asked has a readable metrics.jsonl in its "
-            "folder."
+        section.missing["curves"] = (
+            f"No curves: none of the {curves.num_read} cells has a readable metrics.jsonl in its folder."
         )
     elif num_missing:
-        verb = "cell has" if num_missing == 1 else "cells have"
-        shown.curve_notes.append(f"{num_missing} {verb} no metrics.jsonl and are not in the curves.")
+        cells = "cell without a" if num_missing == 1 else "cells without a"
+        section.curve_notes.append(f"{num_missing} {cells} readable metrics.jsonl left out of the curves.")
     if curves.num_skipped:
-        shown.curve_notes.append(
-            f"Curves are those of the first {CELLS_READ} seeds of each method and pair; {curves.num_skipped} cells "
-            "more are not in them."
+        section.curve_notes.append(
+            f"Curves show the first {CELLS_READ} seeds of each method and pair; {curves.num_skipped} more cells are "
+            "left out."
         )
-    shown.curve_notes += [f"{problem}." for problem in curves.problems]
+    section.curve_notes += [f"{problem}." for problem in curves.problems]
 
 
 def _summary(comparison: Comparison) -> str:
     num_pairs = len(comparison.pairs)
     cells = {cell for result in comparison.results.values() for cell in result.frame["cell"]}
-    own = [row for row in comparison.rows if row != comparison.alone]
-    words = f"{_count(len(cells), 'record')} of {_count(len(own), 'method')} on {_count(num_pairs, 'pair')}"
-    changed = f"; changed: {settings_text(comparison.overrides)}" if comparison.overrides else ""
-    with_alone = f", and {comparison.alone.label} as the student alone" if comparison.alone else ""
-    return f"{words}{with_alone}{changed}"
+    baseline = comparison.student_only
+    methods = [row for row in comparison.rows if row != baseline]
+    counts = f"{_count(len(cells), 'record')} of {_count(len(methods), 'method')} on {_count(num_pairs, 'pair')}"
+    with_baseline = f", with {baseline.label} as the student-only baseline" if baseline else ""
+    changed = f"; changed rules: {settings_text(comparison.overrides)}" if comparison.overrides else ""
+    return f"{counts}{with_baseline}{changed}"
 
 
 def _cells_notes(comparison: Comparison) -> list[str]:
     sizes = [len(result.frame) for result in comparison.results.values()]
-    notes = ["A seed opens its cell: metrics, cost, settings, configuration and environment."]
+    notes = ["Click a seed to open its cell: metrics, cost, settings, configuration and environment."]
     if max(sizes, default=0) > CELLS_LISTED:
-        notes.append(f"The first {CELLS_LISTED} seeds of each method and pair are listed; the others on request.")
+        notes.append(
+            f"The first {CELLS_LISTED} seeds of each method and pair are listed; the others are shown on request."
+        )
     return notes
 
 
@@ -193,13 +196,13 @@ def _count(number: int, word: str) -> str:
     return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
-def _names(found: Sequence[Comparison]) -> list[str]:
-    """What the files of each comparison begin with."""
-    plain = [file_name(str(one.rules["name"])) for one in found]
+def _names(comparisons: Sequence[Comparison]) -> list[str]:
+    """Return the beginning of the file names of each comparison."""
+    plain = [file_name(str(comparison.rules["name"])) for comparison in comparisons]
     lower = [name.lower() for name in plain]
     return [f"{name}-{number}" if lower.count(name.lower()) > 1 else name for number, name in enumerate(plain, 1)]
 
 
-def _within(tell: Told, start: float, share: float) -> Told:
-    """Tell the part of a part."""
-    return lambda what, part: tell(what, start + share * part)
+def _part_of(on_progress: OnProgress, start: float, share: float) -> OnProgress:
+    """Return a callback for a part of the work, from ``start`` for a ``share`` of the whole."""
+    return lambda work, done: on_progress(work, start + share * done)

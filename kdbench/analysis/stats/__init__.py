@@ -1,4 +1,4 @@
-"""Statistics of paired differences and of ranks: numbers in, numbers out.
+"""Statistics of paired differences and of ranks.
 
-No record, no table and no pandas.
+All functions take and return plain numbers: no records, no tables, no pandas.
 """

@@ -1,10 +1,10 @@
-"""Two methods on one pair of networks: how large the difference is, how sure, and what so few seeds cannot show.
+"""Compare two methods on one pair of networks: paired differences, intervals and exact tests.
 
-Seed k gives every method the same initialisation, data order and augmentation, so methods are compared by the
-differences within seeds. Equal input gives an equal answer.
+Seed k gives every method the same initialisation, data order and augmentation, so methods are compared by their
+differences within seeds. The same input always gives the same result.
 
-Results are in the unit of the input: percentage points for accuracies. What differs by ``TOLERANCE`` or less is equal:
-75.1 - 74.9 and 80.2 - 80.0 are a tie, although their floats differ.
+Results are in the unit of the input: percentage points for accuracies. Values that differ by ``TOLERANCE`` or less are
+equal: 75.1 - 74.9 and 80.2 - 80.0 are a tie, although their floats differ.
 
 Sources: Du 2025 (arXiv:2511.19794) for paired seeds with exact tests; Fisher 1935 (The Design of Experiments, section
 21) for the sign-flip test; Wilcoxon 1945 (Biometrics Bulletin 1:80); Holm 1979 (Scandinavian J. of Statistics 6:65).
@@ -20,26 +20,26 @@ import numpy as np
 import numpy.typing as npt
 
 TOLERANCE = 1e-9
-"""Two values this close are equal, a difference this small is zero."""
+"""Largest difference of two values that count as equal."""
 NUM_ENUMERATED = 16
-"""Up to so many differences, the sign-flip test goes through every pattern of signs."""
+"""Largest number of differences for which the sign-flip test enumerates every pattern of signs."""
 _NUM_DRAWN = 9_999
 _DRAWN_AT_ONCE = 2**21
-"""Signs that are held in memory."""
+"""Number of signs that are held in memory."""
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """The mean of ``n`` values and where it may lie.
+    """The mean of ``n`` values with a confidence interval.
 
     Attributes
     ----------
     mean, sd, n
-        Of the values; ``sd`` with ddof 1, nan for one value.
+        Mean, standard deviation (ddof 1, nan for one value) and number of the values.
     low, high
-        Ends of the interval; nan if there are too few values for one.
+        Ends of the interval; nan if there are too few values.
     level
         Probability with which such an interval contains the true mean, 0.95 for a 95 % interval.
     """
@@ -52,23 +52,23 @@ class Interval:
     level: float
 
     def excludes(self, value: float) -> bool:
-        """Whether there is an interval, and ``value`` lies outside."""
+        """Return whether ``value`` lies outside the interval; False without an interval."""
         return self.low > value + TOLERANCE or self.high < value - TOLERANCE
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the sign of the mean is certain at this level; False without an interval."""
+        """Whether zero lies outside the interval; False without an interval."""
         return self.excludes(0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """The comparison of two methods over the seeds that both have; every p is two-sided.
+    """A comparison of two methods over their common seeds; every p is two-sided.
 
     Attributes
     ----------
     seeds, differences
-        In ascending order of seeds; first minus second.
+        Common seeds in ascending order, and first minus second method for each.
     interval
         t interval of the mean difference.
     t_p
@@ -78,7 +78,7 @@ class Paired:
     wilcoxon_p
         Wilcoxon's signed-rank test: exact, with ties and zeros.
     smallest_p
-        The smallest p that either of these two tests could give for differences of these sizes, whatever their signs.
+        The smallest p that the sign-flip and Wilcoxon tests can give for this number of nonzero differences.
     """
 
     seeds: tuple[int, ...]
@@ -91,14 +91,14 @@ class Paired:
 
 
 def t_interval(values: npt.ArrayLike, level: float = 0.95) -> Interval:
-    """Student's t interval of a mean: exact for independent normal values.
+    """Compute Student's t interval of a mean, which is exact for independent normal values.
 
     Parameters
     ----------
     values
-        ``(n,)``, one a seed. One value has a mean only: ``sd``, ``low`` and ``high`` are nan.
+        ``(n,)``, one per seed. For one value, ``sd``, ``low`` and ``high`` are nan.
     level
-        Between 0 and 1.
+        Confidence level, between 0 and 1.
 
     Raises
     ------
@@ -112,28 +112,26 @@ def t_interval(values: npt.ArrayLike, level: float = 0.95) -> Interval:
 
 
 def paired(first: Mapping[int, float], second: Mapping[int, float], level: float = 0.95) -> Paired:
-    """Compare two methods over the seeds that both have.
+    """Compare two methods over their common seeds.
 
-    With fewer than six seeds neither exact test can reach 5 %, whatever the differences (see ``smallest_p``). The t
-    test can, because it takes them to be normal.
+    With fewer than six seeds, no exact test can reach p = 0.05, however large the differences (see ``smallest_p``).
+    The t test can, because it assumes normal differences.
 
     Parameters
     ----------
     first, second
-        Value by seed, for example top-1 in percent. Seeds that only one of them has are left out.
+        Value by seed, for example top-1 in percent. Seeds of only one method are ignored.
     level
-        Of the t interval.
+        Confidence level of the t interval.
 
     Raises
     ------
     ValueError
-        If no seed is common, for values that are not finite, for a level outside (0, 1).
+        Without a common seed, for values that are not finite, for a level outside (0, 1).
     """
     seeds = sorted(first.keys() & second.keys())
     if not seeds:
-        raise ValueError(
-            f"no seed in common: {sorted(first)} and {sorted(second)}; run both methods with the same seeds"
-        )
+        raise ValueError(f"no common seed: {sorted(first)} and {sorted(second)}; run both methods with the same seeds")
     differences = as_values([first[seed] - second[seed] for seed in seeds])
     differences[abs(differences) <= TOLERANCE] = 0.0
     interval = t_interval(differences, level)
@@ -149,15 +147,15 @@ def paired(first: Mapping[int, float], second: Mapping[int, float], level: float
 
 
 def sign_flip_p(differences: npt.ArrayLike) -> float:
-    """Two-sided p of the mean among the means under every pattern of signs (Fisher 1935).
+    """Compute the two-sided p of the sign-flip test on the mean difference (Fisher 1935).
 
-    If two methods are equal, a difference is as probable as its negative. Exact for up to ``NUM_ENUMERATED`` nonzero
-    differences; for more, 9,999 patterns are drawn with a fixed seed, and p is 0.0001 or more.
+    If two methods are equal, a difference is as probable as its negative. Up to ``NUM_ENUMERATED`` nonzero differences
+    give an exact p; for more, 9,999 patterns are drawn with a fixed seed, and p is at least 0.0001.
 
     Parameters
     ----------
     differences
-        ``(n,)``, one a seed; ValueError without any, or if they are not finite.
+        ``(n,)``, one per seed; ValueError for an empty array or non-finite values.
     """
     differences = as_values(differences)
     nonzero = differences[abs(differences) > TOLERANCE]
@@ -167,7 +165,7 @@ def sign_flip_p(differences: npt.ArrayLike) -> float:
         for size in sizes:
             sums = np.concatenate([sums + size, sums - size])
     else:
-        # The pattern that was seen is one of them, so that p is never zero.
+        # The observed pattern is one of them, so p is never zero.
         generator, rows = np.random.default_rng(0), max(1, _DRAWN_AT_ONCE // len(sizes))
         counts = [min(rows, _NUM_DRAWN - done) for done in range(0, _NUM_DRAWN, rows)]
         positive = [generator.integers(0, 2, (count, len(sizes)), dtype=np.int8) @ sizes for count in counts]
@@ -176,15 +174,15 @@ def sign_flip_p(differences: npt.ArrayLike) -> float:
 
 
 def wilcoxon_p(differences: npt.ArrayLike) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test, exact for any number of differences.
+    """Compute the two-sided p of Wilcoxon's signed-rank test, exact for any number of differences.
 
-    Zeros are dropped, as Wilcoxon did and as R and SciPy do by default. Equal sizes share their average rank, and p
-    comes from all patterns of signs of these ranks, so it is exact with ties too, where tables are not.
+    Zeros are dropped, as Wilcoxon did and as R and SciPy do by default. Equal sizes share their average rank. All
+    patterns of signs of these ranks are counted, so p is exact with ties, too, unlike printed tables.
 
     Parameters
     ----------
     differences
-        ``(n,)``, one a seed or one a pair of networks; ValueError without any, or if they are not finite.
+        ``(n,)``, one per seed or pair of networks; ValueError for an empty array or non-finite values.
     """
     differences = as_values(differences)
     nonzero = differences[abs(differences) > TOLERANCE]
@@ -201,10 +199,10 @@ def wilcoxon_p(differences: npt.ArrayLike) -> float:
 
 
 def smallest_p(n: int) -> float:
-    """Smallest two-sided p of an exact test by signs over ``n`` nonzero differences: 2^(1-n), and 1 for none.
+    """Compute the smallest two-sided p of an exact sign-based test over ``n`` nonzero differences: min(1, 2^(1-n)).
 
-    3 seeds: 0.25, 5: 0.0625, 6: 0.031. It is the share of the two patterns in which all differences have one sign, in
-    ``sign_flip_p`` and in ``wilcoxon_p``. ValueError for a negative ``n``.
+    It is 0.25 for 3 seeds, 0.0625 for 5 and 0.031 for 6: the share of the two patterns in which all differences have
+    the same sign, in ``sign_flip_p`` and in ``wilcoxon_p``. ValueError for a negative ``n``.
     """
     if n < 0:
         raise ValueError(f"{n} differences: give the number of seeds, 0 or more")
@@ -212,22 +210,22 @@ def smallest_p(n: int) -> float:
 
 
 def can_reach(n: int, alpha: float = 0.05) -> bool:
-    """Whether an exact two-sided test over ``n`` seeds can give a p of ``alpha`` or less: from 6 seeds on for 0.05."""
+    """Return whether an exact two-sided test over ``n`` seeds can give p <= ``alpha``; 0.05 takes 6 seeds."""
     return smallest_p(n) <= alpha
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p values so that all of them together have the error rate of one test (Holm 1979).
+    """Adjust p values for multiple comparisons, controlling the family-wise error rate (Holm 1979).
 
     Parameters
     ----------
     p_values
-        One a comparison; nan for a comparison that could not be made, which stays nan and does not count.
+        One per comparison; nan for a missing comparison, which stays nan and is not counted.
 
     Returns
     -------
     list of float
-        In the order of the input, at most 1. No assumption about how the tests depend on each other is needed.
+        Adjusted p in the order of the input, at most 1; valid for any dependence between the tests.
 
     Raises
     ------
@@ -245,7 +243,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def midranks(values: npt.ArrayLike) -> Floats:
-    """Ranks from 1 for the smallest; values within ``TOLERANCE`` of a neighbour share their average rank.
+    """Rank values from 1 for the smallest; values within ``TOLERANCE`` of a neighbour share their average rank.
 
     Parameters
     ----------
@@ -262,31 +260,31 @@ def midranks(values: npt.ArrayLike) -> Floats:
 
 
 def as_values(values: npt.ArrayLike) -> Floats:
-    """A copy as ``(n,)`` float64; ValueError if it is empty or holds what is not finite."""
+    """Copy values to a ``(n,)`` float64 array; ValueError if it is empty or has non-finite values."""
     array = np.array(values, dtype=float)
     if array.ndim != 1 or not len(array):
-        raise ValueError(f"one or more values in a row are needed, these have the shape {array.shape}")
+        raise ValueError(f"expected a one-dimensional array with at least one value, got the shape {array.shape}")
     if not np.isfinite(array).all():
-        raise ValueError(f"values must be finite: {array.tolist()}; leave out the seeds that diverged, and say so")
+        raise ValueError(f"values must be finite: {array.tolist()}; leave out the seeds that diverged, and report them")
     return array
 
 
 def standard_deviation(values: Floats) -> float:
-    """With ddof 1; nan for one value; 0 for values that differ by rounding only."""
+    """Compute the standard deviation with ddof 1: nan for one value, 0 for values that differ by rounding only."""
     if len(values) < 2:
         return math.nan
     return float(values.std(ddof=1)) if np.ptp(values) > TOLERANCE else 0.0
 
 
 def t_quantile(df: float, level: float) -> float:
-    """Half-width of a two-sided t interval in standard errors: 4.30 for 2 degrees of freedom at 0.95."""
+    """Compute the half-width of a two-sided t interval in standard errors: 4.30 for 2 degrees of freedom at 0.95."""
     from scipy.special import stdtrit  # noqa: PLC0415
 
     return float(stdtrit(df, (1 + check_level(level)) / 2))
 
 
 def check_level(level: float) -> float:
-    """Return the level of confidence; ValueError outside (0, 1)."""
+    """Return a confidence level unchanged; ValueError outside (0, 1)."""
     if not 0 < level < 1:
         raise ValueError(f"level {level}: must lie between 0 and 1, for example 0.95")
     return level

@@ -1,7 +1,7 @@
-"""One number for many pairs of networks: the mean gain, and how often a method is better.
+"""Pool many pairs of networks: the mean gain, and how often a method is better.
 
-Plain resampling of three seeds gives no interval: where 95 % is said, a stratified percentile bootstrap of the mean
-gain covers 76 % for one pair and 86 % for 13. So the intervals have closed forms, and the bootstrap is scaled.
+Plain resampling of three seeds gives no valid interval: at a nominal 95 %, a stratified percentile bootstrap of the
+mean gain covers 76 % for one pair and 86 % for 13. So the intervals have closed forms, and the bootstrap is scaled.
 
 Sources: Agarwal et al., NeurIPS 2021 (arXiv:2108.13264), for the probability of improvement; Satterthwaite 1946
 (Biometrics Bulletin 2:110); Bell and McCaffrey 2002 (Survey Methodology 28:169); Birnbaum and Klose 1957 (Annals of
@@ -32,18 +32,18 @@ MIN_CLUSTERS = 3
 def pooled_gain(
     differences: Sequence[npt.ArrayLike], level: float = 0.95, clusters: Sequence[str] | None = None
 ) -> Interval:
-    """Mean over pairs of networks of the mean paired difference; every pair counts the same.
+    """Average the mean paired differences over pairs of networks, with equal weights and an interval.
 
-    Without ``clusters``, the pairs are given and seeds vary: the interval says what other seeds would show for *these*
-    pairs. Its variance is the sum of the pairs' own, with Satterthwaite's degrees of freedom; for one pair it is the t
-    interval. With 3 or 5 seeds and 1, 7 or 13 pairs, 95 % covers 0.945 to 0.965, for equal spreads and for standard
-    deviations that span a factor of 16. If one of many pairs has ten times the spread of the others it decides alone,
-    and 95 % covers 0.93 with three seeds.
+    Without ``clusters``, the pairs are fixed and seeds vary: the interval is for other seeds of *these* pairs. Its
+    variance is the sum of the pairs' own, with Satterthwaite's degrees of freedom; for one pair it is the t interval.
+    With 3 or 5 seeds and 1, 7 or 13 pairs, 95 % covers 0.945 to 0.965, for equal spreads and for standard deviations
+    that span a factor of 16. If one of many pairs has ten times the spread of the others it decides alone, and 95 %
+    covers 0.93 with three seeds.
 
-    With ``clusters``, names of what pairs share, such as their teacher, the clusters are a sample: the interval says
-    what other teachers would show, and is wider. Its variance is the jackknife's over clusters, with Bell and
-    McCaffrey's degrees of freedom. For 3 to 13 clusters of equal or unequal sizes, 95 % covers 0.945 or more, and up to
-    0.99 where one cluster holds most of the pairs.
+    With ``clusters``, for example the teachers of the pairs, the clusters are a sample: the interval is for other
+    teachers, and wider. Its variance is the jackknife's over clusters, with Bell and McCaffrey's degrees of freedom.
+    For 3 to 13 clusters of equal or unequal sizes, 95 % covers 0.945 or more, and up to 0.99 where one cluster holds
+    most of the pairs.
 
     Seeds are taken as independent between pairs. Pairs with one student share its initialisation in a seed: give the
     students as clusters to see if that matters.
@@ -51,11 +51,11 @@ def pooled_gain(
     Parameters
     ----------
     differences
-        One ``(n,)`` a pair, method minus baseline by seed, in percentage points. ``n`` may differ.
+        One ``(n,)`` array per pair: method minus baseline by seed, in percentage points. ``n`` may differ.
     level
-        Between 0 and 1.
+        Confidence level, between 0 and 1.
     clusters
-        One name a pair.
+        Name of the cluster of each pair.
 
     Returns
     -------
@@ -65,9 +65,9 @@ def pooled_gain(
     Raises
     ------
     ValueError
-        Without pairs; for differences that are not finite; for a level outside (0, 1); without clusters, for a pair
-        with one seed, which has no variance of its own; for fewer than three clusters, as two leave one degree of
-        freedom, which makes an interval of 12.7 standard errors.
+        Without pairs; for non-finite differences; for a level outside (0, 1); without clusters, for a pair with one
+        seed, which has no variance; for fewer than three clusters: two leave one degree of freedom and an interval of
+        12.7 standard errors.
     """
     pairs = [as_values(values) for values in differences]
     means = as_values([values.mean() for values in pairs])
@@ -83,20 +83,20 @@ def pooled_gain(
 def stratified_bootstrap(
     differences: Sequence[npt.ArrayLike], level: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> Interval:
-    """The mean gain of ``pooled_gain`` with an interval by resampling seeds within each pair.
+    """Compute the mean gain of ``pooled_gain`` with an interval by resampling seeds within each pair.
 
-    The plain percentile bootstrap is far too narrow for few seeds. Here each pair's resampled deviations are scaled by
+    The plain percentile bootstrap is far too narrow for few seeds. Here, each pair's resampled deviations are scaled by
     ``sqrt(n / (n - 1))`` (Rao and Wu 1988, JASA 83:231), and those of the mean by the ratio of Student's quantile, with
     Satterthwaite's degrees of freedom, to the normal one.
 
     Parameters
     ----------
     differences
-        One ``(n,)`` a pair, method minus baseline by seed, in percentage points.
+        One ``(n,)`` array per pair: method minus baseline by seed, in percentage points.
     resamples
-        More give steadier ends.
+        Number of resamples; more make the ends more stable.
     seed
-        Of the generator: equal input gives an equal answer.
+        Seed of the generator; the same input always gives the same result.
 
     Raises
     ------
@@ -121,11 +121,11 @@ def stratified_bootstrap(
 
 
 def _of_seeds(pairs: Sequence[Floats]) -> tuple[float, float]:
-    """Variance of the mean over pairs when seeds vary, and its degrees of freedom (Satterthwaite 1946)."""
+    """Compute the variance of the mean over pairs if seeds vary, and its degrees of freedom (Satterthwaite 1946)."""
     counts = np.array([len(values) for values in pairs])
     if counts.min() < 2:
         which = ", ".join(str(number + 1) for number in np.flatnonzero(counts < 2))
-        raise ValueError(f"pair {which} has one seed and so no variance: run more seeds of it, or leave it out")
+        raise ValueError(f"pair {which} has one seed and no variance: run more of its seeds, or leave it out")
     variances = np.array([standard_deviation(values) ** 2 for values in pairs]) / counts
     total = float(variances.sum())
     df = total**2 / float((variances**2 / (counts - 1)).sum()) if total else 1.0
@@ -133,15 +133,15 @@ def _of_seeds(pairs: Sequence[Floats]) -> tuple[float, float]:
 
 
 def _of_clusters(means: Floats, clusters: Sequence[str]) -> tuple[float, float]:
-    """Variance of the mean over pairs when clusters vary, and its degrees of freedom (Bell and McCaffrey 2002)."""
+    """Compute the variance of the mean over pairs if clusters vary, and its df (Bell and McCaffrey 2002)."""
     if len(clusters) != len(means):
-        raise ValueError(f"{len(clusters)} names of clusters for {len(means)} pairs: give one name a pair")
+        raise ValueError(f"{len(clusters)} names of clusters for {len(means)} pairs: give one name per pair")
     names, which, sizes = np.unique(np.asarray(clusters), return_inverse=True, return_counts=True)
     num = len(names)
     if num < MIN_CLUSTERS:
         raise ValueError(
             f"{num} clusters ({', '.join(names)}) cannot show how much clusters vary: "
-            f"use pairs of {MIN_CLUSTERS} or more, or leave the clusters out and speak of these pairs only"
+            f"use pairs of at least {MIN_CLUSTERS} clusters, or leave the clusters out"
         )
     sums = np.bincount(which, weights=means)
     others = (means.sum() - sums) / (len(means) - sizes)
@@ -158,28 +158,28 @@ def _of_clusters(means: Floats, clusters: Sequence[str]) -> tuple[float, float]:
 def probability_of_improvement(
     first: Sequence[npt.ArrayLike], second: Sequence[npt.ArrayLike], level: float = 0.95
 ) -> Interval:
-    """Mean over pairs of networks of P(X > Y) + P(X = Y) / 2 over all combinations of seeds (Agarwal et al. 2021).
+    """Average P(X > Y) + P(X = Y) / 2 over all combinations of seeds and over pairs (Agarwal et al. 2021).
 
-    It says how often a run of the first method beats a run of the second, not by how much. 0.5 is no difference: ask
-    the result whether it ``excludes(0.5)``.
+    The result is how often a run of the first method beats a run of the second, not by how much. 0.5 is no difference;
+    use ``excludes(0.5)`` to test for one.
 
     The interval is Wilson's. All combinations of n runs with n others are the mean of n ways to match them, each of n
     independent trials, so the variance is at most p(1-p)/n (Birnbaum and Klose 1957); the pair with the fewest runs
-    gives n. 95 % covers 0.965 or more from one pair with three seeds on, also where every run of one method beats every
-    run of the other, and a bootstrap says [1, 1]. The price: about 15 % more width than necessary near 0.5, and more if
-    both methods do well with the same seeds, which is not used.
+    gives n. 95 % covers 0.965 or more from one pair with three seeds on, even if every run of one method beats every
+    run of the other, where a bootstrap gives [1, 1]. The cost is about 15 % more width than necessary near 0.5, and
+    more if the runs of both methods correlate by seed, which the interval ignores.
 
     Parameters
     ----------
     first, second
-        One ``(n,)`` and one ``(m,)`` a pair: values of the runs, higher is better.
+        One ``(n,)`` and one ``(m,)`` array per pair: values of the runs, higher is better.
     level
-        Between 0 and 1.
+        Confidence level, between 0 and 1.
 
     Returns
     -------
     Interval
-        In [0, 1]. ``n`` is the number of pairs, ``sd`` the standard deviation of the pairs' probabilities.
+        Probability in [0, 1]. ``n`` is the number of pairs, ``sd`` the standard deviation of the pairs' probabilities.
 
     Raises
     ------
@@ -204,14 +204,14 @@ def probability_of_improvement(
 
 
 def win_tie_loss(mean_differences: Sequence[float], margin: float) -> tuple[int, int, int]:
-    """Count the pairs in which a method is better, equal within ``margin`` (inclusive), and worse.
+    """Count the pairs in which a method is better, equal within ``margin`` (inclusive), or worse.
 
     Parameters
     ----------
     mean_differences
-        One a pair of networks, method minus baseline, in percentage points.
+        One per pair of networks: method minus baseline, in percentage points.
     margin
-        What is too small to matter, in the same unit; state it with the counts.
+        Largest difference that counts as a tie, in the same unit; report it with the counts.
 
     Raises
     ------
@@ -222,6 +222,6 @@ def win_tie_loss(mean_differences: Sequence[float], margin: float) -> tuple[int,
         raise ValueError(f"margin {margin}: must be zero or more")
     values = np.asarray(mean_differences, dtype=float).reshape(-1)
     if not np.isfinite(values).all():
-        raise ValueError("mean differences must be finite: leave out the pairs that have none")
+        raise ValueError("mean differences must be finite: leave out the pairs without one")
     wins, losses = (int(np.count_nonzero(sign * values > margin + TOLERANCE)) for sign in (1, -1))
     return wins, len(values) - wins - losses, losses

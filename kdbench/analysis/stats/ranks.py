@@ -1,12 +1,12 @@
-"""Many methods over many pairs of networks, by their ranks.
+"""Compare many methods over many pairs of networks by their ranks.
 
 Sources: Demsar 2006 (JMLR 7:1) for the Friedman test, Nemenyi's critical difference and the diagram; Iman and Davenport
 1980 (Communications in Statistics A9:571); Benavoli et al. 2016 (JMLR 17:5), who prefer pairwise Wilcoxon tests with
-Holm's correction, because average ranks let the verdict on two methods depend on which others take part; Kendall 1945
+Holm's correction, because average ranks make the result for two methods depend on which others take part; Kendall 1945
 (Biometrika 33:239) for tau-b.
 
-Ranks say nothing about how large a difference is: show the gains beside them. For 10 methods over 13 pairs the critical
-difference is 3.8 ranks, so most diagrams show that most methods cannot be told apart.
+Ranks do not show how large a difference is: show the gains beside them. For 10 methods over 13 pairs, the critical
+difference is 3.8 ranks, so in most diagrams most methods do not differ significantly.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from kdbench.analysis.stats.paired import TOLERANCE, Floats, check_level, holm, 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ranking:
-    """What ``friedman`` found. ``K`` methods, ``N`` blocks.
+    """The result of ``friedman`` for ``K`` methods and ``N`` blocks.
 
     Attributes
     ----------
@@ -33,13 +33,14 @@ class Ranking:
     statistic, p
         Friedman's chi-squared with K-1 degrees of freedom, corrected for ties (Demsar's formula is not).
     f_statistic, f_p
-        Iman and Davenport's F of it, with K-1 and (K-1)(N-1) degrees of freedom: closer to its level with few blocks.
+        Iman and Davenport's F statistic and its p, with K-1 and (K-1)(N-1) degrees of freedom: more accurate than
+        chi-squared with few blocks.
     critical_difference
-        Nemenyi: average ranks that differ by as much are different.
+        Nemenyi: smallest difference of two average ranks that is significant.
     cliques
-        Groups of methods that cannot be told apart, as ``cliques`` gives them.
+        Groups of methods that do not differ significantly, from ``cliques``.
     level
-        Of confidence: 0.95 means tests at 5 %.
+        Confidence level: 0.95 means tests at 5 %.
     """
 
     average_ranks: Floats
@@ -62,14 +63,14 @@ class Stability:
 
 
 def friedman(scores: npt.ArrayLike, level: float = 0.95) -> Ranking:
-    """Rank methods within blocks and ask whether the ranks differ by more than chance (Demsar 2006, section 3.2.2).
+    """Rank methods within blocks and test whether their average ranks differ (Demsar 2006, section 3.2.2).
 
     Parameters
     ----------
     scores
         ``(K, N)``: a row for each method, a column for each block (pair of networks, data set); higher is better.
     level
-        Of confidence, between 0 and 1.
+        Confidence level, between 0 and 1.
 
     Raises
     ------
@@ -81,7 +82,7 @@ def friedman(scores: npt.ArrayLike, level: float = 0.95) -> Ranking:
     ranks = _ranks(scores, least=3)
     num_methods, num_blocks = ranks.shape
     average = ranks.mean(axis=1)
-    # Where every method ties in every block there is nothing to test, and SciPy divides by zero.
+    # If all methods tie in every block, nothing can be tested, and SciPy would divide by zero.
     statistic, p = friedmanchisquare(*ranks) if np.ptp(ranks) else (0.0, 1.0)
     f_statistic = iman_davenport(float(statistic), num_methods, num_blocks)
     error = math.sqrt(num_methods * (num_methods + 1) / (6 * num_blocks))
@@ -99,18 +100,23 @@ def friedman(scores: npt.ArrayLike, level: float = 0.95) -> Ranking:
 
 
 def iman_davenport(statistic: float, num_methods: int, num_blocks: int) -> float:
-    """F statistic of Friedman's chi-squared (Iman and Davenport 1980): the analysis of variance of the ranks."""
+    """Compute the F statistic of Friedman's chi-squared, an analysis of variance of ranks (Iman and Davenport 1980)."""
     rest = num_blocks * (num_methods - 1) - statistic
     return (num_blocks - 1) * statistic / rest if rest > TOLERANCE else math.inf
 
 
 def nemenyi(scores: npt.ArrayLike) -> Floats:
-    """Nemenyi's test of each two methods by their average ranks: ``(K, K)`` p values, 1 on the diagonal.
+    """Test each two methods by their average ranks (Nemenyi).
 
     Parameters
     ----------
     scores
-        ``(K, N)`` as for ``friedman``, with its errors.
+        ``(K, N)`` as for ``friedman``, with the same errors.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(K, K)``: p, 1 on the diagonal.
     """
     from scikit_posthocs import posthoc_nemenyi_friedman  # noqa: PLC0415
 
@@ -119,15 +125,15 @@ def nemenyi(scores: npt.ArrayLike) -> Floats:
 
 
 def wilcoxon_holm(scores: npt.ArrayLike) -> Floats:
-    """Exact Wilcoxon signed-rank test of each two methods over blocks, adjusted by Holm (Benavoli et al. 2016).
+    """Test each two methods by exact Wilcoxon signed-rank tests over blocks, with Holm's correction.
 
-    With fewer than six blocks no p can be 0.05 or less, and Holm's factor asks for more: the 15 comparisons of 6
-    methods need 10 blocks.
+    The procedure is that of Benavoli et al. (2016). With fewer than six blocks, no p can be 0.05 or less, and Holm's
+    factor requires more: the 15 comparisons of 6 methods need 10 blocks.
 
     Parameters
     ----------
     scores
-        ``(K, N)`` as for ``friedman``; two methods are enough.
+        ``(K, N)`` as for ``friedman``; two methods suffice.
 
     Raises
     ------
@@ -148,25 +154,25 @@ def wilcoxon_holm(scores: npt.ArrayLike) -> Floats:
 
 
 def average_ranks(scores: npt.ArrayLike) -> Floats:
-    """``(K,)`` average ranks of ``(K, N)`` scores, 1 for the highest; one method and one block are enough."""
+    """Compute the ``(K,)`` average ranks of ``(K, N)`` scores, 1 for the highest; one method and one block suffice."""
     ranks: Floats = _ranks(scores, least=1, blocks=1).mean(axis=1)
     return ranks
 
 
 def cliques(average_ranks: npt.ArrayLike, different: npt.ArrayLike) -> tuple[tuple[int, ...], ...]:
-    """Find the largest groups of neighbours in rank of which no two are different: the bars of a diagram.
+    """Find the largest groups of neighbours in rank in which no two differ: the bars of a diagram.
 
     Parameters
     ----------
     average_ranks
         ``(K,)``, 1 is best.
     different
-        ``(K, K)``, symmetric: True where a test tells two methods apart.
+        ``(K, K)``, symmetric: True for two methods that differ significantly.
 
     Returns
     -------
     tuple of tuples
-        Indices of methods, best first; groups may overlap; a method that differs from its neighbours is in none.
+        Indices of methods, best first. Groups may overlap; a method that differs from its neighbours is in no group.
     """
     order = np.argsort(average_ranks, kind="stable")
     different = np.asarray(different, dtype=bool)[np.ix_(order, order)]
@@ -183,50 +189,48 @@ def cliques(average_ranks: npt.ArrayLike, different: npt.ArrayLike) -> tuple[tup
 
 
 def rank_stability(first: Mapping[str, float], second: Mapping[str, float]) -> Stability:
-    """Say if two recipes, data sets or protocols put methods in the same order: Kendall's tau-b (1945).
+    """Measure how similarly two recipes, data sets or protocols order methods: Kendall's tau-b (1945).
 
     Parameters
     ----------
     first, second
-        Score by method, for example top-1 in percent. Methods that only one of them has are left out.
+        Score by method, for example top-1 in percent. Methods in only one of them are ignored.
 
     Returns
     -------
     Stability
-        tau and p are nan if one of them ties all methods.
+        tau and p are nan if all methods tie in one of them.
 
     Raises
     ------
     ValueError
-        If fewer than two methods are common, for scores that are not finite.
+        For fewer than two common methods, for non-finite scores.
     """
     from scipy.stats import kendalltau  # noqa: PLC0415
 
     names = sorted(first.keys() & second.keys())
     if len(names) < 2:
-        raise ValueError(f"{len(names)} methods in common: an order needs two or more methods that both have")
+        raise ValueError(f"{len(names)} common methods: an order needs at least two")
     scores = np.array([[first[name] for name in names], [second[name] for name in names]], dtype=float)
     if not np.isfinite(scores).all():
-        raise ValueError("scores must be finite: leave out the methods that have none")
-    found = kendalltau(midranks(scores[0]), midranks(scores[1]), variant="b")
-    return Stability(float(found.statistic), float(found.pvalue), len(names))
+        raise ValueError("scores must be finite: leave out the methods without one")
+    correlation = kendalltau(midranks(scores[0]), midranks(scores[1]), variant="b")
+    return Stability(float(correlation.statistic), float(correlation.pvalue), len(names))
 
 
 def _ranks(scores: npt.ArrayLike, least: int, blocks: int = 2) -> Floats:
-    """``(K, N)``: ranks within each block, 1 for the highest score."""
+    """Compute the ``(K, N)`` ranks within each block, 1 for the highest score."""
     return np.stack([midranks(-block) for block in _matrix(scores, least, blocks).T], axis=1)
 
 
 def _matrix(scores: npt.ArrayLike, least: int, blocks: int = 2) -> Floats:
     array = np.asarray(scores, dtype=float)
     if array.ndim != 2:
-        raise ValueError(f"scores are methods x blocks, these have the shape {array.shape}")
+        raise ValueError(f"scores must be methods x blocks, got the shape {array.shape}")
     if array.shape[0] < least:
-        raise ValueError(f"{array.shape[0]} methods: {least} or more are needed; use paired() for two")
+        raise ValueError(f"{array.shape[0]} methods: at least {least} are needed; use paired() for two")
     if array.shape[1] < blocks:
-        raise ValueError(f"{array.shape[1]} block: two or more pairs of networks or data sets are needed")
+        raise ValueError(f"{array.shape[1]} blocks: at least {blocks} pairs of networks or data sets are needed")
     if not np.isfinite(array).all():
-        raise ValueError(
-            "every method needs a score in every block: run the cells that are missing, or leave the block out"
-        )
+        raise ValueError("every method needs a score in every block: run the missing cells, or leave the block out")
     return array

@@ -1,4 +1,4 @@
-"""Paired differences of each method to a baseline: per pair, and pooled over pairs."""
+"""Compare each method with a baseline by paired differences, per pair and pooled over pairs."""
 
 from __future__ import annotations
 
@@ -7,88 +7,97 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from kdbench.analysis.comparison import Comparison, Epoch, Pair, Row
+from kdbench.analysis.comparison import ComparedPair, Comparison, EpochRule, Row
 from kdbench.analysis.stats.paired import TOLERANCE, Interval, can_reach, holm, paired, sign_flip_p, smallest_p
-from kdbench.analysis.stats.pooled import pooled_gain, probability_of_improvement, stratified_bootstrap, win_tie_loss
+from kdbench.analysis.stats.pooled import (
+    MIN_CLUSTERS,
+    pooled_gain,
+    probability_of_improvement,
+    stratified_bootstrap,
+    win_tie_loss,
+)
 from kdbench.analysis.tables.entries import BEST_ON_TEST, LEVEL, difference, fixed, interval_entry
 from kdbench.analysis.tables.table import MISSING, Entry, Table, words
 from kdbench.errors import UserError
 
 MARGIN = 0.2
-"""Percentage points that count as a tie."""
+"""Largest mean difference that counts as a tie, in percentage points."""
+ValuesBySeed = Mapping[int, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Versus:
-    """A method against the baseline."""
+    """A method compared with the baseline."""
 
     row: Row
-    pairs: Mapping[Pair, tuple[Mapping[int, float], Mapping[int, float]]]
-    """Its values and the baseline's, by seed, of the pairs in which both have a record of one seed at least."""
-    means: Mapping[Pair, float]
-    """Their mean differences in percentage points."""
+    pairs: Mapping[ComparedPair, tuple[ValuesBySeed, ValuesBySeed]]
+    """Top-1 of the method and of the baseline by seed, for each pair with at least one common seed."""
+    means: Mapping[ComparedPair, float]
+    """Mean difference of each pair, in percentage points."""
     pooled: Interval | None
-    """Of the same; None where a pair has one seed only."""
+    """Pooled mean difference; None if a pair has one seed only."""
     outcome: tuple[int, int, int]
-    """Pairs won, tied within the margin, and lost."""
+    """Number of pairs won, tied within the margin, and lost."""
     p: float
-    """Sign-flip test of the pooled differences, each pair with the same weight."""
+    """Sign-flip test of the pooled differences, with equal weights for pairs."""
     smallest_p: float
-    """What ``p`` cannot fall below."""
+    """Smallest value that ``p`` can have with so few seeds."""
     holm_p: float = math.nan
-    """Corrected for the number of methods."""
+    """``p`` corrected for the number of methods."""
 
     @property
     def mean(self) -> float:
-        """The mean difference over pairs, which weigh the same."""
+        """Mean difference, averaged over pairs with equal weights."""
         return sum(self.means.values()) / len(self.means)
 
 
 def against(
-    comparison: Comparison, baseline: Row, epoch: Epoch = "last", margin: float = MARGIN, *, by_teacher: bool = False
+    comparison: Comparison,
+    baseline: Row,
+    epoch_rule: EpochRule = "last",
+    margin: float = MARGIN,
+    *,
+    by_teacher: bool = False,
 ) -> list[Versus]:
     """Compare every other method with a baseline, in the order of the rows.
 
     Parameters
     ----------
     margin
-        Percentage points of the mean difference of a pair up to which it counts as a tie.
+        Largest mean difference of a pair that counts as a tie, in percentage points.
     by_teacher
-        Intervals for other teachers: pairs of one teacher are not independent.
+        Whether intervals are for new teachers, so that pairs of one teacher are not taken as independent.
 
     Raises
     ------
     UserError
-        By teacher with fewer than three of them.
+        ``by_teacher`` with fewer than three teachers.
     """
     others = [row for row in comparison.rows if row != baseline]
-    tried = [_versus(comparison, row, baseline, epoch, margin, by_teacher=by_teacher) for row in others]
-    found = [own for own in tried if own]
-    corrected = holm([own.p for own in found])
-    return [replace(own, holm_p=p) for own, p in zip(found, corrected, strict=True)]
+    candidates = [_versus(comparison, row, baseline, epoch_rule, margin, by_teacher=by_teacher) for row in others]
+    results = [versus for versus in candidates if versus]
+    corrected = holm([versus.p for versus in results])
+    return [replace(versus, holm_p=p) for versus, p in zip(results, corrected, strict=True)]
 
 
 def _versus(
-    comparison: Comparison, row: Row, baseline: Row, epoch: Epoch, margin: float, *, by_teacher: bool
+    comparison: Comparison, row: Row, baseline: Row, epoch_rule: EpochRule, margin: float, *, by_teacher: bool
 ) -> Versus | None:
-    values: dict[Pair, tuple[Mapping[int, float], Mapping[int, float]]] = {}
+    values: dict[ComparedPair, tuple[ValuesBySeed, ValuesBySeed]] = {}
     for pair in comparison.pairs:
-        own, other = comparison.result(row, pair), comparison.result(baseline, pair)
-        if own and other and not set(own.frame.index).isdisjoint(other.frame.index):
-            values[pair] = own.values(epoch), other.values(epoch)
+        result, reference = comparison.result(row, pair), comparison.result(baseline, pair)
+        if result and reference and not set(result.frame.index).isdisjoint(reference.frame.index):
+            values[pair] = result.values(epoch_rule), reference.values(epoch_rule)
     if not values:
         return None
     differences = _differences(values.values())
-    means = [sum(own) / len(own) for own in differences]
+    means = [sum(gaps) / len(gaps) for gaps in differences]
     pooled = None
     if by_teacher:
-        try:
-            pooled = pooled_gain(differences, LEVEL / 100, [f"{pair.teacher} {pair.short}" for pair in values])
-        except ValueError as error:
-            raise UserError(f"--by-teacher: {error}") from None
+        pooled = pooled_gain(differences, LEVEL / 100, _teachers(row, list(values)))
     elif min(map(len, differences)) > 1:
         pooled = pooled_gain(differences, LEVEL / 100)
-    weighted = [value / len(own) for own in differences for value in own]
+    weighted = [gap / len(gaps) for gaps in differences for gap in gaps]
     return Versus(
         row=row,
         pairs=values,
@@ -100,138 +109,163 @@ def _versus(
     )
 
 
-def _differences(values: Iterable[tuple[Mapping[int, float], Mapping[int, float]]]) -> list[list[float]]:
-    return [list(difference(own, other).values()) for own, other in values]
+def _teachers(row: Row, pairs: Sequence[ComparedPair]) -> list[str]:
+    """Return the teacher of each pair as a cluster."""
+    teachers = [f"{pair.teacher} {pair.short_id}" for pair in pairs]
+    if len(set(teachers)) < MIN_CLUSTERS:
+        raise UserError(
+            f"--by-teacher needs pairs of {MIN_CLUSTERS} teachers or more, but {row.label} has pairs of "
+            f"{len(set(teachers))}: {', '.join(dict.fromkeys(teachers))}"
+        )
+    return teachers
 
 
-def by_pair(comparison: Comparison, baseline: Row, found: Sequence[Versus], epoch: Epoch = "last") -> Table:
-    """One row for each pair and method."""
+def _differences(values: Iterable[tuple[ValuesBySeed, ValuesBySeed]]) -> list[list[float]]:
+    """Return the paired differences of each pair."""
+    return [list(difference(first, second).values()) for first, second in values]
+
+
+def by_pair(comparison: Comparison, baseline: Row, results: Sequence[Versus], epoch_rule: EpochRule = "last") -> Table:
+    """Make a table with one row for each pair and method."""
     rows = []
     for pair in comparison.pairs:
-        own = [(one.row.label, paired(*one.pairs[pair], LEVEL / 100)) for one in found if pair in one.pairs]
-        for number, (label, one) in enumerate(sorted(own, key=lambda item: -item[1].interval.mean)):
-            p_values = (one.t_p, one.sign_flip_p, one.wilcoxon_p, one.smallest_p)
+        tests = [
+            (versus.row.label, paired(*versus.pairs[pair], LEVEL / 100)) for versus in results if pair in versus.pairs
+        ]
+        for number, (label, test) in enumerate(sorted(tests, key=lambda item: -item[1].interval.mean)):
+            p_values = (test.t_p, test.sign_flip_p, test.wilcoxon_p, test.smallest_p)
             labels = words(pair.name if number == 0 else "", label)
-            rows.append((*labels, interval_entry(one.interval), *words(str(one.interval.n), *map(p_value, p_values))))
-    least = min((len(own) for one in found for own in _differences(one.pairs.values())), default=0)
+            rows.append((*labels, interval_entry(test.interval), *words(str(test.interval.n), *map(p_text, p_values))))
+    least = min((len(gaps) for versus in results for gaps in _differences(versus.pairs.values())), default=0)
     return Table(
         f"{comparison.title}: differences to {baseline.label} by pair",
         (("pair", "method", f"difference [{LEVEL} %]", "n", "t p", "sign-flip p", "Wilcoxon p", "smallest p"),),
         tuple(rows),
         (
-            f"difference of top-1 in percentage points, paired by seed, with its {LEVEL} % t interval over n seeds",
-            "p: two-sided, not corrected; smallest p: what the two exact tests could reach with so few seeds",
+            f"difference: of top-1 in percentage points, paired by seed, with its {LEVEL} % t interval over n seeds",
+            "p: two-sided, not corrected for multiple comparisons; smallest p: smallest value that the two exact tests "
+            "can reach with n seeds",
             *([_FEW.format(least)] if not can_reach(least) else []),
-            *([BEST_ON_TEST] if epoch == "best" else []),
+            *([BEST_ON_TEST] if epoch_rule == "best" else []),
         ),
         num_labels=2,
         grouped=True,
     )
 
 
-_FEW = "n = {} at least: with fewer than 6 seeds an exact test cannot reach 5 %, whatever the differences"
+_FEW = "smallest n = {}: with fewer than 6 seeds, no exact test can reach p = 0.05, however large the differences"
 
 
 def pooled_table(
     comparison: Comparison,
     baseline: Row,
-    found: Sequence[Versus],
-    epoch: Epoch = "last",
+    results: Sequence[Versus],
+    epoch_rule: EpochRule = "last",
     margin: float = MARGIN,
     *,
     by_teacher: bool = False,
 ) -> Table:
-    """One row for each method, over its pairs."""
+    """Make a table with one row for each method, pooled over its pairs."""
     rows = []
-    for own in sorted(found, key=lambda one: -one.mean):
-        missing = len(comparison.pairs) - len(own.pairs)
+    for versus in sorted(results, key=lambda versus: -versus.mean):
+        missing = len(comparison.pairs) - len(versus.pairs)
         notes = (f"{missing} of {len(comparison.pairs)} pairs are missing",) if missing else ()
         rows.append(
             (
-                Entry(own.row.label, notes=notes),
-                Entry(str(len(own.pairs))),
-                pooled_entry(own),
-                _bootstrap(own),
-                _improvement(own),
-                Entry("/".join(map(str, own.outcome))),
-                *words(*map(p_value, (own.p, own.holm_p, own.smallest_p))),
+                Entry(versus.row.label, notes=notes),
+                Entry(str(len(versus.pairs))),
+                pooled_entry(versus),
+                _bootstrap(versus),
+                _improvement(versus),
+                Entry("/".join(map(str, versus.outcome))),
+                *words(*map(p_text, (versus.p, versus.holm_p, versus.smallest_p))),
             )
         )
     difference_head, bootstrap_head = f"mean difference [{LEVEL} %]", f"bootstrap [{LEVEL} %]"
     heads = ("method", "pairs", difference_head, bootstrap_head, "P(better) %", "w/t/l", "p", "Holm p", "smallest p")
-    meant = "other teachers" if by_teacher else "other seeds of these pairs"
+    population = "other teachers" if by_teacher else "other seeds of the same pairs"
     return Table(
         f"{comparison.title}: differences to {baseline.label}, pooled over pairs",
         (heads,),
         tuple(rows),
         (
-            f"mean difference: of top-1 in percentage points, pairs weigh the same; its interval is for {meant}",
-            "bootstrap: the same by resampling seeds within each pair, widened for their small number",
-            "P(better): probability that a run of the method beats one of the baseline, by pair (Agarwal et al. 2021)",
+            "mean difference: of top-1 in percentage points, all pairs weighted equally; its interval is for "
+            f"{population}",
+            "bootstrap: the same interval by resampling seeds within each pair, widened to correct for few seeds",
+            "P(better): probability that a run of the method beats a run of the baseline, averaged over pairs "
+            "(Agarwal et al. 2021)",
             f"w/t/l: pairs won, tied and lost: mean difference above, within or below ± {margin:g} percentage points",
-            "p: sign-flip test of all differences, two-sided; Holm p: corrected for the number of methods; smallest p: "
-            "what it could reach with so few seeds",
-            *dependent(comparison, by_teacher=by_teacher),
-            *([BEST_ON_TEST] if epoch == "best" else []),
+            "p: two-sided sign-flip test of all differences; Holm p: corrected for the number of methods; smallest p: "
+            "smallest value that the test can reach with so few seeds",
+            *dependence_notes(comparison, by_teacher=by_teacher),
+            *([BEST_ON_TEST] if epoch_rule == "best" else []),
         ),
     )
 
 
 def choose_baseline(comparison: Comparison, name: str | None) -> Row:
-    """The named row, or the student alone.
+    """Return the named row, or the student-only baseline without a name.
 
     Raises
     ------
     UserError
-        There is no such row, or no student alone.
+        The row or the student-only baseline does not exist.
     """
     if name:
         return comparison.find(name)
-    if comparison.alone is None:
+    if comparison.student_only is None:
         labels = ", ".join(row.label for row in comparison.rows)
-        raise UserError(f"{comparison.title}: no student without a teacher to compare with; --baseline takes {labels}")
-    return comparison.alone
+        raise UserError(
+            f"{comparison.title} has no student-only baseline: choose a row to compare with, --baseline takes {labels}"
+        )
+    return comparison.student_only
 
 
-def dependent(comparison: Comparison, *, by_teacher: bool = False) -> list[str]:
-    """A warning where pairs share networks."""
+def dependence_notes(comparison: Comparison, *, by_teacher: bool = False) -> list[str]:
+    """Return a warning if pairs share networks."""
     networks = Counter(name for pair in comparison.pairs for name in {pair.student} | ({pair.teacher} - {""}))
     shared = sorted(name for name, number in networks.items() if number > 1)
     if by_teacher or not shared:
         return []
     return [
-        f"pairs that share {', '.join(shared)} are not independent, so that the interval is rather too narrow for new "
-        "networks: 'kdbench compare --by-teacher' gives one for other teachers"
+        f"pairs that share {', '.join(shared)} are not independent: the intervals are too narrow for new networks; "
+        "'kdbench compare --by-teacher' gives intervals for other teachers"
     ]
 
 
-def pooled_entry(own: Versus) -> Entry:
-    """The pooled difference with its interval, or without one where seeds are missing."""
-    if own.pooled:
-        return interval_entry(own.pooled)
-    mean = fixed(own.mean, sign=True)
-    return Entry(mean, {"mean": mean}, notes=("no interval: a pair has one seed only",))
+def pooled_entry(versus: Versus) -> Entry:
+    """Make an entry of the pooled difference, with its interval if every pair has two seeds or more."""
+    if versus.pooled:
+        return interval_entry(versus.pooled)
+    mean = fixed(versus.mean, sign=True)
+    return Entry(mean, {"mean": mean}, notes=("no interval: at least one pair has a single seed",))
 
 
-def _bootstrap(own: Versus) -> Entry:
-    differences = _differences(own.pairs.values())
+def _bootstrap(versus: Versus) -> Entry:
+    differences = _differences(versus.pairs.values())
     if min(map(len, differences)) < 2:
         return Entry(MISSING)
-    found = stratified_bootstrap(differences, LEVEL / 100)
-    low, high = fixed(found.low, sign=True), fixed(found.high, sign=True)
+    interval = stratified_bootstrap(differences, LEVEL / 100)
+    low, high = fixed(interval.low, sign=True), fixed(interval.high, sign=True)
     return Entry(f"[{low}, {high}]", {"low": low, "high": high})
 
 
-def _improvement(own: Versus) -> Entry:
-    """The probability of improvement in percent with its interval."""
-    sides = [[list(side.values()) for side in both] for both in own.pairs.values()]
-    found = probability_of_improvement([side[0] for side in sides], [side[1] for side in sides], LEVEL / 100)
-    mean, low, high = (fixed(100 * value, 0) for value in (found.mean, found.low, found.high))
+def _improvement(versus: Versus) -> Entry:
+    """Make an entry of the probability of improvement in percent, with its interval."""
+    methods = [list(values.values()) for values, _ in versus.pairs.values()]
+    baselines = [list(values.values()) for _, values in versus.pairs.values()]
+    interval = probability_of_improvement(methods, baselines, LEVEL / 100)
+    mean, low, high = (fixed(100 * value, 0) for value in (interval.mean, interval.low, interval.high))
     return Entry(f"{mean} [{low}, {high}]", {"mean": mean, "low": low, "high": high})
 
 
-def p_value(p: float) -> str:
-    """A p as it is printed."""
+def p_equals(p: float) -> str:
+    """Write a p in a sentence: ``p = 0.012``, or ``p < 0.001``."""
+    return f"p {'< 0.001' if p < 0.001 else f'= {p_text(p)}'}"
+
+
+def p_text(p: float) -> str:
+    """Format a p for a table."""
     if math.isnan(p):
         return MISSING
     return "<0.001" if p < 0.001 else f"{p:.3f}"

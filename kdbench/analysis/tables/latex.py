@@ -1,15 +1,13 @@
-r"""Tables in LaTeX: booktabs through pandas' Styler, everything escaped.
+r"""Render tables in LaTeX with booktabs rules; all text is escaped.
 
-A file is part of a paper, by ``\input`` with the packages booktabs and graphicx, and compiles on its own as well.
+A file is part of a paper, by ``\input`` with the packages booktabs and graphicx, and also compiles on its own.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
-
-import pandas as pd
+from collections.abc import Iterator, Mapping, Sequence
 
 from kdbench.analysis.tables.table import Entry, Table
 
@@ -30,6 +28,8 @@ _SPECIAL = {
     "τ": r"$\tau$",
 }
 _MARKS = {"": "{}", "best": r"\textbf{{{}}}", "second": r"\underline{{{}}}"}
+_SMALL = re.compile(r"([±↑↓] ?[0-9.]*)")
+"""Parts of an entry that are set small: standard deviations and differences."""
 _BEGIN = r"""% Part of a paper: \input this file, with \usepackage{booktabs,graphicx}. It also compiles on its own.
 \makeatletter\ifx\@nodocument\relax\else
   \documentclass{article}\usepackage[T1]{fontenc}\usepackage{textcomp}\usepackage[margin=1cm,landscape]{geometry}
@@ -40,30 +40,18 @@ _FIT = r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\box0}\else\leavevmode\b
 
 
 def escape(text: str) -> str:
-    """Text as LaTeX; a character that the standard fonts lack becomes a question mark."""
-    known = (c if " " <= c <= "~" or "\u00c0" <= c <= "\u00ff" else "?" for c in text)
-    return "".join(_SPECIAL.get(c, k) for c, k in zip(text, known, strict=True))
+    """Escape text for LaTeX; a character that the standard fonts lack becomes a question mark."""
+    printable = (c if " " <= c <= "~" or "\u00c0" <= c <= "\u00ff" else "?" for c in text)
+    return "".join(_SPECIAL.get(c, p) for c, p in zip(text, printable, strict=True))
 
 
 def latex(tables: Sequence[Table]) -> str:
-    """Tables as floats with their notes below, in one file."""
+    """Render tables as floats with their notes below, in one file."""
     return "".join([_BEGIN, *map(_float, tables), "\\csname kdbenchend\\endcsname\n"])
 
 
 def _float(table: Table) -> str:
     letters = table.footnotes
-    frame = pd.DataFrame(
-        [[_entry(entry, letters) for entry in row[table.num_labels :]] for row in table.rows],
-        index=_index([[escape(entry.text) for entry in row[: table.num_labels]] for row in table.rows]),
-        columns=_index([[escape(head) for head in column] for column in _columns(table)]),
-    )
-    frame.columns.names = _corner(table)
-    body = frame.style.to_latex(
-        column_format="l" * table.num_labels + "r" * frame.shape[1],
-        hrules=True,
-        multicol_align="c",
-        multirow_align="naive",
-    )
     notes = [rf"\textsuperscript{{{letter}}}~{_sentence(text)}" for text, letter in letters.items()]
     notes += [_sentence(note) for note in table.notes]
     lines = [
@@ -71,7 +59,7 @@ def _float(table: Table) -> str:
         r"\centering\small\setlength{\tabcolsep}{4pt}\setlength{\belowcaptionskip}{6pt}",
         rf"\caption{{{escape(table.title)}}}",
         r"\setbox0=\hbox{%",
-        _ruled(table, body).strip() + "}",
+        *_tabular(table, letters),
         _FIT,
         r"\par\smallskip\footnotesize\raggedright",
         *notes,
@@ -80,34 +68,56 @@ def _float(table: Table) -> str:
     return "\n".join([*lines, ""])
 
 
+def _tabular(table: Table, letters: Mapping[str, str]) -> Iterator[str]:
+    """Yield the lines of the table's ``tabular`` and the brace that ends its box."""
+    num_numbers = len(table.heads[0]) - table.num_labels
+    yield rf"\begin{{tabular}}{{{'l' * table.num_labels}{'r' * num_numbers}}}"
+    yield r"\toprule"
+    yield from (_row(cells) for cells in _head(table))
+    yield r"\midrule"
+    for number, row in enumerate(table.rows):
+        if table.starts_group(number):
+            yield r"\midrule"
+        labels, numbers = row[: table.num_labels], row[table.num_labels :]
+        yield _row([*(escape(entry.text) + _references(entry, letters) for entry in labels),
+                    *(_entry(entry, letters) for entry in numbers)])  # fmt: skip
+    yield r"\bottomrule"
+    yield r"\end{tabular}}"
+
+
+def _head(table: Table) -> Iterator[list[str]]:
+    """Yield the lines of the head; equal neighbours under equal heads become one cell, except in the last line."""
+    columns = list(zip(*(line[table.num_labels :] for line in table.heads), strict=True))
+    for depth, line in enumerate(table.heads, 1):
+        label = next(filter(None, reversed(line[: table.num_labels])), "")
+        cells = [""] * (table.num_labels - 1) + [escape(label)]
+        if depth == len(table.heads):
+            yield cells + [escape(column[-1]) for column in columns]
+            continue
+        for heads, run in itertools.groupby(column[:depth] for column in columns):
+            width, text = len(list(run)), escape(heads[-1])
+            cells.append(rf"\multicolumn{{{width}}}{{c}}{{{text}}}" if width > 1 else text)
+        yield cells
+
+
+def _row(cells: Sequence[str]) -> str:
+    return rf"{' & '.join(cells)} \\"
+
+
 def _sentence(text: str) -> str:
-    return f"{escape(text[:1].upper() + text[1:])}."
+    """Write a note as a sentence; a symbol such as n or p at its beginning stays as it is."""
+    is_word = text[1:2].isalpha()
+    return f"{escape((text[:1].upper() if is_word else text[:1]) + text[1:])}."
 
 
 def _entry(entry: Entry, letters: Mapping[str, str]) -> str:
-    text = re.sub(r"(\$\\(?:pm|uparrow|downarrow)\$ ?[0-9.]*)", r"{\\scriptsize \1}", escape(entry.text))
+    parts = _SMALL.split(entry.text)  # every second part matches
+    text = "".join(
+        rf"{{\scriptsize {escape(part)}}}" if number % 2 else escape(part) for number, part in enumerate(parts)
+    )
+    return _MARKS[entry.mark].format(text) + _references(entry, letters)
+
+
+def _references(entry: Entry, letters: Mapping[str, str]) -> str:
     references = ",".join(letters[note] for note in entry.notes)
-    return _MARKS[entry.mark].format(text) + (rf"\textsuperscript{{{references}}}" if references else "")
-
-
-def _columns(table: Table) -> list[tuple[str, ...]]:
-    return list(zip(*(line[table.num_labels :] for line in table.heads), strict=True))
-
-
-def _index(keys: Sequence[Sequence[str]]) -> pd.Index[str]:
-    if len(keys[0]) == 1:
-        return pd.Index([key[0] for key in keys])
-    return pd.MultiIndex.from_tuples([tuple(key) for key in keys])
-
-
-def _corner(table: Table) -> list[str]:
-    """The words over the labels, one for each line of the head."""
-    return [escape(next(filter(None, reversed(line[: table.num_labels])), "")) for line in table.heads]
-
-
-def _ruled(table: Table, body: str) -> str:
-    """Put a rule before each group of rows."""
-    head, rule, rest = body.partition("\\midrule\n")
-    lines = rest.splitlines(keepends=True)
-    rules = ["\\midrule\n" if table.starts_group(number) else "" for number in range(len(table.rows))]
-    return head + rule + "".join(map("".join, itertools.zip_longest(rules, lines, fillvalue="")))
+    return rf"\textsuperscript{{{references}}}" if references else ""

@@ -1,151 +1,65 @@
-"""Tables: one object, four renderings with equal numbers. The one in LaTeX has a module of its own."""
+"""The object behind every table: rows of entries, with the notes that a reader needs."""
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from tabulate import tabulate
-
-Format = Literal["terminal", "markdown", "latex", "csv"]
 Mark = Literal["", "best", "second"]
 MISSING = "--"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One place of a table."""
+    """One entry of a table."""
 
     text: str
     numbers: Mapping[str, str] = field(default_factory=dict)
-    """The numbers in the text by name, with the digits that are printed."""
+    """Numbers in the text by name, with the digits that are printed."""
     mark: Mark = ""
     notes: tuple[str, ...] = ()
-    """What a reader must know about this place: footnotes."""
+    """Footnotes of the entry."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of one comparison with what a reader must know to trust them."""
+    """Rows of entries under a head, with notes."""
 
     title: str
     heads: tuple[tuple[str, ...], ...]
-    """Lines of the head, each as wide as the table."""
+    """Lines of the head, each with one text per column."""
     rows: tuple[tuple[Entry, ...], ...]
     notes: tuple[str, ...] = ()
     num_labels: int = 1
-    """The first so many columns are words."""
+    """Number of columns at the left that label the rows."""
     grouped: bool = False
     """Whether the first column names groups of rows, on the first row of each."""
+    keys: tuple[Any, ...] = ()
+    """What each row is about, for code that adds to the table; empty if no code does."""
 
     @property
     def footnotes(self) -> dict[str, str]:
-        """The footnotes of all places and their letters, in the order of the rows."""
+        """Footnotes of all entries with their letters, in the order of the rows."""
         texts = dict.fromkeys(text for row in self.rows for entry in row for text in entry.notes)
         return dict(zip(texts, _letters(), strict=False))
 
     @property
     def columns(self) -> list[str]:
-        """One name for each column: the lines of its head in one."""
+        """One name for each column: the lines of its head, joined."""
         return [" > ".join(filter(None, column)) for column in zip(*self.heads, strict=True)]
 
     def starts_group(self, number: int) -> bool:
-        """Whether a rule is drawn above a row: it is the first of its group, and not of all."""
+        """Return whether a rule is drawn above a row: it is the first of a group, and not the first of the table."""
         return self.grouped and number > 0 and bool(self.rows[number][0].text)
 
 
 def words(*texts: str) -> tuple[Entry, ...]:
-    """Places that hold plain words."""
+    """Make entries of plain text."""
     return tuple(Entry(text) for text in texts)
-
-
-def render(tables: Sequence[Table], form: Format) -> str:
-    """Write tables as one text."""
-    if form == "latex":
-        from kdbench.analysis.tables.latex import latex  # noqa: PLC0415
-
-        return latex(tables)
-    return "\n".join({"terminal": _terminal, "markdown": _markdown, "csv": _csv}[form](table) for table in tables)
-
-
-def _terminal(table: Table) -> str:
-    wrap = {"": "{}", "best": "*{}*", "second": "_{}_"}
-    letters = table.footnotes
-    rows: list[list[str]] = []
-    for number, row in enumerate(table.rows):
-        if table.starts_group(number):
-            rows.append([""] * len(row))
-        rows.append([wrap[entry.mark].format(entry.text) + _references(entry, letters) for entry in row])
-    heads = ["\n".join(column) for column in zip(*table.heads, strict=True)]
-    body = tabulate(rows, headers=heads, tablefmt="simple", colalign=_align(table), disable_numparse=True)
-    lines = [line.rstrip() for line in body.splitlines()]
-    return "\n".join([table.title, "", *lines, "", *_explained(table), ""])
-
-
-def _markdown(table: Table) -> str:
-    wrap = {"": "{}", "best": "**{}**", "second": "<u>{}</u>"}
-    letters = table.footnotes
-    rows = [
-        [wrap[entry.mark].format(_plain(entry.text)) + _references(entry, letters) for entry in row]
-        for row in table.rows
-    ]
-    heads = ["<br>".join(map(_plain, filter(None, column))) for column in zip(*table.heads, strict=True)]
-    body = tabulate(rows, headers=heads, tablefmt="pipe", colalign=_align(table), disable_numparse=True)
-    notes = [f"- {_plain(line)}" for line in _explained(table)]
-    return "\n".join([f"**{_plain(table.title)}**", "", body, "", *notes, ""])
-
-
-def _csv(table: Table) -> str:
-    """The numbers of each column, its mark and its notes in columns of their own, where it has any."""
-    heads: list[str] = []
-    columns: list[list[str]] = []
-    for name, column in zip(table.columns, zip(*(row for row in table.rows), strict=True), strict=True):
-        parts = list(dict.fromkeys(part for entry in column for part in entry.numbers))
-        for part in parts:
-            heads.append(name if len(parts) == 1 else f"{name}: {part}")
-            columns.append([entry.numbers.get(part, "") for entry in column])
-        if not parts:
-            heads.append(name)
-            columns.append([entry.text for entry in column])
-        if any(entry.mark for entry in column):
-            heads.append(f"{name}: mark")
-            columns.append([entry.mark for entry in column])
-        if any(entry.notes for entry in column):
-            heads.append(f"{name}: note")
-            columns.append(["; ".join(entry.notes) for entry in column])
-    if table.grouped:
-        for number in range(1, len(columns[0])):
-            columns[0][number] = columns[0][number] or columns[0][number - 1]
-    buffer = io.StringIO()
-    buffer.writelines(f"# {line}\n" for line in (table.title, *table.notes))
-    csv.writer(buffer, lineterminator="\n").writerows([heads, *zip(*columns, strict=True)])
-    return buffer.getvalue()
-
-
-def _explained(table: Table) -> list[str]:
-    """The lines below a table."""
-    return [*(f"({letter}) {text}" for text, letter in table.footnotes.items()), *table.notes]
-
-
-def _references(entry: Entry, letters: Mapping[str, str]) -> str:
-    return f" ({','.join(letters[text] for text in entry.notes)})" if entry.notes else ""
 
 
 def _letters() -> itertools.chain[str]:
     alphabet = "abcdefghijklmnopqrstuvwxyz"
     return itertools.chain(alphabet, ("".join(two) for two in itertools.product(alphabet, repeat=2)))
-
-
-def _align(table: Table) -> list[str]:
-    return ["left"] * table.num_labels + ["right"] * (len(table.heads[0]) - table.num_labels)
-
-
-def _plain(text: str) -> str:
-    """Text without meaning for Markdown or HTML."""
-    text = re.sub(r"[\\`*|]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|\](?=[(\[])", r"\\\g<0>", text)
-    return text.replace("&", "&amp;").replace("<", "&lt;")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,17 @@ import torch
 
 from kdbench.data.arrays import Arrays
 from kdbench.data.datasets import Dataset
-from kdbench.engine.lockstep import Lockstep, Outcomes
+from kdbench.engine.lockstep import Lockstep
+from kdbench.engine.outcomes import Outcomes
 from kdbench.engine.run import Run
 from kdbench.experiment.cell import Cell, TeacherRef
 from kdbench.experiment.protocol import Protocol, load_protocol
-from kdbench.experiment.settings import load_method, resolve_settings
-from kdbench.models.evaluate import evaluate
-from kdbench.models.weights import build_net, predict, weights_hash
-from kdbench.teachers.cards import Teacher, TeacherCard, freeze
+from kdbench.experiment.registry import load_method
+from kdbench.experiment.settings import resolve_settings
+from kdbench.models.build import build_net
+from kdbench.models.evaluate import evaluate, predict
+from kdbench.models.weights import freeze, weights_hash
+from kdbench.teachers.cards import Teacher, TeacherCard
 from kdbench.teachers.outputs import LiveTeacher, TeacherSource
 
 PAIRS = {
@@ -52,8 +56,9 @@ def tiny_arrays() -> Arrays:
 
 def tiny_protocol(dataset: Dataset, **changes: Any) -> Protocol:
     """The demo's protocol on a small data set, 2 epochs of 3 steps, the last of 10 images."""
-    protocol = load_protocol("digits-demo-v1").override(dataset=f"npz:{dataset.fingerprint[:16]}", epochs=2)
-    return dataclasses.replace(protocol, **{"batch_size": 16, "flip": True, **changes})
+    protocol = load_protocol("digits-demo-v1")
+    own = {"dataset": f"npz:{dataset.fingerprint[:16]}", "epochs": 2, "batch_size": 16, "flip": True}
+    return dataclasses.replace(protocol, rules=protocol.rules.replace(**{**own, **changes}))
 
 
 def make_cell(
@@ -63,7 +68,7 @@ def make_cell(
     kind = load_method(method)
     return Cell(
         protocol=protocol,
-        teacher=TeacherRef(teacher, "file:0") if kind.teacher_reads else None,
+        teacher=TeacherRef(teacher, "file:0") if kind.READS.teacher else None,
         student=student,
         method=method,
         method_version=kind.VERSION,
@@ -93,16 +98,24 @@ def make_source(network: str, protocol: Protocol, dataset: Dataset) -> TeacherSo
     return TeacherSource(LiveTeacher(make_teacher(network, protocol, dataset), protocol.precision, CPU), None)
 
 
-def steps(run: Run, num: int) -> None:
-    """Do so many steps of the epoch that a run is in; what goes wrong is raised."""
+def begin(run: Run) -> Callable[[], None]:
+    """Begin the epoch that a run is in; return what does a step of it, and raises what goes wrong."""
     outcomes = Outcomes([run.cell])
     lockstep = Lockstep([run], run.batches, outcomes, run.options)
-    run.batches.begin(run.epoch)
-    run.begin_epoch()
-    lockstep.open_readers([run])
-    for _ in range(num):
+    lockstep.begin_epoch([run])
+
+    def step() -> None:
         lockstep.tick(run.step, [run])
         if outcomes.has(run.cell):
             (error,) = outcomes.list()
             assert isinstance(error, Exception)
             raise error
+
+    return step
+
+
+def steps(run: Run, num: int) -> None:
+    """Begin the epoch that a run is in, and do so many steps of it."""
+    step = begin(run)
+    for _ in range(num):
+        step()

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, final
 
-from kdbench.engine.checks.rules import CHECKS, Broken
+from kdbench.engine.checks.rules import Broken
 from kdbench.engine.checks.small import PAIRS
-from kdbench.engine.checks.watched import Refused, Trial
-from kdbench.experiment.settings import method_source
+from kdbench.engine.checks.table import CHECKS
+from kdbench.engine.checks.watched import Refused, Watched
+from kdbench.experiment.pairs import Pair
+from kdbench.experiment.registry import method_source
 from kdbench.net import Undeclared
 
 Outcome = Literal["ok", "refused", "FAILS"]
@@ -28,19 +30,19 @@ class Verdict:
     remedy: str = ""
 
 
-def judge(check: str, trial: Trial) -> Verdict:
+def judge(check: str, watched: Watched) -> Verdict:
     """Run one check."""
     try:
-        CHECKS[check].holds(trial)
+        CHECKS[check].holds(watched)
     except Refused as refusal:
-        return Verdict(check, trial.pair, "refused", str(refusal))
+        return Verdict(check, watched.pair, "refused", str(refusal))
     except Broken as failure:
-        return Verdict(check, trial.pair, "FAILS", str(failure), CHECKS[check].remedy)
+        return Verdict(check, watched.pair, "FAILS", str(failure), CHECKS[check].remedy)
     except Exception as error:
-        reason = method_source(trial.method).place_of(error)
-        remedy = "Mend that line first: other checks need steps." if error is trial.outcome else CHECKS[check].remedy
-        return Verdict(check, trial.pair, "FAILS", reason, remedy)
-    return Verdict(check, trial.pair, "ok")
+        reason = method_source(watched.method).place_of(error)
+        remedy = "Mend that line first: other checks need steps." if error is watched.outcome else CHECKS[check].remedy
+        return Verdict(check, watched.pair, "FAILS", reason, remedy)
+    return Verdict(check, watched.pair, "ok")
 
 
 def validate(method: str, folder: Path, observe: Callable[[str], None] = lambda _: None) -> list[Verdict]:
@@ -57,21 +59,21 @@ def validate(method: str, folder: Path, observe: Callable[[str], None] = lambda 
     once = True
     for number, pair in enumerate(PAIRS):
         observe(f"steps on {pair_text(pair)}")
-        trial = Trial(method, pair, folder / str(number))
-        if isinstance(trial.outcome, Exception):  # nothing but this can be said of the pair
-            verdicts.append(judge("reads" if isinstance(trial.outcome, Undeclared) else "losses", trial))
+        watched = Watched(method, pair, folder / str(number))
+        if isinstance(watched.outcome, Exception):  # nothing but this can be said of the pair
+            verdicts.append(judge("reads" if isinstance(watched.outcome, Undeclared) else "losses", watched))
             continue
         for name, check in CHECKS.items():
             if check.every_pair or once:
                 observe(f"{name} on {pair_text(pair)}")
-                verdicts.append(judge(name, trial))
+                verdicts.append(judge(name, watched))
         once = False
     return verdicts
 
 
 def pair_text(pair: str) -> str:
     """A pair of ``PAIRS`` in networks' names."""
-    return ">".join(PAIRS[pair])
+    return str(Pair.of(*PAIRS[pair]))
 
 
 def rows(verdicts: list[Verdict]) -> list[dict[str, Any]]:

@@ -19,9 +19,13 @@ from torch import Tensor, nn
 from kdbench.data.batches import Batches, DeviceData
 from kdbench.data.datasets import from_arrays
 from kdbench.engine.checks.small import CPU, NUM_STEPS, PAIRS, make_cell, make_source, steps, tiny_arrays, tiny_protocol
+from kdbench.engine.options import Options
 from kdbench.engine.progress import Diverged
-from kdbench.engine.run import Options, Run
+from kdbench.engine.run import Run
+from kdbench.engine.run_state import resume, save
+from kdbench.engine.step import StepObserver
 from kdbench.errors import UserError
+from kdbench.method import Batch
 from kdbench.models.weights import weights_hash
 from kdbench.net import Outputs
 
@@ -58,8 +62,8 @@ class Epoch:
     """What was seen in the first epoch of one phase."""
 
     run: Run
-    number: int
-    """As a run counts its epochs: below 1 in pre-training."""
+    stream_epoch: int
+    """Its number in streams and views."""
     student: dict[str, Tensor]
     """The student's first state."""
     places: tuple[dict[str, int], dict[str, int]]
@@ -83,7 +87,7 @@ class Epoch:
 
 
 @final
-class Trial:
+class Watched:
     """One method on one pair. What several checks look at is done once.
 
     Parameters
@@ -119,11 +123,11 @@ class Trial:
     def runs(self, **changes: Any) -> Iterator[Run]:
         """Build a run for each phase at the beginning of that phase: pre-training, if there is some, and the rest."""
         run = self.run(**changes)
-        before = run.epoch < 1
+        before = run.phase.pretraining
         yield run
         if before:
             run = self.run(**changes)
-            run.go_to(1)
+            run.skip_pretraining()
             yield run
 
     @cached_property
@@ -148,9 +152,9 @@ class Trial:
         for first, second in zip(self.runs(), self.runs(), strict=True):
             steps(first, 1)
             with contextlib.suppress(Diverged):  # what is not finite is another check's to say
-                first.drain()
-            first.save()
-            second.resume()
+                first.flush_losses()
+            save(first)
+            resume(second)
             found.append(Halves(first, second, remembered(second)))
         return found
 
@@ -172,47 +176,64 @@ class Halves:
 
 
 def _watch(run: Run) -> Epoch:
-    frozen = run.source.teacher.net if run.source else None
-    live = run.source.live.net if run.source else None
-    inside = False
+    watcher = _Watcher(run)
+    with run.observed(watcher):
+        steps(run, NUM_STEPS)
+    return watcher.epoch_seen()
 
-    def weights() -> str:
-        return "".join(weights_hash(net.state_dict()) for net in (frozen, live) if net)
 
-    begun = {name: value.clone() for name, value in run.student.backbone.state_dict().items()}
-    epoch = Epoch(run, run.epoch, begun, ({}, {}), (weights(), ""))
+@final
+class _Watcher(StepObserver):
+    """Writes down what happens in the steps of an epoch."""
 
-    def update(images: Tensor, index: Tensor, teacher: Outputs) -> Tensor:
-        nonlocal inside
-        given = {"its images": images, "its image numbers": index, "the labels": run.data.labels, **_parts(teacher)}
-        before = {name: tensor.clone() for name, tensor in given.items()}
-        epoch.seen.append((index.tolist(), images[: len(index)].clone()))
-        inside = True
-        values = original(images, index, teacher)
-        inside = False
-        epoch.changed |= {name for name, tensor in given.items() if not torch.equal(tensor, before[name])}
-        epoch.terms.append(dict(zip(run.terms, values.tolist(), strict=True)))
-        return values
+    def __init__(self, run: Run) -> None:
+        begun = {name: value.clone() for name, value in run.student.backbone.state_dict().items()}
+        self._run, self._source = run, run.source
+        self._epoch = Epoch(run, run.stream_epoch, begun, ({}, {}), (self._teacher(), ""))
+        self._given: dict[str, Tensor] = {}
+        self._before: dict[str, Tensor] = {}
+        self._inside = False
+        if self._source:
+            self._source.teacher.net.register_forward_pre_hook(self._note_query)
 
-    def note_asking(*_: Any) -> None:
-        epoch.asked |= inside
+    def begins(self, batch: Batch, teacher: Outputs) -> None:
+        """Keep what the method is given."""
+        parts = _parts(teacher.narrowed(self._run.needs))
+        labels = self._run.data.labels
+        self._given = {"its images": batch.images, "its image numbers": batch.index, "the labels": labels, **parts}
+        self._before = {name: tensor.clone() for name, tensor in self._given.items()}
+        self._epoch.seen.append((batch.index.tolist(), batch.images[: batch.size].clone()))
+        self._inside = True
 
-    original, run.update = run.update, update  # type: ignore[method-assign]
-    if frozen:
-        frozen.register_forward_pre_hook(note_asking)
-    for step in range(NUM_STEPS):
-        steps(run, 1)
+    def ends(self, names: tuple[str, ...], values: Tensor) -> None:
+        """Note what the step has changed, and what is trained and remembered now."""
+        self._inside = False
+        epoch, run = self._epoch, self._run
+        epoch.changed |= {name for name, tensor in self._given.items() if not torch.equal(tensor, self._before[name])}
+        epoch.terms.append(dict(zip(names, values.tolist(), strict=True)))
         for name, parameter in trained(run).items():
             if parameter.grad is not None:
                 epoch.reached.add(name)
                 epoch.endless |= set() if parameter.grad.isfinite().all() else {name}
         epoch.remembered.append(remembered(run))
-        if step == 0:
+        if len(epoch.terms) == 1:
             epoch.places = places(run), {}
-    run.update = original  # type: ignore[method-assign]
-    epoch.places = epoch.places[0], places(run)
-    epoch.teacher = epoch.teacher[0], weights()
-    return epoch
+
+    def epoch_seen(self) -> Epoch:
+        """Return what was seen, now that the epoch is over."""
+        epoch = self._epoch
+        assert len(epoch.seen) == len(epoch.terms) == NUM_STEPS, "a step was done that its observer has not seen"
+        epoch.places = epoch.places[0], places(self._run)
+        epoch.teacher = epoch.teacher[0], self._teacher()
+        return epoch
+
+    def _note_query(self, *_: object) -> None:
+        self._epoch.asked |= self._inside
+
+    def _teacher(self) -> str:
+        """Hash of the teacher's weights, those that are shown to the method and those that are run."""
+        nets = (self._source.teacher.net, self._source.live.net) if self._source else ()
+        return "".join(weights_hash(net.state_dict()) for net in nets)
 
 
 def _parts(outputs: Outputs) -> dict[str, Tensor]:
@@ -253,7 +274,7 @@ def _main(words: str) -> None:
     found: list[list[str]] = []
     for method, pair, settings in cells:
         found.append([])
-        for run in Trial(method, pair, Path(os.devnull), settings).runs():
+        for run in Watched(method, pair, Path(os.devnull), settings).runs():
             steps(run, 1)
             found[-1].append(remembered(run))
     sys.stdout.write(f"\n{json.dumps(found)}\n")

@@ -1,4 +1,4 @@
-"""The start of a method of one's own: ``mymethod`` and ``MyMethod`` in these files are replaced by its names."""
+"""The start of a user's method: ``mymethod`` and ``MyMethod`` in these files are replaced by its names."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def write_method(name: str, folder: Path) -> list[Path]:
     Raises
     ------
     UserError
-        The name is none, or another method has it, or a file is there.
+        Invalid name, name taken, or file exists.
     """
     if not is_name(name):
         raise UserError(f"{name!r} cannot be the name of a method: {NAME_RULE}")
     for other, source in method_sources().items():
         if squeeze(other) == squeeze(name) and source.file != (folder / f"{name}.py").absolute():
-            raise UserError(f"there is a method {other} ({source.origin}): choose another name")
+            raise UserError(f"the name is taken by method {other} ({source.origin}): choose another name")
     files = [folder / f"{name}.{kind}" for kind in ("py", "toml")]
     for file in files:
         if file.exists():
-            raise UserError(f"{file} is there: choose another name, or another folder with --dir DIR")
+            raise UserError(f"{file} exists: choose another name, or another folder with --dir DIR")
     title = "".join(word.capitalize() for word in name.split("_"))
     for file in files:
         text = (resources.files(__name__) / f"mymethod{file.suffix}.txt").read_text(encoding="utf-8")

@@ -1,0 +1,72 @@
+"""Lay out the times of ``kdbench bench`` as a table, with the hours of a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from kdbench.analysis.tables.table import Table, words
+from kdbench.engine.bench import Bench, Row, forward_seconds
+from kdbench.teachers.demand import Wanted, visited
+
+
+def table(bench: Bench, rows: Sequence[Row], teacher: float, seeds: int, machine: str) -> Table:
+    """Lay out the times of one pair, with the hours that a grid of these methods will take.
+
+    Parameters
+    ----------
+    teacher
+        Seconds of a step that trains the teacher.
+    seeds
+        Number of seeds of the grid.
+    machine
+        Name of the device, for the title.
+    """
+    protocol = bench.protocol
+    batch, num_images = protocol.batch_size, len(bench.data.labels)
+    steps = {row.method: bench.batches().steps * len(bench.cell(row.method).epochs) for row in rows}
+    lines = [
+        {
+            "method": row.method,
+            "teacher outputs": row.outputs,
+            "images/s": f"{batch / row.step:.0f}",
+            "x student only": f"{row.ratio:.2f}",
+            "data %": f"{100 * row.data / row.step:.0f}",
+            "teacher %": f"{100 * row.teacher / row.step:.0f}",
+            "student %": f"{100 * row.student / row.step:.0f}",
+            "loss %": f"{max(100 * (row.step - row.data - row.teacher - row.student) / row.step, 0):.0f}",
+            "h/cell": f"{row.step * steps[row.method] / 3600:.2f}",
+        }
+        for row in rows
+    ]
+    live = {row.method: row.step for row in rows if row.outputs != "cache"}
+    best = live | {row.method: row.step for row in rows if row.outputs == "cache"}
+    build, views = _build_hours(bench, rows, seeds)
+    grid = f"{len(live)} methods x {seeds} seeds x {protocol.epochs} epochs"
+    hours = {
+        name: seeds * sum(step * steps[method] for method, step in step_seconds.items()) / 3600
+        for name, step_seconds in (("live", live), ("cached", best))
+    }
+    training = teacher * bench.batches().steps * protocol.epochs / 3600
+    overrides = ", ".join(f"{k}={v}" for k, v in protocol.overrides().items())
+    return Table(
+        f"{protocol.name}{f', with {overrides}' if overrides else ''}: {bench.teacher} > {bench.student} on {machine}",
+        (tuple(lines[0]),),
+        tuple(words(*line.values()) for line in lines),
+        (
+            f"medians of whole steps of {batch} of {num_images:,} random images; parts of a method are timed in turn",
+            "x student only: relative to a student-only step on plain views; loss: method's loss and the backward pass",
+            f"{grid}: {hours['live']:.1f} h with a live teacher, {hours['cached']:.1f} h with a cache",
+            f"before that: {training:.1f} h to train the teacher, {build:.1f} h to build the cache ({views:,} views)",
+        ),
+    )
+
+
+def _build_hours(bench: Bench, rows: Sequence[Row], seeds: int) -> tuple[float, int]:
+    """Return the hours that building a grid's cache takes, and its number of views."""
+    cached = [Wanted.by(bench.cell(row.method)) for row in rows if row.outputs == "cache"]
+    if not cached:
+        return 0.0, 0
+    wanted = [replace(want, seed=seed) for seed in range(1, seeds + 1) for want in cached]
+    views = len(visited(wanted, bench.data))
+    return views * forward_seconds(bench) / 3600, views

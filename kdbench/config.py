@@ -1,0 +1,170 @@
+"""Settings of a method: the base of every ``Config``, and fields that say what a value may be."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import inspect
+import itertools
+import math
+import textwrap
+from dataclasses import dataclass
+from typing import Any, dataclass_transform, final
+
+_BOUNDS, _RESOURCE, _LATER = "bounds", "resource", "later"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Values that a numeric setting may have; a search draws from them."""
+
+    low: float
+    high: float = math.inf
+    open_below: bool = False
+    """Whether ``low`` itself is out of bounds."""
+    whole: bool = False
+    """Whether values are whole numbers."""
+
+    def __contains__(self, value: float) -> bool:
+        return self.low < value <= self.high or (value == self.low and not self.open_below)
+
+    def __str__(self) -> str:
+        """The bounds as messages state them: ``> 0``, ``>= 0`` or ``in [0, 1]``."""
+        if self.high < math.inf:
+            return f"in [{self.low:g}, {self.high:g}]"
+        return f"{'>' if self.open_below else '>='} {self.low:g}"
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Hyper-parameters of a method; the defaults are the paper's main setting.
+
+    A method's own ``Config`` inherits from that of its base class and becomes a frozen dataclass by itself. Each
+    field has a default and a docstring below it. A field made by `weight`, `temperature`, `positive`, `non_negative`,
+    `fraction` or `count` has bounds, which are checked here.
+
+    Raises
+    ------
+    ValueError
+        A value is out of bounds, or `check` refuses the settings.
+    """
+
+    def __post_init__(self) -> None:
+        for name, bounds in bounds_of(type(self)).items():  # type: ignore[arg-type]
+            if (value := getattr(self, name)) not in bounds:
+                raise ValueError(f"{name} must be {bounds}, not {value}")
+        self.check()
+
+    def check(self) -> None:
+        """Raise ValueError for settings that do not fit each other; by default all do."""
+
+
+def weight(default: float, *, later: bool = False, resource: bool = False) -> Any:
+    """Return a field for the factor of a term of the loss, >= 0.
+
+    Parameters
+    ----------
+    default
+        Value where nothing else is chosen.
+    later
+        See `later`.
+    resource
+        See `resource`.
+    """
+    return _field(default, Bounds(0), later=later, resource=resource)
+
+
+def non_negative(default: float, *, later: bool = False, resource: bool = False) -> Any:
+    """Return a field for a number >= 0 that is no weight, such as a margin; keywords as in `weight`."""
+    return _field(default, Bounds(0), later=later, resource=resource)
+
+
+def temperature(default: float, *, later: bool = False, resource: bool = False) -> Any:
+    """Return a field for a temperature, which divides logits or similarities, > 0; keywords as in `weight`.
+
+    A field that is itself called ``temperature`` hides this name from the fields below it, which take `positive`.
+    """
+    return _field(default, Bounds(0, open_below=True), later=later, resource=resource)
+
+
+def positive(default: float, *, later: bool = False, resource: bool = False) -> Any:
+    """Return a field for a number > 0; keywords as in `weight`."""
+    return _field(default, Bounds(0, open_below=True), later=later, resource=resource)
+
+
+def fraction(default: float, *, later: bool = False, resource: bool = False) -> Any:
+    """Return a field for a share of a whole, in [0, 1]; keywords as in `weight`."""
+    return _field(default, Bounds(0, 1), later=later, resource=resource)
+
+
+def count(default: int, *, later: bool = False, resource: bool = False) -> Any:
+    """Return a field for a whole number > 0, such as a width; keywords as in `weight`."""
+    return _field(default, Bounds(0, open_below=True, whole=True), later=later, resource=resource)
+
+
+def resource(default: Any) -> Any:
+    """Return a field that bounds memory or time and changes no result: no part of a cell's identity."""
+    return _field(default, None, later=False, resource=True)
+
+
+def later(default: Any) -> Any:
+    """Return a field that was added to a method whose results were kept before.
+
+    Its default must change nothing: at that value the field is no part of a cell's identity, so that the cells of
+    before stay what they are.
+    """
+    return _field(default, None, later=True, resource=False)
+
+
+def _field(default: Any, bounds: Bounds | None, *, later: bool, resource: bool) -> Any:
+    return dataclasses.field(default=default, metadata={_BOUNDS: bounds, _LATER: later, _RESOURCE: resource})
+
+
+@functools.cache
+def bounds_of(config: type[Any]) -> dict[str, Bounds]:
+    """Return the bounds of a ``Config``'s settings by name, of those that have some.
+
+    A field that gives an inherited one another default, without saying what it may be, keeps its bounds.
+    """
+    owners = [owner for owner in reversed(config.__mro__) if dataclasses.is_dataclass(owner)]
+    fields = [field for owner in owners for field in dataclasses.fields(owner)]
+    return {field.name: field.metadata[_BOUNDS] for field in fields if field.metadata.get(_BOUNDS)}
+
+
+def deciding(config: Config) -> dict[str, Any]:
+    """Return the settings that decide results, as plain values."""
+    return {
+        field.name: value
+        for field in dataclasses.fields(config)
+        for value in (getattr(config, field.name),)
+        if not field.metadata.get(_RESOURCE) and not (field.metadata.get(_LATER) and value == field.default)
+    }
+
+
+def freeze(config: type[Config]) -> None:
+    """Make a ``Config`` a frozen dataclass, in place, unless its own decorator has done so."""
+    if "__dataclass_fields__" not in vars(config):
+        dataclass(frozen=True, kw_only=True)(config)
+
+
+def field_docs(config: type[Config]) -> dict[str, str]:
+    """Return the docstring below each field of a ``Config``, those of inherited fields first."""
+    docs: dict[str, str] = {}
+    for owner in reversed(config.__mro__):
+        if dataclasses.is_dataclass(owner):
+            docs |= _docs_below(owner)
+    return docs
+
+
+def _docs_below(config: type) -> dict[str, str]:
+    body = ast.parse(textwrap.dedent(inspect.getsource(config))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    docs: dict[str, str] = {}
+    for line, following in itertools.pairwise([*body.body, ast.Pass()]):
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
+            is_text = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+            docs[line.target.id] = inspect.cleandoc(str(following.value.value)) if is_text else ""  # type: ignore[attr-defined]
+    return docs

@@ -1,0 +1,24 @@
+"""How cells are run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from kdbench.utils.scheduler import Scheduler
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How cells are run. Nothing here changes their results beyond rounding."""
+
+    runs: Path
+    device: torch.device
+    save_every: float = 60.0
+    """Seconds between two saves of the state."""
+    scheduler: Scheduler = field(default_factory=Scheduler)
+    """Knows about the jobs of other processes that work on cells."""
+    compile: bool = False
+    """On a GPU, launch each step as CUDA graphs; elsewhere, compile the student."""

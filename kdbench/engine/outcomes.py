@@ -1,0 +1,89 @@
+"""What became of each cell: its record, or why there is none."""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, final
+
+import torch
+
+from kdbench.engine.progress import Diverged
+from kdbench.engine.run import Run
+from kdbench.errors import UserError
+from kdbench.experiment.cell import Cell
+from kdbench.experiment.folder import FAILURE
+from kdbench.utils.files import write_json
+from kdbench.utils.leases import Busy, Superseded
+
+Outcome = dict[str, Any] | Exception
+"""A cell's record, or why there is none."""
+
+
+@final
+class Outcomes:
+    """Records and errors of some cells; the reason of a failure is left in the cell's folder as well."""
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        self._cells = cells
+        self._by_id: dict[str, Outcome] = {}
+
+    def set(self, cell: Cell, outcome: Outcome) -> None:
+        """Note a cell's record or error."""
+        self._by_id[cell.id] = outcome
+
+    def has(self, cell: Cell) -> bool:
+        """Whether a cell has ended."""
+        return cell.id in self._by_id
+
+    def list(self) -> list[Outcome]:
+        """Return the outcomes in the order of the cells."""
+        return [self._by_id[cell.id] for cell in self._cells]
+
+    @contextlib.contextmanager
+    def of(self, cell: Cell, folder: Path | None = None, permit: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Turn what goes wrong inside into the cell's outcome.
+
+        Parameters
+        ----------
+        folder
+            Where the reason is left, if it is given.
+        permit
+            Raises if this process may not write any more.
+        """
+        try:
+            yield
+        except Exception as error:
+            self._fail(cell, error, folder, permit)
+
+    def attempt(self, run: Run) -> contextlib.AbstractContextManager[None]:
+        """Let what goes wrong inside end this run alone."""
+        return self.of(run.cell, run.folder, run.permit)
+
+    def fail(self, run: Run, error: Exception) -> None:
+        """End a run with an error."""
+        self._fail(run.cell, error, run.folder, run.permit)
+
+    def _fail(self, cell: Cell, error: Exception, folder: Path | None, permit: Callable[[], None]) -> None:
+        outcome: Exception = error
+        match error:
+            case Busy() | Superseded():  # another process works on it
+                self.set(cell, error)
+                return
+            case Diverged():
+                failure = {"reason": error.reason, "text": str(error)} | error.failure
+            case UserError():
+                failure = {"reason": error.reason, "text": str(error)}
+            case torch.OutOfMemoryError():
+                text = str(error).splitlines()[0]
+                outcome = UserError(f"{cell} failed: out of memory ({text}); its last state is kept in {folder}")
+                failure = {"reason": "out of memory", "text": text}
+            case _:
+                trace = "".join(traceback.format_exception(error))
+                failure = {"reason": "error", "text": f"{type(error).__name__}: {error}", "traceback": trace}
+        self.set(cell, outcome)
+        if folder:
+            with contextlib.suppress(UserError):  # a full disk must not hide the reason
+                write_json(folder / FAILURE, failure, permit=permit)

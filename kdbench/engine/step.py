@@ -1,0 +1,101 @@
+"""One training step's forward pass, student and loss, as one module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.data.batches import Batches
+from kdbench.engine.phase import Phase
+from kdbench.experiment.cell import Cell
+from kdbench.experiment.registry import load_method
+from kdbench.method import Batch, Method, Setup
+from kdbench.net import Net, Outputs
+from kdbench.utils.device import autocast
+from kdbench.utils.precision import Precision
+from kdbench.utils.streams import seeded
+
+
+@final
+class Step(nn.Module):
+    """Forward pass of the student and the method's loss: what a CUDA graph records, and what runs on a group of images.
+
+    It owns all that is trained, so whatever has to see every parameter takes this module.
+
+    Parameters
+    ----------
+    student
+        The network that is trained: the student itself, or what the method made of it.
+    precision
+        Of the forward pass; losses are float32 all the same.
+    compiled
+        Whether to compile the student.
+    """
+
+    def __init__(self, student: Net, method: Method, precision: Precision = "fp32", *, compiled: bool = False) -> None:
+        super().__init__()
+        self.student, self.method = student, method
+        self._precision: Precision = precision
+        # A function, not a module: the student stands in this module once.
+        self._compiled: Callable[..., Outputs] | None = (
+            torch.compile(student.forward, dynamic=False) if compiled else None
+        )
+
+    def forward(self, phase: Phase, batch: Batch, teacher: Outputs) -> dict[str, Tensor]:
+        """Return the named, weighted scalar terms of the loss.
+
+        Parameters
+        ----------
+        batch
+            Views ``(V*B, 3, H, W)`` of ``B`` images.
+        teacher
+            At least the parts that the phase needs, of these views.
+        """
+        reads = phase.reads.student
+        with autocast(batch.images.device, self._precision):
+            query = self._compiled or self.student
+            student = query(batch.images, reads) if reads else Outputs("student")
+            return phase.loss(student, teacher.narrowed(phase.reads.teacher), batch)
+
+
+def build_step(cell: Cell, student: Net, batches: Batches, teacher: Net | None, *, compiled: bool = False) -> Step:
+    """Build a cell's method around its student, from the method's own random stream.
+
+    Raises
+    ------
+    ValueError
+        The method cannot work on these networks, or on batches of this size.
+    """
+    method_class, protocol = load_method(cell.method), cell.protocol
+    setup = Setup(
+        student=student,
+        teacher=teacher,
+        labels=batches.data.dataset.train_labels,
+        epochs=protocol.epochs,
+        steps_per_epoch=batches.steps,
+    )
+    with seeded(cell.seed, "init", "method"):
+        method = method_class(cell.settings.config, setup)
+        net = method.wrap(setup)
+    if protocol.batch_size < method.min_images:
+        raise ValueError(
+            "the method cannot train on a batch of one image, because its batch norm sees one value a channel: "
+            f"choose a batch size of at least {method.min_images}"
+        )
+    return Step(net, method, protocol.precision, compiled=compiled)
+
+
+class StepObserver:
+    """Sees each step of a run, and changes nothing; this one looks away."""
+
+    def begins(self, batch: Batch, teacher: Outputs) -> None:
+        """See what the loss is about to be given."""
+
+    def computed(self, terms: Mapping[str, Tensor]) -> None:
+        """See the terms of the loss, before the backward pass."""
+
+    def ends(self, names: tuple[str, ...], values: Tensor) -> None:
+        """See the names and values ``(num_terms,)`` of the terms after the update, also of a step that is replayed."""

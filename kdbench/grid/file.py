@@ -1,0 +1,182 @@
+"""Read a grid's TOML file: pairs, methods and seeds, checked line by line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from kdbench.errors import UserError
+from kdbench.experiment.pairs import Pair, named_pairs
+from kdbench.experiment.protocol import protocol_names
+from kdbench.experiment.registry import method_names
+from kdbench.models import NETWORKS, parse_pair
+from kdbench.utils.names import find_name
+from kdbench.utils.precision import Precision
+
+_KEYS = ("protocol", "pairs", "methods", "seeds", "epochs", "precision", "data", "method")
+_Name = TypeVar("_Name", str, Pair)
+_EXAMPLE = 'pairs = ["ResNet50>MobileNetV2"]'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridFile:
+    """The content of a grid's file, with names in their canonical spelling."""
+
+    path: Path
+    protocol: str
+    pairs: tuple[Pair, ...]
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    settings: dict[str, dict[str, tuple[Any, ...]]]
+    """Settings of each method in this grid; every combination of their values is a cell."""
+    epochs: int | None = None
+    precision: str | None = None
+    data: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Return the name of the grid."""
+        return self.path.stem
+
+
+def read_grid(path: Path) -> GridFile:
+    """Read a grid's file.
+
+    Raises
+    ------
+    UserError
+        The file does not exist, is not TOML, or a line is unknown, missing, repeated or of the wrong type: the text
+        quotes the line and lists what is known.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"file {path} does not exist: README.md, 'A grid', shows one to start from") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder: name the grid's TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not TOML: {error}") from None
+    for key, value in values.items():
+        with error_context(path, key, value):
+            require_name("key", key, _KEYS)
+    for key in ("protocol", "pairs", "methods", "seeds"):
+        if key not in values:
+            raise UserError(f"{path} has no line {key!r}: a grid needs {', '.join(_KEYS[:4])}, e.g. {_EXAMPLE}")
+    with error_context(path, "protocol", values["protocol"]):
+        protocol = _named("protocol", _typed(values["protocol"], str, "the name of a protocol"), protocol_names())
+    with error_context(path, "methods", values["methods"]):
+        names = _listed(values["methods"], "names of methods")
+        methods = _distinct("method", [_named("method", name, method_names()) for name in names])
+    with error_context(path, "pairs", values["pairs"]):
+        pairs = _distinct("pair", list(_pairs(_listed(values["pairs"], "pairs 'TEACHER>STUDENT' or names of sets"))))
+    with error_context(path, "seeds", values["seeds"]):
+        seeds = _seeds(values["seeds"])
+    settings: dict[str, dict[str, tuple[Any, ...]]] = {}
+    for name, table in _typed(values.get("method", {}), dict, "tables [method.NAME]").items():
+        with error_context(path, f"[method.{name}]", table):
+            method = _named("method", name, methods, "of this grid")
+            settings[method] = _settings(_typed(table, dict, "a table of settings"))
+    with error_context(path, "epochs", values.get("epochs")):
+        epochs = _typed(values.get("epochs"), int | None, "a whole number")
+        if epochs is not None and epochs < 1:
+            raise UserError("epochs must be at least 1")
+    with error_context(path, "precision", values.get("precision")):
+        precision = _typed(values.get("precision"), str | None, "a word")
+        if precision is not None:
+            require_name("precision", precision, get_args(Precision))
+    with error_context(path, "data", values.get("data")):
+        data = _typed(values.get("data"), str | None, "a folder, or npz:FILE")
+    return GridFile(
+        path=path,
+        protocol=protocol,
+        pairs=pairs,
+        methods=methods,
+        seeds=seeds,
+        settings=settings,
+        epochs=epochs,
+        precision=precision,
+        data=data,
+    )
+
+
+@contextlib.contextmanager
+def error_context(path: Path, key: str, value: Any) -> Iterator[None]:
+    """Prefix user errors with the file and the line they concern."""
+    try:
+        yield
+    except UserError as error:
+        line = f"{key} {json.dumps(value, default=str)}" if key.startswith("[") else f"{key} = {_shortened(value)}"
+        raise UserError(f"{path}: {line}: {error}") from None
+
+
+def _shortened(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def require_name(noun: str, name: str, choices: Sequence[str]) -> None:
+    """Raise an error that lists the choices if a name is not one of them."""
+    if name not in choices:
+        raise UserError(f"unknown {noun} {name!r}: known are {', '.join(choices)}")
+
+
+def _named(noun: str, name: str, choices: Sequence[str], where: str = "") -> str:
+    return find_name(noun, name, choices, f"known{f' {where}' if where else ''} are {', '.join(choices)}")
+
+
+def _typed(value: Any, expected_type: Any, description: str) -> Any:
+    if not isinstance(value, expected_type) or isinstance(value, bool):
+        raise UserError(f"must be {description}")
+    return value
+
+
+def _listed(value: Any, description: str) -> list[str]:
+    if not isinstance(value, list) or not value or not all(isinstance(word, str) for word in value):
+        raise UserError(f"must be a list of {description}")
+    return value
+
+
+def _distinct(noun: str, names: list[_Name]) -> tuple[_Name, ...]:
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{noun} {name} is listed twice: keep one of them")
+    return tuple(names)
+
+
+def _pairs(words: list[str]) -> Iterator[Pair]:
+    sets = named_pairs()
+    for word in words:
+        if word in sets:
+            yield from sets[word].pairs
+            continue
+        try:
+            yield parse_pair(word)
+        except UserError as error:
+            raise UserError(f"{error}; known are the sets {', '.join(sets)} and {', '.join(NETWORKS)}") from None
+
+
+def _seeds(value: Any) -> tuple[int, ...]:
+    seeds = list(range(1, value + 1)) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
+        raise UserError("seeds must be a positive number (5 means 1 to 5) or a list such as [1, 2, 7]")
+    if out_of_range := [seed for seed in seeds if not 0 <= seed < 2**31]:
+        raise UserError(f"a seed must be between 0 and {2**31 - 1}, not {out_of_range[0]}")
+    if len(set(seeds)) < len(seeds):
+        repeated = next(seed for seed in seeds if seeds.count(seed) > 1)
+        raise UserError(f"seed {repeated} is listed twice: keep one of them")
+    return tuple(seeds)
+
+
+def _settings(table: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
+    settings = {}
+    for key, value in table.items():
+        values = tuple(value) if isinstance(value, list) else (value,)
+        if not values or len({json.dumps(choice, default=str) for choice in values}) < len(values):
+            raise UserError(f"{key} must be one value or a list of different values")
+        settings[key] = values
+    return settings

@@ -1,0 +1,96 @@
+"""Run a worker as a job: submitit starts it, signals it before a time limit, and has it started again."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import sys
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import final
+
+import submitit
+from rich.console import Console
+
+from kdbench.engine.display import Display
+from kdbench.errors import Interrupted
+from kdbench.experiment.folder import RECORD, STATE
+from kdbench.grid.worker import Worker, Workload
+from kdbench.teachers.cache import FOLDER as CACHES
+from kdbench.utils.files import write_json
+from kdbench.utils.leases import Leases
+from kdbench.utils.scheduler import Scheduler
+from kdbench.utils.text import counted
+
+REPORT = "ended.json"
+"""Written to a worker's folder when nothing is left to do or it was stopped; a worker that crashed writes nothing."""
+MAX_IDLE_STARTS = 3
+"""Starts in a row without progress after which a job is not started again."""
+
+
+@final
+class GridJob:
+    """Do a workload as a job, which resumes wherever it was each time it is started.
+
+    Parameters
+    ----------
+    make_scheduler
+        Makes the batch system that the job asks about other processes; called in the job.
+    folder
+        A folder that the job holds while it runs, so that others can tell; None where a batch system tells.
+    """
+
+    def __init__(
+        self, workload: Workload, make_scheduler: Callable[[], Scheduler] = Scheduler, folder: Path | None = None
+    ) -> None:
+        self.workload, self.make_scheduler, self.folder = workload, make_scheduler, folder
+        self.idle_starts, self.mark = 0, 0
+
+    def __call__(self) -> None:
+        """Do the workload; a job in which something failed exits with code 1."""
+        self.mark = progress_mark(self.workload)
+        console = Console(width=160, highlight=False, force_terminal=False)
+        scheduler = self.make_scheduler()
+        code = resources.files("kdbench")
+        console.print(f"kdbench {code}, process {os.getpid()}, {scheduler.own_job() or ''}")
+        try:
+            with Leases(scheduler) as leases, Display(console) as display:
+                if self.folder:
+                    leases.hold(self.folder)
+                    (self.folder / REPORT).unlink(missing_ok=True)
+                report = Worker(self.workload, scheduler, display).run()
+        except Interrupted as stopped:
+            console.print(str(stopped), markup=False)
+            if self.folder:
+                write_json(self.folder / REPORT, {"stopped": stopped.signum})
+            if stopped.signum == signal.SIGUSR2:  # states are saved: now submitit may have the job started again
+                signal.raise_signal(signal.SIGUSR2)
+            sys.exit(128 + stopped.signum)
+        for text in report.left:
+            console.print(f"left: {text}", markup=False)
+        if self.folder:
+            write_json(self.folder / REPORT, dataclasses.asdict(report))
+        console.print(f"{counted(report.done, 'cell')} done, {len(report.failed)} failed, {len(report.left)} left")
+        if report.failed or report.left:
+            sys.exit(1)
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission | None:
+        """Return the job to start again; None if the last starts made no progress."""
+        mark = progress_mark(self.workload)
+        self.idle_starts = self.idle_starts + 1 if mark == self.mark else 0
+        if self.idle_starts >= MAX_IDLE_STARTS:
+            sys.stdout.write(f"{self.idle_starts} starts in a row without progress: is the time limit too short?\n")
+            return None
+        return submitit.helpers.DelayedSubmission(self)
+
+
+def progress_mark(workload: Workload) -> int:
+    """Return a number that changes whenever a state, a record or a segment of a cache has been saved."""
+    runs = Path(workload.session["runs"])
+    cells = [*workload.train, *workload.caches, *workload.cells]
+    files = [cell.folder(runs) / name for cell in cells for name in (STATE, RECORD)]
+    if workload.caches:
+        files += (runs / CACHES).glob("*/*/*")
+    return sum(path.stat().st_mtime_ns for path in files if path.exists())

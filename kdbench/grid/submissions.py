@@ -1,0 +1,146 @@
+"""Write and read submissions: one folder each, with its jobs and their logs, whoever launched them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from kdbench.data.datasets import NPZ
+from kdbench.errors import UserError
+from kdbench.grid.grid import Grid
+from kdbench.teachers.plan import CacheMode
+from kdbench.utils.files import explain_os_errors, write_json
+from kdbench.utils.leases import holder_of, living
+from kdbench.utils.names import safe_name
+from kdbench.utils.scheduler import Scheduler
+
+Launcher = Literal["slurm", "local"]
+"""Who starts the jobs: Slurm, or this machine."""
+_MANIFEST = "submission.json"
+_LAUNCHER, _LOCKSTEP = "kind", "together"
+"""What the manifest calls ``launcher`` and ``lockstep``; other versions of kdbench read and write the same."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """How cells are run, besides what the grid's file and a profile say."""
+
+    jobs: int = 1
+    """Number of workers on this machine."""
+    lockstep: int = 1
+    """Maximum number of cells that a worker on this machine trains in lockstep."""
+    cache: CacheMode = "auto"
+    device: str | None = None
+    compile: bool = False
+    save_every: float = 60.0
+
+    def session(self, grid: Grid) -> dict[str, Any]:
+        """Return the arguments with which a job opens its session, in any folder."""
+        file, data = grid.file, str(grid.session.data)
+        path = data.removeprefix(NPZ)
+        return {
+            "protocol": file.protocol,
+            "epochs": file.epochs,
+            "precision": file.precision,
+            "runs": str(grid.session.runs.absolute()),
+            "data": f"{NPZ if path != data else ''}{Path(path).absolute()}",
+            "device": self.device,
+            "compile": self.compile,
+            "save_every": self.save_every,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class SubmittedJob:
+    """A job that was submitted: a Slurm job, or a worker on this machine."""
+
+    id: str
+    stage: str
+    cells: tuple[str, ...]
+    """Ids of the cells that it runs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """The jobs that one command submitted."""
+
+    folder: Path
+    launcher: Launcher
+    cluster: str
+    profile: dict[str, Any]
+    """The profile in plain values; empty for workers on this machine."""
+    launch: Launch
+    jobs: tuple[SubmittedJob, ...]
+
+    def write(self) -> None:
+        """Write the manifest to the submission's folder."""
+        values = dataclasses.asdict(self)
+        del values["folder"]
+        values[_LAUNCHER] = values.pop("launcher")
+        values["launch"][_LOCKSTEP] = values["launch"].pop("lockstep")
+        write_json(self.folder / _MANIFEST, values)
+
+    def log(self, job: SubmittedJob) -> Path:
+        """Return the log of a Slurm job."""
+        return self.folder / f"{job.id}_0_log.out"
+
+
+def new_folder(grid: Grid, launcher: Launcher) -> Path:
+    """Make a folder for a submission of a grid."""
+    parent = folder_of(grid)
+    with explain_os_errors(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        number = 1 + max((int(path.name[:4]) for path in parent.glob("[0-9][0-9][0-9][0-9]-*")), default=0)
+        while True:
+            folder = parent / f"{number:04d}-{launcher}"
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                number += 1
+            else:
+                return folder.absolute()
+
+
+def folder_of(grid: Grid) -> Path:
+    """Return the folder of a grid's submissions."""
+    return grid.session.runs / grid.session.protocol.name / "grids" / safe_name(grid.file.name)
+
+
+def read_submissions(grid: Grid) -> list[Submission]:
+    """Read all submissions under a grid's protocol, oldest first: grids may share cells.
+
+    Raises
+    ------
+    UserError
+        A manifest is damaged.
+    """
+    submissions = []
+    manifests = folder_of(grid).parent.glob(f"*/*/{_MANIFEST}")
+    for path in sorted(manifests, key=lambda path: path.stat().st_mtime_ns):
+        try:
+            submissions.append(_parse(path.parent, json.loads(path.read_bytes())))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged ({error}): move its folder away") from None
+    return submissions
+
+
+def _parse(folder: Path, values: dict[str, Any]) -> Submission:
+    jobs = tuple(SubmittedJob(job["id"], job["stage"], tuple(job["cells"])) for job in values["jobs"])
+    launch = values["launch"]
+    return Submission(
+        folder=folder,
+        launcher=values[_LAUNCHER],
+        cluster=values["cluster"],
+        profile=values["profile"],
+        launch=Launch(lockstep=launch.pop(_LOCKSTEP, 1), **launch),
+        jobs=jobs,
+    )
+
+
+def is_held(folder: Path, scheduler: Scheduler) -> bool:
+    """Return whether a live process holds a folder."""
+    held = holder_of(folder)
+    return held is not None and bool(living(dict([held]), scheduler))

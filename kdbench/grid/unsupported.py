@@ -1,0 +1,61 @@
+"""Find the pairs of a grid that a method does not support, without allocating weights."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+
+import torch
+
+from kdbench.data.datasets import DataShape
+from kdbench.experiment.pairs import Pair
+from kdbench.experiment.protocol import Protocol
+from kdbench.experiment.registry import load_method
+from kdbench.grid.grid import Grid
+from kdbench.grid.shapes import without_values
+from kdbench.grid.variants import Variant
+from kdbench.method import Setup
+from kdbench.models import build_backbone
+from kdbench.net import Net
+
+
+def unsupported(grid: Grid, variants: Iterable[Variant], data: DataShape) -> dict[str, str]:
+    """Return why methods do not support pairs of the grid, by ``"METHOD PAIR"``.
+
+    A method that reads values of a network, or a network that cannot be built without them, is not judged here.
+    """
+    protocol, nets = grid.session.protocol, dict[str, Net | None]()
+    reasons: dict[str, str] = {}
+    for cell in (variant.cell for variant in variants):
+        names = [cell.student, *([cell.teacher.network] if cell.teacher else [])]
+        for name in names:
+            if name not in nets:
+                nets[name] = _net(name, protocol, data)
+        student, *teacher = (nets[name] for name in names)
+        if student is None or None in teacher:
+            continue
+        try:
+            with without_values():
+                labels = torch.zeros(data.num_images, dtype=torch.int64)
+                setup = Setup(
+                    student=student,
+                    teacher=teacher[0] if teacher else None,
+                    labels=labels,
+                    epochs=protocol.epochs,
+                    steps_per_epoch=1,
+                )
+                load_method(cell.method)(cell.settings.config, setup).wrap(setup)
+        except ValueError as error:
+            pair = Pair.of(cell.teacher.network, cell.student) if cell.teacher else cell.student
+            reasons[f"{cell.method} {pair}"] = str(error)
+        except Exception:  # noqa: S112 - it needs values
+            continue
+    return reasons
+
+
+def _net(network: str, protocol: Protocol, data: DataShape) -> Net | None:
+    rules = protocol.rules.data
+    with contextlib.suppress(Exception), without_values():
+        backbone = build_backbone(network, data.num_classes, data.image_size)
+        return Net(network, backbone, mean=rules.mean, std=rules.std, image_size=data.image_size)
+    return None

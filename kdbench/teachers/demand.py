@@ -1,0 +1,67 @@
+"""What cells will visit and read of a teacher, known before they are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+
+from kdbench.data.batches import DeviceData
+from kdbench.data.views import Augmentation, views
+from kdbench.experiment.cell import Cell
+from kdbench.experiment.registry import load_method
+from kdbench.method import ViewPlan
+from kdbench.net import Part
+from kdbench.teachers.cache import STORED
+from kdbench.teachers.segments import Pairs
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What one cell, or one method under one seed, visits and reads of a teacher."""
+
+    seed: int
+    plan: ViewPlan
+    parts: frozenset[Part]
+    epochs: range
+
+    @classmethod
+    def by(cls, cell: Cell) -> Wanted:
+        """What a cell wants."""
+        kind, config = load_method(cell.method), cell.settings.config
+        return cls(cell.seed, kind.views(config), kind.all_reads(config).teacher, cell.epochs)
+
+    @property
+    def cacheable(self) -> bool:
+        """Whether a cache keeps all of it."""
+        return self.parts <= STORED and not self.plan.num_strong
+
+
+@final
+class Visits:
+    """A set of pairs of image and view."""
+
+    def __init__(self, num_images: int, augmentation: Augmentation) -> None:
+        self._num_images, self._augmentation = num_images, augmentation
+        self._visited = torch.zeros(num_images * augmentation.num_views, dtype=torch.bool)
+
+    def add(self, seed: int, epochs: range, plan: ViewPlan) -> None:
+        """Add what a seed visits in epochs, given by their numbers in streams."""
+        index = torch.arange(self._num_images)
+        for epoch in epochs:
+            ids = views(seed, epoch, self._num_images, self._augmentation, plan)
+            self._visited[self._augmentation.pair(index, ids).flatten()] = True
+
+    def pairs(self) -> Pairs:
+        """The pairs, in ascending order, int64 ``(P,)``."""
+        return self._visited.nonzero().flatten().numpy()
+
+
+def visited(wanted: Sequence[Wanted], data: DeviceData) -> Pairs:
+    """Return all pairs of image and view that are visited, ascending."""
+    visits = Visits(len(data.labels), data.images.augmentation)
+    for seed, plan, epochs in dict.fromkeys((one.seed, one.plan, one.epochs) for one in wanted):
+        visits.add(seed, epochs, plan)
+    return visits.pairs()

@@ -1,0 +1,81 @@
+"""The teachers of one protocol and data set in a folder of runs: found by name, loaded and measured once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import final
+
+import torch
+
+from kdbench.data.lazy import LazyData
+from kdbench.experiment.cell import TeacherRef
+from kdbench.experiment.pairs import TeacherSpec
+from kdbench.experiment.protocol import Protocol
+from kdbench.teachers.cache import Identity, TeacherCache
+from kdbench.teachers.cards import TeacherCard, find_teacher, load_teacher
+from kdbench.teachers.outputs import LiveTeacher
+from kdbench.utils.scheduler import Scheduler
+
+
+@final
+class TeacherStore:
+    """Teachers on disk, and what is open of them.
+
+    Parameters
+    ----------
+    scheduler
+        Knows about the jobs of other processes that build caches.
+    """
+
+    def __init__(
+        self, runs: Path, protocol: Protocol, data: LazyData, device: torch.device, scheduler: Scheduler
+    ) -> None:
+        self.runs, self.protocol, self.data = runs, protocol, data
+        self.device, self.scheduler = device, scheduler
+        self._live: dict[str, LiveTeacher] = {}
+        self._caches: dict[str, TeacherCache] = {}
+
+    def find(self, spec: TeacherSpec, network: str) -> TeacherCard:
+        """Find the card of a teacher; ``network`` is the one spelling of its network's name.
+
+        Raises
+        ------
+        UserError
+            There is none, or there are several.
+        """
+        return find_teacher(self.runs, self.protocol, spec, network)
+
+    def card(self, teacher: TeacherRef) -> TeacherCard:
+        """Return the card of a cell's teacher.
+
+        Raises
+        ------
+        UserError
+            There is none.
+        """
+        return self.find(TeacherSpec(teacher.network, teacher.hash), teacher.network)
+
+    def live(self, card: TeacherCard) -> LiveTeacher:
+        """Return the loaded and measured teacher of a card.
+
+        Raises
+        ------
+        UserError
+            Its weights or its accuracy are not those on the card.
+        """
+        if card.id not in self._live:
+            teacher = load_teacher(self.runs, card, self.protocol, self.data.dataset, self.device)
+            self._live[card.id] = LiveTeacher(teacher, self.protocol.precision, self.device)
+        return self._live[card.id]
+
+    def cache(self, card: TeacherCard) -> TeacherCache:
+        """Return the cache of a teacher's outputs.
+
+        Raises
+        ------
+        UserError
+            It is damaged.
+        """
+        if card.id not in self._caches:
+            self._caches[card.id] = TeacherCache(self.runs, Identity.of(card, self.protocol, self.data.dataset))
+        return self._caches[card.id]

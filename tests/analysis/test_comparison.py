@@ -1,0 +1,150 @@
+"""What may stand in one table, and what may not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_records import fake_grid, fake_record, write_records
+from test_records import begin
+
+from kdbench.analysis import splitting
+from kdbench.analysis.comparison import Comparison, select
+from kdbench.analysis.records import Records, as_frame, read_records
+from kdbench.errors import UserError
+from kdbench.experiment.protocol import load_protocol
+
+DIGITS = load_protocol("digits-demo-v1")
+ALONE = [fake_record("ce", seed, 65.0 + seed, teacher=None) for seed in range(3)]
+KD = [fake_record("kd", seed, 70.0 + seed) for seed in range(3)]
+
+
+def split(*records: dict[str, Any]) -> list[Comparison]:
+    return splitting.split(Records(as_frame(records), [], []))
+
+
+def labels(comparison: Comparison) -> list[str]:
+    return [row.label for row in comparison.rows]
+
+
+def test_the_student_only_baseline_stands_in_the_pairs_of_all_its_teachers() -> None:
+    other = [fake_record("kd", seed, 71.0, teacher="resnet56", teacher_id="file:1") for seed in range(3)]
+    (found,) = split(*ALONE, *KD, *other)
+    assert [pair.name for pair in found.pairs] == ["resnet20 > resnet8", "resnet56 > resnet8"]
+    assert found.student_only is not None
+    assert found.student_only.label == "ce"
+    for pair in found.pairs:
+        assert found.results[found.student_only, pair].values() == {0: 65.0, 1: 66.0, 2: 67.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"protocol": DIGITS.override(epochs=3)}, "with epochs=3"),
+        ({"protocol": DIGITS.override(precision="bf16")}, "with precision=bf16"),
+        ({"protocol": DIGITS.override(dataset="npz:0123")}, "with dataset=npz:0123"),
+        ({"protocol": DIGITS.override(version=9)}, "version=9"),
+        ({"data_fingerprint": "e" * 64}, "data eeeeeeee"),
+        ({"epoch_rule": "best on validation"}, "epoch best on "),
+    ],
+)
+def test_records_under_other_rules_are_a_comparison_of_their_own(changes: dict[str, Any], words: str) -> None:
+    found = split(*ALONE, *KD, *(fake_record("kd", seed + 10, 60.0, **changes) for seed in range(2)))
+    assert len(found) == 2
+    assert len({one.title for one in found}) == 2
+    (other,) = [one for one in found if words in one.title]
+    assert labels(other) == ["kd"]
+    (result,) = other.results.values()
+    assert result.values() == {10: 60.0, 11: 60.0}
+
+
+@pytest.mark.parametrize(
+    ("teacher", "names"),
+    [
+        ({"teacher_id": "cell:ffff0000"}, {"resnet20 (abcdef01) > resnet8", "resnet20 (ffff0000) > resnet8"}),
+        (
+            {"weights": "another"},
+            {"resnet20 (weights wcell:ab) > resnet8", "resnet20 (weights another) > resnet8"},
+        ),
+    ],
+)
+def test_teachers_with_other_weights_are_pairs_of_their_own(teacher: dict[str, str], names: set[str]) -> None:
+    record = fake_record("kd", 7, 60.0, teacher_id=teacher.get("teacher_id", "cell:abcdef0123"))
+    record["teacher"] |= {key: value for key, value in teacher.items() if key == "weights"}
+    (found,) = split(*ALONE, *KD, record)
+    assert {pair.name for pair in found.pairs} == names
+    assert sorted(len(found.results[found.find("kd"), pair].frame) for pair in found.pairs) == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"chosen": {"temperature": 2.0}}, {"ce", "kd", "kd temperature=2.0"}),
+        ({"version": 2}, {"ce", "kd (version 1)", "kd (version 2)"}),
+        ({"views": 4}, {"ce", "kd (1 views)", "kd (4 views)"}),
+        ({"settings": {"weight": 3.0}}, {"ce", "kd weight=None", "kd weight=3.0"}),
+    ],
+)
+def test_what_a_method_was_run_with_makes_a_row(changes: dict[str, Any], expected: set[str]) -> None:
+    (found,) = split(*ALONE, *KD, fake_record("kd", 7, 75.0, **changes))
+    assert set(labels(found)) == expected
+
+
+def test_published_settings_may_differ_between_pairs() -> None:
+    own = fake_record("dkd", 1, 70.0, settings={"beta": 2.0})
+    other = fake_record("dkd", 1, 70.0, settings={"beta": 8.0}, student="resnet14")
+    (found,) = split(own, other)
+    assert labels(found) == ["dkd"]
+    assert found.student_only is None
+
+
+def test_teachers_are_no_students() -> None:
+    teacher = fake_record("ce", 0, 80.0, teacher=None, student="resnet20")
+    taught = [fake_record("kd", seed, 70.0, teacher_id=f"cell:{teacher['cell']}") for seed in range(2)]
+    (found,) = split(teacher, *taught, *ALONE)
+    assert [pair.name for pair in found.pairs] == ["resnet20 > resnet8"]
+    assert teacher["cell"] not in set(found.frame["cell"])
+    (alone,) = split(teacher)
+    assert [pair.name for pair in alone.pairs] == ["resnet20, student only"]
+
+
+def test_a_row_is_complete_with_all_seeds_of_all_pairs() -> None:
+    (found,) = split(*ALONE, *KD, *(fake_record("dkd", seed, 70.0) for seed in range(2)))
+    assert found.complete(found.find("kd"))
+    assert not found.complete(found.find("dkd"))
+
+
+def test_cells_that_are_not_finished_have_their_place(tmp_path: Path) -> None:
+    write_records(tmp_path, [*ALONE, *KD])
+    begin(tmp_path / "a", 3, "diverged")
+    begin(tmp_path / "b", 0, chosen={"temperature": 2.0})
+    begin(tmp_path / "c", 0, teacher="resnet56", teacher_id="file:1")
+    begin(tmp_path / "d", 0, protocol=DIGITS.override(epochs=3))
+    (found,) = splitting.split(read_records(tmp_path))
+    pair, other = found.pairs
+    assert [cell.config["seed"] for cell in found.results[found.find("kd"), pair].unfinished] == [3]
+    assert not found.complete(found.find("kd"))
+    waiting = found.results[found.find("kd temperature=2.0"), pair]
+    assert (len(waiting.frame), len(waiting.unfinished)) == (0, 1)
+    assert other.name == "resnet56 > resnet8"
+    assert found.results[found.find("kd"), other].frame.empty
+
+
+def test_selection_keeps_the_student_only_baseline() -> None:
+    pairs = ["wrn_40_2>wrn_16_2", "vgg13>vgg8"]
+    (found,) = split(*fake_grid(pairs, {"kd": 1.0, "dkd": 2.0}, 2))
+    narrow = select(found, ["DKD"], ["VGG13>vgg8"])
+    assert labels(narrow) == ["ce", "dkd"]
+    assert [pair.name for pair in narrow.pairs] == ["vgg13 > vgg8"]
+    assert len(narrow.results) == 2
+    with pytest.raises(UserError, match="unknown row 'dk': did you mean dkd"):
+        select(found, ["dk"])
+    with pytest.raises(UserError, match="unknown pair"):
+        select(found, [], ["a>b"])
+
+
+def test_pairs_stand_in_the_order_of_papers() -> None:
+    pairs = ["vgg13>vgg8", "resnet56>resnet20", "wrn_40_2>wrn_16_2"]
+    (found,) = split(*fake_grid(pairs, {"kd": 1.0}, 1))
+    assert [pair.student for pair in found.pairs] == ["wrn_16_2", "resnet20", "vgg8"]

@@ -1,0 +1,18 @@
+"""Fixtures of tests of experiment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kdbench.experiment.user_methods import FOLDERS
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of methods that this process knows."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    monkeypatch.setenv(FOLDERS, str(folder))
+    return folder

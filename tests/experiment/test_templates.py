@@ -1,0 +1,87 @@
+"""The start of a method that ``kdbench new`` writes, and what is listed of methods."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from cells import Typed
+from own_files import write_own
+from test_user_methods import ROOT
+
+from kdbench.cli.catalogue import paper_line
+from kdbench.experiment.registry import load_method, method_names
+
+
+def test_new_writes_a_start_and_overwrites_nothing(typed: Typed) -> None:
+    code, out, err = typed("new", "my_own2", "--dir", "some where")
+    assert (code, err) == (0, "")
+    folder = Path("some where")
+    assert sorted(path.name for path in folder.iterdir()) == ["my_own2.py", "my_own2.toml"]
+    text = (folder / "my_own2.py").read_text()
+    assert "class MyOwn2(Method):" in text
+    assert not re.search("mymethod", text, flags=re.IGNORECASE)
+    assert out.splitlines()[-3] == "  kdbench --methods 'some where' validate my_own2"
+    assert out.splitlines()[-1].endswith("--method ce --method kd --method my_own2")
+    code, _, err = typed("new", "my_own2", "--dir", "some where")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "exists: choose another name" in err
+    assert (folder / "my_own2.py").read_text() == text
+    (folder / "my_own2.py").unlink()
+    assert typed("new", "my_own2", "--dir", "some where")[0] == 2  # the recipe file is still there
+    assert typed("new", "my_own2")[0] == 0
+    for wrong, said in {
+        "../x": "cannot be the name of a method",
+        "X": "cannot be the name",
+        "_x": "cannot be the name",
+        "kd": "the name is taken by method kd (kdbench ",
+        "re_view_kd": "the name is taken by method reviewkd",
+    }.items():
+        code, _, err = typed("new", wrong)
+        assert (code, err.count("\n")) == (2, 1)
+        assert said in err
+
+
+@pytest.mark.checkout
+@pytest.mark.skipif(not shutil.which("ruff"), reason="needs ruff")
+def test_the_start_keeps_the_house_rules(typed: Typed) -> None:
+    assert typed("new", "mine")[0] == 0
+    for words in (["check", "--ignore", "CPY,INP"], ["format", "--check"]):
+        done = subprocess.run(
+            ["ruff", words[0], "--config", str(ROOT / "pyproject.toml"), *words[1:], "mine.py"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_methods_are_listed_with_paper_needs_and_cost(typed: Typed) -> None:
+    write_own(Path("own"))
+    code, out, err = typed("--methods", "own", "list", "methods", "--pair", "ResNet20>MobileNetV2")
+    assert code == 0, err
+    rows = {line.split()[0]: re.split(r" {2,}", line.strip()) for line in out.splitlines() if line.strip()}
+    paper = "Mine: Logits by Their Mean Squared Error (ICML 2024, arXiv 2401.00001)"
+    # A linear layer from 1280 features to 100 classes.
+    assert rows["mine"] == ["mine", "logits", "2024", paper, "logits", "1", f"{1281 * 100:,}", "file mine.py"]
+    assert rows["kd"][-3:] == ["logits", "1", "0"]
+    assert rows["ce"] == ["ce", "none", "the student alone, trained by cross entropy", "nothing", "1", "0"]
+    assert rows["kdsvd"][-1] == "unsupported"
+    assert re.search(r"^unsupported, kdsvd: KDSVD compares stages with equally many channels", out, flags=re.MULTILINE)
+    code, _, err = typed("list", "networks", "--pair", "resnet20>resnet8")
+    assert (code, err.count("\n")) == (2, 1)
+    code, out, _ = typed("--methods", "own", "show", "mine")
+    assert code == 0
+    assert f"\nFrom: {Path('own/mine.py').absolute()}\nRecords say: file mine.py sha256:" in out
+
+
+def test_every_method_names_its_paper() -> None:
+    papers = {name: load_method(name).PAPER for name in method_names()}
+    assert [name for name, paper in papers.items() if paper is None] == ["ce"]
+    assert paper_line("srrl").endswith(" (ICLR 2021)")
+    for paper in filter(None, papers.values()):
+        assert re.fullmatch(r"\d{4}\.\d{4,5}", paper.arxiv or "0000.0000")
+        assert paper.authors.count(", ") >= 1

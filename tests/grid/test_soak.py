@@ -1,0 +1,162 @@
+"""Grids whose workers are killed at random, and that are run twice at once, end like quiet ones."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+from cells import METHODS
+
+from kdbench.experiment.folder import RECORD
+from kdbench.utils.leases import holder_of
+
+pytestmark = pytest.mark.once
+
+TIMES = ("train_seconds", "evaluate_seconds", "images_per_second", "peak_memory_mb")
+KILLS = 12
+# A few methods of every kind: what is tried here does not depend on their number.
+CHOSEN = ("ce", "kd", "dkd", "crd", "reviewkd", "pckd")
+
+
+@contextlib.contextmanager
+def grid_run(folder: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """``kdbench grid run`` in a folder; it and its workers are gone afterwards."""
+    command = [sys.executable, "-m", "kdbench", "grid", "run", "grid.toml", "--save-every", "0", *words]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+        for pid in worker_pids(folder):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def worker_pids(folder: Path) -> list[int]:
+    found = (holder_of(place) for place in sorted(folder.glob("runs/*/grids/*/*/worker-*")))
+    return [holder.pid for _, holder in filter(None, found) if Path(f"/proc/{holder.pid}").exists()]
+
+
+def write_grid(folder: Path, npz: Path, seeds: int) -> None:
+    settings = {name: METHODS[name] for name in CHOSEN if METHODS[name]}
+    grid = {"protocol": "digits-demo-v1", "pairs": ["resnet14>resnet8", "resnet8>wrn_16_1"], "methods": list(CHOSEN)}
+    folder.mkdir()
+    (folder / "grid.toml").write_text(
+        tomli_w.dumps(grid | {"seeds": seeds, "epochs": 6, "data": f"npz:{npz}", "method": settings})
+    )
+
+
+def left(folder: Path) -> dict[str, Any]:
+    """Every record by its cell, without its times and without what depends on who built the cache first."""
+    records = {}
+    for path in folder.glob(f"runs/**/{RECORD}"):
+        record = json.loads(path.read_bytes())
+        for name in TIMES:
+            del record["cost"][name]
+        records[record["cell"]] = record | {"metrics": path.with_name("metrics.jsonl").read_text()}
+    return records
+
+
+def ends_in_logs(folder: Path) -> Counter[str]:
+    """How often workers said that a cell came to its end."""
+    texts = [path.read_text() for path in folder.glob("runs/*/grids/*/*/worker-*/*_log.out")]
+    return Counter(re.findall(r"^(.* seed \d+): [\d.]+ % after 6 epochs, in", "\n".join(texts), flags=re.MULTILINE))
+
+
+@pytest.fixture(scope="module")
+def quiet(tiny_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Records of 60 cells, and of the two that train their teachers, that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("quiet") / "grid"
+    write_grid(folder, tiny_npz, seeds=5)
+    with grid_run(folder, "--jobs", "2") as process:
+        out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert "all done" in out
+    records = left(folder)
+    assert len(records) == 62
+    return records
+
+
+def test_workers_are_killed_at_random(tiny_npz: Path, tmp_path: Path, quiet: dict[str, Any]) -> None:
+    folder = tmp_path / "grid"
+    write_grid(folder, tiny_npz, seeds=5)
+    chance = random.Random(20261124)
+    killed = 0
+    with grid_run(folder, "--jobs", "2") as process:
+        deadline = time.monotonic() + 400
+        done = 0
+        while process.poll() is None and killed < KILLS:
+            assert time.monotonic() < deadline
+            time.sleep(chance.uniform(0.5, 2.5))
+            # On a busy machine workers would else die so fast that a cell is put aside before it can be saved.
+            before, done = done, len(list(folder.glob(f"runs/**/{RECORD}")))
+            if done > before and (pids := worker_pids(folder)):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(chance.choice(pids), signal.SIGKILL)
+                    killed += 1
+        out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert killed == KILLS
+    assert "crashed: a new one resumes its cells" in out
+    assert left(folder) == quiet
+    assert max(ends_in_logs(folder).values()) == 1
+    assert not list(folder.glob("runs/**/claim-*"))
+
+
+def test_the_same_grid_is_run_twice_at_once(tiny_npz: Path, tmp_path: Path, quiet: dict[str, Any]) -> None:
+    folder = tmp_path / "grid"
+    write_grid(folder, tiny_npz, seeds=2)
+    with grid_run(folder) as one, grid_run(folder) as two:
+        for process in (one, two):
+            out, err = process.communicate(timeout=300)
+            assert process.returncode == 0, err
+            assert "24/24" in out or "all done" in out
+    records = left(folder)
+    assert len(records) == 26
+    assert records == {cell: quiet[cell] for cell in records}
+    ends = ends_in_logs(folder)
+    assert len(ends) == 26
+    assert set(ends.values()) == {1}
+    logs = [path.read_text() for path in folder.glob("runs/*/grids/*/*/worker-1/*_log.out")]
+    assert len(logs) == 2
+    assert all(re.search(r"[1-9]\d* cells done, 0 failed, 0 left", log) for log in logs)
+
+
+@pytest.mark.parametrize("when", ["runs/*/grids/*/*/worker-2/start.log", f"runs/**/{RECORD}"])
+def test_ctrl_c_saves_and_leaves_no_process(when: str, tiny_npz: Path, tmp_path: Path) -> None:
+    """While workers are being started, and while they work."""
+    folder = tmp_path / "grid"
+    write_grid(folder, tiny_npz, seeds=5)
+    with grid_run(folder, "--jobs", "2") as process:
+        deadline = time.monotonic() + 100
+        while not list(folder.glob(when)):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        pids = worker_pids(folder)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=100)
+    assert process.returncode == 128 + signal.SIGINT
+    assert "stopping: the cells that run are being saved" in out
+    assert "type the same command to resume" in err
+    assert len(pids) == (2 if RECORD in when else 0)
+    assert len(list(folder.glob(f"runs/**/{RECORD}"))) < 62
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert not list(folder.glob("runs/**/claim-*"))

@@ -1,0 +1,105 @@
+"""Every method's settings are described, checked and tied to its recipes."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import math
+from typing import get_args, get_type_hints
+
+import pytest
+from cells import METHODS as ROWS
+from recipe_files import CIFAR_PAIRS, recipes
+
+from kdbench.config import field_docs
+from kdbench.experiment.registry import load_method
+from kdbench.method import Method
+from kdbench.methods import (
+    ab,
+    at,
+    cc,
+    crd,
+    dkd,
+    fitnet,
+    ft,
+    kd,
+    nst,
+    pkt,
+    rkd,
+    sp,
+    vid,
+)
+
+pytestmark = pytest.mark.once
+
+METHODS = {name: load_method(name) for name in ROWS}
+
+
+@pytest.mark.parametrize("method", METHODS.values())
+def test_settings_are_described_and_checked(method: type[Method]) -> None:
+    fields = {field.name: field for field in dataclasses.fields(method.Config)}
+    docs = field_docs(method.Config)
+    assert all(docs[name] for name in fields), docs
+    assert set(method.OURS) <= set(fields)
+    hints = get_type_hints(method.Config)
+    for name in fields:
+        if hints[name] is bool or get_args(hints[name]):  # the registry checks choices
+            continue
+        with pytest.raises(ValueError, match=name):
+            method.Config(**{name: -1})
+        if hints[name] is float:
+            with pytest.raises(ValueError, match=name):
+                method.Config(**{name: math.nan})
+        if "temperature" in name:
+            with pytest.raises(ValueError, match=name):
+                method.Config(**{name: 0.0})
+
+
+@pytest.mark.parametrize("method", METHODS.values())
+def test_recipes_agree_with_the_code(method: type[Method]) -> None:
+    """Keys are fields, types match, values differ from the default, pairs are known and stand once."""
+    hints = get_type_hints(method.Config)
+    default = method.Config()
+    seen: list[tuple[str, str]] = []
+    for recipe in recipes(method):
+        assert recipe.keys() == {"dataset", "pairs", "settings", "source"}
+        assert recipe["source"]
+        assert recipe["dataset"] == "cifar100"
+        seen += [(recipe["dataset"], pair) for pair in recipe["pairs"]]
+        for key, value in recipe["settings"].items():
+            assert type(value) is hints[key], f"{key} = {value!r}"
+            assert value != getattr(default, key), f"{key} = {value!r} is the default"
+        method.Config(**recipe["settings"])
+    assert {pair for _, pair in seen} <= CIFAR_PAIRS
+    assert len(seen) == len(set(seen))
+
+
+def test_published_settings_are_found() -> None:
+    betas = {pair: dkd.DKD.Config(**recipe["settings"]).beta for recipe in recipes(dkd.DKD) for pair in recipe["pairs"]}
+    assert len(betas) == 11
+    assert (betas["resnet56>resnet20"], betas["wrn_40_2>wrn_16_2"], betas["resnet32x4>resnet8x4"]) == (2, 6, 8)
+    for method in (
+        kd.KD,
+        crd.CRD,
+        at.AT,
+        sp.SP,
+        pkt.PKT,
+        rkd.RKD,
+        nst.NST,
+        cc.CC,
+        fitnet.FitNet,
+        vid.VID,
+        ab.AB,
+        ft.FT,
+    ):
+        assert {pair for recipe in recipes(method) for pair in recipe["pairs"]} == CIFAR_PAIRS
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_file_exposes_its_method(name: str) -> None:
+    module = importlib.import_module(f"kdbench.methods.{name}")
+    method = module.METHOD
+    assert method.__module__ == module.__name__
+    assert issubclass(method, Method)
+    assert method.FAMILY in {"none", "logits", "features", "relations", "contrast"}
+    assert all("\n" not in line for line in method.DEVIATIONS)

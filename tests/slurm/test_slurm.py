@@ -1,0 +1,298 @@
+"""Grids on a real Slurm: arrays, dependencies, preemption, time limits, lost nodes. Skipped where there is none."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cells import Typed
+from slurm_cluster.cluster import Cluster, running, wait_for
+from slurm_study import EPOCHS, ONE, PROFILE, Study, comparable
+
+from kdbench.experiment.folder import FAILURE, RECORD, STATE
+from kdbench.utils.leases import holder_of
+
+pytestmark = pytest.mark.once
+
+
+GRID = """
+pairs = ["resnet14>resnet8", "resnet20>resnet8"]
+methods = ["ce", "kd", "reviewkd"]
+seeds = {seeds}
+epochs = 2
+[method.kd]
+kd_weight = [0.9, 1e38]
+"""
+BY_TWO = "[students]\ncells_per_job = 2\nparallelism = 2\n"
+
+
+def test_a_whole_grid(cluster: Cluster, typed: Typed, tiny_npz: Path) -> None:
+    """Two teachers, three methods, two seeds; one setting makes its cells diverge, which stops no other."""
+    study = Study(
+        typed,
+        tiny_npz,
+        GRID.format(seeds=2),
+        BY_TWO,
+    )
+    arrays = study.submit()
+    assert arrays.keys() == {"teacher", "cache", "students"}
+    waiting = re.compile(r"queued +\w+ resnet\d+>resnet8 seed \d: job \d+_\d+ PENDING \(Dependency\)")
+    wait_for(lambda: waiting.search(study.type("status")[0]), "students that wait for their teacher")
+    out, _ = typed("grid", "submit", "grid.toml", "--profile", "profile.toml")[1:]
+    assert "skipped 14 cells, queued or running already" in out
+    assert "nothing is left to run" in out
+    # Longer by a seed, it has new students wait for the teachers that earlier jobs train.
+    longer = Study(typed, tiny_npz, GRID.format(seeds=3), BY_TWO)
+    out, _ = longer.type("submit", "--profile", "profile.toml")
+    assert "teacher: " not in out
+    assert "submitted 7 cells" in out
+    wait_for(lambda: not cluster.ask("squeue -h -t PENDING,RUNNING,COMPLETING"), "all jobs to end", 240)
+    grid = study.grid
+    diverging = {c.id for c in grid.cells if c.settings.chosen.get("kd_weight") == 1e38}
+    for cell in grid.cells:
+        folder = cell.folder(Path("runs"))
+        assert (folder / RECORD).exists() == (cell.id not in diverging)
+        assert (folder / FAILURE).exists() == (cell.id in diverging)
+    assert len(diverging) == 6
+    out, _ = study.type("status")
+    assert "21 cells: 15 done, 6 failed" in out
+    assert re.search(r"failed +kd kd_weight=1e\+38 resnet20>resnet8 seed 2: diverged in .*; log: .*failed\.json", out)
+    assert "'kdbench grid retry grid.toml'" in out
+    # Each pair waited for its own teacher, and no more students ran at a time than were allowed.
+    lines = cluster.ask("sacct -n -X -P -o JobID,State,Start,End").splitlines()
+    found = {words[0]: words[1:] for words in (line.split("|") for line in lines)}
+    students = [times for job, times in found.items() if job.startswith(f"{arrays['students']}_")]
+    assert len(students) == 7
+    moments = sorted({start for _, start, _ in students})
+    assert max(sum(start <= now < end for _, start, end in students) for now in moments) <= 2
+    manifests = sorted(Path("runs").glob("*/grids/grid/*/submission.json"))
+    assert len(manifests) == 2
+    jobs = [job for manifest in manifests for job in json.loads(manifest.read_text())["jobs"]]
+    by_cell = {cell: job["id"] for job in jobs for cell in job["cells"]}
+    for cell in grid.cells:
+        if cell.teacher:
+            teacher = found[by_cell[cell.teacher.id.removeprefix("cell:")]]
+            assert found[by_cell[cell.id]][1] >= teacher[2]
+    logs = [(manifest, log) for manifest in manifests for log in manifest.parent.glob("*.out")]
+    assert len(logs) == 2 + 2 + 7 + 2 + 5
+    for manifest, log in logs:
+        assert f"kdbench {manifest.parent.absolute()}/code/kdbench, process" in log.read_text()
+    # A second try runs the failed cells only, with the profile of the first.
+    out, _ = study.type("retry")
+    assert re.search(r"^students: job \d+, 4 tasks", out, flags=re.MULTILINE)
+    assert "teacher: " not in out
+    assert "submitted 6 cells" in out
+    out, _ = study.type("cancel")
+    assert re.search(r"cancelled \d+ Slurm jobs", out)
+
+
+def test_what_slurm_refuses_is_said_in_one_line_and_leaves_nothing(
+    cluster: Cluster, typed: Typed, tiny_npz: Path
+) -> None:
+    study = Study(typed, tiny_npz, ONE.format(epochs=1), '[students]\npartition = "nowhere"\n')
+    code, _, err = typed("grid", "submit", "grid.toml", "--profile", "profile.toml")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "sbatch does not accept the students jobs of profile.toml: invalid partition specified: nowhere; " in err
+    assert not list(Path("runs").glob("*/grids/grid/*"))
+    code, _, err = typed("grid", "submit", "grid.toml")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "Slurm needs --profile FILE" in err
+    out, _ = study.type("status")
+    assert "1 cell: 1 to do" in out
+
+
+def test_a_controller_that_does_not_answer(
+    cluster: Cluster, typed: Typed, tiny_npz: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was submitted may still be there, so nothing is called lost and nothing is submitted again."""
+    study = Study(typed, tiny_npz, ONE.format(epochs=1), '[students]\nsbatch = { begin = "now+1hour" }\n')
+    study.submit()
+    for name in ("squeue", "sacct", "scancel", "scontrol"):
+        dead = Path("dead") / name
+        dead.parent.mkdir(exist_ok=True)
+        dead.write_text("#!/bin/sh\necho Unable to contact slurm controller >&2\nexit 1\n")
+        dead.chmod(0o755)
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", f"{Path('dead').absolute()}{os.pathsep}{os.environ['PATH']}")
+        out, _ = study.type("status")
+        assert re.search(r"queued +ce resnet8 seed 1: job \d+\n", out)
+        assert "Slurm does not answer" in out
+        assert "nothing to retry: no cell has failed or is lost" in study.type("retry")[0]
+        code, _, err = typed("grid", "cancel", "grid.toml")
+        assert code == 2
+        assert err == (
+            "kdbench: Slurm does not answer: no Slurm job was cancelled; type the same command again later\n"
+        )
+    assert "cancelled 1 Slurm job" in study.type("cancel")[0]
+    wait_for(lambda: "1 cell: 1 lost" in study.type("status")[0], "the job to be gone")
+
+
+def test_a_preempted_cell_goes_on(cluster: Cluster, typed: Typed, tiny_npz: Path, quiet: dict[str, Any]) -> None:
+    study = Study(typed, tiny_npz, ONE.format(epochs=EPOCHS))
+    job, _ = study.begin(cluster)
+    node = cluster.node_of(job)
+    other = cluster.ask(f"sbatch --parsable -p high -w {node} --exclusive --wrap 'sleep 2'")
+    wait_for(lambda: "COMPLETED" in cluster.state(other), "the other job")
+    cluster.release(job)
+    assert study.end() == quiet
+    log = next(Path("runs").glob("*/grids/grid/*/*.out")).read_text()
+    assert "saved in epoch" in log
+    assert "Requeued job" in log
+    assert "restarts=1" in log
+
+
+def test_a_job_whose_node_dies_goes_on(cluster: Cluster, typed: Typed, tiny_npz: Path, quiet: dict[str, Any]) -> None:
+    study = Study(typed, tiny_npz, ONE.format(epochs=EPOCHS))
+    job, pid = study.begin(cluster)
+    node = cluster.node_of(job)
+    cluster.node("crash", node)
+    wait_for(lambda: not Path(f"/proc/{pid}").exists(), "the process to die")
+    out, _ = study.type("status")
+    assert "1 cell: 1 running" in out or "1 queued" in out or "1 lost" in out
+    cluster.ask(f"scontrol update NodeName={node} State=DOWN Reason=test")
+    cluster.release(job)
+    assert study.end() == quiet
+    cluster.node("up", node)
+    cluster.ask(f"scontrol update NodeName={node} State=RESUME")
+
+
+def test_of_two_live_starts_of_one_job_only_the_later_writes(
+    cluster: Cluster, typed: Typed, tiny_npz: Path, quiet: dict[str, Any]
+) -> None:
+    """The node is lost, its job lives on, and Slurm starts the cell a second time."""
+    study = Study(typed, tiny_npz, ONE.format(epochs=EPOCHS))
+    job, pid = study.begin(cluster)
+    node = cluster.node_of(job)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        cluster.node("lost", node)
+        cluster.ask(f"scontrol update NodeName={node} State=DOWN Reason=test")
+        cluster.release(job)
+        wait_for(lambda: (found := holder_of(study.folder)) and found[1].pid != pid, "the second start")
+        found = holder_of(study.folder)
+        assert found
+        assert found[1].job
+        assert found[1].job.restarts == 1
+        state = (study.folder / STATE).stat().st_mtime_ns
+        wait_for(
+            lambda: (study.folder / RECORD).exists() or (study.folder / STATE).stat().st_mtime_ns != state,
+            "the second start to save",
+        )
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert study.end() == quiet
+    wait_for(lambda: not Path(f"/proc/{pid}").exists(), "the first start to stop")
+    assert study.end() == quiet
+    cluster.node("up", node)
+    cluster.ask(f"scontrol update NodeName={node} State=RESUME")
+
+
+def test_cancelled_cells_can_be_tried_again(
+    cluster: Cluster, typed: Typed, tiny_npz: Path, quiet: dict[str, Any]
+) -> None:
+    study = Study(typed, tiny_npz, ONE.format(epochs=EPOCHS))
+    job, _ = study.begin(cluster)
+    cluster.ask(f"scancel {job}")
+    wait_for(lambda: "CANCELLED" in cluster.state(job), "the job to be cancelled")
+    wait_for(lambda: holder_of(study.folder) is None, "the cell to be saved")
+    out, _ = study.type("status")
+    assert re.search(rf"lost +ce resnet8 seed 1: epoch \d+/{EPOCHS}, .* job {job} CANCELLED; log: .*_0_log\.out", out)
+    out, _ = study.type("retry")
+    assert "submitted 1 cell:" in out
+    assert study.end() == quiet
+    out, _ = study.type("retry")
+    assert "nothing to retry: no cell has failed or is lost" in out
+
+
+@pytest.fixture(scope="module")
+def timed_out(cluster: Cluster, tiny_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cell whose job reaches its time limit while another test runs; its process sleeps meanwhile."""
+    folder = tmp_path_factory.mktemp("limit")
+    (folder / "grid.toml").write_text(
+        f'protocol = "digits-demo-v1"\ndata = "npz:{tiny_npz}"\n{ONE.format(epochs=EPOCHS)}'
+    )
+    (folder / "profile.toml").write_text(PROFILE.replace('time = "60"', 'time = "2"'))
+    command = [sys.executable, "-m", "kdbench", "grid", "submit", "grid.toml", "--profile", "profile.toml"]
+    done = subprocess.run(
+        [*command, "--save-every", "0.5"], cwd=folder, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+    def sleep_through_the_limit() -> None:
+        (job,) = re.findall(r"students: job (\d+)", done.stdout)
+        wait_for(lambda: list(folder.glob("runs/*/none-resnet8/*/*/state")), "a state")
+        (state,) = folder.glob("runs/*/none-resnet8/*/*/state")
+        holder = holder_of(state.parent)
+        assert holder
+        pid = holder[1].pid
+        os.kill(pid, signal.SIGSTOP)  # Slurm wakes it up to give it the signal
+        wait_for(lambda: not Path(f"/proc/{pid}").exists(), "the limit", 150)
+        cluster.release(job)
+
+    sleeper = threading.Thread(target=sleep_through_the_limit)
+    sleeper.start()
+    yield folder
+    sleeper.join()
+
+
+@pytest.mark.usefixtures("timed_out")
+def test_200_tiny_cells_through_one_array(cluster: Cluster, typed: Typed, tiny_npz: Path) -> None:
+    study = Study(
+        typed,
+        tiny_npz,
+        'pairs = ["resnet8>resnet8"]\nmethods = ["ce"]\nseeds = 200\nepochs = 1\n',
+        "[students]\ncells_per_job = 10\nparallelism = 3\n",
+    )
+    out, _ = study.type("submit", "--profile", "profile.toml")
+    submitted = re.search(r"^students: job (\d+), 20 tasks, at most 3 at a time", out, flags=re.MULTILINE)
+    assert submitted
+    most = 0
+
+    def over() -> bool:
+        nonlocal most
+        states = cluster.ask(f"squeue -h -r -j {submitted[1]} -o %T").splitlines()
+        most = max(most, states.count("RUNNING"))
+        return not states
+
+    wait_for(over, "200 cells", 400)
+    assert most == 3
+    assert "200 cells: 200 done" in study.type("status")[0]
+
+
+def test_a_job_that_reaches_its_time_limit_goes_on(timed_out: Path, quiet: dict[str, Any]) -> None:
+    """The limit is two minutes: below submitit's ten, it calls every signal a time-out."""
+    (folder,) = timed_out.glob("runs/*/none-resnet8/*/*/")
+    wait_for((folder / RECORD).exists, "the record", 300)
+    assert comparable(folder) == quiet
+    (log,) = timed_out.glob("runs/*/grids/grid/*/*.out")
+    assert "this job is timed-out" in log.read_text()
+    assert "restarts=1" in log.read_text()
+
+
+def test_a_cluster_without_accounting(typed: Typed, tiny_npz: Path) -> None:
+    """Nothing is known of a job that the controller has forgotten, or of why it ended: the run folders are enough."""
+    with running(accounting=False) as cluster:
+        assert not cluster.ask("sacct -n")
+        study = Study(
+            typed,
+            tiny_npz,
+            'pairs = ["resnet8>resnet8"]\nmethods = ["ce", "kd"]\nseeds = [1, 2]\nepochs = 1\n',
+            "[students]\nparallelism = 1\n",
+        )
+        array = study.submit()["students"]
+        cluster.ask(f"scancel {array}_3")
+        wait_for(lambda: not cluster.ask("squeue -h -t PENDING,RUNNING,COMPLETING"), "all jobs to end", 240)
+        out, _ = study.type("status")
+        assert "4 cells: 3 done, 1 lost" in out
+        assert re.search(rf"lost +kd resnet8>resnet8 seed 2: job {array}_3 CANCELLED", out)
+        study.type("retry")
+        wait_for(lambda: "4 cells: 4 done" in study.type("status")[0], "the cell that was cancelled")
