@@ -42,4 +42,4 @@ def parse_record(path: str | Path) -> dict[str, Any] | str:
             record = json.loads(file.read())
     except (ValueError, OSError, RecursionError) as error:
         return f"not readable as JSON ({error})"
-    return record if isinstance(record, dict) and "cell" in record else "not a record of kdbench"
+    return record if isinstance(record, dict) and "cell" in record else "not a kdbench record"
