@@ -97,7 +97,7 @@ class ViewPlan:
         return len(self.quarter_turns) + self.num_strong
 
     def begins_with(self, other: ViewPlan) -> bool:
-        """Whether the first views are those of another plan; its images are then the first of this one's."""
+        """Return whether the first views are those of another plan; its images are then the first of this one's."""
         if other.num_strong:
             return self.quarter_turns == other.quarter_turns and self.num_strong >= other.num_strong
         return self.quarter_turns[: other.num_views] == other.quarter_turns

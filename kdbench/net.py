@@ -159,14 +159,14 @@ class Backbone(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def head(self) -> nn.Linear:
-        """The linear classifier."""
+        """Return the linear classifier."""
 
     def map_absence(self) -> str:
-        """Why there is no ``map``, where there is none."""
+        """Return why the network has no ``map``."""
         return "its classifier does not see the mean of a feature map"
 
     def preact_norms(self) -> tuple[nn.BatchNorm2d, ...]:
-        """The batch norm that ends the main path to each map of ``preact``; none unless all of them end in one."""
+        """Return the batch norm that ends the main path to each map of ``preact``; empty unless all have one."""
         return ()
 
 

@@ -53,7 +53,7 @@ def alternate(
     Parameters
     ----------
     observe
-        Is told the part that is done, in [0, 1].
+        Called with the part that is done, in [0, 1].
     """
 
     def wait() -> None:
@@ -74,7 +74,7 @@ def alternate(
 
 
 def ratio(times: Times, name: str, to: str) -> float:
-    """How much longer one work takes than another: the median over rounds of their quotient."""
+    """Return how much longer one work takes than another: the median over rounds of their quotient."""
     return statistics.median(a / b for a, b in zip(times[name], times[to], strict=True))
 
 
@@ -130,7 +130,7 @@ class Bench:
         self.cache = TeacherCache(folder, Identity.of(card, protocol, dataset))
 
     def cell(self, method: str, settings: dict[str, Any] | None = None, student: str | None = None) -> Cell:
-        """One cell of the pair."""
+        """Return a cell of the pair."""
         kind, student = load_method(method), student or self.student
         return Cell(
             protocol=self.protocol,
@@ -160,7 +160,7 @@ class Bench:
         return Stepper(cells, self.batches(_plan(cells[0])), self.cached(cells[0]), self.options)
 
     def cached(self, cell: Cell) -> TeacherSource:
-        """A cache of all that the steps of a cell ask for."""
+        """Return a cache of all that the steps of a cell read."""
         wanted, batches = Wanted.by(cell), self.batches(_plan(cell))
         steps = range(min(_STEPS, batches.steps))
         pairs = np.unique(batches.visits(steps, wanted.plan).numpy())

@@ -32,7 +32,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def code_state() -> dict[str, Any]:
-    """The commit that kdbench runs from and whether the tree differs from it; None where that is not known.
+    """Return the commit that kdbench runs from and whether the tree differs from it; None where that is not known.
 
     A copy of the code has it in a file beside the package.
     """

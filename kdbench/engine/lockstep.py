@@ -141,5 +141,5 @@ class Lockstep:
             verb = "is" if len(left) == 1 else "are"
             where = "pre-training" if behind.phase.pretraining else f"epoch {behind.epoch}"
             raise Interrupted(
-                f"{names} {verb} saved in {where} after step {step}: type the same command to go on", signum
+                f"{names} {verb} saved in {where} after step {step}: type the same command to resume", signum
             )

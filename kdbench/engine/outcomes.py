@@ -35,7 +35,7 @@ class Outcomes:
         self._by_id[cell.id] = outcome
 
     def has(self, cell: Cell) -> bool:
-        """Whether a cell has ended."""
+        """Return whether a cell has ended."""
         return cell.id in self._by_id
 
     def list(self) -> list[Outcome]:

@@ -51,7 +51,7 @@ class Phase:
         return stream_epoch + self.epochs if self.pretraining else stream_epoch
 
     def holds(self, stream_epoch: int) -> bool:
-        """Whether an epoch of this phase has this number in streams, views and saved states."""
+        """Return whether an epoch of this phase has this number in streams, views and saved states."""
         return (stream_epoch < 1) == self.pretraining
 
     def set_modes(self) -> None:
@@ -71,7 +71,7 @@ class Phase:
 
 
 def phases_of(cell: Cell, method: Method, student: Net, steps: int) -> tuple[Phase, ...]:
-    """The phases of a run in their order; the last one is the protocol's.
+    """Return the phases of a run in their order; the last one is the protocol's.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def phases_of(cell: Cell, method: Method, student: Net, steps: int) -> tuple[Pha
     if first is None:
         return (main,)
     # Pre-training has milestones of its own, and no warm-up.
-    own = ScheduleRules(
+    schedule = ScheduleRules(
         epochs=before, batch_size=schedule.batch_size, milestones=first.milestones, decay=schedule.decay
     )
     early = _ids(first.train)
@@ -111,7 +111,7 @@ def phases_of(cell: Cell, method: Method, student: Net, steps: int) -> tuple[Pha
             reads=method.reads(method.config, "pretraining"),
             pretraining=True,
             epochs=before,
-            learning_rate=LearningRate(first.learning_rate or highest, own, steps),
+            learning_rate=LearningRate(first.learning_rate or highest, schedule, steps),
             modules=modules,
             trained=first.train,
             frozen=(),
@@ -128,6 +128,6 @@ def _ids(modules: Iterable[nn.Module]) -> set[int]:
 
 def count_extra_parameters(student: Net, made: Net, method: Method) -> int:
     """Number of trainable parameters beyond the student's own."""
-    own = _ids([student])
-    found = {id(p): p for module in (made, method) for p in module.parameters() if p.requires_grad}
-    return sum(parameter.numel() for key, parameter in found.items() if key not in own)
+    of_student = _ids([student])
+    trainable = {id(p): p for module in (made, method) for p in module.parameters() if p.requires_grad}
+    return sum(parameter.numel() for key, parameter in trainable.items() if key not in of_student)

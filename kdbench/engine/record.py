@@ -56,7 +56,7 @@ def make_record(
         One row of metrics for each epoch of the protocol.
     seconds
         Time spent on training and on evaluation. What cells in lockstep share counts for each of them in full, so
-        that it is about the time of the cell alone.
+        that it is about the time of the cell in a run of its own.
     weights
         Hash of the student's weights.
     """

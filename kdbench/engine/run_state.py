@@ -38,7 +38,7 @@ def resume(run: Run) -> None:
     if source.changed_since(state.get("method_source", "")):
         raise UserError(
             f"{source.where} has changed since {run.folder} was begun: raise VERSION in it to begin anew, put "
-            "it back to go on, or delete that folder"
+            "it back to resume, or delete that folder"
         )
     run.load(state)
 

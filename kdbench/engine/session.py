@@ -205,8 +205,8 @@ class Session:
         sources = Sources(self.teachers, lockstep, cache, watch or Watch())
         outcomes: dict[str, Outcome] = {}
         for group in lockstep:
-            found = train_cells(group, lambda: self.device_data, sources.of, self.options, observers)
-            outcomes |= {cell.id: outcome for cell, outcome in zip(group, found, strict=True)}
+            results = train_cells(group, lambda: self.device_data, sources.of, self.options, observers)
+            outcomes |= {cell.id: outcome for cell, outcome in zip(group, results, strict=True)}
         return [outcomes[cell.id] for cell in cells]
 
     def build_caches(
@@ -227,7 +227,7 @@ class Session:
         Sources(self.teachers, lockstep_groups(cells, together), cache, watch or Watch()).prepare()
 
     def teacher_cell(self, network: str, *, seed: int = 0) -> Cell:
-        """The cell that trains a teacher: a baseline of as many epochs as the protocol gives its teachers."""
+        """Return the cell that trains a teacher: a baseline of as many epochs as the protocol gives its teachers."""
         cell = self.cell(method=self.protocol.baseline, student=network, seed=seed)
         return replace(cell, protocol=self.protocol.for_teachers())
 
@@ -298,7 +298,7 @@ def train(
     Raises
     ------
     kdbench.UserError
-        Something asked for does not exist or cannot be run; nothing is lost.
+        A name does not exist, or the cell cannot be run; nothing is lost.
     """
     opened = Session.open(protocol, **session)
     cell = opened.cell(method=method, student=student, teacher=teacher, seed=seed, settings=settings)

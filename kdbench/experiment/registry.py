@@ -213,7 +213,7 @@ def _flaw(method: object) -> str | None:
 
 
 def _flaw_of_reads(method: type[Method]) -> str | None:
-    """Why it is unclear what a method reads; None if it is clear."""
+    """Return why it is unclear what a method reads; None if it is clear."""
     if old := sorted(name for name in _OLD_READS if name in dir(method)):
         return (
             f"{method.__name__} has {', '.join(old)}, which kdbench does not call any more: write READS = "

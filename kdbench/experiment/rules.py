@@ -82,7 +82,7 @@ class OptimizerRules:
             _require(self.gradient_clip > 0, "gradient_clip", "> 0", self.gradient_clip)
 
     def learning_rate_of(self, student: str) -> float:
-        """The learning rate of a student before any schedule."""
+        """Return the learning rate of a student before any schedule."""
         return self.network_learning_rate.get(student, self.learning_rate)
 
 
@@ -171,12 +171,12 @@ class Rules:
         _require(0 <= self.label_smoothing < 1, "label_smoothing", "in [0, 1)", self.label_smoothing)
 
     def values(self) -> dict[str, Any]:
-        """Every rule by its flat key, as plain values; None where a rule does not apply."""
+        """Return every rule by its flat key, as plain values; None where a rule does not apply."""
         groups = {"": self} | {group: getattr(self, group) for group in _GROUPS}
         return {key: _plain(getattr(groups[group], name)) for key, (group, name) in _PLACES.items()}
 
     def identity(self) -> dict[str, Any]:
-        """The rules as a cell is identified by them: without those that do not apply, or are as before they existed."""
+        """Return the rules as a cell's identity holds them: without those that do not apply or mean "as before"."""
         return {
             key: value
             for key, value in self.values().items()

@@ -34,7 +34,7 @@ class Settings:
     source: str
 
     def values(self) -> dict[str, Any]:
-        """The hyper-parameters that decide results, as plain values."""
+        """Return the hyper-parameters that decide results, as plain values."""
         return deciding(self.config)
 
 

@@ -72,7 +72,7 @@ class Identity:
 
     @classmethod
     def of(cls, card: TeacherCard, protocol: Protocol, dataset: Dataset) -> Identity:
-        """The identity of a teacher's outputs under a protocol."""
+        """Return the identity of a teacher's outputs under a protocol."""
         return cls(
             network=card.network,
             weights=card.weights,
@@ -124,7 +124,7 @@ class TeacherCache:
             self._segments[name] = segment
         if self._segments and not self._in_use:
             lock = os.open(self.folder / USE_LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-            fcntl.flock(lock, fcntl.LOCK_SH)  # as long as this object lives, prune leaves the folder alone
+            fcntl.flock(lock, fcntl.LOCK_SH)  # as long as this object lives, prune does not touch the folder
             weakref.finalize(self, os.close, lock)
             self._in_use = True
 
@@ -137,21 +137,21 @@ class TeacherCache:
         return left
 
     def read(self, pairs: Pairs, part: Part) -> Tensor:
-        """Outputs ``(P, width)`` of pairs ``(P,)``, all of which must be there."""
+        """Outputs ``(P, width)`` of pairs ``(P,)``, all of which must be stored."""
         order = np.argsort(pairs, kind="stable")
         ascending = pairs[order]
-        found: Tensor | None = None
+        outputs: Tensor | None = None
         left = np.arange(len(pairs))
         for segment in self._segments.values():
             if part in segment.parts and len(left):
                 rows, there = segment.find(ascending[left])
                 values = segment.parts[part][torch.from_numpy(rows[there])]
-                found = values.new_empty(len(pairs), values.shape[1]) if found is None else found
-                found[torch.from_numpy(order[left[there]])] = values
+                outputs = values.new_empty(len(pairs), values.shape[1]) if outputs is None else outputs
+                outputs[torch.from_numpy(order[left[there]])] = values
                 left = left[~there]
-        assert found is not None, f"{self.folder} has no {part}"
+        assert outputs is not None, f"{self.folder} has no {part}"
         assert not len(left), f"{self.folder} lacks {len(left)} of {len(pairs)} pairs"
-        return found
+        return outputs
 
     def build(
         self,
@@ -167,17 +167,17 @@ class TeacherCache:
     ) -> bool:
         """Add what is missing of pairs and parts; return whether all is there now.
 
-        Of several processes one builds, the others wait for it. A build that was interrupted goes on where it was.
-        What is stored of a pair does not depend on which others are asked for: see :mod:`kdbench.teachers.places`.
+        Of several processes one builds, the others wait for it. An interrupted build resumes where it was.
+        What is stored of a pair does not depend on the other pairs: see :mod:`kdbench.teachers.places`.
 
         Parameters
         ----------
         name
-            What the watch is told to call the teacher.
+            Name of the teacher, for the watch.
         batch
             Number of pairs that ``forward`` is always given; padded where fewer are left.
         stop
-            When it wishes to, the build is left as it is, to go on another time: the only case of False.
+            When its ``signum`` is set, the build stops, to be resumed another time: the only case of False.
         scheduler
             Knows about the jobs of other processes that build.
 
@@ -212,7 +212,7 @@ class TeacherCache:
         stop: Stop | None,
         permit: Callable[[], None],
     ) -> bool:
-        """Write a segment, or go on with it; return whether it is whole."""
+        """Write a segment, or resume writing it; return whether it is complete."""
         images, _ = Augmentation(self.identity.pad, flip=False).split(torch.from_numpy(pairs))
         batches = PlacedBatches(pairs, images.numpy(), batch)
         batches.outputs(0, forward, parts)  # the first call prepares the device
@@ -224,7 +224,7 @@ class TeacherCache:
         if writer.bytes_left > free:
             raise UserError(
                 f"the teacher cache of {self.identity.network} needs {size(writer.bytes_left)} in {self.folder}, but "
-                f"{size(free)} are free: free some, choose another folder with --runs DIR, or ask the live teacher "
+                f"{size(free)} are free: free some, choose another folder with --runs DIR, or query the live teacher "
                 "with --cache off"
             )
         first = batches.begun(writer.done)
@@ -264,19 +264,19 @@ class TeacherCache:
                 tolerance = 0.01 if values.dtype == torch.float32 else 0.1
                 if (stored - fresh).abs().max() > tolerance * fresh.abs().max():
                     raise UserError(
-                        f"teacher cache {self.folder} does not hold what its teacher says: type 'kdbench cache prune "
+                        f"teacher cache {self.folder} does not hold its teacher's outputs: type 'kdbench cache prune "
                         f"{self.folder.name}' to drop it"
                     )
 
     def _hold(self, leases: Leases, waiting: Callable[[], None], stop: Stop | None) -> Lease | None:
-        """Get the right to build, waiting for it while another process has it; None if ``stop`` wished to end."""
-        told = False
+        """Get the right to build, waiting for it while another process has it; None if ``stop`` was set meanwhile."""
+        announced = False
         while not (stop and stop.signum is not None):
             try:
                 return leases.hold(self.folder)
             except Busy:
-                if not told:
+                if not announced:
                     waiting()
-                told = True
+                announced = True
                 time.sleep(0.2)
         return None

@@ -34,7 +34,7 @@ class CacheInfo:
 
 
 def list_caches(runs: Path) -> list[CacheInfo]:
-    """All caches below a folder of runs."""
+    """Return all caches below a folder of runs."""
     return [_info(folder) for folder in sorted((runs / FOLDER).glob("*/")) if folder.is_dir()]
 
 

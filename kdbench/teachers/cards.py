@@ -85,12 +85,12 @@ class Teacher:
 
 
 def folder_of(runs: Path, protocol: str) -> Path:
-    """Where a protocol's teachers lie."""
+    """Return the folder of a protocol's teachers."""
     return runs / protocol / "teachers"
 
 
 def list_teachers(runs: Path, protocol: str) -> list[TeacherCard]:
-    """All teachers of a protocol."""
+    """Return all teachers of a protocol."""
     cards = []
     for path in sorted(folder_of(runs, protocol).glob(f"*/{_CARD}")):
         try:
@@ -112,14 +112,14 @@ def find_teacher(runs: Path, protocol: Protocol, spec: TeacherSpec, network: str
         There is none, or there are several.
     """
     cards = [c for c in list_teachers(runs, protocol.name) if c.network == network and c.dataset == protocol.dataset]
-    found = [card for card in cards if card.ref.hash.startswith(spec.hash)]
-    if len(found) > 1 and protocol.teacher_epochs is not None and not spec.hash:
-        found = [card for card in found if card.imported or card.epochs == protocol.teacher_epochs] or found
-    if len(found) == 1:
-        return found[0]
-    if found:
-        choices = ", ".join(f"{c.spec} ({c.accuracy:.2f} %, {c.origin})" for c in found)
-        raise UserError(f"there are {len(found)} teachers {network} under {protocol.name}: choose one of {choices}")
+    matches = [card for card in cards if card.ref.hash.startswith(spec.hash)]
+    if len(matches) > 1 and protocol.teacher_epochs is not None and not spec.hash:
+        matches = [card for card in matches if card.imported or card.epochs == protocol.teacher_epochs] or matches
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        choices = ", ".join(f"{c.spec} ({c.accuracy:.2f} %, {c.origin})" for c in matches)
+        raise UserError(f"there are {len(matches)} teachers {network} under {protocol.name}: choose one of {choices}")
     where = folder_of(runs, protocol.name)
     if cards:
         raise UserError(f"no teacher {spec} in {where}: there are {', '.join(c.spec for c in cards)}")

@@ -29,7 +29,7 @@ class Wanted:
 
     @classmethod
     def by(cls, cell: Cell) -> Wanted:
-        """What a cell wants."""
+        """Return what a cell visits and reads."""
         kind, config = load_method(cell.method), cell.settings.config
         return cls(cell.seed, kind.views(config), kind.all_reads(config).teacher, cell.epochs)
 
@@ -55,7 +55,7 @@ class Visits:
             self._visited[self._augmentation.pair(index, ids).flatten()] = True
 
     def pairs(self) -> Pairs:
-        """The pairs, in ascending order, int64 ``(P,)``."""
+        """Return the pairs, in ascending order, int64 ``(P,)``."""
         return self._visited.nonzero().flatten().numpy()
 
 

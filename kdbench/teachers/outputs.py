@@ -50,8 +50,8 @@ class LiveTeacher:
     def forward(self, data: DeviceData, pairs: Tensor) -> dict[Part, Tensor]:
         """Return the parts that a cache keeps, for pairs of image and view ``(P,)``."""
         index, view = data.images.augmentation.split(pairs.to(self.device, non_blocking=True))
-        found = self.outputs(data.images.augment(index, view), STORED)
-        return {"logits": found.logits, "penultimate": found.penultimate}
+        outputs = self.outputs(data.images.augment(index, view), STORED)
+        return {"logits": outputs.logits, "penultimate": outputs.penultimate}
 
 
 class Reader(abc.ABC):

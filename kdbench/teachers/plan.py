@@ -78,7 +78,7 @@ class Demand:
             )
         if not whole:
             assert stop.signum is not None
-            raise Interrupted("the cache is saved as far as it is built: type the same command to go on", stop.signum)
+            raise Interrupted("the cache is saved as far as it is built: type the same command to resume", stop.signum)
         self.cache.check(lambda chunk: live.forward(data, chunk))
         return self.cache
 
@@ -91,7 +91,7 @@ class _Failure:
         self._error, self._trace = error, error.__traceback__
 
     def again(self) -> Exception:
-        """The error as it was first raised, without the frames of those who have raised it since."""
+        """Return the error as it was first raised, without the frames of later raises."""
         return self._error.with_traceback(self._trace)
 
 
@@ -106,7 +106,7 @@ class Sources:
         self._made: dict[tuple[str, Kind], TeacherSource] = {}
 
     def of(self, cell: Cell) -> TeacherSource | None:
-        """The source of a cell's teacher outputs; None for a cell without a teacher.
+        """Return the source of a cell's teacher outputs; None for a cell without a teacher.
 
         Raises
         ------
@@ -150,8 +150,8 @@ class Sources:
             return caches
         runs = self._store.runs
         left = [cell for group in self._groups for cell in group if not (cell.folder(runs) / RECORD).exists()]
-        for teacher, own in by_teacher([cell for cell in left if cell.teacher]).items():
-            kept = [cell for cell in own if Wanted.by(cell).cacheable]
+        for teacher, readers in by_teacher([cell for cell in left if cell.teacher]).items():
+            kept = [cell for cell in readers if Wanted.by(cell).cacheable]
             begun = {cell.id: _begun(cell.folder(runs)) for cell in kept} if self._mode != "on" else {}
             kept = [cell for cell in kept if begun.get(cell.id) != "live"]
             if not kept:
@@ -161,7 +161,7 @@ class Sources:
                 assert ref is not None
                 card = self._store.card(ref)
                 demand = Demand.of(self._store, card, [Wanted.by(cell) for cell in kept])
-                if self._mode != "on" and not any(begun.values()) and not self._worth(demand, kept, own):
+                if self._mode != "on" and not any(begun.values()) and not self._worth(demand, kept, readers):
                     continue
                 caches[teacher] = demand.build(self._store, self._watch)
             except Exception as error:
@@ -169,8 +169,8 @@ class Sources:
             self._kinds |= dict.fromkeys((cell.id for cell in kept), "cache")
         return caches
 
-    def _worth(self, demand: Demand, kept: list[Cell], own: list[Cell]) -> bool:
-        """Whether the cache has all, or building it saves forward passes and takes less than half of the free disk.
+    def _worth(self, demand: Demand, kept: list[Cell], readers: list[Cell]) -> bool:
+        """Return whether the cache has all, or building it saves forward passes and fits into half of the free disk.
 
         Where others have decided what to build, only the first counts.
         """
@@ -181,14 +181,14 @@ class Sources:
         net = self._store.live(demand.card).teacher.net
         widths = {"logits": net.num_classes, "penultimate": net.width}
         needed = sum(len(missing[part]) * widths[part] * 4 for part in demand.parts)
-        return to_build < self._live_forwards(kept, own) and needed < free_space(self._store.runs) / 2
+        return to_build < self._live_forwards(kept, readers) and needed < free_space(self._store.runs) / 2
 
-    def _live_forwards(self, kept: list[Cell], own: list[Cell]) -> int:
+    def _live_forwards(self, kept: list[Cell], readers: list[Cell]) -> int:
         """Views that the live teacher would forward for ``kept``, beyond those that other cells ask it for anyway."""
         total = 0
         ids = {cell.id for cell in kept}
         for group in self._groups:
-            here = [cell for cell in own if cell in group]
+            here = [cell for cell in readers if cell in group]
             ours: set[tuple[ViewPlan, int]] = set()
             others: set[tuple[ViewPlan, int]] = set()
             for cell in here:
@@ -199,7 +199,7 @@ class Sources:
 
 
 def _begun(folder: Path) -> Kind | None:
-    """Where the teacher outputs of an unfinished cell came from so far: it goes on with them, bit for bit."""
+    """Return where the teacher outputs of an unfinished cell came from: it resumes with them, bit for bit."""
     if not (folder / STATE).exists() or not (folder / CONFIG).exists():
         return None
     kind = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8")).get("teacher_outputs")

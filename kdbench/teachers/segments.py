@@ -1,6 +1,6 @@
 """Segments of a teacher cache on disk: written beside their place, moved there when whole, then only read.
 
-A segment holds what a teacher said of a set of pairs of image and view, as plain NumPy files::
+A segment holds a teacher's outputs for a set of pairs of image and view, as plain NumPy files::
 
     SEGMENT/segment.json  pairs.npy  logits.npy  penultimate.npy
 
@@ -186,7 +186,7 @@ class _Rows:
 
 
 def _bits(dtype: torch.dtype) -> torch.dtype:
-    """The type in which values are stored: NumPy has no bfloat16."""
+    """Return the type in which values are stored: NumPy has no bfloat16."""
     return torch.int16 if dtype == torch.bfloat16 else dtype
 
 

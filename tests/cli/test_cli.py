@@ -219,7 +219,7 @@ def test_a_terminated_command_saves_and_goes_on(typed: Typed, small: list[str], 
     finally:
         process.kill()
     assert process.returncode == 128 + signal.SIGTERM, err
-    assert "type the same command to go on" in err
+    assert "type the same command to resume" in err
     assert list(tmp_path.glob("runs/**/state"))
 
 

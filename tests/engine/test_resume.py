@@ -77,7 +77,7 @@ def test_a_signal_saves_and_the_same_call_goes_on(signum: int, tiny_npz: Path, t
     before = signal.getsignal(signum)
     stopped = run_until(run, 0.0, signum)
     assert stopped.signum == signum
-    assert "type the same command to go on" in str(stopped)
+    assert "type the same command to resume" in str(stopped)
     assert signal.getsignal(signum) is before
     seen: list[float] = []
     record = train(run, lambda p: seen.append(p.fraction))

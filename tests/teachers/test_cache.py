@@ -214,7 +214,7 @@ def test_a_cache_that_is_not_its_teachers_is_found_out(tmp_path: Path) -> None:
     cache = TeacherCache(tmp_path, IDENTITY)
     cache.build(visited(), BOTH, Counted(), batch=64)
     cache.check(Counted())
-    with pytest.raises(UserError, match="does not hold what its teacher says"):
+    with pytest.raises(UserError, match="does not hold its teacher's outputs"):
         cache.check(lambda pairs: {part: -values for part, values in Counted()(pairs).items()})
 
 

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 
 from kdbench.data.views import order, views
 from kdbench.engine.checks.small import NUM_STEPS, begin, steps
-from kdbench.engine.checks.watched import Refused, Watched, remembered, trained
+from kdbench.engine.checks.watched import Refused, Watched, state_hash, trained
 from kdbench.engine.progress import Diverged
 from kdbench.engine.run import Run
 from kdbench.engine.step import StepObserver
@@ -60,7 +60,7 @@ def reads(watched: Watched) -> None:
     for epoch in epochs:
         if epoch.run.needs and not kind.READS.teacher:
             raise Broken("reads() names parts of the teacher, but READS none: the method has no teacher")
-        if epoch.asked:
+        if epoch.queries_teacher:
             raise Broken("loss() runs the teacher itself")
 
 
@@ -69,8 +69,8 @@ def gradients(watched: Watched) -> None:
     names = {name for epoch in watched.epochs for name in trained(epoch.run)}
     if missing := sorted(names.difference(*(epoch.reached for epoch in watched.epochs))):
         raise Broken(f"{_listed(missing)} get{'s' if len(missing) == 1 else ''} no gradient")
-    if endless := sorted(set().union(*(epoch.endless for epoch in watched.epochs))):
-        raise Broken(f"the gradient of {_listed(endless)} is not finite")
+    if non_finite := sorted(set().union(*(epoch.non_finite for epoch in watched.epochs))):
+        raise Broken(f"the gradient of {_listed(non_finite)} is not finite")
 
 
 def teacher(watched: Watched) -> None:
@@ -94,7 +94,7 @@ def state(watched: Watched) -> None:
         first, second = pair.first, pair.second
         if _position(second) != _position(first):
             raise Broken("the position or the sums of the losses differ after a save")
-        if pair.restored != remembered(first):
+        if pair.restored != state_hash(first):
             raise Broken("parameters or buffers differ after a save")
 
 
@@ -103,13 +103,13 @@ def resume(watched: Watched) -> None:
     for pair, epoch in zip(watched.halves, watched.epochs, strict=True):
         second = pair.second
         steps(second, NUM_STEPS - second.step)
-        if remembered(second) != epoch.remembered[-1]:
+        if state_hash(second) != epoch.state_hashes[-1]:
             raise Broken(f"after an interruption, training{_phase(second)} ends with other weights")
 
 
 def repeat(watched: Watched) -> None:
     """Raise Broken unless two runs of one seed are equal."""
-    if [remembered(pair.first) for pair in watched.halves] != _first_steps(watched):
+    if [state_hash(pair.first) for pair in watched.halves] != _first_steps(watched):
         raise Broken("two runs of one seed differ after their first step")
 
 
@@ -123,7 +123,7 @@ def seeds(watched: Watched) -> None:
     """Raise Broken unless another seed is another run."""
     run = watched.run(seed=2)
     steps(run, 1)
-    if remembered(run) == _first_steps(watched)[0]:
+    if state_hash(run) == _first_steps(watched)[0]:
         raise Broken("seeds 1 and 2 give the same weights")
 
 
@@ -135,8 +135,8 @@ def paired(watched: Watched) -> None:
         plain = build_net(run.cell.student, run.cell.protocol, watched.dataset, seed=run.cell.seed, purpose="student")
         for name, value in plain.backbone.state_dict().items():
             # A method may put the student into a larger network, where its weights have longer names.
-            found = [own for other, own in epoch.student.items() if f".{other}".endswith(f".{name}")]
-            if not any(torch.equal(value, own) for own in found) and (found or not wraps):
+            initial = [begun for other, begun in epoch.student.items() if f".{other}".endswith(f".{name}")]
+            if not any(torch.equal(value, begun) for begun in initial) and (initial or not wraps):
                 raise Broken(f"{name} of the student does not begin as under other methods")
         numbers = order(run.cell.seed, epoch.stream_epoch, len(watched.dataset.train_labels))
         if [index for seen, _ in epoch.seen for index in seen] != numbers.tolist():
@@ -251,12 +251,12 @@ def _trains_in(watched: Watched, precision: Precision) -> None:
 
 
 def _first_steps(watched: Watched) -> list[str]:
-    """What is remembered after the first step of each phase."""
-    return [epoch.remembered[0] for epoch in watched.epochs]
+    """Return the state hash after the first step of each phase."""
+    return [epoch.state_hashes[0] for epoch in watched.epochs]
 
 
 def _position(run: Run) -> tuple[object, ...]:
-    """Where a run is, with the sums of its losses."""
+    """Return where a run is, with the sums of its losses."""
     return run.phase.pretraining, run.epoch, run.step, run.tally.sums
 
 

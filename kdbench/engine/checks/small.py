@@ -55,16 +55,16 @@ def tiny_arrays() -> Arrays:
 
 
 def tiny_protocol(dataset: Dataset, **changes: Any) -> Protocol:
-    """The demo's protocol on a small data set, 2 epochs of 3 steps, the last of 10 images."""
+    """Return the demo's protocol on a small data set, 2 epochs of 3 steps, the last of 10 images."""
     protocol = load_protocol("digits-demo-v1")
-    own = {"dataset": f"npz:{dataset.fingerprint[:16]}", "epochs": 2, "batch_size": 16, "flip": True}
-    return dataclasses.replace(protocol, rules=protocol.rules.replace(**{**own, **changes}))
+    small = {"dataset": f"npz:{dataset.fingerprint[:16]}", "epochs": 2, "batch_size": 16, "flip": True}
+    return dataclasses.replace(protocol, rules=protocol.rules.replace(**{**small, **changes}))
 
 
 def make_cell(
     protocol: Protocol, method: str, teacher: str, student: str, seed: int = 1, settings: dict[str, Any] | None = None
 ) -> Cell:
-    """A cell whose teacher is one of :func:`make_teacher`."""
+    """Return a cell whose teacher is one of :func:`make_teacher`."""
     kind = load_method(method)
     return Cell(
         protocol=protocol,
@@ -78,7 +78,7 @@ def make_cell(
 
 
 def make_teacher(network: str, protocol: Protocol, dataset: Dataset) -> Teacher:
-    """An untrained teacher."""
+    """Return an untrained teacher."""
     net = freeze(build_net(network, protocol, dataset, seed=0, purpose="teacher"))
     logits = predict(net, dataset.test_images)
     card = TeacherCard(
@@ -94,7 +94,7 @@ def make_teacher(network: str, protocol: Protocol, dataset: Dataset) -> Teacher:
 
 
 def make_source(network: str, protocol: Protocol, dataset: Dataset) -> TeacherSource:
-    """A live, untrained teacher."""
+    """Return a live, untrained teacher."""
     return TeacherSource(LiveTeacher(make_teacher(network, protocol, dataset), protocol.precision, CPU), None)
 
 

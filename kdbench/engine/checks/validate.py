@@ -53,14 +53,14 @@ def validate(method: str, folder: Path, observe: Callable[[str], None] = lambda 
     folder
         For states; what lies there is of no use afterwards.
     observe
-        Is told what is done next.
+        Called with what is done next.
     """
     verdicts: list[Verdict] = []
     once = True
     for number, pair in enumerate(PAIRS):
         observe(f"steps on {pair_text(pair)}")
         watched = Watched(method, pair, folder / str(number))
-        if isinstance(watched.outcome, Exception):  # nothing but this can be said of the pair
+        if isinstance(watched.outcome, Exception):  # no other check can run on the pair
             verdicts.append(judge("reads" if isinstance(watched.outcome, Undeclared) else "losses", watched))
             continue
         for name, check in CHECKS.items():
@@ -72,28 +72,28 @@ def validate(method: str, folder: Path, observe: Callable[[str], None] = lambda 
 
 
 def pair_text(pair: str) -> str:
-    """A pair of ``PAIRS`` in networks' names."""
+    """Return a pair of ``PAIRS`` in networks' names."""
     return str(Pair.of(*PAIRS[pair]))
 
 
 def rows(verdicts: list[Verdict]) -> list[dict[str, Any]]:
-    """A table: one row a check, one column a pair."""
-    found = {(verdict.check, verdict.pair): verdict.outcome for verdict in verdicts}
+    """Return a table: one row a check, one column a pair."""
+    outcomes = {(verdict.check, verdict.pair): verdict.outcome for verdict in verdicts}
     refused = {verdict.pair for verdict in verdicts if _refuses(verdict)}
     return [
         {"check": name, "what must hold": check.what}
-        | {pair: "refused" if pair in refused else found.get((name, pair), "") for pair in PAIRS}
+        | {pair: "refused" if pair in refused else outcomes.get((name, pair), "") for pair in PAIRS}
         for name, check in CHECKS.items()
     ]
 
 
 def remarks(verdicts: list[Verdict]) -> Iterator[str]:
-    """Why checks failed or were refused; what is the same on several pairs is said once."""
-    said: dict[Verdict, list[str]] = {}
+    """Return why checks failed or a method refused; what is the same on several pairs is one line."""
+    pairs_of: dict[Verdict, list[str]] = {}
     for verdict in verdicts:
         if verdict.reason:
-            said.setdefault(replace(verdict, pair=""), []).append(verdict.pair)
-    for verdict, pairs in said.items():
+            pairs_of.setdefault(replace(verdict, pair=""), []).append(verdict.pair)
+    for verdict, pairs in pairs_of.items():
         where = ", ".join(pairs)
         yield f"{verdict.outcome}, {where if _refuses(verdict) else f'{verdict.check} on {where}'}: {verdict.reason}"
         if verdict.remedy:
@@ -101,5 +101,5 @@ def remarks(verdicts: list[Verdict]) -> Iterator[str]:
 
 
 def _refuses(verdict: Verdict) -> bool:
-    """Whether the method refuses the pair as a whole."""
+    """Return whether the method refuses the pair as a whole."""
     return verdict.outcome == "refused" and verdict.check == next(iter(CHECKS))

@@ -30,8 +30,8 @@ from kdbench.models.weights import weights_hash
 from kdbench.net import Outputs
 
 
-def remembered(run: Run) -> str:
-    """Hash of everything that is trained or remembered."""
+def state_hash(run: Run) -> str:
+    """Hash of everything that is trained or state_hash."""
     return weights_hash(
         {f"student.{k}": v for k, v in run.student.state_dict().items()}
         | {f"method.{k}": v for k, v in run.method.state_dict().items()}
@@ -39,7 +39,7 @@ def remembered(run: Run) -> str:
 
 
 def trained(run: Run) -> dict[str, nn.Parameter]:
-    """What is trained in some phase, by name."""
+    """Return what is trained in some phase, by name."""
     ids = {id(parameter) for phase in run.phases for parameter in phase.parameters}
     modules = {"student": run.student, "method": run.method}
     found = {f"{m}.{name}": p for m, module in modules.items() for name, p in module.named_parameters()}
@@ -47,7 +47,7 @@ def trained(run: Run) -> dict[str, nn.Parameter]:
 
 
 def places(run: Run) -> dict[str, int]:
-    """Where in memory everything lies that is trained or remembered."""
+    """Return where in memory everything lies that is trained or state_hash."""
     modules = {"student": run.student, "method": run.method}
     return {f"{m}.{k}": v.data_ptr() for m, module in modules.items() for k, v in module.state_dict().items()}
 
@@ -72,17 +72,17 @@ class Epoch:
     """Hashes of the teacher's weights before and after; empty without a teacher."""
     terms: list[dict[str, Any]] = field(default_factory=list)
     """Of each step."""
-    remembered: list[str] = field(default_factory=list)
+    state_hashes: list[str] = field(default_factory=list)
     """After each step."""
     reached: set[str] = field(default_factory=set)
     """Parameters that got a gradient in some step."""
-    endless: set[str] = field(default_factory=set)
+    non_finite: set[str] = field(default_factory=set)
     """Those whose gradient was not finite."""
     seen: list[tuple[list[int], Tensor]] = field(default_factory=list)
     """Image numbers and plain views of each step."""
     changed: set[str] = field(default_factory=set)
     """What the method was given and changed."""
-    asked: bool = False
+    queries_teacher: bool = False
     """Whether the method ran the teacher itself."""
 
 
@@ -155,12 +155,12 @@ class Watched:
                 first.flush_losses()
             save(first)
             resume(second)
-            found.append(Halves(first, second, remembered(second)))
+            found.append(Halves(first, second, state_hash(second)))
         return found
 
     @cached_property
     def elsewhere(self) -> list[str]:
-        """What is trained and remembered after the first step of each phase in another process."""
+        """What is trained and state_hash after the first step of each phase in another process."""
         return first_steps_elsewhere([(self.method, self.pair, self.settings)])[0]
 
 
@@ -172,7 +172,7 @@ class Halves:
     first: Run
     second: Run
     restored: str
-    """What the second remembered to begin with."""
+    """What the second state_hash to begin with."""
 
 
 def _watch(run: Run) -> Epoch:
@@ -206,7 +206,7 @@ class _Watcher(StepObserver):
         self._inside = True
 
     def ends(self, names: tuple[str, ...], values: Tensor) -> None:
-        """Note what the step has changed, and what is trained and remembered now."""
+        """Note what the step has changed, and what is trained and state_hash now."""
         self._inside = False
         epoch, run = self._epoch, self._run
         epoch.changed |= {name for name, tensor in self._given.items() if not torch.equal(tensor, self._before[name])}
@@ -214,8 +214,8 @@ class _Watcher(StepObserver):
         for name, parameter in trained(run).items():
             if parameter.grad is not None:
                 epoch.reached.add(name)
-                epoch.endless |= set() if parameter.grad.isfinite().all() else {name}
-        epoch.remembered.append(remembered(run))
+                epoch.non_finite |= set() if parameter.grad.isfinite().all() else {name}
+        epoch.state_hashes.append(state_hash(run))
         if len(epoch.terms) == 1:
             epoch.places = places(run), {}
 
@@ -228,7 +228,7 @@ class _Watcher(StepObserver):
         return epoch
 
     def _note_query(self, *_: object) -> None:
-        self._epoch.asked |= self._inside
+        self._epoch.queries_teacher |= self._inside
 
     def _teacher(self) -> str:
         """Hash of the teacher's weights, those that are shown to the method and those that are run."""
@@ -237,7 +237,7 @@ class _Watcher(StepObserver):
 
 
 def _parts(outputs: Outputs) -> dict[str, Tensor]:
-    """The tensors that a teacher gives."""
+    """Return the tensors that a teacher gives."""
     found = {}
     for name, part in outputs.parts().items():
         for number, tensor in enumerate(part if isinstance(part, tuple) else (part,)):
@@ -276,7 +276,7 @@ def _main(words: str) -> None:
         found.append([])
         for run in Watched(method, pair, Path(os.devnull), settings).runs():
             steps(run, 1)
-            found[-1].append(remembered(run))
+            found[-1].append(state_hash(run))
     sys.stdout.write(f"\n{json.dumps(found)}\n")
 
 
