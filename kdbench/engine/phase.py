@@ -100,7 +100,9 @@ def phases_of(cell: Cell, method: Method, student: Net, steps: int) -> tuple[Pha
     )
     if first is None:
         return (main,)
-    # Pre-training has milestones of its own, and no warm-up.
+    # Pre-training has milestones of its own, and no warm-up. It begins where the protocol's epochs begin: a training of
+    # one or two epochs may be past a milestone from the first on.
+    beginning = highest if schedule.per_step else main.learning_rate(1, 0)
     schedule = ScheduleRules(
         epochs=before, batch_size=schedule.batch_size, milestones=first.milestones, decay=schedule.decay
     )
@@ -111,7 +113,7 @@ def phases_of(cell: Cell, method: Method, student: Net, steps: int) -> tuple[Pha
             reads=method.reads(method.config, "pretraining"),
             pretraining=True,
             epochs=before,
-            learning_rate=LearningRate(first.learning_rate or highest, schedule, steps),
+            learning_rate=LearningRate(first.learning_rate or beginning, schedule, steps),
             modules=modules,
             trained=first.train,
             frozen=(),
