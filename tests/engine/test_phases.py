@@ -224,7 +224,7 @@ def test_a_table_says_who_was_trained_before(hinted: type[Hinted], session: kdbe
         session.run(session.cell(method=name, student="resnet8", teacher="resnet14", seed=1), cache="off")
     code, out, _ = typed("table", session.runs)
     assert code == 0
-    assert "unequal compute: kd has 2 epochs of pre-training before those of the others" in out
+    assert "unequal compute: kd adds 2 epochs of pre-training" in out
 
 
 def test_the_hint_may_come_first(session: kdbench.Session) -> None:
