@@ -154,7 +154,7 @@ def test_ctrl_c_saves_and_leaves_no_process(when: str, tiny_npz: Path, tmp_path:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=100)
     assert process.returncode == 128 + signal.SIGINT
-    assert "stopping: the cells that run are being saved" in out
+    assert "stopping: the running cells are being saved" in out
     assert "type the same command to resume" in err
     assert len(pids) == (2 if RECORD in when else 0)
     assert len(list(folder.glob(f"runs/**/{RECORD}"))) < 62
