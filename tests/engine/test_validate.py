@@ -160,7 +160,7 @@ def test_a_method_that_refuses_every_pair_is_not_checked(typed: Typed) -> None:
     code, out, err = typed("--methods", "own", "validate", "mine")
     assert (code, err) == (1, "")
     assert out.count("it wants three networks") == 1
-    assert out.endswith("nothing was checked: the method refuses every pair\n")
+    assert out.endswith("nothing was checked: the method supports none of these pairs\n")
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_a_step_that_fails_is_said_once(typed: Typed) -> None:
         code, out, err = typed("--methods", "own", "validate", "mine")
         assert (code, err, out.count("FAILS, ")) == (1, "", 1)
         assert re.search(rf"^FAILS, {name} on cifar, timm, vit>cnn: .*{line}.*\n    \w", out, flags=re.MULTILINE)
-        assert out.endswith("\n1 of 16 checks fails; the others could not be tried\n")
+        assert out.endswith("\n1 of 16 checks fails; the others could not be run\n")
 
 
 def test_verdicts_become_a_table_and_remarks() -> None:
