@@ -21,7 +21,10 @@ def report(
     pairs: Pairs = None,
     protocol: ProtocolName = None,
 ) -> None:
-    """Write one HTML file with tables, plots and every cell, and the plots as SVG and PDF."""
+    """Write an HTML report with tables, plots and every cell.
+
+    The plots are written as SVG and PDF files as well.
+    """
     from rich.console import Console
     from rich.progress import Progress
 

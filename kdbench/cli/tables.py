@@ -122,7 +122,10 @@ def compare(
     pairs: Pairs = None,
     protocol: ProtocolName = None,
 ) -> None:
-    """Compare every method with a baseline: paired differences with intervals and tests, per pair and pooled."""
+    """Compare every method with a baseline, paired by seed.
+
+    Prints differences with intervals and tests, for each pair and pooled over pairs.
+    """
     from kdbench.analysis.tables.differences import against, by_pair, choose_baseline, pooled_table
     from kdbench.analysis.tables.leaderboard import pairwise_table
 
@@ -153,7 +156,10 @@ def claims(
     pairs: Pairs = None,
     protocol: ProtocolName = None,
 ) -> None:
-    """Compare our results with published ones: both values, interval of the difference, verdict."""
+    """Compare your results with published ones.
+
+    Prints both values, the interval of their difference, and a verdict.
+    """
     from kdbench.analysis.published import ledger
     from kdbench.analysis.published.values import datasets, load_published
 
