@@ -187,7 +187,7 @@ def no_waiting(watched: Watched) -> None:
 def in_place(watched: Watched) -> None:
     """Raise Broken unless state changes in place."""
     for epoch in watched.epochs:
-        before, after = epoch.places
+        before, after = ({name: value.data_ptr() for name, value in each.items()} for each in epoch.places)
         if moved := sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name)):
             raise Broken(f"{_listed(moved)} moved to other memory")
 

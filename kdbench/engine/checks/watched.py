@@ -31,7 +31,7 @@ from kdbench.net import Outputs
 
 
 def state_hash(run: Run) -> str:
-    """Hash of everything that is trained or state_hash."""
+    """Hash of everything that is trained or remembered."""
     return weights_hash(
         {f"student.{k}": v for k, v in run.student.state_dict().items()}
         | {f"method.{k}": v for k, v in run.method.state_dict().items()}
@@ -46,10 +46,13 @@ def trained(run: Run) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in found.items() if id(parameter) in ids}
 
 
-def places(run: Run) -> dict[str, int]:
-    """Return where in memory everything lies that is trained or state_hash."""
+def places(run: Run) -> dict[str, Tensor]:
+    """Return the memory of everything that is trained or remembered.
+
+    While it is kept, nothing else can be put there: what moves has another ``data_ptr``.
+    """
     modules = {"student": run.student, "method": run.method}
-    return {f"{m}.{k}": v.data_ptr() for m, module in modules.items() for k, v in module.state_dict().items()}
+    return {f"{m}.{k}": v for m, module in modules.items() for k, v in module.state_dict().items()}
 
 
 class Refused(Exception):
@@ -66,7 +69,7 @@ class Epoch:
     """Its number in streams and views."""
     student: dict[str, Tensor]
     """The student's first state."""
-    places: tuple[dict[str, int], dict[str, int]]
+    places: tuple[dict[str, Tensor], dict[str, Tensor]]
     """After the first step and after the last."""
     teacher: tuple[str, str]
     """Hashes of the teacher's weights before and after; empty without a teacher."""
