@@ -163,7 +163,7 @@ class Watched:
 
     @cached_property
     def elsewhere(self) -> list[str]:
-        """What is trained and state_hash after the first step of each phase in another process."""
+        """What is trained and remembered after the first step of each phase in another process."""
         return first_steps_elsewhere([(self.method, self.pair, self.settings)])[0]
 
 
@@ -175,7 +175,7 @@ class Halves:
     first: Run
     second: Run
     restored: str
-    """What the second state_hash to begin with."""
+    """Hash of what the second run begins with."""
 
 
 def _watch(run: Run) -> Epoch:
@@ -209,7 +209,7 @@ class _Watcher(StepObserver):
         self._inside = True
 
     def ends(self, names: tuple[str, ...], values: Tensor) -> None:
-        """Note what the step has changed, and what is trained and state_hash now."""
+        """Note what the step has changed, and what is trained and remembered now."""
         self._inside = False
         epoch, run = self._epoch, self._run
         epoch.changed |= {name for name, tensor in self._given.items() if not torch.equal(tensor, self._before[name])}
