@@ -27,6 +27,8 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"utils": ("kdbench.utils",)},
     {"errors": ("kdbench.errors",)},
 )
+DATA = ("kdbench.methods", "kdbench.results")
+"""No rooms: the harness reads them, and installed they lie beside the rooms."""
 PUBLIC = {"kdbench"}
 """``kdbench`` itself hands out public names of the rooms, and only when they are asked for."""
 
@@ -39,7 +41,7 @@ def modules() -> dict[str, Path]:
         for path in sorted(folder.rglob("*.py")):
             parts = [package, *path.relative_to(folder).with_suffix("").parts]
             names[".".join(part for part in parts if part != "__init__")] = path
-    return names
+    return {name: path for name, path in names.items() if not name.startswith(DATA)}
 
 
 def level(module: str) -> tuple[int, str] | None:

@@ -95,6 +95,7 @@ def _as_toml(word: str) -> str:
     return word if value.isdigit() else f'{key} = "{value}"'
 
 
+@pytest.mark.checkout
 def test_rules_are_those_of_kept_records() -> None:
     records = [json.loads(path.read_bytes()) for path in sorted(RESULTS.glob("**/record.json"))]
     assert records
