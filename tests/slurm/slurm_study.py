@@ -67,8 +67,9 @@ class Study:
         return self.job_of(cluster), found[1].pid
 
     def end(self) -> dict[str, Any]:
-        """Wait for the record of the grid's one cell."""
+        """Wait for the record of the grid's one cell, and for its process to give the folder up."""
         wait_for((self.folder / RECORD).exists, "the record")
+        wait_for(lambda: not list(self.folder.glob("claim-*")), "the end of the lease")
         return comparable(self.folder)
 
 
