@@ -1,7 +1,7 @@
 """CTKD: KD at one learnable temperature, which ascends the loss that the student descends.
 
-The temperature's gradient is reversed by a factor that grows from 0 to -1, so that distilling becomes harder as
-training goes on. Follows the authors' code: the temperature is 1 + 20 sigmoid(g), where g starts at 1.
+The temperature's gradient is reversed by a factor that grows from 0 to -1, so that distilling becomes harder during
+training. Follows the authors' code: the temperature is 1 + 20 sigmoid(g), where g starts at 1.
 
 Legend: ``B`` images, ``K`` classes.
 """

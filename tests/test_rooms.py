@@ -30,7 +30,7 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
 DATA = ("kdbench.methods", "kdbench.results")
 """No rooms: the harness reads them, and installed they lie beside the rooms."""
 PUBLIC = {"kdbench"}
-"""``kdbench`` itself hands out public names of the rooms, and only when they are asked for."""
+"""``kdbench`` itself hands out public names of the rooms, on first use."""
 
 
 def modules() -> dict[str, Path]:

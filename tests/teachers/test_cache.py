@@ -67,7 +67,7 @@ def visited(seeds: range = range(1, 3), plan: ViewPlan = PLAIN, epochs: int = 3)
 
 
 def asked_for(teacher: Counted, size: int) -> list[int]:
-    """Pairs that a teacher was asked for, once in the place of their image, in batches of a size.
+    """Pairs for which a teacher was queried, once in the place of their image, in batches of a size.
 
     The first two calls measure the speed; other places are filled with any pair.
     """

@@ -180,7 +180,7 @@ def test_a_cell_that_was_begun_goes_on_as_it_began(kind: str, session: kdbench.S
 def test_a_build_that_fails_in_any_way_fails_all_that_should_read_it(
     error: Exception, session: kdbench.Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No cell is trained from the live teacher where the cache was asked for, and the next try builds it."""
+    """With ``--cache on`` no cell is trained from the live teacher, and the next try builds the cache."""
     session.train_teacher("resnet14")
 
     def broken(live: LiveTeacher, *_: Any) -> Any:

@@ -29,7 +29,7 @@ class Check:
     remedy: str
     """What to do if it does not."""
     every_pair: bool = True
-    """Whether it is asked on every pair; on the first one alone otherwise."""
+    """Whether it runs on every pair; otherwise it runs on the first one only."""
 
 
 CHECKS = {
