@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import tomllib
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from kdbench.errors import UserError
+from kdbench.utils.reading import Missing, Unreadable, read_toml
 
 Stage = Literal["teacher", "cache", "students"]
 EXAMPLES = Path(__file__).parent / "profiles"
@@ -74,11 +74,11 @@ def load_profile(path: Path) -> Profile:
         The file does not exist, is not TOML, or a key is unknown or of the wrong type.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        values = read_toml(path)
+    except Missing:
         raise UserError(f"profile {path} does not exist: {EXAMPLES} has two examples, with comments") from None
-    except (IsADirectoryError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"profile {path} is not TOML: {error}") from None
+    except Unreadable as error:
+        raise UserError(f"profile {path} {error}") from None
     tables = {stage: values.pop(stage, {}) for stage in STAGES}
     for stage, table in tables.items():
         if not isinstance(table, dict):

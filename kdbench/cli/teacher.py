@@ -21,6 +21,7 @@ from kdbench.cli.options import (
     print_rows,
 )
 from kdbench.cli.running import open_session, train_teacher
+from kdbench.errors import UserError
 
 app = typer.Typer(help="Train, import and list teachers.", no_args_is_help=True)
 
@@ -80,22 +81,27 @@ def teacher_list(
 ) -> None:
     """List the teachers in a folder of runs."""
     from kdbench.experiment.protocol import load_protocol, protocol_names
-    from kdbench.teachers.cards import list_teachers
+    from kdbench.teachers.cards import read_cards
 
     names = [load_protocol(protocol).name] if protocol else protocol_names()
-    cards = [(name, card) for name in names for card in list_teachers(runs, name)]
-    if not cards:
+    read = {name: read_cards(runs, name) for name in names}
+    cards = [(name, card) for name, (whole, _) in read.items() for card in whole]
+    messages = [message for _, damaged in read.values() for message in damaged.values()]
+    if not (cards or messages):
         echo(f"no teachers in {runs}: type 'kdbench teacher train' or 'kdbench teacher import' to make one")
         return
-    print_rows(
-        [
-            {
-                "protocol": name,
-                "teacher": card.spec,
-                "data": card.dataset,
-                "top-1 %": f"{card.accuracy:.2f}",
-                "origin": card.origin,
-            }
-            for name, card in cards
-        ]
-    )
+    if cards:
+        print_rows(
+            [
+                {
+                    "protocol": name,
+                    "teacher": card.spec,
+                    "data": card.dataset,
+                    "top-1 %": f"{card.accuracy:.2f}",
+                    "origin": card.origin,
+                }
+                for name, card in cards
+            ]
+        )
+    if messages:
+        raise UserError("\nkdbench: ".join(messages))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import tomllib
 import typing
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from kdbench.config import deciding
 from kdbench.errors import UserError
 from kdbench.experiment.pairs import Pair
 from kdbench.experiment.registry import load_method, method_name, method_source
+from kdbench.utils.reading import Missing, Unreadable, parse_toml, read_toml
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +48,12 @@ def load_recipes(name: str) -> list[Recipe]:
     """
     file = method_source(name).recipe_file
     try:
-        entries = tomllib.loads(file.read_text(encoding="utf-8")).get("recipe", []) if file.is_file() else []
+        entries = read_toml(file).get("recipe", [])
         return [Recipe(e["dataset"], tuple(e["pairs"]), e.get("settings", {}), e["source"]) for e in entries]
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not TOML: {error}") from None
+    except Missing:
+        return []
+    except Unreadable as error:
+        raise UserError(f"{file} {error}") from None
     except (KeyError, TypeError, AttributeError):
         raise UserError(
             f'{file}: each [[recipe]] needs dataset = "...", pairs = ["TEACHER>STUDENT"], settings = {{...}}, '
@@ -104,8 +106,8 @@ def parse_settings(words: list[str], methods: list[str]) -> dict[str, list[dict[
         if not (key and equals and text):
             raise UserError(f"--set takes key=value, not {word!r}")
         try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+            value = parse_toml(f"value = {text}")["value"]
+        except Unreadable:
             value = text
         for name, setting in _meant(key, methods):
             values = chosen[name].setdefault(setting, [])

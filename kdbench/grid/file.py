@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from kdbench.experiment.registry import method_names
 from kdbench.models import NETWORKS, parse_pair
 from kdbench.utils.names import find_name
 from kdbench.utils.precision import Precision
+from kdbench.utils.reading import Missing, Unreadable, read_toml
 
 _KEYS = ("protocol", "pairs", "methods", "seeds", "epochs", "precision", "data", "method")
 _Name = TypeVar("_Name", str, Pair)
@@ -54,13 +54,11 @@ def read_grid(path: Path) -> GridFile:
         quotes the line and lists what is known.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        values = read_toml(path)
+    except Missing:
         raise UserError(f"file {path} does not exist: README.md, 'A grid', shows one to start from") from None
-    except IsADirectoryError:
-        raise UserError(f"{path} is a folder: name the grid's TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not TOML: {error}") from None
+    except Unreadable as error:
+        raise UserError(f"{path} {error}") from None
     for key, value in values.items():
         with error_context(path, key, value):
             require_name("key", key, _KEYS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.experiment.cell import Cell
-from kdbench.experiment.folder import CONFIG, FAILURE, METRICS, PRETRAINING, RECORD, STATE
-from kdbench.utils.files import read_object
+from kdbench.experiment.folder import CONFIG, FAILURE, METRICS, PRETRAINING, RECORD, STATE, parse_record
 from kdbench.utils.holder import Holder
 from kdbench.utils.leases import LEASE_PREFIX, holder_of, living
+from kdbench.utils.reading import Unreadable, parse_json, read_last_line, read_object
 from kdbench.utils.scheduler import Scheduler
 from kdbench.utils.text import counted
 
@@ -122,11 +121,11 @@ def _names(folder: Path) -> set[str]:
 
 
 def _accuracy(folder: Path) -> str:
-    record = read_object(folder / RECORD)
-    top1, epochs = record.get("top1"), record.get("epochs", 0)
-    return (
-        f"{top1:.2f} % after {counted(epochs, 'epoch')}" if isinstance(top1, float) else f"{folder / RECORD} is damaged"
-    )
+    try:
+        record = parse_record(folder / RECORD)
+    except Unreadable:
+        return f"{folder / RECORD} is damaged"
+    return f"{record['top1']:.2f} % after {counted(record['epochs'], 'epoch')}"
 
 
 def _failure(status: Status) -> str:
@@ -142,14 +141,14 @@ def _progress(status: Status) -> str:
     try:
         row = _last_line(status.folder / METRICS)
         return f"epoch {row['epoch']}/{status.cell.protocol.epochs}, {row['top1']:.2f} %; "
-    except (OSError, ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError):
         pass
     try:
         return f"pre-training, epoch {_last_line(status.folder / PRETRAINING)['epoch']}; "
-    except (OSError, ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError):
         return ""
 
 
 def _last_line(path: Path) -> dict[str, Any]:
     """Parse the last line of a file of metrics."""
-    return json.loads(path.read_text(encoding="utf-8").splitlines()[-1])  # type: ignore[no-any-return]
+    return parse_json(read_last_line(path))  # type: ignore[no-any-return]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from kdbench.models.weights import freeze, load_weights, read_weights, save_weig
 from kdbench.net import Net
 from kdbench.utils.files import write_atomic, write_json
 from kdbench.utils.names import safe_name
+from kdbench.utils.reading import read_json
+from kdbench.utils.values import number, whole_number
 
 
 class TeacherMismatch(UserError):
@@ -90,14 +92,64 @@ def folder_of(runs: Path, protocol: str) -> Path:
 
 
 def list_teachers(runs: Path, protocol: str) -> list[TeacherCard]:
-    """Return all teachers of a protocol."""
-    cards = []
+    """Return all teachers of a protocol whose cards can be read."""
+    return read_cards(runs, protocol)[0]
+
+
+def read_cards(runs: Path, protocol: str) -> tuple[list[TeacherCard], dict[str, str]]:
+    """Return all teachers of a protocol, and a message for each card that is damaged, by the name of its folder."""
+    cards, damaged = [], {}
     for path in sorted(folder_of(runs, protocol).glob(f"*/{_CARD}")):
         try:
-            cards.append(TeacherCard(**json.loads(path.read_bytes())))
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{path} is damaged ({error}): delete its folder and make the teacher again") from None
+            cards.append(_read_card(path))
+        except ValueError as error:
+            damaged[path.parent.name] = f"{path} {error}: delete its folder and make the teacher again"
+    return cards, damaged
+
+
+def teachers_of(runs: Path, protocol: Protocol, network: str, digits: str = "") -> list[TeacherCard]:
+    """Return the teachers of a network on a protocol's data whose hash begins with some digits.
+
+    Raises
+    ------
+    UserError
+        A card that cannot be read may be of one that is meant.
+    """
+    whole, damaged = read_cards(runs, protocol.name)
+    cards = [
+        card
+        for card in whole
+        if card.network == network and card.dataset == protocol.dataset and card.ref.hash.startswith(digits)
+    ]
+    if not (digits and cards):
+        for folder, message in damaged.items():
+            name, _, short = folder.rpartition("-")
+            if name == safe_name(network) and (short.startswith(digits) or digits.startswith(short)):
+                raise UserError(message)
     return cards
+
+
+def _read_card(path: Path) -> TeacherCard:
+    """Read a card; a ValueError says what is wrong with it."""
+    values = read_json(path)
+    try:
+        card = TeacherCard(**values)
+    except TypeError as error:
+        raise ValueError(f"is damaged: {error}") from None
+    texts = (card.network, card.dataset, card.weights, card.origin)
+    try:
+        if not (all(isinstance(text, str) for text in texts) and re.fullmatch(r"(cell|file):\w+", card.id)):
+            raise TypeError
+        number(card.accuracy, 0, 100)
+        if card.expected is not None:
+            number(card.expected, 0, 100)
+        if card.epochs is not None:
+            whole_number(card.epochs, 1)
+    except TypeError:
+        raise ValueError("is damaged: a text is not what kdbench writes") from None
+    except ValueError as error:
+        raise ValueError(f"is damaged: {error}") from None
+    return card
 
 
 def find_teacher(runs: Path, protocol: Protocol, spec: TeacherSpec, network: str) -> TeacherCard:
@@ -111,8 +163,7 @@ def find_teacher(runs: Path, protocol: Protocol, spec: TeacherSpec, network: str
     UserError
         There is none, or there are several.
     """
-    cards = [c for c in list_teachers(runs, protocol.name) if c.network == network and c.dataset == protocol.dataset]
-    matches = [card for card in cards if card.ref.hash.startswith(spec.hash)]
+    matches = teachers_of(runs, protocol, network, spec.hash)
     if len(matches) > 1 and protocol.teacher_epochs is not None and not spec.hash:
         matches = [card for card in matches if card.imported or card.epochs == protocol.teacher_epochs] or matches
     if len(matches) == 1:
@@ -121,7 +172,7 @@ def find_teacher(runs: Path, protocol: Protocol, spec: TeacherSpec, network: str
         choices = ", ".join(f"{c.spec} ({c.accuracy:.2f} %, {c.origin})" for c in matches)
         raise UserError(f"there are {len(matches)} teachers {network} under {protocol.name}: choose one of {choices}")
     where = folder_of(runs, protocol.name)
-    if cards:
+    if cards := teachers_of(runs, protocol, network):
         raise UserError(f"no teacher {spec} in {where}: there are {', '.join(c.spec for c in cards)}")
     command = f"--protocol {protocol.name} --network {network}"
     raise UserError(

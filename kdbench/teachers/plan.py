@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from kdbench.teachers.store import TeacherStore
 from kdbench.teachers.watch import Watch
 from kdbench.utils.device import forward_batch
 from kdbench.utils.files import free_space
+from kdbench.utils.reading import Unreadable, read_toml
 from kdbench.utils.signals import Stop
 
 CacheMode = Literal["auto", "on", "off", "ready"]
@@ -200,7 +200,10 @@ class Sources:
 
 def _begun(folder: Path) -> Kind | None:
     """Return where the teacher outputs of an unfinished cell came from: it resumes with them, bit for bit."""
-    if not (folder / STATE).exists() or not (folder / CONFIG).exists():
+    if not (folder / STATE).exists():
         return None
-    kind = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8")).get("teacher_outputs")
+    try:
+        kind = read_toml(folder / CONFIG).get("teacher_outputs")
+    except Unreadable:
+        return None
     return kind if kind in ("live", "cache") else None

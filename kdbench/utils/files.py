@@ -78,15 +78,6 @@ def write_json(path: Path, value: Any, *, permit: Callable[[], None] = lambda: N
     write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n", permit=permit)
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; empty if the file is missing or unreadable."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
 def unfinished_writes(path: Path) -> list[Path]:
     """Return the temporary files that :func:`write_atomic` left behind where its process was killed."""
     return list(path.parent.glob(f".{path.name}.*.tmp"))

@@ -33,6 +33,8 @@ def number(value: object, low: float = -math.inf, high: float = math.inf) -> flo
     ValueError
         It is not one, not finite, or not in ``[low, high]``; the message holds the value and what it must be.
     """
+    if type(value) is float and low <= value <= high and math.isfinite(value):
+        return value  # the usual case, fast
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise ValueError(f"{shown(value)} is not a number")
     try:

@@ -20,7 +20,7 @@ from kdbench.analysis.report.curves import Curve, Curves
 from kdbench.analysis.tables.table import MISSING, Entry, Table
 from kdbench.experiment.folder import RECORD
 from kdbench.experiment.identity import identity_text
-from kdbench.utils.files import read_object
+from kdbench.utils.reading import read_object
 
 CELLS_LISTED = 10
 """Number of cells per method and pair that the table lists; the page's script lists the others on request."""
