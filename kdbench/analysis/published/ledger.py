@@ -165,7 +165,9 @@ def _remarks(comparison: Comparison, pair: ComparedPair, value: PublishedValue) 
     remarks = [value.note] if value.note else []
     theirs = load_protocol(comparison.rules["name"]).accuracy.get(pair.teacher)
     if theirs is not None and abs(pair.teacher_accuracy - theirs) > _TEACHER:
-        remarks.append(f"our teacher {pair.teacher} has {fixed(pair.teacher_accuracy)} %, theirs {fixed(theirs)} %")
+        remarks.append(
+            f"our teacher {pair.teacher_label} has {fixed(pair.teacher_accuracy)} %, theirs {fixed(theirs)} %"
+        )
     return remarks
 
 

@@ -111,7 +111,7 @@ def _versus(
 
 def _teachers(row: Row, pairs: Sequence[ComparedPair]) -> list[str]:
     """Return the teacher of each pair as a cluster."""
-    teachers = [f"{pair.teacher} {pair.short_id}" for pair in pairs]
+    teachers = [pair.teacher_label for pair in pairs]
     if len(set(teachers)) < MIN_CLUSTERS:
         raise UserError(
             f"--by-teacher needs pairs of {MIN_CLUSTERS} teachers or more, but {row.label} has pairs of "
@@ -223,8 +223,9 @@ def choose_baseline(comparison: Comparison, name: str | None) -> Row:
 
 def dependence_notes(comparison: Comparison, *, by_teacher: bool = False) -> list[str]:
     """Return a warning if pairs share networks."""
-    networks = Counter(name for pair in comparison.pairs for name in {pair.student} | ({pair.teacher} - {""}))
-    shared = sorted(name for name, number in networks.items() if number > 1)
+    teachers = Counter(pair.teacher_label for pair in comparison.pairs if pair.teacher)
+    students = Counter(pair.student for pair in comparison.pairs)
+    shared = sorted({name for counts in (teachers, students) for name, number in counts.items() if number > 1})
     if by_teacher or not shared:
         return []
     return [
