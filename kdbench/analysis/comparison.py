@@ -46,14 +46,16 @@ class ComparedPair:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A method with its version, settings and views: one row of a table."""
+    """A method with its version, settings, views and code: one row of a table."""
 
     method: str
     version: int
     settings: str
     """Settings that differ from the method's published ones, as JSON."""
     views: int
-    """Views of each image in a step."""
+    """Views of each image in a step; 0 if no cell is finished."""
+    code: str
+    """First letters of the hash of a user's method; empty for methods of kdbench, and for records without a hash."""
     family: str = field(compare=False)
     label: str = field(default="", compare=False)
 

@@ -2,7 +2,7 @@
 
 Records under different rules are never mixed: each protocol with its overrides, data and epoch rule is a comparison of
 its own. In a comparison, each teacher (network, identity, weights) with a student is a pair. Records of one method that
-differ in version, changed settings or views, or in the settings that were resolved for a pair, are separate rows.
+differ in version, code, changed settings or views, or in the settings that were resolved for a pair, are separate rows.
 """
 
 from __future__ import annotations
@@ -134,12 +134,12 @@ def _comparison(
 def _frames(frame: pd.DataFrame, pairs: Sequence[ComparedPair]) -> dict[tuple[Row, ComparedPair], pd.DataFrame]:
     """Group records by row and pair, indexed by seed; those without a teacher belong to all pairs of their student."""
     frames: dict[tuple[Row, ComparedPair], pd.DataFrame] = {}
-    keys = ["method", "method_version", "distinct", "views", "teacher", "student", "teacher_id", "teacher_weights"]
+    keys = ["method", "method_version", "distinct", "views", "code"]
+    keys += ["teacher", "student", "teacher_id", "teacher_weights"]
     for _, group in frame.groupby(keys, sort=True):
         first = group.iloc[0]
-        row = Row(
-            first["method"], int(first["method_version"]), first["distinct"], int(first["views"]), first["family"]
-        )
+        numbers = int(first["method_version"]), first["distinct"], int(first["views"])
+        row = Row(first["method"], *numbers, first["code"], first["family"])
         teacher = (first["teacher_id"], first["teacher_weights"]) if first["teacher"] else None
         by_seed = group.set_index("seed").sort_index()
         for pair in pairs:
@@ -168,7 +168,7 @@ def _distinct_settings(frame: pd.DataFrame) -> pd.Series[str]:
         for _, group in frame[alike].groupby(["student", "teacher"]):
             texts = [json.loads(text) for text in group["settings"].unique()]
             names = {name for text in texts for name in text}
-            differing |= {name for name in names if len({str(text.get(name)) for text in texts}) > 1}
+            differing |= {name for name in names if len({identity_text(text.get(name)) for text in texts}) > 1}
         distinct[alike] = [
             identity_text(json.loads(chosen) | {name: json.loads(settings).get(name) for name in sorted(differing)})
             for chosen, settings in zip(frame.loc[alike, "chosen"], frame.loc[alike, "settings"], strict=True)
@@ -185,7 +185,7 @@ def _unfinished_cells(
         method, teacher = cell.config["method"], cell.config["teacher"]
         key = method["name"], method["version"], identity_text(cell.config.get("chosen", {}))
         matches = [row for row in rows if (row.method, row.version, row.settings) == key]
-        row = matches[0] if matches else Row(*key, views=0, family="")
+        row = min(matches, key=lambda row: (row.views, row.code)) if matches else Row(*key, views=0, code="", family="")
         for pair in pairs:
             if pair.student == cell.config["student"] and (not teacher or pair.teacher_id == teacher["id"]):
                 cells[row, pair].append(cell)
@@ -194,17 +194,22 @@ def _unfinished_cells(
 
 def _labelled(rows: set[Row]) -> dict[Row, Row]:
     """Add labels that distinguish rows, and missing families; returns the new rows by the old ones."""
-    plain = {row: f"{row.method} {settings_text(row.changed)}".strip() for row in rows}
-    versions, views = defaultdict(set), defaultdict(set)
-    for row, label in plain.items():
-        versions[label].add(row.version)
-        views[label, row.version].add(row.views)
-    labelled = {}
-    for row, label in plain.items():
-        version = f" (version {row.version})" if len(versions[label]) > 1 else ""
-        num_views = f" ({row.views} views)" if len(views[label, row.version]) > 1 else ""
-        labelled[row] = replace(row, label=f"{label}{version}{num_views}", family=row.family or _family(row.method))
-    return labelled
+    labels = {row: f"{row.method} {settings_text(row.changed)}".strip() for row in rows}
+    labels = _distinguished(labels, {row: f"version {row.version}" for row in rows})
+    labels = _distinguished(labels, {row: f"{row.views} views" for row in rows if row.views})
+    labels = _distinguished(labels, {row: f"code {row.code or 'unknown'}" for row in rows if row.views})
+    return {row: replace(row, label=labels[row], family=row.family or _family(row.method)) for row in rows}
+
+
+def _distinguished(labels: Mapping[Row, str], words: Mapping[Row, str]) -> dict[Row, str]:
+    """Add words in brackets to equal labels of rows that differ in them."""
+    distinct = defaultdict(set)
+    for row, word in words.items():
+        distinct[labels[row]].add(word)
+    return {
+        row: f"{label} ({words[row]})" if row in words and len(distinct[label]) > 1 else label
+        for row, label in labels.items()
+    }
 
 
 def _family(method: str) -> str:

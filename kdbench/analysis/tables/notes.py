@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 
 from kdbench.analysis.comparison import ComparedPair, Comparison, EpochRule, Row
@@ -76,8 +77,8 @@ def compute_notes(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list
     notes = []
     if len(views) > 1:
         fewest, *others = sorted(views)
-        methods = "; ".join(f"{number} for {', '.join(views[number])}" for number in reversed(others))
-        notes.append(f"unequal compute, in views of each image: {methods}; {fewest} for the others")
+        counts = "; ".join(f"{number} for {', '.join(views[number])}" for number in reversed(others))
+        notes.append(f"unequal compute, in views of each image: {counts}; {fewest} for the others")
     for number, methods in sorted(pretraining.items()):
         verb, unit = "adds" if len(methods) == 1 else "add", "epochs" if number > 1 else "epoch"
         notes.append(f"unequal compute: {', '.join(methods)} {verb} {number} {unit} of pre-training")
@@ -99,8 +100,16 @@ def provenance(comparison: Comparison) -> list[str]:
         ", ".join(sorted({value for frame in frames for value in frame[column].unique()}))
         for column in ("device", "torch", "commit")
     )
+    codes = defaultdict(set)
+    for row in comparison.rows:
+        if row.views:
+            codes[row.method, row.version].add(row.code)
+    changed = sorted({method for (method, _), hashes in codes.items() if len(hashes) > 1})
     notes = [
         f"no published settings for these pairs, defaults used: {', '.join(unpublished)}" if unpublished else "",
+        f"rows of their own for records of {', '.join(changed)} whose code differs under one VERSION"
+        if changed
+        else "",
         f"run on {devices}; torch {torch}; kdbench commit {commits}",
     ]
     return [note for note in notes if note]
