@@ -94,6 +94,8 @@ class Comparison:
     results: Mapping[tuple[Row, ComparedPair], Result]
     student_only: Row | None
     """The student-only baseline: students trained without a teacher."""
+    num_variants: Mapping[str, int]
+    """Number of rows of each method, including those that are not selected."""
     teacher_runs: tuple[tuple[str, int], ...]
     """Network and seed of each teacher's own run that is left out, if its network is a student, too."""
 

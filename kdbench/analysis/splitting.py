@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -125,6 +125,7 @@ def _comparison(
         rows=tuple(sorted(rows.values(), key=_order)),
         results=results,
         student_only=_student_only(rules["name"], without_teacher),
+        num_variants=Counter(row.method for row in rows.values()),
         teacher_runs=tuple(
             sorted({(n, int(s)) for n, s in zip(teachers["student"], teachers["seed"], strict=True) if n in students})
         ),

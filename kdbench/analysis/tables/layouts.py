@@ -10,10 +10,11 @@ from typing import Literal
 import pandas as pd
 
 from kdbench.analysis.comparison import ComparedPair, Comparison, EpochRule, Result, Row
-from kdbench.analysis.stats.paired import t_interval
+from kdbench.analysis.stats.paired import TOLERANCE, t_interval
 from kdbench.analysis.tables.entries import LEVEL, accuracy, difference, fixed, gain, with_difference
 from kdbench.analysis.tables.notes import (
     compute_notes,
+    label_entry,
     provenance,
     teacher_accuracy,
     teacher_notes,
@@ -46,7 +47,7 @@ def detail(comparison: Comparison, pair: ComparedPair, epoch_rule: EpochRule = "
         values, base_values = result.values(epoch_rule), reference if row != base else {}
         rows.append(
             (
-                Entry(row.label),
+                label_entry(comparison, row),
                 replace(accuracy(values, epoch_rule), notes=_missing_notes(result, comparison.seeds(pair), len(frame))),
                 Entry(str(len(frame))),
                 replace(gain(difference(values, base_values)), notes=_gap_notes("gain", values, base_values)),
@@ -133,7 +134,7 @@ def paper(
     families = [row.family for row in rows]
     for number, row in enumerate(rows):
         first = number == 0 or families[number - 1] != row.family
-        labels = words(row.family if first else "", row.label)
+        labels = Entry(row.family if first else ""), label_entry(comparison, row)
         lines.append((*labels, *(column[number] for column in columns), views_entry(row)))
     heads = (
         ("", "teacher", *(pair.teacher_label or MISSING for pair in comparison.pairs), ""),
@@ -151,25 +152,29 @@ def paper(
 
 
 def best_two(values: Mapping[Row, Mapping[int, float]], marks: Marks) -> dict[Row, Mark]:
-    """Mark the best and the second best row of a column, as far as the rule allows it."""
+    """Mark the best and the second best rows of a column, as far as the rule allows it; equal rows share a mark."""
     means = {row: sum(by_seed.values()) / len(by_seed) for row, by_seed in values.items() if by_seed}
-    order = sorted(means, key=lambda row: -means[row])
+    groups: list[list[Row]] = []
+    for row in sorted(means, key=lambda row: -means[row]):
+        if groups and means[groups[-1][0]] - means[row] <= TOLERANCE:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
     row_marks: dict[Row, Mark] = {}
     names: tuple[Mark, ...] = ("best", "second")
-    for place, mark in enumerate(names):
-        if marks == "none" or len(order) <= place:
+    for place, (mark, group) in enumerate(zip(names, groups, strict=False)):
+        if marks == "none" or (marks == "clear" and not _is_clear(values, group, groups[place + 1 : place + 2])):
             break
-        if marks == "clear" and not _is_clear([values[row] for row in order[place : place + 2]]):
-            break
-        row_marks[order[place]] = mark
+        row_marks |= dict.fromkeys(group, mark)
     return row_marks
 
 
-def _is_clear(values: Sequence[Mapping[int, float]]) -> bool:
-    """Return whether the interval of the difference of two rows lies above zero."""
-    gaps = list(difference(*values).values()) if len(values) == 2 else []
-    interval = t_interval(gaps, LEVEL / 100) if gaps else None
-    return interval is not None and interval.sd > 0 and interval.low > 0
+def _is_clear(values: Mapping[Row, Mapping[int, float]], group: Sequence[Row], next_best: Sequence[list[Row]]) -> bool:
+    """Return whether a row is alone, and the intervals of its differences to all of the next best lie above zero."""
+    if len(group) > 1 or not next_best:
+        return False
+    gaps = [list(difference(values[group[0]], values[row]).values()) for row in next_best[0]]
+    return all(gap and t_interval(gap, LEVEL / 100).low > 0 for gap in gaps)
 
 
 def _cell(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from kdbench.analysis.comparison import ComparedPair, Comparison, EpochRule, Row
 from kdbench.analysis.stats.paired import TOLERANCE
 from kdbench.analysis.tables.entries import BEST_ON_TEST, fixed
+from kdbench.analysis.tables.table import Entry
 
 
 def top1_note(comparison: Comparison, epoch_rule: EpochRule) -> str:
@@ -17,6 +18,16 @@ def top1_note(comparison: Comparison, epoch_rule: EpochRule) -> str:
     if epoch_rule == "best":
         return f"top-1 on the test set of {data} in % in the best of {epochs} epochs; {BEST_ON_TEST}"
     return f"top-1 on the test set of {data} in % after the last of {epochs} epochs"
+
+
+def label_entry(comparison: Comparison, row: Row, notes: tuple[str, ...] = ()) -> Entry:
+    """Make an entry of the label of a row, with a note if its method was run in several variants."""
+    number = comparison.num_variants[row.method]
+    choice = (
+        f"one of {number} variants of {row.method} that were run: to choose one by these accuracies is a choice on the "
+        "test set, and biased upwards"
+    )
+    return Entry(row.label, notes=(*notes, choice) if number > 1 else notes)
 
 
 def teacher_notes(comparison: Comparison) -> list[str]:
