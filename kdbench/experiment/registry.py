@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import importlib
@@ -32,6 +33,8 @@ NAME_RULE = "the name of a method is a lower-case letter, then lower-case letter
 _DIGEST = "__kdbench_digest__"
 _OLD_READS = ("teacher_reads", "student_reads", "needs", "own_needs", "pretraining_needs", "all_needs")
 """Names by which methods once said what they read."""
+_RESERVED = frozenset({"name", "version"})
+"""Beside these, settings stand in a cell's identity."""
 _OLD_HELPERS = "kdbench.methods.ce"
 """Module that once held the functions of ``kdbench.functional``."""
 
@@ -229,12 +232,26 @@ def _flaw(method: object) -> str | None:
         return f"its METHOD is {method!r}: it must be a class that inherits from kdbench.method.Method"
     if missing := sorted(method.__abstractmethods__):
         return f"{method.__name__} has no {', '.join(missing)}: define it, as kdbench.method.Method describes it"
-    if flaw := _flaw_of_reads(method):
-        return flaw
+    return _flaw_of_reads(method) or _flaw_of_settings(method)
+
+
+def _flaw_of_settings(method: type[Method]) -> str | None:
+    """Return what is wrong with a method's settings, or with a hook that looks at them; None if nothing is."""
     try:
-        method.Config()
+        config = method.Config()
     except (TypeError, ValueError) as error:
         return f"{method.__name__}.Config() fails, {error}: give every field a default that is allowed"
+    if hidden := sorted(_RESERVED & {field.name for field in dataclasses.fields(method.Config)}):
+        return (
+            f"{method.__name__} has a setting {' and a setting '.join(hidden)}, which is how records call the name and "
+            "the VERSION of the method: rename the setting"
+        )
+    for hook in (method.views, method.all_reads, method.pretraining):
+        try:
+            hook(config)
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
+            return f"{method.__name__}.{hook.__name__}() fails with the default settings, {reason}: mend it"
     return None
 
 
