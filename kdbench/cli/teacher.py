@@ -34,7 +34,7 @@ def teacher_train(
     epochs: EpochsOption = None,
     precision: PrecisionOption = None,
     runs: RunsOption = Path("runs"),
-    data: DataOption = "data",
+    data: DataOption = None,
     download: DownloadOption = False,
     device: DeviceOption = None,
     save_every: SaveEveryOption = 60.0,
@@ -63,7 +63,7 @@ def teacher_import(
         float | None, typer.Option(help="Expected top-1 on the test set in %. [default: the published value, if any]")
     ] = None,
     runs: RunsOption = Path("runs"),
-    data: DataOption = "data",
+    data: DataOption = None,
     download: DownloadOption = False,
     device: DeviceOption = None,
 ) -> None:
@@ -83,7 +83,7 @@ def teacher_list(
     from kdbench.experiment.protocol import load_protocol, protocol_names
     from kdbench.teachers.cards import read_cards
 
-    names = [load_protocol(protocol).name] if protocol else protocol_names()
+    names = protocol_names() if protocol is None else [load_protocol(protocol).name]
     read = {name: read_cards(runs, name) for name in names}
     cards = [(name, card) for name, (whole, _) in read.items() for card in whole]
     messages = [message for _, damaged in read.values() for message in damaged.values()]

@@ -53,7 +53,8 @@ def parse_record(path: str | Path) -> dict[str, Any]:
     try:
         check_record(record)
         if not is_sealed(record):
-            check_last_epoch(record, _last_row(os.path.join(os.path.dirname(path), METRICS)))
+            metrics = os.path.join(os.path.dirname(path), METRICS)  # noqa: PTH118, PTH120 - called very often
+            check_last_epoch(record, _last_row(metrics))
     except ValueError as error:
         raise Unreadable(str(error)) from None
     return record

@@ -47,6 +47,7 @@ _TEXTS = (
     *("cell", "weights", "data_fingerprint", "epoch_rule", "settings_source", "config.student"),
     *("config.protocol.name", "config.method.name", "environment.device", "environment.versions.torch"),
 )
+_OPTIONAL_TEXTS = ("family", "environment.commit")
 _TABLES = ("overrides", "settings_chosen", "loss")
 _COPIES = {
     "protocol": "protocol.name",
@@ -109,8 +110,11 @@ def _check(record: Mapping[str, Any]) -> None:
         raise ValueError("its configuration does not match its cell id")
     if _HASH in record and record[_HASH] != _hash(record):
         raise ValueError("its fields do not match its hash")
-    for field in _TEXTS:
-        if not isinstance(text := _value(record, field), str):
+    texts = {field: _value(record, field) for field in _TEXTS}
+    texts |= {field: _value(record, field, optional=True) or "" for field in _OPTIONAL_TEXTS}
+    texts |= {"teacher.weights": record["teacher"]["weights"]} if record["teacher"] else {}
+    for field, text in texts.items():
+        if not isinstance(text, str):
             raise TypeError(f"{field} is {shown(text)}, not a text")
     for field in _TABLES:
         if not isinstance(table := record.get(field, {}), dict):
