@@ -181,7 +181,7 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
 
 def _commit(environment: dict[str, Any]) -> str:
     """Return the first letters of the commit, with a plus if the working tree had changes."""
-    return f"{(environment['commit'] or 'unknown')[:8]}{'+' if environment['dirty'] else ''}"
+    return f"{(environment.get('commit') or 'unknown')[:8]}{'+' if environment.get('dirty') else ''}"
 
 
 def _shared(value: Any) -> str:

@@ -12,6 +12,7 @@ from kdbench.experiment.rules import Rules, read_table
 from kdbench.utils.names import find_name
 from kdbench.utils.precision import Precision
 from kdbench.utils.reading import Unreadable, parse_toml
+from kdbench.utils.values import argument, whole_number
 
 _FOLDER = resources.files("kdbench.experiment") / "protocols"
 
@@ -81,8 +82,9 @@ class Protocol:
             There is no such rule, or a value is out of range.
         """
         given = {key: value for key, value in changes.items() if value is not None}
-        if given.get("epochs", 1) < 1:
-            raise UserError(f"--epochs must be at least 1, not {given['epochs']}")
+        if "epochs" in given:
+            with argument("--epochs"):
+                given["epochs"] = whole_number(given["epochs"], 1)
         try:
             rules = self.rules.replace(**given)
         except ValueError as error:

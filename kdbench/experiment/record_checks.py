@@ -145,7 +145,7 @@ def _check_number(
     try:
         take(value, *bounds)
     except ValueError as error:
-        raise ValueError(f"{field}: {error}") from None
+        raise ValueError(f"{field} {error}") from None
 
 
 def _check_copies(record: Mapping[str, Any]) -> None:

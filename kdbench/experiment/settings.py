@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import math
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +15,9 @@ from kdbench.errors import UserError
 from kdbench.experiment.pairs import Pair
 from kdbench.experiment.registry import load_method, method_name, method_source
 from kdbench.utils.reading import Missing, Unreadable, parse_toml, read_toml
+from kdbench.utils.values import number, shown, whole_number
+
+_NUMBERS: dict[Any, Callable[[object], float]] = {float: number, int: whole_number}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +54,7 @@ def load_recipes(name: str) -> list[Recipe]:
     """
     file = method_source(name).recipe_file
     try:
-        entries = read_toml(file).get("recipe", [])
-        return [Recipe(e["dataset"], tuple(e["pairs"]), e.get("settings", {}), e["source"]) for e in entries]
+        return [_recipe(entry) for entry in read_toml(file).get("recipe", [])]
     except Missing:
         return []
     except Unreadable as error:
@@ -59,6 +64,15 @@ def load_recipes(name: str) -> list[Recipe]:
             f'{file}: each [[recipe]] needs dataset = "...", pairs = ["TEACHER>STUDENT"], settings = {{...}}, '
             'source = "..."'
         ) from None
+
+
+def _recipe(entry: dict[str, Any]) -> Recipe:
+    """Read an entry of a recipe file; KeyError, TypeError or AttributeError if it is none."""
+    recipe = Recipe(entry["dataset"], tuple(entry["pairs"]), entry.get("settings", {}), entry["source"])
+    texts = (recipe.dataset, recipe.source, *recipe.pairs)
+    if not (all(isinstance(text, str) for text in texts) and isinstance(recipe.settings, dict)):
+        raise TypeError
+    return recipe
 
 
 def resolve_settings(
@@ -72,6 +86,8 @@ def resolve_settings(
         A key is not a setting, or a value is of the wrong kind or out of range.
     """
     config = load_method(name).Config
+    if not isinstance(chosen or {}, dict):
+        raise UserError(f"settings of method {name} must be a dictionary, not {shown(chosen)}")
     chosen = _typed(name, config, chosen or {})
     pair = str(Pair.of(teacher, student)) if teacher else ""
     recipes = [recipe for recipe in load_recipes(name) if recipe.dataset == dataset and pair in recipe.pairs]
@@ -104,7 +120,9 @@ def parse_settings(words: list[str], methods: list[str]) -> dict[str, list[dict[
     for word in words:
         key, equals, text = word.partition("=")
         if not (key and equals and text):
-            raise UserError(f"--set takes key=value, not {word!r}")
+            raise UserError(f"--set takes key=value, not {shown(word)}")
+        if "\n" in text or "\r" in text:
+            raise UserError(f"--set takes one key=value, not several lines: {shown(word)}")
         try:
             value = parse_toml(f"value = {text}")["value"]
         except Unreadable:
@@ -112,7 +130,7 @@ def parse_settings(words: list[str], methods: list[str]) -> dict[str, list[dict[
         for name, setting in _meant(key, methods):
             values = chosen[name].setdefault(setting, [])
             if value in values:
-                raise UserError(f"--set gives {key} the value {text} twice")
+                raise UserError(f"--set gives {key} the value {shown(value)} twice")
             values.append(value)
     return {
         name: [dict(zip(settings, values, strict=True)) for values in itertools.product(*settings.values())]
@@ -150,12 +168,18 @@ def _typed(name: str, config: type, chosen: dict[str, Any]) -> dict[str, Any]:
 
 
 def _convert(name: str, key: str, value: Any, kind: Any) -> Any:
-    if kind is float and type(value) is int:
-        return float(value)
-    options = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else None
-    if options and value in options and type(value) in {type(o) for o in options}:
-        return value
-    if not options and type(value) is kind:
-        return value
-    wanted = " or ".join(map(repr, options)) if options else kind.__name__
-    raise UserError(f"setting {key} of method {name} must be {wanted}, not {value!r}")
+    options = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
+    with contextlib.suppress(ValueError):
+        if kind in _NUMBERS:
+            return _NUMBERS[kind](value)
+        if type(value) is kind or any(type(value) is type(option) and value == option for option in options):
+            return value
+    wanted = " or ".join(map(repr, options)) or getattr(kind, "__name__", str(kind))
+    raise UserError(f"setting {key} of method {name} must be {wanted}, not {shown(value)}{_why(value)}")
+
+
+def _why(value: Any) -> str:
+    """Return what is wrong with a number or its text, if it is one that is not finite."""
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
+        return "" if math.isfinite(float(value)) else ", which is not finite"
+    return ""
