@@ -53,7 +53,7 @@ def test_a_changed_record_is_told_from_its_configuration_and_its_ranges(name: st
     record = json.loads(json.dumps(fake_record("kd", 1, 70.0)))
     check_record(record)
     change(record)
-    with pytest.raises(ValueError, match="^is ") as refused:
+    with pytest.raises(ValueError, match=r"^is ") as refused:
         check_record(record)
     assert words in str(refused.value)
 
