@@ -14,7 +14,8 @@ from test_records import begin
 from kdbench.analysis import splitting
 from kdbench.analysis.comparison import Comparison
 from kdbench.analysis.records import read_records
-from kdbench.analysis.tables.differences import against
+from kdbench.analysis.report.plots import differences_plot
+from kdbench.analysis.tables.differences import against, pooled_table
 from kdbench.analysis.tables.layouts import detail, paper
 from kdbench.analysis.tables.leaderboard import leaderboard, leaderboard_table
 
@@ -113,3 +114,22 @@ def test_a_baseline_without_a_common_seed_gives_no_difference() -> None:
     entries = column(paper(comparison), "resnet20 resnet8")
     assert entries["Student"].notes == ("no record of seed 2",)
     assert (entries["kd"].text, entries["kd"].notes) == ("71.00", ("no difference: no seed in common",))
+
+
+def test_a_leaderboards_gain_over_fewer_runs_than_its_accuracy_is_noted() -> None:
+    (comparison,) = split(ALONE[0], *students((1, 2, 3)), fake_record("dkd", 1, 60.0, student="resnet14"))
+    gains = column(leaderboard_table(leaderboard(comparison)), "gain [95 %]")
+    assert gains["kd"].notes[-1] == "gain: n = 1 of 3 runs"
+    assert not any("gain" in note for note in gains["dkd"].notes)
+
+
+def test_pooled_differences_have_the_number_of_runs() -> None:
+    (comparison,) = split(*ALONE, *students((1, 2, 3)), *TAUGHT_BY_IT, fake_record("ce", 1, 30.0, teacher=None))
+    base = comparison.find("ce")
+    (versus,) = against(comparison, base)
+    table = pooled_table(comparison, base, [versus])
+    assert [column(table, name)["kd"].text for name in ("pairs", "n")] == ["2", "3"]
+    assert column(table, "P(better) %")["kd"].notes == ("all runs, not only those of common seeds: 5 against 3",)
+    figure = differences_plot(comparison, base, [versus], "name")
+    assert figure
+    assert "(n = 3)" in figure.description
