@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pandas as pd
 
 from kdbench.analysis.records import UnfinishedCell
-from kdbench.utils.names import find_name
+from kdbench.utils.names import squeeze, unknown_name
 
 EpochRule = Literal["last", "best"]
 """The epoch whose accuracy is reported: the last one, or the best one on the test set."""
@@ -121,6 +121,11 @@ class Comparison:
         results = [(pair, self.result(row, pair)) for pair in self.pairs]
         return all(result and self.seeds(pair) <= set(result.frame.index) for pair, result in results)
 
+    def matching(self, name: str) -> list[Row]:
+        """Return the row of this label; without one, all rows of this method."""
+        labels = [row for row in self.rows if _words(row.label) == _words(name)]
+        return labels or [row for row in self.rows if squeeze(row.method) == squeeze(name)]
+
     def find(self, name: str) -> Row:
         """Return a row by its label, or by its method's name if that has one row only.
 
@@ -129,42 +134,23 @@ class Comparison:
         UserError
             No row has this label, and no or several rows have this method.
         """
-        labels = {row.label: row for row in self.rows}
-        rows = [row for row in self.rows if row.method == name]
-        if len(rows) == 1:
-            return rows[0]
-        return labels[find_name("row", name, labels, f"the rows are {', '.join(labels)}")]
+        rows = self.matching(name)
+        if len(rows) != 1:
+            labels = [row.label for row in self.rows]
+            raise unknown_name("row", name, labels, f"the rows are {', '.join(labels)}")
+        return rows[0]
 
 
-def select(comparison: Comparison, methods: Sequence[str] = (), pairs: Sequence[str] = ()) -> Comparison:
-    """Select some methods and pairs of a comparison; the student-only baseline is always kept.
-
-    Parameters
-    ----------
-    methods
-        Rows, by the names that :meth:`Comparison.find` takes; all without any.
-    pairs
-        Names of pairs; all without any.
-
-    Raises
-    ------
-    UserError
-        A method or pair does not exist.
-    """
-    rows, selected_pairs = comparison.rows, comparison.pairs
-    if methods:
-        selected_rows = {comparison.find(name) for name in methods}
-        rows = tuple(row for row in rows if row in selected_rows or row == comparison.student_only)
-    if pairs:
-        names = [pair.name for pair in comparison.pairs]
-        selected_names = {find_name("pair", pair, names, f"the pairs are {', '.join(names)}") for pair in pairs}
-        selected_pairs = tuple(pair for pair in comparison.pairs if pair.name in selected_names)
-    results = {
-        (row, pair): result
-        for (row, pair), result in comparison.results.items()
-        if row in rows and pair in selected_pairs
-    }
-    return replace(comparison, rows=rows, pairs=selected_pairs, results=results)
+def _words(label: str) -> list[str]:
+    """Return the words of a row's label; case, punctuation of names and digits after a number do not matter."""
+    words = []
+    for word in label.split():
+        key, equals, text = word.partition("=")
+        try:
+            words.append(f"{key}={float(text)}" if equals else squeeze(word))
+        except ValueError:
+            words.append(word)
+    return [word.lower() for word in words]
 
 
 def settings_text(values: Mapping[str, Any]) -> str:

@@ -10,10 +10,9 @@ from fake_records import fake_grid, fake_record, write_records
 from test_records import begin
 
 from kdbench.analysis import splitting
-from kdbench.analysis.comparison import Comparison, select
+from kdbench.analysis.comparison import Comparison
 from kdbench.analysis.records import Records, as_frame, read_records
 from kdbench.analysis.tables.notes import provenance
-from kdbench.errors import UserError
 from kdbench.experiment.protocol import load_protocol
 
 DIGITS = load_protocol("digits-demo-v1")
@@ -152,19 +151,6 @@ def test_cells_that_are_not_finished_have_their_place(tmp_path: Path) -> None:
     assert (len(waiting.frame), len(waiting.unfinished)) == (0, 1)
     assert other.name == "resnet56 > resnet8"
     assert found.results[found.find("kd"), other].frame.empty
-
-
-def test_selection_keeps_the_student_only_baseline() -> None:
-    pairs = ["wrn_40_2>wrn_16_2", "vgg13>vgg8"]
-    (found,) = split(*fake_grid(pairs, {"kd": 1.0, "dkd": 2.0}, 2))
-    narrow = select(found, ["DKD"], ["VGG13>vgg8"])
-    assert labels(narrow) == ["ce", "dkd"]
-    assert [pair.name for pair in narrow.pairs] == ["vgg13 > vgg8"]
-    assert len(narrow.results) == 2
-    with pytest.raises(UserError, match="unknown row 'dk': did you mean dkd"):
-        select(found, ["dk"])
-    with pytest.raises(UserError, match="unknown pair"):
-        select(found, [], ["a>b"])
 
 
 def test_pairs_stand_in_the_order_of_papers() -> None:

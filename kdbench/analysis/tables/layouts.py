@@ -34,9 +34,17 @@ _RULES: dict[Marks, str] = {
 }
 
 
-def detail(comparison: Comparison, pair: ComparedPair, epoch_rule: EpochRule = "last") -> Table:
-    """Make a table of all metrics of one pair: one row per method, the best method last."""
-    base = comparison.student_only
+def detail(
+    comparison: Comparison, pair: ComparedPair, epoch_rule: EpochRule = "last", baseline: Row | None = None
+) -> Table:
+    """Make a table of all metrics of one pair: the baseline, then one row per method, the best method last.
+
+    Parameters
+    ----------
+    baseline
+        Row that gains refer to; by default the student-only baseline.
+    """
+    base = baseline or comparison.student_only
     base_result = comparison.result(base, pair) if base else None
     reference = base_result.values(epoch_rule) if base_result else {}
     results = [(row, result) for row in comparison.rows if (result := comparison.result(row, pair))]
