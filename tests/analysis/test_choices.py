@@ -10,13 +10,16 @@ from test_comparison import ALONE, split
 from test_layouts import column
 from test_ledger import ledger
 
-from kdbench.analysis.comparison import Comparison, select
+from kdbench.analysis.comparison import Comparison
+from kdbench.analysis.selection import Filters, select
 from kdbench.analysis.tables.differences import against, by_pair, holm_note, pooled_table
 from kdbench.analysis.tables.layouts import detail, paper
 from kdbench.analysis.tables.leaderboard import leaderboard, leaderboard_table, pairwise_table
 from kdbench.analysis.tables.notes import compute_notes
+from kdbench.experiment.protocol import load_protocol
 
 PAIR = "resnet20 resnet8"
+PROTOCOL = load_protocol("cifar100-crd-v1")
 PAIRS = ["wrn_40_2>wrn_16_2", "resnet56>resnet20", "vgg13>vgg8"]
 
 
@@ -47,7 +50,7 @@ def test_equal_ranks_share_a_place() -> None:
     records = [*fake_grid(PAIRS, {}, 1, sd=0.0)]
     for number, pair in enumerate(PAIRS):
         teacher, student = pair.split(">")
-        shared = {"teacher": teacher, "student": student, "protocol": _protocol(), "teacher_id": f"cell:{teacher}"}
+        shared = {"teacher": teacher, "student": student, "protocol": PROTOCOL, "teacher_id": f"cell:{teacher}"}
         # Each of three methods is first, second and third on one pair; pkt is last on all.
         records += [
             fake_record(method, 1, 80.0 + (place + number) % 3, **shared)
@@ -59,12 +62,6 @@ def test_equal_ranks_share_a_place() -> None:
     assert {row[1].text: row[0].text for row in table.rows} == {"a": "1", "b": "1", "c": "1", "ce": "4", "z": "5"}
 
 
-def _protocol() -> Any:
-    from kdbench.experiment.protocol import load_protocol
-
-    return load_protocol("cifar100-crd-v1")
-
-
 def sweep(settings: int) -> Comparison:
     gains = {"at": 0.3, "dkd": 0.2}
     records = [*fake_grid(PAIRS, gains | {"kd": 0.1}, 4)]
@@ -73,7 +70,7 @@ def sweep(settings: int) -> Comparison:
             if record["method"] != "ce":
                 config = record["config"]
                 changed = fake_record(
-                    "kd", record["seed"], record["top1"], protocol=_protocol(), teacher=config["teacher"]["network"],
+                    "kd", record["seed"], record["top1"], protocol=PROTOCOL, teacher=config["teacher"]["network"],
                     student=record["student"], teacher_id=config["teacher"]["id"], chosen={"temperature": number},
                 )  # fmt: skip
                 records.append(changed)
@@ -104,12 +101,15 @@ def test_the_family_of_the_correction_is_named() -> None:
     base = swept.find("ce")
     assert shared in pooled_table(swept, base, against(swept, base)).notes
     assert shared in leaderboard_table(leaderboard(swept)).notes
+    notes = " | ".join(leaderboard_table(leaderboard(swept)).notes)
+    assert "ranks, for 6 methods, each variant a method" in notes
+    assert "each variant" not in " | ".join(leaderboard_table(leaderboard(single)).notes)
     assert any(f"all {6 * 5 // 2} comparisons of this table" in note for note in pairwise_table(swept).notes)
 
 
 def test_a_choice_of_settings_is_marked_even_if_only_the_chosen_is_shown() -> None:
     swept = sweep(3)
-    chosen = select(swept, ["kd temperature=2", "at"])
+    ((chosen,), _) = select([swept], Filters(methods=["kd temperature=2", "at"]))
     base = swept.find("ce")
     note = (
         "one of 3 variants of kd that were run: to choose one by these accuracies is a choice on the test set, and "

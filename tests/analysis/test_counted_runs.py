@@ -129,7 +129,15 @@ def test_pooled_differences_have_the_number_of_runs() -> None:
     (versus,) = against(comparison, base)
     table = pooled_table(comparison, base, [versus])
     assert [column(table, name)["kd"].text for name in ("pairs", "n")] == ["2", "3"]
+    assert column(table, "mean difference [95 %]")["kd"].numbers["n"] == "3"
     assert column(table, "P(better) %")["kd"].notes == ("all runs, not only those of common seeds: 5 against 3",)
     figure = differences_plot(comparison, base, [versus], "name")
     assert figure
     assert "(n = 3)" in figure.description
+
+
+def test_many_seeds_are_listed_in_part() -> None:
+    alone = [fake_record("ce", seed, 70.0, teacher=None) for seed in range(12)]
+    (comparison,) = split(*alone, *(fake_record("kd", seed, 75.0) for seed in range(20)))
+    (note,) = column(paper(comparison), "resnet20 resnet8")["kd"].notes
+    assert note == "difference: n = 12, seeds 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more only"

@@ -130,7 +130,9 @@ def test_pairs_that_share_networks_are_named(found: Comparison) -> None:
 
 def test_without_a_student_only_baseline_another_must_be_named() -> None:
     (one,) = split(*(fake_record(method, seed, 70.0) for method in ("kd", "dkd") for seed in range(2)))
-    with pytest.raises(UserError, match="--baseline takes dkd, kd"):
+    with pytest.raises(
+        UserError, match="--baseline takes dkd, kd; or choose other records, --protocol and --rules select"
+    ):
         choose_baseline(one, None)
 
 
