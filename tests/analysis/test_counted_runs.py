@@ -14,7 +14,8 @@ from test_records import begin
 from kdbench.analysis import splitting
 from kdbench.analysis.comparison import Comparison
 from kdbench.analysis.records import read_records
-from kdbench.analysis.report.plots import differences_plot
+from kdbench.analysis.report.curves import Curve, Curves
+from kdbench.analysis.report.plots import curves_plot, differences_plot
 from kdbench.analysis.tables.differences import against, pooled_table
 from kdbench.analysis.tables.layouts import detail, paper
 from kdbench.analysis.tables.leaderboard import leaderboard, leaderboard_table
@@ -134,6 +135,24 @@ def test_pooled_differences_have_the_number_of_runs() -> None:
     figure = differences_plot(comparison, base, [versus], "name")
     assert figure
     assert "(n = 3)" in figure.description
+
+
+@pytest.mark.parametrize(("curves", "names"), [((3, 3), ["ce", "kd"]), ((2, 3), ["ce (n = 2)", "kd (n = 3)"])])
+def test_curves_over_other_numbers_of_runs_say_so(curves: tuple[int, int], names: list[str]) -> None:
+    records = [*(fake_record("ce", seed, 70.0, teacher=None) for seed in range(3))]
+    records += [fake_record("kd", seed, 75.0) for seed in range(3)]
+    (comparison,) = split(*records)
+    curve = Curve((1, 2), (60.0, 70.0), (1.0, 0.5))
+    by_folder = {}
+    for row, number in zip(comparison.rows, curves, strict=True):
+        frame = comparison.results[row, comparison.pairs[0]].frame
+        frame["folder"] = [f"{row.label} {seed}" for seed in frame.index]
+        by_folder |= dict.fromkeys(frame["folder"][:number], curve)
+    plot = curves_plot(comparison, comparison.pairs[0], Curves(by_folder, 6, 0, ()), "top1", "name")
+    assert plot
+    (legend,) = plot.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == names
+    assert f"ce 70.00 (n = {curves[0]})" in plot.description
 
 
 def test_many_seeds_are_listed_in_part() -> None:
