@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 
 def size(num_bytes: float) -> str:
     """Return a number of bytes for people, e.g. 12.3 GB."""
@@ -27,3 +29,10 @@ def counted(number: int, noun: str) -> str:
 def one_line(error: Exception) -> str:
     """Return the text of a foreign exception as one short line."""
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """Return text that neither a terminal nor XML takes for commands: control characters and newlines are replaced."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else "�" for c in text)
