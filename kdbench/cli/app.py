@@ -1,15 +1,16 @@
-"""The command line."""
+"""All commands, and how each ends."""
 
 from __future__ import annotations
 
-import os
-import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from kdbench.cli import bench, cache, data, grid, own, report, show, tables, teacher, train
+from kdbench.cli.options import echo
+from kdbench.cli.output import unexpected, write_error
 from kdbench.errors import Interrupted, UserError
 from kdbench.experiment.user_methods import FOLDERS, add_folders
 
@@ -42,8 +43,17 @@ for name, group in (("teacher", teacher.app), ("data", data.app), ("cache", cach
     app.add_typer(group, name=name)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        echo(f"kdbench {metadata.version('kdbench')}")
+        raise typer.Exit
+
+
 @app.callback()
 def everywhere(
+    version: Annotated[  # noqa: ARG001 - its callback prints it
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
     methods: Annotated[
         list[Path] | None,
         typer.Option(
@@ -56,15 +66,26 @@ def everywhere(
     add_folders(methods or [])
 
 
-def main() -> None:
-    """Run the command line; a user's mistake is one line on standard error and exit code 2."""
-    # Threads that wait long by spinning make a busy machine many times slower; read when torch is first imported.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+def run() -> int:
+    """Run the command that was typed, and return its exit code; what went wrong is a line on standard error."""
     try:
         app()
+    except SystemExit as end:
+        return int(end.code or 0)
     except UserError as error:
-        sys.stderr.write(f"kdbench: {error}\n")
-        sys.exit(2)
+        write_error(str(error))
+        return 2
     except Interrupted as stopped:
-        sys.stderr.write(f"kdbench: {stopped}\n")
-        sys.exit(128 + stopped.signum)
+        write_error(str(stopped))
+        return 128 + stopped.signum
+    except Exception as error:  # the last net: what users can cause is a UserError
+        write_error("stopped" if _is_interrupt(error) else unexpected(error))
+        return 130 if _is_interrupt(error) else 1
+    return 0
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Return whether Ctrl-C is behind an error: a package that is being imported may turn it into another one."""
+    return error is not None and (
+        isinstance(error, KeyboardInterrupt) or _is_interrupt(error.__cause__ or error.__context__)
+    )

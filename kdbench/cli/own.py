@@ -57,7 +57,7 @@ def validate(method: Annotated[str, typer.Argument(help="Method; 'kdbench list m
 
     name = method_name(method)
     title = f"{name}, version {load_method(name).VERSION}, {method_source(name).text}"
-    columns = SpinnerColumn(), TextColumn("{task.description}")
+    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False)
     progress = Progress(*columns, console=console(), transient=True, disable=not console().is_terminal)
     with tempfile.TemporaryDirectory(prefix="kdbench-") as scratch, progress:
         task = progress.add_task("")
