@@ -72,7 +72,7 @@ def make_sections(comparisons: Sequence[Comparison], cells: Cells, on_progress: 
 
 
 def file_name(text: str) -> str:
-    """Make a file name of letters, digits, ``.``, ``_`` and ``-``, which is safe on every system; a long one has a hash."""
+    """Make a file name of letters, digits, ``.``, ``_`` and ``-``, safe on every system; a long one has a hash."""
     name = re.sub(r"[^A-Za-z0-9._]+", "-", text).strip(".-_")
     return name or "x" if len(name) <= _MAX_NAME else f"{name[:_MAX_NAME].strip('.-_')}-{_hash(text)}"
 
