@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -30,25 +30,32 @@ class ComparedPair:
     teacher_id: str = ""
     teacher_weights: str = ""
     teacher_accuracy: float = field(default=math.nan, compare=False)
-    name: str = field(default="", compare=False)
-    """``TEACHER > STUDENT``, with the teacher's hash if several teachers of one network are compared."""
+    """Test top-1 in percent; if records of the teacher disagree, the value that most of them have."""
+    other_accuracies: tuple[float, ...] = field(default=(), compare=False)
+    """Accuracies of the teacher in records that disagree."""
+    hashes: str = field(default="", compare=False)
+    """First letters of the hash of the teacher's weights, and of its id if weights do not tell teachers apart."""
+    teacher_label: str = field(default="", compare=False)
+    """Network of the teacher, with its hashes if several teachers of this network are compared."""
 
     @property
-    def short_id(self) -> str:
-        """First letters of the teacher's hash."""
-        return self.teacher_id.partition(":")[2][:8]
+    def name(self) -> str:
+        """``TEACHER > STUDENT``, with the label of the teacher."""
+        return f"{self.teacher_label} > {self.student}" if self.teacher else f"{self.student}, student only"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A method with its version, settings and views: one row of a table."""
+    """A method with its version, settings, views and code: one row of a table."""
 
     method: str
     version: int
     settings: str
     """Settings that differ from the method's published ones, as JSON."""
     views: int
-    """Views of each image in a step."""
+    """Views of each image in a step; 0 if no cell is finished."""
+    code: str
+    """First letters of the hash of a user's method; empty for methods of kdbench, and for records without a hash."""
     family: str = field(compare=False)
     label: str = field(default="", compare=False)
 
@@ -87,8 +94,10 @@ class Comparison:
     results: Mapping[tuple[Row, ComparedPair], Result]
     student_only: Row | None
     """The student-only baseline: students trained without a teacher."""
-    frame: pd.DataFrame
-    """All records but those of teachers."""
+    num_variants: Mapping[str, int]
+    """Number of rows of each method, including those that are not selected."""
+    teacher_runs: tuple[tuple[str, int], ...]
+    """Network and seed of each teacher's own run that is left out, if its network is a student, too."""
 
     def result(self, row: Row, pair: ComparedPair) -> Result | None:
         """Return the result of a row on a pair, or None; the student-only baseline has one on each of its pairs."""
@@ -149,6 +158,12 @@ def settings_text(values: Mapping[str, Any]) -> str:
     return " ".join(
         f"{name}={json.dumps(value) if isinstance(value, list | dict) else value}" for name, value in values.items()
     )
+
+
+def num_digits(hashes: Iterable[str]) -> int:
+    """Return how many first letters tell different hashes apart, at least 8."""
+    distinct = set(hashes)
+    return next((n for n in range(8, 64, 4) if len({text[:n] for text in distinct}) == len(distinct)), 64)
 
 
 def position(name: str, ordered: Sequence[str]) -> int:

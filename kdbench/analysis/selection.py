@@ -175,6 +175,4 @@ def _narrowed(comparison: Comparison, filters: Filters) -> Comparison:
         selected = {pair for text in filters.pairs for pair in _pairs(comparison, text)}
         pairs = tuple(pair for pair in pairs if pair in selected)
     results = {key: result for key, result in comparison.results.items() if key[0] in rows and key[1] in pairs}
-    cells = {cell for result in results.values() for cell in result.frame["cell"]}
-    frame = comparison.frame[comparison.frame["cell"].isin(cells)]
-    return replace(comparison, rows=rows, pairs=pairs, results=results, frame=frame)
+    return replace(comparison, rows=rows, pairs=pairs, results=results)

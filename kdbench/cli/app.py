@@ -13,6 +13,7 @@ from kdbench.cli.options import echo
 from kdbench.cli.output import unexpected, write_error
 from kdbench.errors import Interrupted, UserError
 from kdbench.experiment.user_methods import FOLDERS, add_folders
+from kdbench.utils.platform import check_platform
 
 _OLD_NAMES = {"together": "lockstep"}
 """Earlier names of options, which scripts may still use."""
@@ -69,6 +70,7 @@ def everywhere(
 def run() -> int:
     """Run the command that was typed, and return its exit code; what went wrong is a line on standard error."""
     try:
+        check_platform()
         app()
     except SystemExit as end:
         return int(end.code or 0)

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable
 from typing import TextIO, final
 
-from kdbench.utils.text import one_line, printable
+from kdbench.utils.text import message_line, one_line
 
 _PLAIN = {"±": "+-", "×": "x", "↑": "^", "↓": "v", "†": "+", "τ": "tau", "…": "...", "✓": "v", "–": "-"}
 """What stands for a character that an encoding lacks."""
@@ -98,8 +98,8 @@ def write_utf8(text: str) -> None:
 
 
 def write_error(text: str) -> None:
-    """Write lines for the user to standard error."""
-    sys.stderr.write("".join(f"kdbench: {printable(line)}\n" for line in text.splitlines()))
+    """Write what went wrong to standard error, in one line."""
+    sys.stderr.write(f"kdbench: {message_line(text)}\n")
 
 
 def unexpected(error: Exception) -> str:

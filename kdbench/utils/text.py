@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
+
+_LONG_WORD, _LONG_MESSAGE = 300, 2000
+"""Letters of a word, and of a message, beyond which the middle is left out."""
 
 
 def size(num_bytes: float) -> str:
@@ -36,3 +40,15 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else "�" for c in text)
+
+
+def message_line(text: str) -> str:
+    """Return a message that may quote anything as one short line, with control characters spelt as in Python."""
+    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    line = re.sub(rf"\S{{{_LONG_WORD},}}", lambda word: _shortened(word[0], _LONG_WORD), line)
+    return _shortened(line, _LONG_MESSAGE)
+
+
+def _shortened(text: str, length: int) -> str:
+    """Return a text without its middle, where it is longer than so many letters."""
+    return text if len(text) <= length else f"{text[: length * 2 // 3]} ... {text[-length // 4 :]}"
