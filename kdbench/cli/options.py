@@ -102,7 +102,13 @@ def print_tables(tables: Sequence[Table], form: Format) -> None:
 
 
 def next_command(context: typer.Context, *words: object, keep: tuple[str, ...] = ()) -> str:
-    """Spell a command to type next, in quotes, with options of this command that were given.
+    """Spell a command to type next in a sentence, in quotes; see :func:`command_line`."""
+    command = command_line(context, *words, keep=keep)
+    return f'"{command}"' if "'" in command else f"'{command}'"
+
+
+def command_line(context: typer.Context, *words: object, keep: tuple[str, ...] = ()) -> str:
+    """Spell a command to type next, with options of this command that were given.
 
     Parameters
     ----------
@@ -113,8 +119,7 @@ def next_command(context: typer.Context, *words: object, keep: tuple[str, ...] =
     """
     folders = context.find_root().params.get("methods") or []
     methods = [word for folder in folders for word in ("--methods", str(folder))]
-    command = shlex.join(["kdbench", *methods, *map(str, words), *_given(context, keep)])
-    return f'"{command}"' if "'" in command else f"'{command}'"
+    return shlex.join(["kdbench", *methods, *map(str, words), *_given(context, keep)])
 
 
 def _given(context: typer.Context, names: tuple[str, ...]) -> Iterator[str]:
