@@ -80,6 +80,13 @@ def run() -> int:
     except Interrupted as stopped:
         write_error(str(stopped))
         return 128 + stopped.signum
+    except OSError as error:
+        # A path that was typed and that the system does not take, such as too long a name or a folder without rights.
+        is_path = error.filename and not isinstance(error, FileNotFoundError | FileExistsError)
+        write_error(
+            f"cannot use {error.filename}: {error.strerror}; give another path" if is_path else unexpected(error)
+        )
+        return 2 if is_path else 1
     except Exception as error:  # the last net: what users can cause is a UserError
         write_error("stopped" if _is_interrupt(error) else unexpected(error))
         return 130 if _is_interrupt(error) else 1

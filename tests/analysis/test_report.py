@@ -56,7 +56,7 @@ def test_equal_records_give_equal_bytes(made: tuple[Path, Path, Page], tmp_path:
     report(runs, tmp_path)
     before = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert before == {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert len(before) == 1 + 2 * 7
+    assert len(before) == 2 + 2 * 7  # the page, the list of plots, and each plot as SVG and PDF
 
 
 def test_plots_are_files_for_a_paper(made: tuple[Path, Path, Page]) -> None:

@@ -174,3 +174,24 @@ def test_what_new_says_to_type_next_finds_the_method(typed: Typed) -> None:
         assert len(hints) == 3
         assert all(hint[1:3] == ["--methods", "my own"] for hint in hints)
     assert typed("--methods", "my own", "show", "mine")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["table", "LONG"],
+        ["report", "LONG"],
+        ["teacher", "list", "--runs", "LONG"],
+        ["cache", "list", "--runs", "LONG"],
+        ["new", "mine", "--dir", "LONG"],
+        ["grid", "plan", "LONG"],
+        ["--methods", "LONG", "list", "methods"],
+        ["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--runs", "LONG"],
+        ["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--data", "LONG"],
+    ],
+)
+def test_a_name_that_the_system_does_not_take_is_one_line(words: list[str], typed: Typed) -> None:
+    code, _, err = typed(*(word.replace("LONG", "x" * 280) for word in words))
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert "File name too long" in err
