@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from kdbench.cli.output import write_utf8
-from kdbench.utils.text import printable
+from kdbench.utils.text import printable, quoted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -102,13 +102,17 @@ def print_tables(tables: Sequence[Table], form: Format) -> None:
 
 
 def next_command(context: typer.Context, *words: object, keep: tuple[str, ...] = ()) -> str:
-    """Spell a command to type next in a sentence, in quotes; see :func:`command_line`."""
-    command = command_line(context, *words, keep=keep)
-    return f'"{command}"' if "'" in command else f"'{command}'"
+    """Spell a command to type next in a sentence, in quotes; see :func:`next_words`."""
+    return quoted(*next_words(context, *words, keep=keep))
 
 
 def command_line(context: typer.Context, *words: object, keep: tuple[str, ...] = ()) -> str:
-    """Spell a command to type next, with options of this command that were given.
+    """Spell a command to type next on a line of its own; see :func:`next_words`."""
+    return shlex.join(next_words(context, *words, keep=keep))
+
+
+def next_words(context: typer.Context, *words: object, keep: tuple[str, ...] = ()) -> list[str]:
+    """Return the words of a command to type next, with options of this command that were given.
 
     Parameters
     ----------
@@ -119,7 +123,7 @@ def command_line(context: typer.Context, *words: object, keep: tuple[str, ...] =
     """
     folders = context.find_root().params.get("methods") or []
     methods = [word for folder in folders for word in ("--methods", str(folder))]
-    return shlex.join(["kdbench", *methods, *map(str, words), *_given(context, keep)])
+    return ["kdbench", *methods, *map(str, words), *_given(context, keep)]
 
 
 def _given(context: typer.Context, names: tuple[str, ...]) -> Iterator[str]:

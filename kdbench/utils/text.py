@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import unicodedata
 
 _LONG_WORD, _LONG_MESSAGE = 300, 2000
@@ -40,6 +41,12 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else "�" for c in text)
+
+
+def quoted(*words: object) -> str:
+    """Spell a command in a sentence, in quotes, so that it can be typed as it stands between them."""
+    command = shlex.join(map(str, words))
+    return f'"{command}"' if "'" in command else f"'{command}'"
 
 
 def message_line(text: str) -> str:
