@@ -55,8 +55,8 @@ def cache_build(
     card = session.teachers.find(spec, canonical_network(spec.network))
     cells = [
         session.cell(method=name, student=card.network, teacher=card.spec, seed=number)
-        for name in method
-        for number in seed or [1]
+        for name in dict.fromkeys(method)
+        for number in dict.fromkeys(seed or [1])
     ]
     if uncacheable := {cell.method for cell in cells if not Wanted.by(cell).cacheable}:
         names = ", ".join(sorted(uncacheable))

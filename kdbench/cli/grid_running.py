@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from kdbench.cli.options import console, echo, next_command
+from kdbench.cli.options import console, echo, next_command, progress_bar
 from kdbench.cli.running import find_scheduler, print_unused, warn_of_changes
 from kdbench.errors import Interrupted, UserError
 
@@ -81,11 +81,9 @@ def open_grid(
 
 def measure_unknown(grid: Grid, estimate: GridEstimate) -> GridEstimate:
     """Time the variants whose time is unknown, with the progress on the screen."""
-    from rich.progress import Progress
-
     from kdbench.grid.timing import measure
 
-    progress = Progress(console=console(), transient=True, disable=not console().is_terminal)
+    progress = progress_bar(console())
     with tempfile.TemporaryDirectory(prefix="kdbench-") as scratch, progress:
         task = progress.add_task("", total=1.0)
         return measure(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -14,7 +15,7 @@ from kdbench.grid.cache_needs import CacheNeed
 from kdbench.grid.estimate import GridEstimate
 from kdbench.grid.grid import Grid
 from kdbench.grid.states import State, Status, explain
-from kdbench.utils.text import clock, counted, size
+from kdbench.utils.text import clock, counted, printable, size
 
 _STYLES = {
     State.DONE: "green",
@@ -36,7 +37,29 @@ def headline(grid: Grid, statuses: Sequence[Status]) -> Text:
     return text + Text(", ").join(parts)
 
 
-def counts(grid: Grid, statuses: Sequence[Status], width: int) -> Table:
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A table, or where that is wider than the terminal a line for each of its rows, so that nothing is cut off."""
+
+    table: Table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the table or the lines."""
+        if _width(self.table) <= options.max_width:
+            yield self.table
+            return
+        heads = [str(column.header) for column in self.table.columns]
+        for label, *cells in zip(*(column.cells for column in self.table.columns), strict=True):
+            parts = (f"{head} {cell}".strip() for head, cell in zip(heads[1:], cells, strict=True) if str(cell))
+            yield Text(f"{label}: {', '.join(parts)}", overflow="fold", no_wrap=False)
+
+
+def _width(table: Table) -> int:
+    """Return the columns of a terminal that a table takes where nothing is wrapped."""
+    return Console(width=10_000, markup=False, emoji=False).measure(table).maximum
+
+
+def counts(grid: Grid, statuses: Sequence[Status], width: int) -> RenderableType:
     """Lay out a table of pairs and methods: finished cells of all cells, and the states of the others.
 
     Where that is wider than ``width``, a table of pairs and states.
@@ -49,14 +72,13 @@ def counts(grid: Grid, statuses: Sequence[Status], width: int) -> Table:
     table = _table("teacher > student", grid.file.methods)
     for pair in grid.file.pairs:
         table.add_row(_name(pair), *(_entry(by_row[pair, method]) for method in grid.file.methods))
-    needed = Console(width=10_000).measure(table).maximum
-    if needed <= width:
+    if _width(table) <= width:
         return table
     columns = [state for state in State if any(by_pair[pair][state] for pair in by_pair)]
     narrow = _table("teacher > student", columns)
     for pair, number in by_pair.items():
         narrow.add_row(_name(pair), *(Text(f"{number[state]:,}", style=_STYLES[state]) for state in columns))
-    return narrow
+    return Fitted(narrow)
 
 
 def _name(pair: Pair) -> str:
@@ -90,7 +112,7 @@ def lines(statuses: Sequence[Status], states: Sequence[State], *, everything: bo
         for status in printed:
             words = explain(status)
             line = Text(f"{state:<8}", style=_STYLES[state])
-            texts.append(line + Text(f"{status.cell}{f': {words}' if words else ''}", style="default"))
+            texts.append(line + Text(printable(f"{status.cell}{f': {words}' if words else ''}"), style="default"))
         if len(matching) > len(printed):
             hidden = len(matching) - len(printed)
             texts.append(Text(f"{state:<8}and {hidden:,} more: add --all to list them", style="dim"))
@@ -110,18 +132,18 @@ def live_view(
     return Group(*parts)
 
 
-def teachers(grid: Grid, statuses: Sequence[Status]) -> Table:
+def teachers(grid: Grid, statuses: Sequence[Status]) -> Fitted:
     """Lay out a table of a grid's teachers: their accuracy and origin, or that they will be trained."""
     states = {status.cell.id: status.state for status in statuses}
     table = Table("teacher", "accuracy", "origin", box=None, pad_edge=False, header_style="bold")
     for teacher in grid.teachers.values():
         if teacher.card:
-            table.add_row(teacher.ref.spec, f"{teacher.card.accuracy:.2f} %", teacher.card.origin)
+            table.add_row(teacher.ref.spec, f"{teacher.card.accuracy:.2f} %", printable(teacher.card.origin))
         elif teacher.cell:
             state = states[teacher.cell.id]
             words = {State.PLANNED: "will be trained", State.DONE: "trained"}.get(state, f"will be trained, {state}")
             table.add_row(teacher.ref.network, "", Text(words))
-    return table
+    return Fitted(table)
 
 
 def caches(needs: Sequence[CacheNeed]) -> Group:
@@ -144,7 +166,7 @@ def caches(needs: Sequence[CacheNeed]) -> Group:
             "too large: more than half of the free disk, so --cache auto queries the live teacher; to build it, name "
             "a folder on another disk with --runs DIR"
         )
-    return Group(table, *remarks)
+    return Group(Fitted(table), *remarks)
 
 
 def time_lines(estimate: GridEstimate) -> list[str]:

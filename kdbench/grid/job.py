@@ -51,7 +51,7 @@ class GridJob:
     def __call__(self) -> None:
         """Do the workload; a job in which something failed exits with code 1."""
         self.mark = progress_mark(self.workload)
-        console = Console(width=160, highlight=False, force_terminal=False)
+        console = Console(width=160, highlight=False, markup=False, emoji=False, force_terminal=False)
         scheduler = self.make_scheduler()
         code = resources.files("kdbench")
         console.print(f"kdbench {code}, process {os.getpid()}, {scheduler.own_job() or ''}")

@@ -43,7 +43,7 @@ from kdbench.utils.leases import Busy, Lease, Leases
 from kdbench.utils.names import safe_name
 from kdbench.utils.scheduler import Scheduler
 from kdbench.utils.signals import Stop
-from kdbench.utils.text import size
+from kdbench.utils.text import quoted, size
 
 FOLDER = "teacher-cache"
 STORED: frozenset[Part] = frozenset({"logits", "penultimate"})
@@ -103,6 +103,7 @@ class TeacherCache:
     def __init__(self, runs: Path, identity: Identity) -> None:
         self.identity = identity
         self.folder = runs / FOLDER / identity.name
+        self._prune = quoted("kdbench", "cache", "prune", identity.name, "--runs", runs)
         self._segments: dict[str, Segment] = {}
         self._in_use = False
         self.refresh()
@@ -118,8 +119,8 @@ class TeacherCache:
                 segment.verify()
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise UserError(
-                    f"teacher cache {path.parent} is damaged ({error}): type 'kdbench cache prune {self.folder.name}'"
-                    " to drop it; it is built again when it is needed"
+                    f"teacher cache {path.parent} is damaged ({error}): type {self._prune} to drop it; it is built "
+                    "again when it is needed"
                 ) from None
             self._segments[name] = segment
         if self._segments and not self._in_use:
@@ -264,8 +265,8 @@ class TeacherCache:
                 tolerance = 0.01 if values.dtype == torch.float32 else 0.1
                 if (stored - fresh).abs().max() > tolerance * fresh.abs().max():
                     raise UserError(
-                        f"teacher cache {self.folder} does not hold its teacher's outputs: type 'kdbench cache prune "
-                        f"{self.folder.name}' to drop it"
+                        f"teacher cache {self.folder} does not hold its teacher's outputs: type {self._prune} to "
+                        "drop it"
                     )
 
     def _hold(self, leases: Leases, waiting: Callable[[], None], stop: Stop | None) -> Lease | None:
