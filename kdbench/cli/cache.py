@@ -114,8 +114,10 @@ def cache_prune(
 ) -> None:
     """Delete caches; without names, those whose teacher no longer exists, and unfinished builds."""
     from kdbench.experiment.protocol import protocol_names
+    from kdbench.teachers.cache import FOLDER
     from kdbench.teachers.cache_list import list_caches, remove_cache
     from kdbench.teachers.cards import list_teachers
+    from kdbench.utils.leases import tidy
     from kdbench.utils.text import size
 
     caches = {cache.name: cache for cache in list_caches(runs)}
@@ -128,6 +130,7 @@ def cache_prune(
         orphaned = cache.identity is None or cache.identity.weights not in weights
         whole = everything or name in (names or []) or (not names and orphaned)
         if not whole and (names or not cache.unfinished):
+            tidy(runs / FOLDER / name, find_scheduler())
             continue
         freed = remove_cache(runs, name, unfinished_only=not whole, scheduler=find_scheduler())
         if freed is None:

@@ -39,7 +39,7 @@ from kdbench.teachers.places import Forward, PlacedBatches
 from kdbench.teachers.segments import PARTIAL, SEGMENT, Pairs, Segment, SegmentWriter
 from kdbench.teachers.watch import Estimate, Watch
 from kdbench.utils.files import free_space, write_json
-from kdbench.utils.leases import Busy, Lease, Leases
+from kdbench.utils.leases import Busy, Lease, Leases, tidy
 from kdbench.utils.names import safe_name
 from kdbench.utils.scheduler import Scheduler
 from kdbench.utils.signals import Stop
@@ -189,6 +189,7 @@ class TeacherCache:
         """
         self.refresh()
         if not any(map(len, self.missing(pairs, parts).values())):
+            tidy(self.folder, scheduler)
             return True
         watch = watch or Watch()
         with Leases(scheduler) as leases:
