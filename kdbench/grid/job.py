@@ -18,7 +18,7 @@ from kdbench.engine.display import Display
 from kdbench.errors import Interrupted
 from kdbench.experiment.folder import RECORD, STATE
 from kdbench.grid.worker import Worker, Workload
-from kdbench.teachers.cache import FOLDER as CACHES
+from kdbench.teachers.cache_folder import FOLDER as CACHES
 from kdbench.utils.files import write_json
 from kdbench.utils.leases import Leases
 from kdbench.utils.scheduler import Scheduler
