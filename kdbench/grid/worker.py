@@ -14,8 +14,9 @@ from kdbench.engine.session import Session
 from kdbench.errors import Interrupted, UserError
 from kdbench.experiment.cell import Cell, by_teacher, lockstep_groups
 from kdbench.experiment.folder import FAILURE, RECORD
-from kdbench.teachers import cards as teachers
+from kdbench.teachers.cards import list_teachers
 from kdbench.teachers.demand import Wanted
+from kdbench.teachers.make import register_trained
 from kdbench.teachers.plan import CacheMode
 from kdbench.teachers.watch import Estimate, Watch
 from kdbench.utils.leases import Busy, Superseded
@@ -126,8 +127,12 @@ class Worker:
                 continue
             (outcome,) = self._run([cell])
             if isinstance(outcome, dict):
-                card = teachers.register_trained(self._runs, cell, outcome)
-                self._print(f"teacher {card.spec}: {card.accuracy:.2f} %")
+                try:
+                    card = register_trained(self._runs, cell, outcome)
+                except UserError as error:
+                    self._note(error)
+                else:
+                    self._print(f"teacher {card.spec}: {card.accuracy:.2f} %")
             if not isinstance(outcome, Busy | Superseded):
                 del self._train[cell.id]
                 moved = True
@@ -194,7 +199,7 @@ class Worker:
         self._display.console.print(text, highlight=False, markup=False)
 
     def _teacher_ids(self) -> set[str]:
-        return {card.id for card in teachers.list_teachers(self._runs, self._session.protocol.name)}
+        return {card.id for card in list_teachers(self._runs, self._session.protocol.name)}
 
     def _has_ended(self, cell: Cell) -> bool:
         return (cell.folder(self._runs) / RECORD).exists() or self._has_failed(cell)

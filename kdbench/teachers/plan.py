@@ -199,8 +199,14 @@ class Sources:
 
 
 def _begun(folder: Path) -> Kind | None:
-    """Return where the teacher outputs of an unfinished cell came from: it resumes with them, bit for bit."""
-    if not (folder / STATE).exists() or not (folder / CONFIG).exists():
+    """Return where the teacher outputs of an unfinished cell came from: it resumes with them, bit for bit.
+
+    None where that cannot be read, as where nothing was begun: the file is written anew when the cell is resumed.
+    """
+    if not (folder / STATE).exists():
         return None
-    kind = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8")).get("teacher_outputs")
+    try:
+        kind = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8")).get("teacher_outputs")
+    except (OSError, ValueError, RecursionError):
+        return None
     return kind if kind in ("live", "cache") else None
