@@ -37,7 +37,7 @@ def teacher_train(
     epochs: EpochsOption = None,
     precision: PrecisionOption = None,
     runs: RunsOption = Path("runs"),
-    data: DataOption = "data",
+    data: DataOption = None,
     download: DownloadOption = False,
     device: DeviceOption = None,
     save_every: SaveEveryOption = 60.0,
@@ -70,7 +70,7 @@ def teacher_import(
         str | None, typer.Option(help="Which weights, where several in the file fit, e.g. state_dict or model_ema.")
     ] = None,
     runs: RunsOption = Path("runs"),
-    data: DataOption = "data",
+    data: DataOption = None,
     download: DownloadOption = False,
     device: DeviceOption = None,
 ) -> None:
@@ -91,7 +91,7 @@ def teacher_list(
     from kdbench.experiment.protocol import load_protocol
     from kdbench.teachers.cards import damaged_cards, list_teachers, protocols_with_teachers
 
-    names = [load_protocol(protocol).name] if protocol else protocols_with_teachers(runs)
+    names = protocols_with_teachers(runs) if protocol is None else [load_protocol(protocol).name]
     cards = [(name, card) for name in names for card in list_teachers(runs, name)]
     damaged = [error for name in names for error in damaged_cards(runs, name).values()]
     for error in damaged:
