@@ -20,7 +20,7 @@ from kdbench.errors import Interrupted
 from kdbench.experiment.folder import RECORD, STATE
 from kdbench.grid.submissions import REPORT
 from kdbench.grid.worker import Worker, Workload
-from kdbench.teachers.cache import FOLDER as CACHES
+from kdbench.teachers.cache_folder import FOLDER as CACHES
 from kdbench.utils.files import NotWritten, write_json
 from kdbench.utils.leases import Leases
 from kdbench.utils.scheduler import Scheduler

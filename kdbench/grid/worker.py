@@ -16,8 +16,9 @@ from kdbench.engine.session import Session
 from kdbench.errors import Interrupted, UserError
 from kdbench.experiment.cell import Cell, by_teacher, lockstep_groups
 from kdbench.experiment.folder import FAILURE, RECORD
-from kdbench.teachers import cards as teachers
+from kdbench.teachers.cards import list_teachers
 from kdbench.teachers.demand import Wanted
+from kdbench.teachers.make import register_trained
 from kdbench.teachers.plan import CacheMode
 from kdbench.teachers.watch import Estimate, Watch
 from kdbench.utils.files import NotWritten
@@ -146,7 +147,7 @@ class Worker:
 
     def _register(self, cell: Cell, record: dict[str, Any]) -> None:
         try:
-            card = teachers.register_trained(self._runs, cell, record)
+            card = register_trained(self._runs, cell, record)
         except NotWritten:
             raise
         except Exception as error:
@@ -221,7 +222,7 @@ class Worker:
             self._display.console.print(text, highlight=False, markup=False)
 
     def _teacher_ids(self) -> set[str]:
-        return {card.id for card in teachers.list_teachers(self._runs, self._session.protocol.name)}
+        return {card.id for card in list_teachers(self._runs, self._session.protocol.name)}
 
     def _has_ended(self, cell: Cell) -> bool:
         return (cell.folder(self._runs) / RECORD).exists() or self._has_failed(cell)
