@@ -13,6 +13,7 @@ from kdbench.engine.session import Session
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell, TeacherRef
 from kdbench.experiment.pairs import Pair, TeacherSpec
+from kdbench.experiment.protocol import load_protocol
 from kdbench.grid.file import GridFile, error_context, read_grid
 from kdbench.teachers.cards import TeacherCard, find_teacher, list_teachers
 
@@ -70,7 +71,7 @@ class Grid:
         if data is None:
             data = file.data
             with error_context(path, "data", data):
-                DataPlace.parse(data)
+                DataPlace.parse(data).check(load_protocol(file.protocol).dataset, download=False)
         return cls(
             file, Session.open(file.protocol, data=data, epochs=file.epochs, precision=file.precision, **session)
         )
