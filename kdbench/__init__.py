@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kdbench.errors import UserError
+from kdbench.utils.platform import check_platform
 
 if TYPE_CHECKING:
     from kdbench.engine.session import Session, train
@@ -15,6 +16,7 @@ __all__ = ["Session", "UserError", "train"]
 def __getattr__(name: str) -> Any:
     # torch is imported where it is first needed, so that the command line answers at once.
     if name in {"Session", "train"}:
+        check_platform()
         from kdbench.engine import session  # noqa: PLC0415
 
         return getattr(session, name)

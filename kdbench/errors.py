@@ -14,7 +14,7 @@ class UserError(ValueError):
 
 
 class Interrupted(BaseException):
-    """Ctrl-C or SIGTERM came and the state is saved; ``signum`` is the signal. Not an error, so no ``Exception``."""
+    """A signal came and the state is saved; ``signum`` is the signal. Not an error, so no ``Exception``."""
 
     def __init__(self, text: str, signum: int) -> None:
         super().__init__(text)

@@ -76,7 +76,6 @@ class PretrainedMethod(TaskMethod, abc.ABC):
     @final
     @classmethod
     def pretraining(cls, config: Config) -> float:
-        """Return ``init_fraction``."""
         return config.init_fraction
 
     @abc.abstractmethod
@@ -84,5 +83,4 @@ class PretrainedMethod(TaskMethod, abc.ABC):
         """Return what is trained before the protocol's first epoch."""
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return nothing."""
         return {}

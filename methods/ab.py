@@ -8,8 +8,6 @@ away. Then it is trained as usual. Follows RepDistiller, whose numbers the table
 Legend: ``B`` images; maps ``(B, C, H, W)``.
 """
 
-from typing import final
-
 import torch
 from torch import Tensor, nn
 
@@ -31,7 +29,6 @@ def boundary_loss(connected: Tensor, teacher: Tensor, margin: float) -> Tensor:
     return missing.relu().square().sum() / connected.shape[0]
 
 
-@final
 class AB(PretrainedMethod):
     """Pre-training on the teacher's activation boundaries, then cross entropy alone, or with ``kd_weight`` KD.
 
@@ -95,6 +92,3 @@ class AB(PretrainedMethod):
 
     def pretraining_loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         return {"ab": self.boundary_losses(student, teacher).sum()}
-
-
-METHOD = AB

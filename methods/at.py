@@ -8,8 +8,6 @@ the code of the published numbers (RepDistiller) has the mean square.
 Legend: ``B`` images; maps ``(B, C, H, W)``.
 """
 
-from typing import final
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -34,7 +32,6 @@ def at_loss(student: Tensor, teacher: Tensor, power: int = 2) -> Tensor:
     return functional.mse_loss(attention(student, power), attention(teacher, power))
 
 
-@final
 class AT(TaskMethod):
     """Attention transfer at every stage; of networks with different numbers of stages, the deepest are matched."""
 
@@ -63,6 +60,3 @@ class AT(TaskMethod):
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         losses = [at_loss(*pair, self.config.power) for pair in deepest_pairs(student.stages, teacher.stages)]
         return {"at": self.config.at_weight * torch.stack(losses).sum()}
-
-
-METHOD = AT

@@ -12,7 +12,7 @@ Legend: ``B`` images; ``D`` width of the penultimate features; ``E`` linear embe
 """
 
 import math
-from typing import Literal, final
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -44,7 +44,6 @@ def kernel_loss(student: Tensor, teacher: Tensor, gamma: float) -> Tensor:
     return functional.mse_loss(correlations(student, gamma), correlations(teacher, gamma))
 
 
-@final
 class CC(TaskMethod):
     """Correlation congruence of the penultimate features, in the code's form or the paper's."""
 
@@ -59,9 +58,7 @@ class CC(TaskMethod):
         "that loss depends on the order of the batch, and pulls the two trained embeddings together, image by image",
         "a batch of one image has a loss of 0; that code's is NaN",
     )
-    OURS = {
-        "gamma": "read by form = 'kernel' alone, which the code of the published numbers does not have",
-    }
+    OURS = {"gamma": "read by form = 'kernel' alone, which the code of the published numbers does not have"}
     config: "Config"
 
     class Config(TaskMethod.Config):
@@ -87,6 +84,3 @@ class CC(TaskMethod):
         if config.form == "kernel":
             return {"cc": config.cc_weight * kernel_loss(*sides, config.gamma)}
         return {"cc": config.cc_weight * neighbour_loss(self.student_embed(sides[0]), self.teacher_embed(sides[1]))}
-
-
-METHOD = CC

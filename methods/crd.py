@@ -12,7 +12,6 @@ Legend: ``B`` images, ``N`` training images, ``K`` negatives, ``D`` embedding wi
 import functools
 import math
 from collections.abc import Iterator
-from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -115,7 +114,6 @@ def move_bank(bank: Tensor, index: Tensor, embedding: Tensor, momentum: float) -
     bank.index_copy_(0, index, functional.normalize(moved, dim=1))
 
 
-@final
 class CRD(TaskMethod):
     """Noise-contrastive estimation between student and teacher embeddings."""
 
@@ -192,6 +190,3 @@ class CRD(TaskMethod):
         gradient = weighted_rows(slope, bank, columns, config.max_products) / config.temperature
         loss = nce_loss(log_ratios, size, config.epsilon)
         return loss + ((embedding - embedding.detach()) * gradient).sum()  # the value, with its gradient
-
-
-METHOD = CRD

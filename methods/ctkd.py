@@ -7,7 +7,6 @@ Legend: ``B`` images, ``K`` classes.
 """
 
 import math
-from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +14,6 @@ from torch import Tensor, nn
 from kdbench.method import Batch, Method, Outputs, Paper, Reads, Setup, fraction, positive, temperature, weight
 
 from .kd import kl_per_image
-
-INITIAL_LOGIT = 1.0
 
 
 def reversal(progress: float, warmup: float) -> float:
@@ -30,7 +27,6 @@ def with_scaled_gradient(value: Tensor, factor: float) -> Tensor:
     return fixed + factor * (value - fixed)
 
 
-@final
 class CTKD(Method):
     """Cross entropy and the KL divergence at a temperature that makes it large."""
 
@@ -64,7 +60,7 @@ class CTKD(Method):
 
     def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
-        self.logit = nn.Parameter(torch.tensor(INITIAL_LOGIT))
+        self.logit = nn.Parameter(torch.tensor(1.0))
 
     def temperature(self) -> Tensor:
         """Return the temperature, a scalar."""
@@ -77,6 +73,3 @@ class CTKD(Method):
             "ce": config.ce_weight * batch.cross_entropy(student.logits).mean(),
             "kd": config.kd_weight * kl_per_image(student.logits, teacher.logits, temperature).mean(),
         }
-
-
-METHOD = CTKD

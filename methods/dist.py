@@ -6,8 +6,6 @@ the images of the batch (intra-class). Follows the authors' code: both terms car
 Legend: ``B`` images, ``K`` classes.
 """
 
-from typing import final
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -37,7 +35,6 @@ def relation_losses(student: Tensor, teacher: Tensor, temperature: float, epsilo
     return temperature**2 * inter, temperature**2 * intra
 
 
-@final
 class DIST(TaskMethod):
     """Correlation of predictions between the classes of an image and between the images of a class."""
 
@@ -65,6 +62,3 @@ class DIST(TaskMethod):
         config = self.config
         inter, intra = relation_losses(student.logits, teacher.logits, config.temperature, config.epsilon)
         return {"inter": config.inter_weight * inter, "intra": config.intra_weight * intra}
-
-
-METHOD = DIST

@@ -5,8 +5,6 @@ log-sum-exps: the authors' ``log(softmax)`` and their mask of -1000 have the sam
 large margins. With ``standardize`` both terms are taken of z-scores of the logits, as in LSKD (see kd).
 """
 
-from typing import final
-
 import torch
 from torch import Tensor
 
@@ -44,7 +42,6 @@ def nckd_loss(student: Tensor, teacher: Tensor, targets: Tensor, temperature: fl
     return kl_per_image(student_others, teacher_others, temperature).mean()
 
 
-@final
 class DKD(Method):
     """Target-class and non-target-class distillation, weighted apart."""
 
@@ -85,6 +82,3 @@ class DKD(Method):
             "tckd": factor * config.alpha * tckd_loss(*inputs),
             "nckd": factor * config.beta * nckd_loss(*inputs),
         }
-
-
-METHOD = DKD

@@ -7,8 +7,6 @@ step on. The regressor has a batch norm and a ReLU, as there.
 Legend: ``B`` images; maps ``(B, C, H, W)``.
 """
 
-from typing import final
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -26,7 +24,6 @@ def hint_loss(regressed: Tensor, teacher: Tensor) -> Tensor:
     return functional.mse_loss(*to_smaller_size(at_least_float32(regressed), at_least_float32(teacher)))
 
 
-@final
 class FitNet(TaskMethod):
     """Mean squared error between a regressed student stage and the same stage of the teacher."""
 
@@ -76,7 +73,6 @@ class FitNet(TaskMethod):
 
     @classmethod
     def pretraining(cls, config: Config) -> float:
-        """Return ``init_fraction``."""
         return config.init_fraction
 
     def pretrain(self, student: Net) -> Pretraining:
@@ -91,6 +87,3 @@ class FitNet(TaskMethod):
         at = self.config.hint_stage - 1
         regressed = torch.relu(self.regressor(student.stages[at]))
         return {"hint": self.config.hint_weight * hint_loss(regressed, teacher.stages[at])}
-
-
-METHOD = FitNet

@@ -5,12 +5,11 @@ Then the student is trained as usual. Follows RepDistiller, whose numbers the ta
 
 ``G = F_i+1 F_i^T / (H * W)`` for maps ``F`` as matrices of channels by positions, ``loss = sum_i mean((G_s - G_t)^2)``
 
-Legend: ``B`` images; maps ``(B, C, H, W)``.
+Legend: ``B`` images; maps ``(B, C, H, W)``, of two sizes the larger average-pooled to the smaller.
 """
 
 import itertools
 from collections.abc import Sequence
-from typing import final
 
 import torch
 from torch import Tensor
@@ -23,10 +22,7 @@ from ._task import PretrainedMethod
 
 
 def flow(bottom: Tensor, top: Tensor) -> Tensor:
-    """Products of all channels of two maps of one network, mean over positions, ``(B, C_top, C_bottom)``.
-
-    Of two sizes the larger is average-pooled to the smaller.
-    """
+    """Products of all channels of two maps of one network, mean over positions, ``(B, C_top, C_bottom)``."""
     bottom, top = to_smaller_size(at_least_float32(bottom), at_least_float32(top))
     return inner_products(top.flatten(2), bottom.flatten(2)) / (top.shape[2] * top.shape[3])
 
@@ -37,7 +33,6 @@ def fsp_losses(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
     return torch.stack([functional.mse_loss(flow(*ours), flow(*theirs)) for ours, theirs in pairs])
 
 
-@final
 class FSP(PretrainedMethod):
     """Pre-training on the teacher's flows between maps, then cross entropy alone, or with ``kd_weight`` KD.
 
@@ -80,6 +75,3 @@ class FSP(PretrainedMethod):
     def pretraining_loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         ours, theirs = ((out.stem, *out.stages) if self.has_stems else out.stages for out in (student, teacher))
         return {"fsp": fsp_losses(ours, theirs).sum()}
-
-
-METHOD = FSP

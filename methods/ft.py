@@ -6,12 +6,11 @@ instead of the factors.
 
 ``loss = mean |A_s / |A_s| - A_t / |A_t||`` with ``A = flatten(mean_c F_c^2)`` of a factor's channels ``F_c``
 
-Legend: ``B`` images; maps ``(B, C, H, W)``.
+Legend: ``B`` images; maps ``(B, C, H, W)``, of two sizes the larger average-pooled to the smaller.
 """
 
 import itertools
 from collections.abc import Sequence
-from typing import final
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -26,10 +25,7 @@ from .at import attention
 
 
 def factor_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean absolute difference of the attentions of two factors ``(B, C, H, W)``, over images and positions.
-
-    Of two sizes the larger is average-pooled to the smaller.
-    """
+    """Mean absolute difference of the attentions of two factors ``(B, C, H, W)``, over images and positions."""
     student, teacher = to_smaller_size(at_least_float32(student), at_least_float32(teacher))
     return functional.l1_loss(attention(student, 2), attention(teacher, 2))
 
@@ -44,7 +40,6 @@ def conv_layers(channels: Sequence[int], *, transposed: bool = False, norm: bool
     return nn.Sequential(*layers)
 
 
-@final
 class FT(PretrainedMethod):
     """Difference of the attentions of the student's and the teacher's factor, with KD where ``kd_weight`` is given."""
 
@@ -101,6 +96,3 @@ class FT(PretrainedMethod):
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         factors = self.translator(student.stages[-1]), self.paraphraser(teacher.stages[-1])
         return {"ft": self.config.ft_weight * factor_loss(*factors)}
-
-
-METHOD = FT

@@ -7,8 +7,6 @@ uses; there is none here.
 Legend: ``B`` images; maps ``(B, C, H, W)``.
 """
 
-from typing import final
-
 from torch import Tensor
 from torch.nn import functional
 
@@ -34,7 +32,6 @@ def ickd_loss(embedded: Tensor, teacher: Tensor) -> Tensor:
     return difference.square().sum(dim=2).mean()
 
 
-@final
 class ICKD(TaskMethod):
     """Correlations between channels of the last stage."""
 
@@ -61,6 +58,3 @@ class ICKD(TaskMethod):
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         return {"ickd": self.config.ickd_weight * ickd_loss(self.embed(student.stages[-1]), teacher.stages[-1])}
-
-
-METHOD = ICKD

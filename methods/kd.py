@@ -9,8 +9,6 @@ arXiv 2403.01427): the logits of each image become z-scores before the temperatu
 student follows the teacher's order of classes without its range. The cross entropy keeps the raw logits.
 """
 
-from typing import final
-
 from torch import Tensor
 from torch.nn import functional
 
@@ -35,7 +33,6 @@ def standardized(logits: Tensor) -> Tensor:
     return (logits - logits.mean(dim=1, keepdim=True)) / (logits.std(dim=1, keepdim=True) + 1e-7)
 
 
-@final
 class KD(Method):
     """Cross entropy and the KL divergence to the teacher's softened softmax."""
 
@@ -68,10 +65,4 @@ class KD(Method):
         config = self.config
         prepared = standardized if config.standardize else at_least_float32
         kl = kl_per_image(prepared(student.logits), prepared(teacher.logits), config.temperature).mean()
-        return {
-            "ce": config.ce_weight * batch.cross_entropy(student.logits).mean(),
-            "kd": config.kd_weight * kl,
-        }
-
-
-METHOD = KD
+        return {"ce": config.ce_weight * batch.cross_entropy(student.logits).mean(), "kd": config.kd_weight * kl}

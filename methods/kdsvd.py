@@ -14,7 +14,7 @@ Legend: ``B`` images; maps ``(B, C, H, W)``; ``N`` rows and ``D`` columns of the
 """
 
 from collections.abc import Sequence
-from typing import Literal, final
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -73,7 +73,6 @@ def _relations(deeper: Tensor, shallower: Tensor) -> Tensor:
     return (-(deeper[:, :, None] - shallower[:, None]).square() / 8).exp()
 
 
-@final
 class KDSVD(TaskMethod):
     """Relations of singular vectors of neighbouring stages, at least two; the deepest stages are matched.
 
@@ -93,9 +92,7 @@ class KDSVD(TaskMethod):
         "the teacher's vectors sum to at least 0; in the public codes their sign, and so the loss, is the library's",
         "gradients stay finite where singular values are equal or 0; those of the SVD in the public codes do not",
     )
-    OURS = {
-        "matrix": "no number is published under this protocol; the two public codes differ, and this is the paper's",
-    }
+    OURS = {"matrix": "no number is published under this protocol; of the two public codes' this is the paper's"}
     config: "Config"
 
     class Config(TaskMethod.Config):
@@ -120,10 +117,6 @@ class KDSVD(TaskMethod):
             )
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        config = self.config
         ours, theirs = zip(*deepest_pairs(student.stages, teacher.stages), strict=True)
-        losses = kdsvd_losses(ours, theirs, config.num_vectors, config.matrix)
-        return {"kdsvd": config.kdsvd_weight * losses.sum()}
-
-
-METHOD = KDSVD
+        losses = kdsvd_losses(ours, theirs, self.config.num_vectors, self.config.matrix)
+        return {"kdsvd": self.config.kdsvd_weight * losses.sum()}

@@ -9,7 +9,7 @@ two temperatures are the plain view's. With ``masks = "select"``, what was evide
 Legend: ``B`` images, ``K`` classes.
 """
 
-from typing import Literal, final
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -56,7 +56,6 @@ def _softmaxes(student: Tensor, teacher: Tensor, temperature: float) -> list[Ten
     return [functional.softmax(at_least_float32(logits) / temperature, dim=1) for logits in (student, teacher)]
 
 
-@final
 class MLLD(Method):
     """Cross entropy and KL of two views, and the correlations of a batch's images and classes."""
 
@@ -120,6 +119,3 @@ class MLLD(Method):
             "class": config.kd_weight * (classes * torch.stack([class_errors(*plain, t) for t in temperatures])).sum(),
             "batch": config.kd_weight * (images * torch.stack([image_errors(*plain, t) for t in temperatures])).sum(),
         }
-
-
-METHOD = MLLD

@@ -7,8 +7,6 @@ logits of that term alone.
 Legend: ``B`` images, ``K`` classes.
 """
 
-from typing import final
-
 from torch import Tensor
 from torch.nn import functional
 
@@ -35,7 +33,6 @@ def others_loss(student: Tensor, teacher: Tensor, targets: Tensor, temperature: 
     return -(temperature**2) * terms.sum(dim=1).mean()
 
 
-@final
 class NKD(TaskMethod):
     """The target's soft weight, and the normalised other classes."""
 
@@ -51,10 +48,10 @@ class NKD(TaskMethod):
         "the other classes' term is the authors' cross entropy; it is not 0 where student and teacher agree",
         "the authors have temperature 1 and gamma 1.5 on ImageNet, 3 and 3.5 for their one pair on CIFAR-100",
     )
-    OURS = {
-        "temperature": "no source states it for the CIFAR-100 pairs here; the authors' main setting, ImageNet's",
-        "gamma": "no source states it for the CIFAR-100 pairs here; the authors' main setting, ImageNet's",
-    }
+    OURS = dict.fromkeys(
+        ("temperature", "gamma"),
+        "no source states it for the CIFAR-100 pairs here; the authors' main setting, ImageNet's",
+    )
     config: "Config"
 
     class Config(TaskMethod.Config):
@@ -68,10 +65,5 @@ class NKD(TaskMethod):
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         config = self.config
         inputs = (student.logits, teacher.logits, batch.targets)
-        return {
-            "target": target_loss(*inputs),
-            "others": config.gamma * others_loss(*inputs, config.temperature),
-        }
-
-
-METHOD = NKD
+        others = others_loss(*inputs, config.temperature)
+        return {"target": target_loss(*inputs), "others": config.gamma * others}

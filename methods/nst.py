@@ -9,10 +9,9 @@ polynomial kernel ``k(a, b) = (a b)^2``.
 Follows the code of the published numbers (RepDistiller): every stage is matched, and the loss has a factor of 1 where
 the paper has one half.
 
-Legend: ``B`` images; maps ``(B, C, H, W)``; ``P = H * W`` positions.
+Legend: ``B`` images; maps ``(B, C, H, W)``, of two sizes the larger average-pooled to the smaller;
+``P = H * W`` positions.
 """
-
-from typing import final
 
 import torch
 from torch import Tensor
@@ -37,16 +36,12 @@ def mean_kernel(first: Tensor, second: Tensor) -> Tensor:
 
 
 def nst_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Squared MMD of the channels of maps ``(B, C, H, W)`` of one stage, mean over images; channels may differ.
-
-    Of two sizes the larger is average-pooled to the smaller.
-    """
+    """Squared MMD of the channels of maps ``(B, C, H, W)`` of one stage, mean over images; channels may differ."""
     maps = to_smaller_size(at_least_float32(student), at_least_float32(teacher))
     ours, theirs = (functional.normalize(each.flatten(2), dim=2) for each in maps)
     return mean_kernel(theirs, theirs) + mean_kernel(ours, ours) - 2 * mean_kernel(ours, theirs)
 
 
-@final
 class NST(TaskMethod):
     """MMD of channels at every stage; of networks with different numbers of stages, the deepest are matched."""
 
@@ -71,6 +66,3 @@ class NST(TaskMethod):
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         losses = [nst_loss(*pair) for pair in deepest_pairs(student.stages, teacher.stages)]
         return {"nst": self.config.nst_weight * torch.stack(losses).sum()}
-
-
-METHOD = NST

@@ -8,7 +8,6 @@ Legend: ``B`` images; maps ``(B, C, H, W)``.
 """
 
 import math
-from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +47,6 @@ def partial_distance(connected: Tensor, teacher: Tensor, margin: Tensor) -> Tens
     return torch.where(counts, connected - goal, 0).square().sum() / connected.shape[0]
 
 
-@final
 class OFD(TaskMethod):
     """Partial L2 distance to the teacher's stages before their ReLU.
 
@@ -109,6 +107,3 @@ class OFD(TaskMethod):
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         return {"ofd": self.config.ofd_weight * self.distances(student, teacher).sum()}
-
-
-METHOD = OFD

@@ -10,7 +10,7 @@ Legend: ``B`` images, ``V`` views in view-major rows, ``K`` classes, ``D`` penul
 """
 
 import math
-from typing import Literal, final
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +69,6 @@ def centre_alignment(student: tuple[Tensor, Tensor | None], teacher: tuple[Tenso
     return functional.mse_loss(entries[0], entries[1].detach())
 
 
-@final
 class PCKD(Method):
     """Preview-weighted distillation and category contrast, with centre and feature alignment."""
 
@@ -184,6 +183,3 @@ class PCKD(Method):
         losses = category_contrast(anchors, labels, config.contrast_temperature, config.base_temperature)
         halves = losses.view(2, -1)
         return halves.sum(dim=0) if config.halves == "add" else halves.mean(dim=0)
-
-
-METHOD = PCKD

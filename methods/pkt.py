@@ -11,8 +11,6 @@ about as ``1 / B``. Its weight belongs to batches of 64.
 Legend: ``B`` images; ``D`` width of the penultimate features.
 """
 
-from typing import final
-
 import torch
 from torch import Tensor
 
@@ -39,7 +37,6 @@ def pkt_loss(student: Tensor, teacher: Tensor, epsilon: float = 1e-7) -> Tensor:
     return (theirs * ((theirs + epsilon) / (ours + epsilon)).log()).mean()
 
 
-@final
 class PKT(TaskMethod):
     """Neighbour probabilities of the penultimate features. One image alone has no neighbours: its loss is 0."""
 
@@ -64,8 +61,5 @@ class PKT(TaskMethod):
         """Added to the length of features and to probabilities inside the logarithm."""
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        config = self.config
-        return {"pkt": config.pkt_weight * pkt_loss(student.penultimate, teacher.penultimate, config.epsilon)}
-
-
-METHOD = PKT
+        loss = pkt_loss(student.penultimate, teacher.penultimate, self.config.epsilon)
+        return {"pkt": self.config.pkt_weight * loss}

@@ -8,7 +8,6 @@ Legend: ``B`` images; maps ``(B, C, H, W)``; levels run from shallow to deep, th
 """
 
 from collections.abc import Sequence
-from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +38,6 @@ def hcl_loss(fused: Tensor, teacher: Tensor) -> Tensor:
     return total / weights
 
 
-@final
 class Fusion(nn.Module):
     """ABF: fuses a student map with what the deeper block hands on; the deepest block has nothing to ``fuse``."""
 
@@ -66,7 +64,6 @@ class Fusion(nn.Module):
         return self.conv2(mixed), mixed
 
 
-@final
 class ReviewKD(Method):
     """Attention-based fusion of student stages against the teacher's stages before their last ReLU.
 
@@ -138,6 +135,3 @@ class ReviewKD(Method):
             "ce": config.ce_weight * batch.cross_entropy(student.logits).mean(),
             "review": config.review_weight * warmup_factor(batch.progress, config.warmup) * review,
         }
-
-
-METHOD = ReviewKD

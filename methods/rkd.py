@@ -12,8 +12,6 @@ as there, so that in float32 the distance of two equal images is not rounding no
 Legend: ``B`` images; ``D`` width of the penultimate features.
 """
 
-from typing import final
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -62,7 +60,6 @@ def rkd_losses(student: Tensor, teacher: Tensor, epsilon: float = 1e-12) -> tupl
     return distance, angle
 
 
-@final
 class RKD(TaskMethod):
     """Distances and angles of the penultimate features. One image alone has no relations: its loss is 0.
 
@@ -93,6 +90,3 @@ class RKD(TaskMethod):
         config = self.config
         distance, angle = rkd_losses(student.penultimate, teacher.penultimate, config.epsilon)
         return {"distance": config.distance_weight * distance, "angle": config.angle_weight * angle}
-
-
-METHOD = RKD

@@ -8,7 +8,6 @@ Legend: ``B`` images; maps ``(B, C, H, W)``.
 """
 
 import copy
-from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +37,6 @@ def bottleneck(in_channels: int, out_channels: int, factor: int) -> nn.Sequentia
     )
 
 
-@final
 class Reusing(Backbone):
     """A body, a projector on its last map pooled to ``size``, which adds a stage, and a frozen copy of a classifier."""
 
@@ -49,10 +47,9 @@ class Reusing(Backbone):
 
     def features(self, images: Tensor, *, maps: bool) -> Features:
         """Return the body's maps and the projected one, and the mean of the latter."""
-        found = self.body.features(images, maps=True)
-        source = pooled_to(found.stages[-1], self.size)
-        projected = self.projector(source)
-        return Features(projected.mean(dim=(2, 3)), (*found.stages, projected), None, found.stem, projected)
+        body = self.body.features(images, maps=True)
+        projected = self.projector(pooled_to(body.stages[-1], self.size))
+        return Features(projected.mean(dim=(2, 3)), (*body.stages, projected), None, body.stem, projected)
 
     def head(self) -> nn.Linear:
         return self.classifier
@@ -69,7 +66,6 @@ def freeze_behind_last_map(body: Backbone, image_size: tuple[int, int]) -> None:
         parameter.requires_grad = gradient is not None
 
 
-@final
 class SimKD(Method):
     """Mean squared error between the projected last map and the teacher's, whose classifier the student keeps."""
 
@@ -117,6 +113,3 @@ class SimKD(Method):
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         return {"feature": map_loss(student.stages[-1], teacher.map)}
-
-
-METHOD = SimKD

@@ -11,8 +11,6 @@ batches of 64.
 Legend: ``B`` images; maps ``(B, C, H, W)``.
 """
 
-from typing import final
-
 from torch import Tensor
 from torch.nn import functional
 
@@ -36,7 +34,6 @@ def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return functional.mse_loss(similarities(student), similarities(teacher))
 
 
-@final
 class SP(TaskMethod):
     """Similarities among a batch's images at the last stage. One image alone has nothing to compare: its loss is 0."""
 
@@ -55,6 +52,3 @@ class SP(TaskMethod):
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         return {"sp": self.config.sp_weight * sp_loss(student.stages[-1], teacher.stages[-1])}
-
-
-METHOD = SP

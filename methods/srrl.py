@@ -7,7 +7,7 @@ the averaged features. The default is the latter, which suits networks whose cla
 Legend: ``B`` images, ``K`` classes, ``D`` penultimate width of the teacher; maps ``(B, C, H, W)``.
 """
 
-from typing import Literal, final
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,8 +20,8 @@ from ._connectors import conv_norm, images_for_norm
 from ._task import TaskMethod
 
 
-def feature_loss(ours: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared error of features ``(B, D)`` over all elements."""
+def squared_error(ours: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared error of features ``(B, D)``, or of logits ``(B, K)``, over all elements."""
     return functional.mse_loss(at_least_float32(ours), at_least_float32(teacher))
 
 
@@ -31,12 +31,6 @@ def logits_by(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return logits if bias is None else logits + bias
 
 
-def regression_loss(logits: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared error of logits ``(B, K)`` over all elements."""
-    return functional.mse_loss(at_least_float32(logits), at_least_float32(teacher))
-
-
-@final
 class SRRL(TaskMethod):
     """The student's features against the teacher's, directly and through the teacher's classifier."""
 
@@ -85,9 +79,6 @@ class SRRL(TaskMethod):
         config, ours = self.config, self.connected(student)
         logits = logits_by(ours, teacher.weight, teacher.bias)
         return {
-            "feature": config.feature_weight * feature_loss(ours, teacher.penultimate),
-            "regression": config.regression_weight * regression_loss(logits, teacher.logits),
+            "feature": config.feature_weight * squared_error(ours, teacher.penultimate),
+            "regression": config.regression_weight * squared_error(logits, teacher.logits),
         }
-
-
-METHOD = SRRL

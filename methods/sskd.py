@@ -9,8 +9,6 @@ the rows where the teacher is wrong only the least wrong ones are kept. Follows 
 Legend: ``B`` images, ``V`` views in view-major rows, ``R = (V - 1) * B`` rotated rows, ``D`` width, ``K`` classes.
 """
 
-from typing import final
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -59,7 +57,6 @@ def own_images(scores: Tensor) -> Tensor:
     return torch.arange(images, device=scores.device).repeat(rows // images)
 
 
-@final
 class SSKD(PretrainedMethod):
     """KD of plain and rotated views, and of the similarities between them that a trained teacher's head finds."""
 
@@ -125,6 +122,3 @@ class SSKD(PretrainedMethod):
         theirs = similarities(self.teacher_head(teacher.penultimate), batch.size)
         similar = kept_divergence(ours, theirs, own_images(theirs), config.ss_temperature, config.ss_ratio)
         return {"tf": config.tf_weight * transformed, "ss": config.ss_weight * similar}
-
-
-METHOD = SSKD

@@ -8,7 +8,6 @@ Legend: ``B`` images; maps ``(B, C, H, W)``.
 """
 
 import math
-from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +38,6 @@ def predictor(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-@final
 class VID(TaskMethod):
     """Gaussian log likelihood of the teacher's stages given the student's, summed over stages.
 
@@ -76,9 +74,7 @@ class VID(TaskMethod):
 
         def check(self) -> None:
             if self.initial_variance <= self.epsilon:
-                raise ValueError(
-                    f"initial_variance must be above epsilon = {self.epsilon}, not {self.initial_variance}"
-                )
+                raise ValueError(f"initial_variance must be above epsilon {self.epsilon}, not {self.initial_variance}")
 
     def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
@@ -96,6 +92,3 @@ class VID(TaskMethod):
             ours, theirs = to_smaller_size(*pair)
             losses.append(vid_loss(regressor(ours), log_scale, theirs, self.config.epsilon))
         return {"vid": self.config.vid_weight * torch.stack(losses).sum()}
-
-
-METHOD = VID

@@ -10,6 +10,7 @@ METHOD = '''"""Mine: the student's logits follow the teacher's.
 By their mean squared error.
 """
 
+import copy
 import random
 import time
 

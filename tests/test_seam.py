@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import FrozenInstanceError, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from kdbench.data.batches import Batches, DeviceData
 from kdbench.data.datasets import load_dataset
 from kdbench.engine.checks.small import CPU, PAIRS, make_source, tiny_protocol
 from kdbench.engine.run import Options, Run
+from kdbench.engine.step import check_batches
 from kdbench.errors import UserError
 from kdbench.functional import deepest_pairs
 from kdbench.method import (
@@ -206,3 +208,22 @@ def test_a_batch_of_one_image_is_refused_when_the_run_is_built(tiny_npz: Path, t
     batches = Batches(DeviceData(dataset, protocol, CPU), protocol, 1)
     with pytest.raises(UserError, match=r"batch of one image.* choose a batch size of at least 2"):
         Run(cell, batches, make_source(teacher, protocol, dataset), Options(runs=tmp_path, device=CPU))
+
+
+@pytest.mark.parametrize(
+    ("num_images", "batch_size", "least", "text"),
+    [
+        (42, 16, 10, ""),
+        (42, 16, 11, "a batch of 10 images, .* at least 11, in the last batch of an epoch as well"),
+        (33, 16, 16, ""),  # a last batch of one image is dropped
+        (10, 16, 11, "a batch of 10 images"),
+        (42, 1, 2, "a batch of one image, .* at least 2$"),
+    ],
+)
+def test_every_batch_of_an_epoch_has_the_images_that_a_method_needs(
+    num_images: int, batch_size: int, least: int, text: str
+) -> None:
+    method = Plain(Plain.Config(), stub_setup(stub_net(), stub_net()))
+    method.min_images = least
+    with pytest.raises(ValueError, match=text) if text else contextlib.nullcontext():
+        check_batches(method, num_images, batch_size)

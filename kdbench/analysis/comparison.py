@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pandas as pd
 
 from kdbench.analysis.records import UnfinishedCell
-from kdbench.utils.names import find_name
+from kdbench.utils.names import squeeze, unknown_name
 
 EpochRule = Literal["last", "best"]
 """The epoch whose accuracy is reported: the last one, or the best one on the test set."""
@@ -30,25 +30,32 @@ class ComparedPair:
     teacher_id: str = ""
     teacher_weights: str = ""
     teacher_accuracy: float = field(default=math.nan, compare=False)
-    name: str = field(default="", compare=False)
-    """``TEACHER > STUDENT``, with the teacher's hash if several teachers of one network are compared."""
+    """Test top-1 in percent; if records of the teacher disagree, the value that most of them have."""
+    other_accuracies: tuple[float, ...] = field(default=(), compare=False)
+    """Accuracies of the teacher in records that disagree."""
+    hashes: str = field(default="", compare=False)
+    """First letters of the hash of the teacher's weights, and of its id if weights do not tell teachers apart."""
+    teacher_label: str = field(default="", compare=False)
+    """Network of the teacher, with its hashes if several teachers of this network are compared."""
 
     @property
-    def short_id(self) -> str:
-        """First letters of the teacher's hash."""
-        return self.teacher_id.partition(":")[2][:8]
+    def name(self) -> str:
+        """``TEACHER > STUDENT``, with the label of the teacher."""
+        return f"{self.teacher_label} > {self.student}" if self.teacher else f"{self.student}, student only"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A method with its version, settings and views: one row of a table."""
+    """A method with its version, settings, views and code: one row of a table."""
 
     method: str
     version: int
     settings: str
     """Settings that differ from the method's published ones, as JSON."""
     views: int
-    """Views of each image in a step."""
+    """Views of each image in a step; 0 if no cell is finished."""
+    code: str
+    """First letters of the hash of a user's method; empty for methods of kdbench, and for records without a hash."""
     family: str = field(compare=False)
     label: str = field(default="", compare=False)
 
@@ -87,8 +94,10 @@ class Comparison:
     results: Mapping[tuple[Row, ComparedPair], Result]
     student_only: Row | None
     """The student-only baseline: students trained without a teacher."""
-    frame: pd.DataFrame
-    """All records but those of teachers."""
+    num_variants: Mapping[str, int]
+    """Number of rows of each method, including those that are not selected."""
+    teacher_runs: tuple[tuple[str, int], ...]
+    """Network and seed of each teacher's own run that is left out, if its network is a student, too."""
 
     def result(self, row: Row, pair: ComparedPair) -> Result | None:
         """Return the result of a row on a pair, or None; the student-only baseline has one on each of its pairs."""
@@ -112,6 +121,11 @@ class Comparison:
         results = [(pair, self.result(row, pair)) for pair in self.pairs]
         return all(result and self.seeds(pair) <= set(result.frame.index) for pair, result in results)
 
+    def matching(self, name: str) -> list[Row]:
+        """Return the row of this label; without one, all rows of this method."""
+        labels = [row for row in self.rows if _words(row.label) == _words(name)]
+        return labels or [row for row in self.rows if squeeze(row.method) == squeeze(name)]
+
     def find(self, name: str) -> Row:
         """Return a row by its label, or by its method's name if that has one row only.
 
@@ -120,42 +134,23 @@ class Comparison:
         UserError
             No row has this label, and no or several rows have this method.
         """
-        labels = {row.label: row for row in self.rows}
-        rows = [row for row in self.rows if row.method == name]
-        if len(rows) == 1:
-            return rows[0]
-        return labels[find_name("row", name, labels, f"the rows are {', '.join(labels)}")]
+        rows = self.matching(name)
+        if len(rows) != 1:
+            labels = [row.label for row in self.rows]
+            raise unknown_name("row", name, labels, f"the rows are {', '.join(labels)}")
+        return rows[0]
 
 
-def select(comparison: Comparison, methods: Sequence[str] = (), pairs: Sequence[str] = ()) -> Comparison:
-    """Select some methods and pairs of a comparison; the student-only baseline is always kept.
-
-    Parameters
-    ----------
-    methods
-        Rows, by the names that :meth:`Comparison.find` takes; all without any.
-    pairs
-        Names of pairs; all without any.
-
-    Raises
-    ------
-    UserError
-        A method or pair does not exist.
-    """
-    rows, selected_pairs = comparison.rows, comparison.pairs
-    if methods:
-        selected_rows = {comparison.find(name) for name in methods}
-        rows = tuple(row for row in rows if row in selected_rows or row == comparison.student_only)
-    if pairs:
-        names = [pair.name for pair in comparison.pairs]
-        selected_names = {find_name("pair", pair, names, f"the pairs are {', '.join(names)}") for pair in pairs}
-        selected_pairs = tuple(pair for pair in comparison.pairs if pair.name in selected_names)
-    results = {
-        (row, pair): result
-        for (row, pair), result in comparison.results.items()
-        if row in rows and pair in selected_pairs
-    }
-    return replace(comparison, rows=rows, pairs=selected_pairs, results=results)
+def _words(label: str) -> list[str]:
+    """Return the words of a row's label; case, punctuation of names and digits after a number do not matter."""
+    words = []
+    for word in label.split():
+        key, equals, text = word.partition("=")
+        try:
+            words.append(f"{key}={float(text)}" if equals else squeeze(word))
+        except ValueError:
+            words.append(word)
+    return [word.lower() for word in words]
 
 
 def settings_text(values: Mapping[str, Any]) -> str:
@@ -163,6 +158,12 @@ def settings_text(values: Mapping[str, Any]) -> str:
     return " ".join(
         f"{name}={json.dumps(value) if isinstance(value, list | dict) else value}" for name, value in values.items()
     )
+
+
+def num_digits(hashes: Iterable[str]) -> int:
+    """Return how many first letters tell different hashes apart, at least 8."""
+    distinct = set(hashes)
+    return next((n for n in range(8, 64, 4) if len({text[:n] for text in distinct}) == len(distinct)), 64)
 
 
 def position(name: str, ordered: Sequence[str]) -> int:

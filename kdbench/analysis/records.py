@@ -75,8 +75,8 @@ def as_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """Convert records to a frame with one row per cell and the columns that tables need.
 
     Protocol, method, student, teacher and seed are read from ``config``, the part of a record whose hash is the cell's
-    id. ``rules``, ``settings`` and ``chosen`` are JSON texts, so that rows can be grouped by them. Accuracies are in
-    percent.
+    id. ``rules``, ``settings`` and ``chosen`` are JSON texts, so that rows can be grouped by them. ``code``
+    is the hash of a user's method, empty for methods of kdbench. Accuracies are in percent.
 
     Raises
     ------
@@ -134,6 +134,7 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any] | str:
             "student": sys.intern(config["student"]),
             "method": sys.intern(method["name"]),
             "method_version": int(method["version"]),
+            "code": sys.intern(str(record.get("method_source", "")).partition("sha256:")[2]),
             "family": sys.intern(record.get("family", "")),
             "settings": _shared(settings),
             "chosen": _shared(record["settings_chosen"]),

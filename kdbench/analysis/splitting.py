@@ -2,14 +2,14 @@
 
 Records under different rules are never mixed: each protocol with its overrides, data and epoch rule is a comparison of
 its own. In a comparison, each teacher (network, identity, weights) with a student is a pair. Records of one method that
-differ in version, changed settings or views, or in the settings that were resolved for a pair, are separate rows.
+differ in version, code, changed settings or views, or in the settings that were resolved for a pair, are separate rows.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,9 +17,9 @@ from typing import Any
 import pandas as pd
 
 from kdbench.analysis.comparison import FAMILIES, ComparedPair, Comparison, Result, Row, position, settings_text
+from kdbench.analysis.pairing import find_pairs
 from kdbench.analysis.records import Records, UnfinishedCell
 from kdbench.experiment.identity import identity_text
-from kdbench.experiment.pairs import usual_pairs
 from kdbench.experiment.protocol import load_protocol, protocol_names
 
 
@@ -28,19 +28,48 @@ def split(records: Records) -> list[Comparison]:
     frame = records.frame
     if frame.empty:
         return []
-    has_teacher = frame["teacher"] != ""
-    teachers = set(frame.loc[has_teacher, "teacher_id"].str.removeprefix("cell:"))
-    students = set(frame.loc[has_teacher, "student"])
-    frame = frame[has_teacher | ~frame["cell"].isin(teachers) | frame["student"].isin(students)]
-    groups = [(json.loads(str(key)), group) for key, group in frame.groupby("rules", sort=True)]
+    is_teacher = _only_teachers(frame, records.unfinished)
+    teachers = {str(key): group for key, group in frame[is_teacher].groupby("rules")}
+    groups = [(json.loads(str(key)), group) for key, group in frame[~is_teacher].groupby("rules", sort=True)]
     titles = _titles([rules for rules, _ in groups], [_overrides(group) for _, group in groups])
     unfinished: defaultdict[str, list[UnfinishedCell]] = defaultdict(list)
     for cell in records.unfinished:
         unfinished[identity_text(cell.config["protocol"])].append(cell)
     return [
-        _comparison(rules, title, group, unfinished.pop(identity_text(_protocol(rules)), []))
+        _comparison(
+            rules,
+            title,
+            group,
+            teachers.get(group["rules"].iloc[0], frame.iloc[:0]),
+            unfinished.pop(identity_text(_protocol(rules)), []),
+        )
         for (rules, group), title in zip(groups, titles, strict=True)
     ]
+
+
+def _only_teachers(frame: pd.DataFrame, unfinished: Sequence[UnfinishedCell]) -> pd.Series[bool]:
+    """Find the records of teachers' own runs, which are no runs of a student trained without a teacher.
+
+    The record of such a run does not say what it was made for. It counts as a student's, too, if the same network was
+    also trained in another way with the same rules and seed: then its seed is one of the student's seeds.
+
+    Returns
+    -------
+    pandas.Series
+        ``(records,)``.
+    """
+    teachers = {*frame["teacher_id"], *(cell.config["teacher"].get("id") for cell in unfinished)}
+    is_teacher = ("cell:" + frame["cell"]).isin(teachers)
+    protocols = {rules: identity_text(_protocol(json.loads(rules))) for rules in frame["rules"].unique()}
+    runs = pd.Series(
+        list(zip(frame["rules"].map(protocols), frame["student"], frame["seed"], strict=True)),
+        frame.index,
+        dtype=object,
+    )
+    student_runs = {*runs[~is_teacher]}
+    for cell in unfinished:
+        student_runs.add((identity_text(cell.config["protocol"]), cell.config["student"], cell.config["seed"]))
+    return is_teacher & ~runs.isin(student_runs)
 
 
 def _overrides(group: pd.DataFrame) -> dict[str, Any]:
@@ -70,10 +99,14 @@ def _titles(rules: Sequence[dict[str, Any]], overrides: Sequence[dict[str, Any]]
 
 
 def _comparison(
-    rules: dict[str, Any], title: str, frame: pd.DataFrame, unfinished: Sequence[UnfinishedCell]
+    rules: dict[str, Any],
+    title: str,
+    frame: pd.DataFrame,
+    teachers: pd.DataFrame,
+    unfinished: Sequence[UnfinishedCell],
 ) -> Comparison:
     frame = frame.assign(distinct=_distinct_settings(frame))
-    pairs = _pairs(frame, unfinished)
+    pairs = find_pairs(frame, unfinished)
     frames = _frames(frame, pairs)
     cells = _unfinished_cells(unfinished, pairs, {row for row, _ in frames})
     rows = _labelled({row for row, _ in itertools.chain(frames, cells)})
@@ -82,6 +115,7 @@ def _comparison(
         (rows[row], pair): Result(frames.get((row, pair), empty), tuple(cells.get((row, pair), ())))
         for row, pair in dict.fromkeys(itertools.chain(frames, cells))
     }
+    students = {pair.student for pair in pairs}
     without_teacher = {rows[row] for row, pair in frames if not frames[row, pair]["teacher"].iloc[0]}
     return Comparison(
         title=title,
@@ -91,19 +125,22 @@ def _comparison(
         rows=tuple(sorted(rows.values(), key=_order)),
         results=results,
         student_only=_student_only(rules["name"], without_teacher),
-        frame=frame,
+        num_variants=Counter(row.method for row in rows.values()),
+        teacher_runs=tuple(
+            sorted({(n, int(s)) for n, s in zip(teachers["student"], teachers["seed"], strict=True) if n in students})
+        ),
     )
 
 
 def _frames(frame: pd.DataFrame, pairs: Sequence[ComparedPair]) -> dict[tuple[Row, ComparedPair], pd.DataFrame]:
     """Group records by row and pair, indexed by seed; those without a teacher belong to all pairs of their student."""
     frames: dict[tuple[Row, ComparedPair], pd.DataFrame] = {}
-    keys = ["method", "method_version", "distinct", "views", "teacher", "student", "teacher_id", "teacher_weights"]
+    keys = ["method", "method_version", "distinct", "views", "code"]
+    keys += ["teacher", "student", "teacher_id", "teacher_weights"]
     for _, group in frame.groupby(keys, sort=True):
         first = group.iloc[0]
-        row = Row(
-            first["method"], int(first["method_version"]), first["distinct"], int(first["views"]), first["family"]
-        )
+        numbers = int(first["method_version"]), first["distinct"], int(first["views"])
+        row = Row(first["method"], *numbers, first["code"], first["family"])
         teacher = (first["teacher_id"], first["teacher_weights"]) if first["teacher"] else None
         by_seed = group.set_index("seed").sort_index()
         for pair in pairs:
@@ -132,50 +169,12 @@ def _distinct_settings(frame: pd.DataFrame) -> pd.Series[str]:
         for _, group in frame[alike].groupby(["student", "teacher"]):
             texts = [json.loads(text) for text in group["settings"].unique()]
             names = {name for text in texts for name in text}
-            differing |= {name for name in names if len({str(text.get(name)) for text in texts}) > 1}
+            differing |= {name for name in names if len({identity_text(text.get(name)) for text in texts}) > 1}
         distinct[alike] = [
             identity_text(json.loads(chosen) | {name: json.loads(settings).get(name) for name in sorted(differing)})
             for chosen, settings in zip(frame.loc[alike, "chosen"], frame.loc[alike, "settings"], strict=True)
         ]
     return distinct
-
-
-def _pairs(frame: pd.DataFrame, unfinished: Sequence[UnfinishedCell]) -> tuple[ComparedPair, ...]:
-    """Return the pairs of all records and unfinished cells, and the students that have no teacher in any of them."""
-    columns = ["teacher", "student", "teacher_id", "teacher_weights"]
-    firsts = frame.drop_duplicates(columns)
-    pairs = [
-        ComparedPair(teacher, student, identity, weights, accuracy)
-        for teacher, student, identity, weights, accuracy in zip(
-            *(firsts[name] for name in (*columns, "teacher_accuracy")), strict=True
-        )
-    ]
-    keys = {(pair.student, pair.teacher_id) for pair in pairs}
-    for cell in unfinished:
-        teacher = cell.config["teacher"]
-        key = cell.config["student"], teacher.get("id", "")
-        if teacher and key not in keys:
-            keys.add(key)
-            pairs.append(ComparedPair(teacher["network"], key[0], key[1]))
-    with_teacher = {pair.student for pair in pairs if pair.teacher}
-    pairs = [pair for pair in pairs if pair.teacher or pair.student not in with_teacher]
-    teachers = defaultdict(set)
-    for pair in pairs:
-        teachers[pair.teacher].add((pair.teacher_id, pair.teacher_weights))
-    usual = list(map(str, usual_pairs()))
-    ordered = sorted(pairs, key=lambda pair: (position(f"{pair.teacher}>{pair.student}", usual), pair))
-    return tuple(replace(pair, name=_pair_name(pair, teachers[pair.teacher])) for pair in ordered)
-
-
-def _pair_name(pair: ComparedPair, teachers: set[tuple[str, str]]) -> str:
-    """Name a pair, given the identities and weights of all teachers of its network."""
-    if not pair.teacher:
-        return f"{pair.student}, student only"
-    if len(teachers) == 1:
-        return f"{pair.teacher} > {pair.student}"
-    several_ids = len({identity for identity, _ in teachers}) > 1
-    distinction = pair.short_id if several_ids else f"weights {pair.teacher_weights[:8]}"
-    return f"{pair.teacher} ({distinction}) > {pair.student}"
 
 
 def _unfinished_cells(
@@ -187,7 +186,7 @@ def _unfinished_cells(
         method, teacher = cell.config["method"], cell.config["teacher"]
         key = method["name"], method["version"], identity_text(cell.config.get("chosen", {}))
         matches = [row for row in rows if (row.method, row.version, row.settings) == key]
-        row = matches[0] if matches else Row(*key, views=0, family="")
+        row = min(matches, key=lambda row: (row.views, row.code)) if matches else Row(*key, views=0, code="", family="")
         for pair in pairs:
             if pair.student == cell.config["student"] and (not teacher or pair.teacher_id == teacher["id"]):
                 cells[row, pair].append(cell)
@@ -196,17 +195,22 @@ def _unfinished_cells(
 
 def _labelled(rows: set[Row]) -> dict[Row, Row]:
     """Add labels that distinguish rows, and missing families; returns the new rows by the old ones."""
-    plain = {row: f"{row.method} {settings_text(row.changed)}".strip() for row in rows}
-    versions, views = defaultdict(set), defaultdict(set)
-    for row, label in plain.items():
-        versions[label].add(row.version)
-        views[label, row.version].add(row.views)
-    labelled = {}
-    for row, label in plain.items():
-        version = f" (version {row.version})" if len(versions[label]) > 1 else ""
-        num_views = f" ({row.views} views)" if len(views[label, row.version]) > 1 else ""
-        labelled[row] = replace(row, label=f"{label}{version}{num_views}", family=row.family or _family(row.method))
-    return labelled
+    labels = {row: f"{row.method} {settings_text(row.changed)}".strip() for row in rows}
+    labels = _distinguished(labels, {row: f"version {row.version}" for row in rows})
+    labels = _distinguished(labels, {row: f"{row.views} views" for row in rows if row.views})
+    labels = _distinguished(labels, {row: f"code {row.code or 'unknown'}" for row in rows if row.views})
+    return {row: replace(row, label=labels[row], family=row.family or _family(row.method)) for row in rows}
+
+
+def _distinguished(labels: Mapping[Row, str], words: Mapping[Row, str]) -> dict[Row, str]:
+    """Add words in brackets to equal labels of rows that differ in them."""
+    distinct = defaultdict(set)
+    for row, word in words.items():
+        distinct[labels[row]].add(word)
+    return {
+        row: f"{label} ({words[row]})" if row in words and len(distinct[label]) > 1 else label
+        for row, label in labels.items()
+    }
 
 
 def _family(method: str) -> str:

@@ -12,6 +12,8 @@ import typer
 from kdbench.cli import bench, cache, data, grid, own, report, show, tables, teacher, train
 from kdbench.errors import Interrupted, UserError
 from kdbench.experiment.user_methods import FOLDERS, add_folders
+from kdbench.utils.platform import check_platform
+from kdbench.utils.text import message_line
 
 _OLD_NAMES = {"together": "lockstep"}
 """Earlier names of options, which scripts may still use."""
@@ -61,9 +63,10 @@ def main() -> None:
     # Threads that wait long by spinning make a busy machine many times slower; read when torch is first imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
+        check_platform()
         app()
     except UserError as error:
-        sys.stderr.write(f"kdbench: {error}\n")
+        sys.stderr.write(f"kdbench: {message_line(str(error))}\n")
         sys.exit(2)
     except Interrupted as stopped:
         sys.stderr.write(f"kdbench: {stopped}\n")

@@ -51,7 +51,9 @@ def bench(
     from kdbench.models import parse_pair
     from kdbench.utils.device import pick_device, prepare_process, processor
 
-    resolved = load_protocol(protocol or load_protocol(DEMO).demo.next).override(epochs=epochs, precision=precision)
+    resolved = load_protocol(load_protocol(DEMO).demo.next if protocol is None else protocol).override(
+        epochs=epochs, precision=precision
+    )
     torch_device = prepare_process(pick_device(device, compiling=compile_))
     sets = named_pairs()
     pairs_to_time = [

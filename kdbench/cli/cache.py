@@ -37,7 +37,7 @@ def cache_build(
     epochs: EpochsOption = None,
     precision: PrecisionOption = None,
     runs: RunsOption = Path("runs"),
-    data: DataOption = "data",
+    data: DataOption = None,
     download: DownloadOption = False,
     device: DeviceOption = None,
 ) -> None:
@@ -61,6 +61,11 @@ def cache_build(
     if uncacheable := {cell.method for cell in cells if not Wanted.by(cell).cacheable}:
         names = ", ".join(sorted(uncacheable))
         raise UserError(f"method {names} reads outputs that caches do not store, such as feature maps: leave it out")
+    for cell in cells:
+        try:
+            session.device_data.images.check(Wanted.by(cell).plan)
+        except UserError as error:
+            raise UserError(f"method {cell.method} cannot run: {error}; leave it out") from None
     with Display(console()) as display:
         demand = Demand.of(session.teachers, card, [Wanted.by(cell) for cell in cells])
         cache = demand.build(session.teachers, display)

@@ -124,7 +124,12 @@ def networks() -> Rows:
 
 def datasets() -> Rows:
     """Describe each data set in a row."""
-    return [{"dataset": name} for name in DATASETS] + [{"dataset": "npz:FILE (--data npz:FILE in place of a folder)"}]
+    used_by: dict[str, list[str]] = {}
+    for protocol in map(load_protocol, protocol_names()):
+        used_by.setdefault(protocol.dataset, []).append(protocol.name)
+    subset = "none: 'kdbench data subset NAME FILE' makes an npz file of all or some of it"
+    rows = [{"dataset": name, "protocols": ", ".join(used_by.get(name, [])) or subset} for name in DATASETS]
+    return [*rows, {"dataset": "npz:FILE", "protocols": "all, with --data npz:FILE in place of a folder"}]
 
 
 def protocols() -> Rows:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from kdbench.cli.options import console, echo, next_command
-from kdbench.cli.running import find_scheduler, warn_of_changes
+from kdbench.cli.running import find_scheduler, print_unused, warn_of_changes
 from kdbench.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
@@ -149,6 +149,7 @@ def start(opened: OpenGrid, cells: Sequence[Cell], profile: Profile | None, laun
         opened.print_counts(statuses)
         echo(f"nothing is left to run: type {opened.table_command()} to compare the finished cells")
         return
+    print_unused(grid.session)
     _ = grid.session.dataset  # a missing data set is reported here, not by every cell
     if profile:
         from kdbench.slurm.submit import Submitter

@@ -22,7 +22,9 @@ DEMO = "digits-demo-v2"
 
 ProtocolOption = Annotated[str, typer.Option(help="Training rules; 'kdbench list protocols' lists them.")]
 RunsOption = Annotated[Path, typer.Option(help="Folder of runs.", metavar="DIR")]
-DataOption = Annotated[str, typer.Option(help="Folder of data sets, or one npz file.", metavar="DIR|npz:FILE")]
+DataOption = Annotated[
+    str | None, typer.Option(help="Folder of data sets, or one npz file. [default: data]", metavar="DIR|npz:FILE")
+]
 DownloadOption = Annotated[bool, typer.Option("--download", help="Download the data set if it is missing.")]
 EpochsOption = Annotated[
     int | None,

@@ -9,17 +9,25 @@ from typing import Annotated
 
 import typer
 
-from kdbench.cli.tables import Methods, Pairs, ProtocolName, Runs, read_comparisons, report_incomplete
+from kdbench.cli.selection import (
+    MethodsOption,
+    PairsOption,
+    ProtocolFilter,
+    RulesOption,
+    RunsArgument,
+    read_selection,
+)
 
 
 def report(
-    runs: Runs = Path("runs"),
+    runs: RunsArgument = Path("runs"),
     out: Annotated[Path, typer.Option(help="Folder of the report; created if missing.", metavar="DIR")] = Path(
         "report"
     ),
-    methods: Methods = None,
-    pairs: Pairs = None,
-    protocol: ProtocolName = None,
+    methods: MethodsOption = None,
+    pairs: PairsOption = None,
+    protocol: ProtocolFilter = None,
+    rules: RulesOption = None,
 ) -> None:
     """Write an HTML report with tables, plots and every cell.
 
@@ -31,19 +39,20 @@ def report(
     from kdbench.analysis.report import write_report
 
     # Without --out: the folder of the report must not change the report.
-    options = (("--protocol", [protocol] if protocol else []), ("--methods", methods), ("--pairs", pairs))
-    selection = [word for option, values in options for value in values or [] for word in (option, value)]
-    comparisons, records = read_comparisons(runs, protocol, methods, pairs)
+    named = [protocol] if protocol else []
+    options = (("--protocol", named), ("--rules", rules), ("--methods", methods), ("--pairs", pairs))
+    words = [word for option, values in options for value in values or [] for word in (option, value)]
+    selection = read_selection(runs, protocol=protocol, rules=rules, methods=methods, pairs=pairs)
     terminal = Console(stderr=True)
     with Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
         task = progress.add_task("reading", total=1.0)
         paths = write_report(
             runs,
             out,
-            comparisons,
-            records,
-            command=shlex.join(["kdbench", "report", str(runs), *selection]),
+            selection.comparisons,
+            selection.records,
+            command=shlex.join(["kdbench", "report", str(runs), *words]),
             on_progress=lambda work, done: progress.update(task, completed=done, description=work),
         )
     sys.stdout.write(f"{paths[0]}\n")
-    report_incomplete(records)
+    selection.finish()

@@ -36,7 +36,7 @@ def open_session(
     protocol: str,
     *,
     runs: Path,
-    data: str = "data",
+    data: str | None = None,
     epochs: int | None = None,
     precision: str | None = None,
     device: str | None = None,
@@ -53,7 +53,7 @@ def open_session(
     """
     from kdbench.engine.session import Session
 
-    return Session.open(
+    session = Session.open(
         protocol,
         runs=runs,
         data=data,
@@ -65,6 +65,16 @@ def open_session(
         compile=compile_,
         scheduler=find_scheduler(),
     )
+    print_unused(session)
+    return session
+
+
+def print_unused(session: Session) -> None:
+    """Print which arrays of a data file nothing reads, such as those of a validation set."""
+    from kdbench.data.arrays import listed
+
+    if session.given and session.given.unused:
+        echo(f"not used: {listed(session.given.unused)} of {session.data.word}")
 
 
 def run_cells(

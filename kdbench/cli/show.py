@@ -31,16 +31,16 @@ def list_(
     from kdbench.models import parse_pair
 
     if what != "methods":
-        if pair:
+        if pair is not None:
             raise UserError(f"--pair needs 'kdbench list methods': leave it out to list {what}")
         print_rows(LISTS[what]())
         return
     protocol = load_protocol(load_protocol(DEMO).demo.next)
-    rows, remarks = methods(parse_pair(pair) if pair else None, protocol)
+    rows, remarks = methods(None if pair is None else parse_pair(pair), protocol)
     print_rows(rows)
     if pair or remarks:
         echo()
-    if pair:
+    if pair is not None:
         echo(f"extra parameters: trained beside the student of {parse_pair(pair)} under {protocol.name}")
     for remark in remarks:
         echo(remark)

@@ -33,7 +33,7 @@ def teacher_train(
     epochs: EpochsOption = None,
     precision: PrecisionOption = None,
     runs: RunsOption = Path("runs"),
-    data: DataOption = "data",
+    data: DataOption = None,
     download: DownloadOption = False,
     device: DeviceOption = None,
     save_every: SaveEveryOption = 60.0,
@@ -62,7 +62,7 @@ def teacher_import(
         float | None, typer.Option(help="Expected top-1 on the test set in %. [default: the published value, if any]")
     ] = None,
     runs: RunsOption = Path("runs"),
-    data: DataOption = "data",
+    data: DataOption = None,
     download: DownloadOption = False,
     device: DeviceOption = None,
 ) -> None:
@@ -82,7 +82,7 @@ def teacher_list(
     from kdbench.experiment.protocol import load_protocol, protocol_names
     from kdbench.teachers.cards import list_teachers
 
-    names = [load_protocol(protocol).name] if protocol else protocol_names()
+    names = protocol_names() if protocol is None else [load_protocol(protocol).name]
     cards = [(name, card) for name in names for card in list_teachers(runs, name)]
     if not cards:
         echo(f"no teachers in {runs}: type 'kdbench teacher train' or 'kdbench teacher import' to make one")

@@ -77,7 +77,7 @@ def train(
         int | None, typer.Option(help="Maximum number of cells of one seed that train in lockstep. [default: all]")
     ] = None,
     runs: RunsOption = Path("runs"),
-    data: DataOption = "data",
+    data: DataOption = None,
     download: DownloadOption = False,
     device: DeviceOption = None,
     compile_: CompileOption = False,

@@ -5,7 +5,7 @@ Each function returns the array in its final form, or raises ``UserError`` that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +16,21 @@ from kdbench.errors import UserError
 Arrays = Mapping[str, npt.NDArray[Any]]
 """The four arrays of `ARRAY_NAMES`, and ``class_names`` where there are any."""
 ARRAY_NAMES: Final = ("train_images", "train_labels", "test_images", "test_labels")
+_MAX_LISTED = 12
+"""Names of arrays that a message lists."""
+
+
+def require_arrays(what: str, names: Collection[str]) -> None:
+    """Raise ``UserError`` that lists the names unless all of `ARRAY_NAMES` are there."""
+    if missing := [name for name in ARRAY_NAMES if name not in names]:
+        present = listed(sorted(names)) or "nothing"
+        raise UserError(f"{what} has no {', '.join(missing)}: name the arrays so; it holds {present}")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names of arrays for a message: the first few, without control characters."""
+    printable = [name if name.isprintable() else ascii(name) for name in names[:_MAX_LISTED]]
+    return ", ".join(printable) + (f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else "")
 
 
 def image_array(what: str, images: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
@@ -32,7 +47,9 @@ def image_array(what: str, images: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
 
 def label_array(what: str, labels: npt.NDArray[Any], num_images: int) -> npt.NDArray[np.int64]:
-    """Return labels as int64 ``(N,)``."""
+    """Return labels as int64 ``(N,)``; takes ``(N, 1)``, too."""
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
     if labels.dtype.kind not in "iu":
         raise UserError(f"{what} is {labels.dtype}{_and_nan(labels)}: give class numbers as int64")
     if labels.ndim != 1:

@@ -101,3 +101,9 @@ def num_steps(num_images: int, batch_size: int) -> int:
     """Return the steps of an epoch; a last batch of one image is dropped, since batch norms cannot train on it."""
     full, rest = divmod(num_images, batch_size)
     return full + (rest > 1)
+
+
+def smallest_batch(num_images: int, batch_size: int) -> int:
+    """Return the fewest images of a batch of an epoch; see `num_steps`."""
+    rest = num_images % batch_size
+    return rest if rest > 1 else min(batch_size, num_images)

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import io
-import zipfile
-import zlib
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,14 +20,19 @@ import torch
 from torch import Tensor
 
 from kdbench.data import sources
-from kdbench.data.arrays import ARRAY_NAMES, Arrays, check_classes, image_array, label_array, name_tuple
+from kdbench.data.arrays import (
+    ARRAY_NAMES,
+    Arrays,
+    check_classes,
+    image_array,
+    label_array,
+    name_tuple,
+    require_arrays,
+)
+from kdbench.data.npz import NPZ, file_of, find_npz, read_npz, write_npz
 from kdbench.errors import UserError
-from kdbench.utils.files import write_atomic
 from kdbench.utils.names import squeeze
-from kdbench.utils.text import one_line
 
-NPZ: Final = "npz:"
-"""What stands before the name of a file in place of a data set's name."""
 DATASETS: Final[Mapping[str, Callable[[Path, bool], Arrays]]] = MappingProxyType(
     {
         "digits": lambda folder, download: sources.digits(),  # noqa: ARG005 - it is on every machine
@@ -41,6 +44,8 @@ DATASETS: Final[Mapping[str, Callable[[Path, bool], Arrays]]] = MappingProxyType
     }
 )
 """The known data sets by name, ``(folder, download) -> arrays``."""
+EMBEDDED: Final = frozenset({"digits"})
+"""Those that come with a package that kdbench needs, and are read from no folder."""
 
 
 @final
@@ -85,6 +90,8 @@ class Dataset:
     num_classes: int
     """``K``; every class occurs in both sets."""
     class_names: tuple[str, ...] | None = None
+    unused: tuple[str, ...] = ()
+    """Names of arrays that its file holds besides, and that nothing reads."""
 
     @property
     def shape(self) -> DataShape:
@@ -121,17 +128,32 @@ def load_dataset(name: str, folder: Path, *, download: bool = False) -> Dataset:
     UserError
         For an unknown name, data that are missing or damaged, a failed download, arrays that do not fit.
     """
-    kind, colon, file = name.partition(":")
-    if colon and kind.strip().lower() == "npz":
-        path = _find(file, folder)
-        return from_arrays(f"{NPZ}{path.stem}", _read_npz(path), where=str(path))
+    if (file := file_of(name)) is not None:
+        path = find_npz(file, folder)
+        arrays, unused = read_npz(path)
+        return replace(from_arrays(f"{NPZ}{path.stem}", arrays, where=str(path)), unused=unused)
+    key = dataset_name(name)
+    return from_arrays(key, DATASETS[key](folder, download))
+
+
+def dataset_name(name: str) -> str:
+    """Return the registered spelling of a data set's name.
+
+    Raises
+    ------
+    UserError
+        There is none; the message lists the known ones.
+    """
     names = {squeeze(each): each for each in DATASETS}
     key = squeeze(name)
-    if key not in names:
-        close = difflib.get_close_matches(key, names, n=1)
-        guess = f"did you mean {names[close[0]]}? " if close else ""
-        raise UserError(f"unknown data set {name!r}: {guess}there are {', '.join(DATASETS)} and npz:FILE")
-    return from_arrays(names[key], DATASETS[names[key]](folder, download))
+    if key in names:
+        return names[key]
+    close = difflib.get_close_matches(key, names, n=1)
+    guess = names[close[0]] if close else ""
+    if name.lower().endswith(".npz"):
+        guess = shlex.quote(NPZ + name)
+    hint = f"did you mean {guess}? " if guess else ""
+    raise UserError(f"unknown data set {name!r}: {hint}there are {', '.join(DATASETS)} and npz:FILE")
 
 
 def from_arrays(name: str, arrays: Arrays, *, where: str | None = None) -> Dataset:
@@ -154,9 +176,7 @@ def from_arrays(name: str, arrays: Arrays, *, where: str | None = None) -> Datas
         image in either set, or test images of another size than the training images.
     """
     where = where or name
-    if missing := [key for key in ARRAY_NAMES if key not in arrays]:
-        present = ", ".join(sorted(arrays)) or "nothing"
-        raise UserError(f"{where} has no {', '.join(missing)}: name the arrays so; it holds {present}")
+    require_arrays(where, arrays)
     train_images = image_array(f"{where}: train_images", arrays["train_images"])
     train_labels = label_array(f"{where}: train_labels", arrays["train_labels"], len(train_images))
     test_images = image_array(f"{where}: test_images", arrays["test_images"])
@@ -168,7 +188,10 @@ def from_arrays(name: str, arrays: Arrays, *, where: str | None = None) -> Datas
             "give both the same size"
         )
     names = name_tuple(f"{where}: class_names", arrays["class_names"]) if "class_names" in arrays else None
-    num_classes = len(names) if names is not None else int(train_labels.max()) + 1
+    low, high = int(train_labels.min()), int(train_labels.max())
+    if names is None and low > 0:
+        raise UserError(f"{where}: train_labels go from {low} to {high}: number the classes from 0")
+    num_classes = high + 1 if names is None else len(names)
     check_classes(f"{where}: train_labels", train_labels, num_classes)
     check_classes(f"{where}: test_labels", test_labels, num_classes)
     if num_classes < 2:
@@ -198,8 +221,8 @@ def random_dataset(name: str) -> Dataset:
     return Dataset(name, train_images, train_labels, test_images, test_labels, shape.num_classes)
 
 
-def subset(dataset: Dataset, train_per_class: int, test_per_class: int) -> Dataset:
-    """Return the first so many images of each class, kept in the order of the data set.
+def subset(dataset: Dataset, train_per_class: int | None, test_per_class: int | None) -> Dataset:
+    """Return the first so many images of each class, or all images for None, kept in the order of the data set.
 
     Raises
     ------
@@ -208,53 +231,26 @@ def subset(dataset: Dataset, train_per_class: int, test_per_class: int) -> Datas
     """
     parts: dict[str, Tensor] = {}
     for split, count in (("train", train_per_class), ("test", test_per_class)):
+        if count is None:
+            continue
         labels: Tensor = getattr(dataset, f"{split}_labels")
         fewest, smallest = torch.bincount(labels, minlength=dataset.num_classes).min(0)
         if not 1 <= count <= fewest:
             raise UserError(
                 f"{dataset.name} has no {count} {split} images per class: give 1 to {fewest}, all that class "
-                f"{smallest} has"
+                f"{smallest} has, or all for every image"
             )
         firsts = [torch.nonzero(labels == number).flatten()[:count] for number in range(dataset.num_classes)]
         keep = torch.cat(firsts).sort().values
         parts |= {f"{split}_images": getattr(dataset, f"{split}_images")[keep], f"{split}_labels": labels[keep]}
-    name = f"{dataset.name}[{train_per_class}+{test_per_class}]"
+    counts = "+".join("all" if count is None else str(count) for count in (train_per_class, test_per_class))
+    name = f"{dataset.name}[{counts}]"
     return replace(dataset, name=name, **parts)  # type: ignore[arg-type]
 
 
 def save_npz(dataset: Dataset, path: Path) -> None:
-    """Write a data set as a file for ``npz:FILE``, as a whole or not at all.
-
-    Raises
-    ------
-    UserError
-        When the file cannot be written.
-    """
+    """Write a data set as a file for ``npz:FILE``; see :func:`kdbench.data.npz.write_npz`."""
     arrays = {name: getattr(dataset, name).numpy() for name in ARRAY_NAMES}
     if dataset.class_names is not None:
         arrays["class_names"] = np.array(dataset.class_names)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    write_atomic(path, buffer.getvalue(), "give another path")
-
-
-def _find(file: str, folder: Path) -> Path:
-    places = [Path(file).expanduser(), folder / file]
-    for place in places:
-        if place.is_file():
-            return place
-    looked = " or ".join(dict.fromkeys(str(place.absolute()) for place in places))
-    raise UserError(f"there is no file {looked}: type npz:FILE with its path, or --data DIR with its folder")
-
-
-def _read_npz(path: Path) -> Arrays:
-    try:
-        with path.open("rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise zipfile.BadZipFile("it is not an .npz file, or only the beginning of one")
-            with np.load(path, allow_pickle=False) as archive:
-                return {key: np.asarray(archive[key]) for key in (*ARRAY_NAMES, "class_names") if key in archive}
-    except (ValueError, OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        # NumPy refuses object arrays: unpickling them could run any code.
-        reason = "it holds Python objects" if "Object arrays" in str(error) else one_line(error)
-        raise UserError(f"{path} cannot be read ({reason}): write plain arrays with numpy.savez_compressed") from None
+    write_npz(path, arrays)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import cached_property
-from pathlib import Path
 from typing import final
 
 import torch
 
 from kdbench.data.batches import DeviceData
-from kdbench.data.datasets import Dataset, load_dataset
+from kdbench.data.datasets import Dataset
+from kdbench.data.place import DataPlace
 from kdbench.experiment.protocol import Protocol
 
 
@@ -19,22 +19,22 @@ class LazyData:
 
     Parameters
     ----------
-    folder
-        Of data sets.
+    place
+        Where it is read.
     given
         The data set of a file, in place of the protocol's by name.
     """
 
     def __init__(
-        self, protocol: Protocol, folder: Path, device: torch.device, *, download: bool, given: Dataset | None
+        self, protocol: Protocol, place: DataPlace, device: torch.device, *, download: bool, given: Dataset | None
     ) -> None:
-        self._protocol, self._folder, self._device = protocol, folder, device
+        self._protocol, self._place, self._device = protocol, place, device
         self._download, self._given = download, given
 
     @cached_property
     def dataset(self) -> Dataset:
         """The data set, loaded and checked on first use."""
-        return self._given or load_dataset(self._protocol.dataset, self._folder, download=self._download)
+        return self._given or self._place.load(self._protocol.dataset, download=self._download)
 
     @cached_property
     def on_device(self) -> DeviceData:

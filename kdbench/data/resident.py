@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kdbench.data.randaugment import strongly_augmented
-from kdbench.data.views import Augmentation
+from kdbench.data.views import Augmentation, check_plan
 from kdbench.method import ViewPlan
 from kdbench.utils.streams import generator
 
@@ -97,14 +97,8 @@ class ResidentImages:
         self._white = torch.tensor(255.0, device=device)
 
     def check(self, plan: ViewPlan) -> None:
-        """Raise ValueError for a plan with a quarter turn when the images are not square."""
-        height, width = self.size
-        odd = sorted(turns for turns in plan.quarter_turns if turns % 2)
-        if odd and height != width:
-            raise ValueError(
-                f"images of {height} x {width} pixels cannot be turned by {odd[0]} quarter turns: "
-                "a method that rotates needs square images"
-            )
+        """Raise ``UserError`` for a plan with a quarter turn when the images are not square."""
+        check_plan(plan, self.size)
 
     def __len__(self) -> int:
         return self._pixels.numel() // self._area

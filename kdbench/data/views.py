@@ -16,6 +16,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from kdbench.errors import UserError
 from kdbench.experiment.rules import AugmentationRules
 from kdbench.method import ViewPlan
 from kdbench.utils.streams import generator
@@ -72,6 +73,17 @@ class Augmentation:
         rows, dx = view // self.num_offsets, view % self.num_offsets
         turned, dy = rows // self.num_offsets, rows % self.num_offsets
         return turned // 4, turned % 4, dy, dx
+
+
+def check_plan(plan: ViewPlan, image_size: tuple[int, int]) -> None:
+    """Raise ``UserError`` for a plan with a quarter turn where images ``(height, width)`` are not square."""
+    height, width = image_size
+    odd = sorted(turns for turns in plan.quarter_turns if turns % 2)
+    if odd and height != width:
+        raise UserError(
+            f"images of {height} x {width} pixels cannot be turned by {odd[0]} quarter turns: "
+            "a method that rotates needs square images"
+        )
 
 
 def order(seed: int, epoch: int, num_images: int) -> Tensor:

@@ -8,8 +8,10 @@ those that it has alone: it gets the same tensors, and its random streams are it
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import final
+
+from torch import Tensor
 
 from kdbench.data.batches import Batches
 from kdbench.engine.graphs import StepGraphs
@@ -18,7 +20,7 @@ from kdbench.engine.outcomes import Outcomes
 from kdbench.engine.progress import Observer, Observers
 from kdbench.engine.run import Run
 from kdbench.engine.run_state import finish, save
-from kdbench.engine.shared import SharedInputs
+from kdbench.engine.shared import Group, Shared, SharedInputs
 from kdbench.errors import Interrupted
 from kdbench.utils.device import Span
 from kdbench.utils.signals import Stop
@@ -74,8 +76,9 @@ class Lockstep:
         with Span(self.options.device) as beginning:
             self.shared.batches.begin(runs[0].stream_epoch)
         for run in runs:
-            # What takes long is to make the strong views.
-            run.begin_epoch([beginning] if run.group.plan.num_strong else [])
+            with self.outcomes.attempt(run):
+                # What takes long is to make the strong views.
+                run.begin_epoch([beginning] if run.group.plan.num_strong else [])
         self.open_readers(runs)
 
     def open_readers(self, runs: list[Run]) -> None:
@@ -113,18 +116,36 @@ class Lockstep:
         try:
             if self.graphs and len(index) == batches.batch_size and self.graphs.replay(step, joined):
                 return
-            shared = self.shared.make(index, self.shared.look_up(step, [run.group for run in joined]))
-        except Exception as error:  # what they share fails for all of them
+        except Exception as error:  # what is recorded fails for all of them
             for run in joined:
                 self.outcomes.fail(run, error)
             return
-        for run in joined:
+        shared = self._shared(step, index, joined)
+        for run in self._still(joined):
             given = shared[run.group]
             with self.outcomes.attempt(run):
                 run.begin_step()
                 with Span(self.options.device) as updating:
                     values = run.update(given.images, index, given.teacher)
                 run.count(values, [*given.spans, updating])
+
+    def _shared(self, step: int, index: Tensor, runs: list[Run]) -> Mapping[Group, Shared]:
+        """Make what runs share; where that fails, each group's apart, so that no run fails with another group's error.
+
+        Images are functions of the seed and the epoch: they are the same when they are made again.
+        """
+        groups = list(dict.fromkeys(run.group for run in runs))
+        try:
+            return self.shared.make(index, self.shared.look_up(step, groups))
+        except Exception as error:
+            if len(groups) == 1:
+                for run in runs:
+                    self.outcomes.fail(run, error)
+                return {}
+        made: dict[Group, Shared] = {}
+        for group in groups:
+            made |= self._shared(step, index, [run for run in runs if run.group == group])
+        return made
 
     def _still(self, runs: list[Run]) -> list[Run]:
         return [run for run in runs if not self.outcomes.has(run.cell)]

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 
 from kdbench.data.batches import DeviceData
-from kdbench.data.datasets import NPZ, Dataset, load_dataset
+from kdbench.data.datasets import Dataset
 from kdbench.data.lazy import LazyData
+from kdbench.data.npz import NPZ
+from kdbench.data.place import DataPlace
 from kdbench.engine.options import Options
 from kdbench.engine.outcomes import Outcome
 from kdbench.engine.progress import Observer, Observers, quietly
@@ -42,8 +44,10 @@ class Session:
     ----------
     protocol
         With the user's overrides; a data file of the user's own replaces its ``dataset`` by the file's hash.
-    runs, data
-        Folders of runs and of data sets.
+    runs
+        Folder of runs.
+    data
+        Where data sets are read.
     scheduler
         Knows about the jobs of other processes that work on cells.
     given
@@ -52,7 +56,7 @@ class Session:
 
     protocol: Protocol
     runs: Path
-    data: Path
+    data: DataPlace
     device: torch.device
     download: bool = False
     save_every: float = 60.0
@@ -66,7 +70,7 @@ class Session:
         protocol: str,
         *,
         runs: str | Path = "runs",
-        data: str | Path = "data",
+        data: str | Path | None = None,
         epochs: int | None = None,
         precision: str | None = None,
         device: str | None = None,
@@ -75,23 +79,25 @@ class Session:
         compile: bool = False,  # noqa: A002 - the word users know
         scheduler: Scheduler | None = None,
     ) -> Session:
-        """Resolve names; ``data`` is a folder, or ``npz:FILE``, which replaces the protocol's data set.
+        """Resolve names; ``data`` is a folder, ``data`` by default, or ``npz:FILE`` in place of the protocol's data.
 
         The process is prepared for training: see :func:`kdbench.utils.device.prepare_process`.
 
         Raises
         ------
         UserError
-            A name is unknown, or the data file is not usable.
+            A name is unknown, the data file is not usable, or an option says nothing about the protocol's data.
         """
         resolved = load_protocol(protocol).override(epochs=epochs, precision=precision)
-        given = load_dataset(str(data), Path()) if str(data).startswith(NPZ) else None
+        place = DataPlace.parse(data)
+        place.check(resolved.dataset, download=download)
+        given = place.load(resolved.dataset, download=download) if place.is_npz else None
         if given:
             resolved = resolved.override(dataset=f"{NPZ}{given.fingerprint[:16]}")
         return cls(
             protocol=resolved,
             runs=Path(runs),
-            data=Path(data),
+            data=place,
             device=prepare_process(pick_device(device, compiling=compile)),
             download=download,
             save_every=save_every,

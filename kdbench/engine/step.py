@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dis
+import inspect
 from collections.abc import Callable, Mapping
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
-from kdbench.data.batches import Batches
+from kdbench.data.batches import Batches, smallest_batch
 from kdbench.engine.phase import Phase
+from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.registry import load_method
-from kdbench.method import Batch, Method, Setup
+from kdbench.method import Batch, Loss, Method, Setup
 from kdbench.net import Net, Outputs
 from kdbench.utils.device import autocast
 from kdbench.utils.precision import Precision
@@ -58,7 +61,26 @@ class Step(nn.Module):
         with autocast(batch.images.device, self._precision):
             query = self._compiled or self.student
             student = query(batch.images, reads) if reads else Outputs("student")
-            return phase.loss(student, teacher.narrowed(phase.reads.teacher), batch)
+            terms = phase.loss(student, teacher.narrowed(phase.reads.teacher), batch)
+        check_terms(phase.loss, terms)
+        return terms
+
+
+def check_terms(loss: Loss, terms: object) -> None:
+    """Raise ``UserError`` that names the line unless a loss has returned a dict of tensors."""
+    if not isinstance(terms, dict):
+        what = f"a {type(terms).__name__}, not a dict of terms: name the terms, such as {{'kd': ...}}"
+    else:
+        values = {name: term for name, term in terms.items() if not isinstance(term, Tensor)}
+        if not values:
+            return
+        name, term = next(iter(values.items()))
+        what = f"a {type(term).__name__} as term {name!r}: return a tensor, without .item() or float()"
+    function = inspect.unwrap(getattr(loss, "__func__", loss))
+    code = function.__code__
+    returns = [each.positions for each in dis.get_instructions(code) if each.opname.startswith("RETURN")]
+    line = (returns[-1].lineno if returns and returns[-1] else None) or code.co_firstlineno
+    raise UserError(f"{code.co_filename}, line {line}: {function.__name__}() returns {what}")
 
 
 def build_step(cell: Cell, student: Net, batches: Batches, teacher: Net | None, *, compiled: bool = False) -> Step:
@@ -80,12 +102,20 @@ def build_step(cell: Cell, student: Net, batches: Batches, teacher: Net | None, 
     with seeded(cell.seed, "init", "method"):
         method = method_class(cell.settings.config, setup)
         net = method.wrap(setup)
-    if protocol.batch_size < method.min_images:
-        raise ValueError(
-            "the method cannot train on a batch of one image, because its batch norm sees one value a channel: "
-            f"choose a batch size of at least {method.min_images}"
-        )
+    check_batches(method, batches.num_images, protocol.batch_size)
     return Step(net, method, protocol.precision, compiled=compiled)
+
+
+def check_batches(method: Method, num_images: int, batch_size: int) -> None:
+    """Raise ValueError where a batch of an epoch has fewer images than a method can train on."""
+    smallest = smallest_batch(num_images, batch_size)
+    if smallest < method.min_images:
+        images = "one image" if smallest == 1 else f"{smallest} images"
+        last = "" if smallest == batch_size else ", in the last batch of an epoch as well"
+        raise ValueError(
+            f"the method cannot train on a batch of {images}, and an epoch of {num_images} images in batches of "
+            f"{batch_size} has one: choose a batch size of at least {method.min_images}{last}"
+        )
 
 
 class StepObserver:

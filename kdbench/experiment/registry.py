@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import importlib
+import inspect
 import pkgutil
 import re
 import sys
@@ -31,6 +33,8 @@ NAME_RULE = "the name of a method is a lower-case letter, then lower-case letter
 _DIGEST = "__kdbench_digest__"
 _OLD_READS = ("teacher_reads", "student_reads", "needs", "own_needs", "pretraining_needs", "all_needs")
 """Names by which methods once said what they read."""
+_RESERVED = frozenset({"name", "version"})
+"""Beside these, settings stand in a cell's identity."""
 _OLD_HELPERS = "kdbench.methods.ce"
 """Module that once held the functions of ``kdbench.functional``."""
 
@@ -72,12 +76,13 @@ class MethodSource:
         Raises
         ------
         UserError
-            A user's file cannot be imported, or has no usable ``METHOD``; the message says what to do.
+            A user's file cannot be imported, or has no usable method; the message says what to do.
         """
-        method = getattr(self._module(), "METHOD", None)
-        if flaw := _flaw(method):
+        module = self._module()
+        candidates = [vars(module)["METHOD"]] if "METHOD" in vars(module) else _methods_of(module)
+        if flaw := _flaw(candidates[0]) if len(candidates) == 1 else _flaw_of_candidates(candidates):
             raise self._unusable(f"{self.where}: {flaw}")
-        return typing.cast("type[Method]", method)
+        return typing.cast("type[Method]", candidates[0])
 
     def changed_since(self, text: str) -> bool:
         """Return whether a user's method had other code when a record or a state was made."""
@@ -194,21 +199,59 @@ def _digest(file: Path) -> str:
     return digest.hexdigest()
 
 
+def _methods_of(module: ModuleType) -> list[type[Method]]:
+    """Return the methods that a module itself defines; an abstract class is none, nor is one that another extends."""
+    classes = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__
+    ]
+    leaves = [
+        value for value in classes if not any(other is not value and issubclass(other, value) for other in classes)
+    ]
+    return [value for value in dict.fromkeys(leaves) if not inspect.isabstract(value)] or leaves
+
+
+def _flaw_of_candidates(candidates: list[type[Method]]) -> str:
+    """Return why a file without ``METHOD`` does not show which class is the method."""
+    if not candidates:
+        return (
+            "it defines no class that inherits from kdbench.method.Method: write one, or let its name begin with _ if "
+            "it is no method"
+        )
+    names = ", ".join(candidate.__name__ for candidate in candidates)
+    return (
+        f"it defines the methods {names}: end it with METHOD = {candidates[-1].__name__}, or move all but one elsewhere"
+    )
+
+
 @functools.cache
 def _flaw(method: object) -> str | None:
     """Return why an object cannot serve as a method; None if it can."""
-    if method is None:
-        return "it has no METHOD: end it with METHOD = YourMethod, or let its name begin with _ if it is no method"
     if not (isinstance(method, type) and issubclass(method, Method)):
         return f"its METHOD is {method!r}: it must be a class that inherits from kdbench.method.Method"
     if missing := sorted(method.__abstractmethods__):
         return f"{method.__name__} has no {', '.join(missing)}: define it, as kdbench.method.Method describes it"
-    if flaw := _flaw_of_reads(method):
-        return flaw
+    return _flaw_of_reads(method) or _flaw_of_settings(method)
+
+
+def _flaw_of_settings(method: type[Method]) -> str | None:
+    """Return what is wrong with a method's settings, or with a hook that looks at them; None if nothing is."""
     try:
-        method.Config()
+        config = method.Config()
     except (TypeError, ValueError) as error:
         return f"{method.__name__}.Config() fails, {error}: give every field a default that is allowed"
+    if hidden := sorted(_RESERVED & {field.name for field in dataclasses.fields(method.Config)}):
+        return (
+            f"{method.__name__} has a setting {' and a setting '.join(hidden)}, which is how records call the name and "
+            "the VERSION of the method: rename the setting"
+        )
+    for hook in (method.views, method.all_reads, method.pretraining):
+        try:
+            hook(config)
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
+            return f"{method.__name__}.{hook.__name__}() fails with the default settings, {reason}: mend it"
     return None
 
 

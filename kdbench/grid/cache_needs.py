@@ -94,7 +94,7 @@ def cache_needs(
     readers: dict[str, list[tuple[Variant, Wanted]]] = {}
     for variant in variants:
         want = Wanted.by(variant.cell)
-        if variant.cell.teacher and want.cacheable:
+        if variant.cell.teacher and want.cacheable and want.fits(data.image_size):
             readers.setdefault(variant.cell.teacher.id, []).append((variant, want))
 
     def expected(reading: Iterable[tuple[Sequence[Cell], Wanted]]) -> float:

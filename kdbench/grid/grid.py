@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+from kdbench.data.place import DataPlace
 from kdbench.engine.session import Session
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell, TeacherRef
@@ -59,7 +60,11 @@ class Grid:
             A name in the file is unknown or repeated, or a teacher is ambiguous.
         """
         file = read_grid(path)
-        data = session.pop("data", None) or file.data or "data"
+        data = session.pop("data", None)
+        if data is None:
+            data = file.data
+            with error_context(path, "data", data):
+                DataPlace.parse(data)
         return cls(
             file, Session.open(file.protocol, data=data, epochs=file.epochs, precision=file.precision, **session)
         )

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from kdbench.data.datasets import NPZ
 from kdbench.errors import UserError
 from kdbench.grid.grid import Grid
 from kdbench.teachers.plan import CacheMode
@@ -39,14 +38,13 @@ class Launch:
 
     def session(self, grid: Grid) -> dict[str, Any]:
         """Return the arguments with which a job opens its session, in any folder."""
-        file, data = grid.file, str(grid.session.data)
-        path = data.removeprefix(NPZ)
+        file, session = grid.file, grid.session
         return {
             "protocol": file.protocol,
             "epochs": file.epochs,
             "precision": file.precision,
-            "runs": str(grid.session.runs.absolute()),
-            "data": f"{NPZ if path != data else ''}{Path(path).absolute()}",
+            "runs": str(session.runs.absolute()),
+            "data": session.data.absolute(session.protocol.dataset),
             "device": self.device,
             "compile": self.compile,
             "save_every": self.save_every,

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 import torch
 
 from kdbench.data.datasets import DataShape
+from kdbench.data.views import check_plan
+from kdbench.engine.step import check_batches
 from kdbench.experiment.pairs import Pair
 from kdbench.experiment.protocol import Protocol
 from kdbench.experiment.registry import load_method
@@ -17,10 +19,11 @@ from kdbench.grid.variants import Variant
 from kdbench.method import Setup
 from kdbench.models import build_backbone
 from kdbench.net import Net
+from kdbench.teachers.demand import Wanted
 
 
 def unsupported(grid: Grid, variants: Iterable[Variant], data: DataShape) -> dict[str, str]:
-    """Return why methods do not support pairs of the grid, by ``"METHOD PAIR"``.
+    """Return why methods do not support pairs of the grid, or its images, by ``"METHOD PAIR"``.
 
     A method that reads values of a network, or a network that cannot be built without them, is not judged here.
     """
@@ -35,6 +38,7 @@ def unsupported(grid: Grid, variants: Iterable[Variant], data: DataShape) -> dic
         if student is None or None in teacher:
             continue
         try:
+            check_plan(Wanted.by(cell).plan, data.image_size)
             with without_values():
                 labels = torch.zeros(data.num_images, dtype=torch.int64)
                 setup = Setup(
@@ -44,7 +48,9 @@ def unsupported(grid: Grid, variants: Iterable[Variant], data: DataShape) -> dic
                     epochs=protocol.epochs,
                     steps_per_epoch=1,
                 )
-                load_method(cell.method)(cell.settings.config, setup).wrap(setup)
+                method = load_method(cell.method)(cell.settings.config, setup)
+                method.wrap(setup)
+            check_batches(method, data.num_images, protocol.batch_size)
         except ValueError as error:
             pair = Pair.of(cell.teacher.network, cell.student) if cell.teacher else cell.student
             reasons[f"{cell.method} {pair}"] = str(error)

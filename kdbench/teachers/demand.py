@@ -9,7 +9,8 @@ from typing import final
 import torch
 
 from kdbench.data.batches import DeviceData
-from kdbench.data.views import Augmentation, views
+from kdbench.data.views import Augmentation, check_plan, views
+from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.registry import load_method
 from kdbench.method import ViewPlan
@@ -38,6 +39,14 @@ class Wanted:
         """Whether a cache keeps all of it."""
         return self.parts <= STORED and not self.plan.num_strong
 
+    def fits(self, image_size: tuple[int, int]) -> bool:
+        """Return whether images ``(height, width)`` have all views: a cell without them is refused when it is built."""
+        try:
+            check_plan(self.plan, image_size)
+        except UserError:
+            return False
+        return True
+
 
 @final
 class Visits:
@@ -60,7 +69,15 @@ class Visits:
 
 
 def visited(wanted: Sequence[Wanted], data: DeviceData) -> Pairs:
-    """Return all pairs of image and view that are visited, ascending."""
+    """Return all pairs of image and view that are visited, ascending.
+
+    Raises
+    ------
+    UserError
+        The images do not have a view of some plan.
+    """
+    for plan in {each.plan for each in wanted}:
+        data.images.check(plan)
     visits = Visits(len(data.labels), data.images.augmentation)
     for seed, plan, epochs in dict.fromkeys((one.seed, one.plan, one.epochs) for one in wanted):
         visits.add(seed, epochs, plan)

@@ -46,7 +46,7 @@ class Demand:
         Raises
         ------
         UserError
-            The cache is damaged.
+            The cache is damaged, or the images do not have a view that is wanted.
         """
         cache = store.cache(card)
         cache.refresh()  # other processes may have added to it
@@ -85,7 +85,7 @@ class Demand:
 
 @final
 class _Failure:
-    """Why a teacher has no cache; each cell that should read it fails with this error."""
+    """Why a teacher has no cache, or what a cell wants of it is unclear; the cells that need to know fail with it."""
 
     def __init__(self, error: Exception) -> None:
         self._error, self._trace = error, error.__traceback__
@@ -103,6 +103,8 @@ class Sources:
         self._store, self._groups, self._mode, self._watch = store, groups, mode, watch
         self._caches: dict[str, TeacherCache | _Failure] | None = None
         self._kinds: dict[str, Kind] = {}
+        self._unclear: dict[str, _Failure] = {}
+        """Cells of which it cannot be said what they want of their teacher: no other cell fails with them."""
         self._made: dict[tuple[str, Kind], TeacherSource] = {}
 
     def of(self, cell: Cell) -> TeacherSource | None:
@@ -117,6 +119,8 @@ class Sources:
         if cell.teacher is None:
             return None
         caches = self._decided()
+        if cell.id in self._unclear:
+            raise self._unclear[cell.id].again()
         teacher, kind = cell.teacher.id, self._kinds.get(cell.id, "live")
         cache = caches[teacher] if kind == "cache" else None
         if isinstance(cache, _Failure):
@@ -150,7 +154,7 @@ class Sources:
             return caches
         runs = self._store.runs
         left = [cell for group in self._groups for cell in group if not (cell.folder(runs) / RECORD).exists()]
-        for teacher, readers in by_teacher([cell for cell in left if cell.teacher]).items():
+        for teacher, readers in by_teacher([cell for cell in left if cell.teacher and self._is_clear(cell)]).items():
             kept = [cell for cell in readers if Wanted.by(cell).cacheable]
             begun = {cell.id: _begun(cell.folder(runs)) for cell in kept} if self._mode != "on" else {}
             kept = [cell for cell in kept if begun.get(cell.id) != "live"]
@@ -168,6 +172,16 @@ class Sources:
                 caches[teacher] = _Failure(error)
             self._kinds |= dict.fromkeys((cell.id for cell in kept), "cache")
         return caches
+
+    def _is_clear(self, cell: Cell) -> bool:
+        """Return whether it can be said what a cell wants, and the images have it; if not, it will fail by itself."""
+        try:
+            if self._mode != "on":
+                _begun(cell.folder(self._store.runs))
+            return Wanted.by(cell).fits(self._store.data.dataset.shape.image_size)
+        except Exception as error:
+            self._unclear[cell.id] = _Failure(error)
+            return False
 
     def _worth(self, demand: Demand, kept: list[Cell], readers: list[Cell]) -> bool:
         """Return whether the cache has all, or building it saves forward passes and fits into half of the free disk.

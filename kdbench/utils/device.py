@@ -32,7 +32,8 @@ def pick_device(name: str | None, *, compiling: bool = False) -> torch.device:
     UserError
         This machine has no such device, or steps are to be compiled for the CPU and there is no compiler.
     """
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

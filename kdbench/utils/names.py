@@ -22,12 +22,19 @@ def find_name(kind: str, name: str, known: Iterable[str], remedy: str) -> str:
     UserError
         No known name matches; the message holds the closest ones and ``remedy``.
     """
-    spellings = {squeeze(k): k for k in known}
+    names = list(known)
+    spellings = {squeeze(k): k for k in names}
     if (key := squeeze(name)) in spellings:
         return spellings[key]
-    close = [spellings[k] for k in difflib.get_close_matches(key, spellings, n=3, cutoff=0.5)]
+    raise unknown_name(kind, name, names, remedy)
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str], remedy: str) -> UserError:
+    """Return the error for a name that is not known, with the closest known ones and ``remedy``."""
+    spellings = {squeeze(k): k for k in known}
+    close = [spellings[k] for k in difflib.get_close_matches(squeeze(name), spellings, n=3, cutoff=0.5)]
     hint = f"did you mean {' or '.join(close)}? " if close else ""
-    raise UserError(f"unknown {kind} {name!r}: {hint}{remedy}")
+    return UserError(f"unknown {kind} {name!r}: {hint}{remedy}")
 
 
 def safe_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Deferred signals: Ctrl-C and SIGTERM set a flag that a loop checks between two steps."""
+"""Deferred signals: Ctrl-C, SIGTERM and a closed terminal set a flag that a loop checks between two steps."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from typing import Any, ClassVar, final
 
 from kdbench.errors import Interrupted
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
 
 @final
 class Stop(AbstractContextManager["Stop"]):
-    """Turn Ctrl-C, SIGTERM and SIGUSR2 into ``signum``, which a loop checks between two steps.
+    """Turn signals that ask a process to end into ``signum``, which a loop checks between two steps.
 
-    SIGUSR2 is what batch systems are told to send before a time limit. A signal that the loop did not act on is passed
+    SIGHUP comes when a terminal is closed; where it is ignored on entry, as under nohup, it stays ignored. SIGUSR1 and
+    SIGUSR2 are what batch systems are told to send before a time limit. A signal that the loop did not act on is passed
     to the ``Stop`` around this one.
     """
 
@@ -28,8 +31,9 @@ class Stop(AbstractContextManager["Stop"]):
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():
-            for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
-                self._old[signum] = signal.signal(signum, self._note)
+            for signum in _SIGNALS:
+                if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:
+                    self._old[signum] = signal.signal(signum, self._note)
             self._open.append(self)
         return self
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
+_LONG_WORD, _LONG_MESSAGE = 300, 2000
+"""Letters of a word, and of a message, beyond which the middle is left out."""
+
 
 def size(num_bytes: float) -> str:
     """Return a number of bytes for people, e.g. 12.3 GB."""
@@ -27,3 +32,15 @@ def counted(number: int, noun: str) -> str:
 def one_line(error: Exception) -> str:
     """Return the text of a foreign exception as one short line."""
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def message_line(text: str) -> str:
+    """Return a message that may quote anything as one short line, with control characters spelt as in Python."""
+    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    line = re.sub(rf"\S{{{_LONG_WORD},}}", lambda word: _shortened(word[0], _LONG_WORD), line)
+    return _shortened(line, _LONG_MESSAGE)
+
+
+def _shortened(text: str, length: int) -> str:
+    """Return a text without its middle, where it is longer than so many letters."""
+    return text if len(text) <= length else f"{text[: length * 2 // 3]} ... {text[-length // 4 :]}"

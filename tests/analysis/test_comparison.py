@@ -10,9 +10,9 @@ from fake_records import fake_grid, fake_record, write_records
 from test_records import begin
 
 from kdbench.analysis import splitting
-from kdbench.analysis.comparison import Comparison, select
+from kdbench.analysis.comparison import Comparison
 from kdbench.analysis.records import Records, as_frame, read_records
-from kdbench.errors import UserError
+from kdbench.analysis.tables.notes import provenance
 from kdbench.experiment.protocol import load_protocol
 
 DIGITS = load_protocol("digits-demo-v1")
@@ -62,7 +62,10 @@ def test_records_under_other_rules_are_a_comparison_of_their_own(changes: dict[s
 @pytest.mark.parametrize(
     ("teacher", "names"),
     [
-        ({"teacher_id": "cell:ffff0000"}, {"resnet20 (abcdef01) > resnet8", "resnet20 (ffff0000) > resnet8"}),
+        (
+            {"teacher_id": "cell:ffff0000"},
+            {"resnet20 (weights wcell:ab) > resnet8", "resnet20 (weights wcell:ff) > resnet8"},
+        ),
         (
             {"weights": "another"},
             {"resnet20 (weights wcell:ab) > resnet8", "resnet20 (weights another) > resnet8"},
@@ -84,11 +87,30 @@ def test_teachers_with_other_weights_are_pairs_of_their_own(teacher: dict[str, s
         ({"version": 2}, {"ce", "kd (version 1)", "kd (version 2)"}),
         ({"views": 4}, {"ce", "kd (1 views)", "kd (4 views)"}),
         ({"settings": {"weight": 3.0}}, {"ce", "kd weight=None", "kd weight=3.0"}),
+        ({"method_source": "file kd.py sha256:0a1b2c3d"}, {"ce", "kd (code unknown)", "kd (code 0a1b2c3d)"}),
     ],
 )
 def test_what_a_method_was_run_with_makes_a_row(changes: dict[str, Any], expected: set[str]) -> None:
     (found,) = split(*ALONE, *KD, fake_record("kd", 7, 75.0, **changes))
     assert set(labels(found)) == expected
+
+
+def test_code_of_an_own_method_makes_a_row_and_a_note() -> None:
+    def source(seed: int, text: str, top1: float) -> dict[str, Any]:
+        return fake_record("mine", seed, top1, method_source=text)
+
+    first, other = "file mine.py sha256:aaaaaaaa", "file mine.py sha256:bbbbbbbb"
+    (found,) = split(*ALONE, source(0, first, 70.0), source(1, first, 72.0), source(2, other, 90.0))
+    assert labels(found) == ["ce", "mine (code aaaaaaaa)", "mine (code bbbbbbbb)"]
+    (pair,) = found.pairs
+    assert found.results[found.find("mine (code aaaaaaaa)"), pair].values() == {0: 70.0, 1: 72.0}
+    note = "rows of their own for records of mine whose code differs under one VERSION"
+    assert note in provenance(found)
+    (found,) = split(*ALONE, *(source(seed, first, 70.0) for seed in range(3)))
+    assert labels(found) == ["ce", "mine"]
+    assert note not in provenance(found)
+    releases = [fake_record("kd", seed, 70.0, method_source=f"kdbench 0.{seed}.0") for seed in range(3)]
+    assert labels(split(*ALONE, *releases)[0]) == ["ce", "kd"]
 
 
 def test_published_settings_may_differ_between_pairs() -> None:
@@ -104,7 +126,7 @@ def test_teachers_are_no_students() -> None:
     taught = [fake_record("kd", seed, 70.0, teacher_id=f"cell:{teacher['cell']}") for seed in range(2)]
     (found,) = split(teacher, *taught, *ALONE)
     assert [pair.name for pair in found.pairs] == ["resnet20 > resnet8"]
-    assert teacher["cell"] not in set(found.frame["cell"])
+    assert not any(teacher["cell"] in set(result.frame["cell"]) for result in found.results.values())
     (alone,) = split(teacher)
     assert [pair.name for pair in alone.pairs] == ["resnet20, student only"]
 
@@ -129,19 +151,6 @@ def test_cells_that_are_not_finished_have_their_place(tmp_path: Path) -> None:
     assert (len(waiting.frame), len(waiting.unfinished)) == (0, 1)
     assert other.name == "resnet56 > resnet8"
     assert found.results[found.find("kd"), other].frame.empty
-
-
-def test_selection_keeps_the_student_only_baseline() -> None:
-    pairs = ["wrn_40_2>wrn_16_2", "vgg13>vgg8"]
-    (found,) = split(*fake_grid(pairs, {"kd": 1.0, "dkd": 2.0}, 2))
-    narrow = select(found, ["DKD"], ["VGG13>vgg8"])
-    assert labels(narrow) == ["ce", "dkd"]
-    assert [pair.name for pair in narrow.pairs] == ["vgg13 > vgg8"]
-    assert len(narrow.results) == 2
-    with pytest.raises(UserError, match="unknown row 'dk': did you mean dkd"):
-        select(found, ["dk"])
-    with pytest.raises(UserError, match="unknown pair"):
-        select(found, [], ["a>b"])
 
 
 def test_pairs_stand_in_the_order_of_papers() -> None:

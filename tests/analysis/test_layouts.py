@@ -54,7 +54,7 @@ PAIR = "resnet20 resnet8"
 def test_detail_has_mean_sd_gain_and_its_interval() -> None:
     found = one()
     table = detail(found, found.pairs[0])
-    assert table.title == "digits-demo-v1: resnet20 (80.00 %, abcdef01) > resnet8"
+    assert table.title == "digits-demo-v1: resnet20 (80.00 %, weights wcell:ab) > resnet8"
     top1, gains = column(table, "top-1 %"), column(table, "gain")
     assert list(top1) == ["ce", "kd", "crd", "dkd"]
     for method, values in TOP1.items():
@@ -141,8 +141,8 @@ def test_what_a_reader_must_know_stands_below() -> None:
     notes = " | ".join(paper(found).notes)
     assert "after the last of 12 epochs" in notes
     assert "standard deviation (ddof 1), n = 3 seeds" in notes
-    assert "resnet20 80.00 % (abcdef01)" in notes
-    assert "unequal compute: pckd trains on 4 views of each image, the others on 1" in notes
+    assert "resnet20 80.00 % (weights wcell:ab)" in notes
+    assert "unequal compute, in views of each image: 4 for pckd; 1 for the others" in notes
     assert "torch 2.14.1; kdbench commit 01234567" in notes
     assert column(paper(found), "views")["pckd"].text == "4"
 

@@ -12,10 +12,8 @@ from scipy.stats import t, ttest_ind
 from statsmodels.stats.proportion import proportion_confint
 from test_stats import SCORES
 
-from kdbench.analysis.stats.paired import (
-    t_interval,
-)
-from kdbench.analysis.stats.pooled import pooled_gain, probability_of_improvement, win_tie_loss
+from kdbench.analysis.stats.paired import t_interval
+from kdbench.analysis.stats.pooled import pooled_gain, probability_of_improvement, stratified_bootstrap, win_tie_loss
 
 
 def test_one_pair_is_its_t_interval() -> None:
@@ -75,12 +73,18 @@ def test_pooled_gain_does_not_depend_on_the_order(order: list[int]) -> None:
         assert (other.mean, other.low, other.high) == pytest.approx((one.mean, one.low, one.high))
 
 
-def test_equal_gains_have_no_width() -> None:
-    found = pooled_gain([[75.1 - 74.9, 80.2 - 80.0], [0.4, 0.4]])
-    assert found.low == found.high == pytest.approx(0.3)
-    assert found.excludes_zero
+@pytest.mark.parametrize("clusters", [None, "abc"])
+def test_equal_gains_have_no_interval(clusters: str | None) -> None:
+    """Three equal differences do not show how much others vary."""
+    gains = [[75.1 - 74.9, 80.2 - 80.0], [0.4, 0.4], [0.3, 0.3]] if clusters is None else [[0.4, 0.4]] * 3
+    found = pooled_gain(gains, clusters=clusters)
+    assert found.mean == pytest.approx(0.4 if clusters else 0.3)
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+    assert not found.excludes_zero
+    resampled = stratified_bootstrap(gains)
+    assert (resampled.mean, math.isnan(resampled.low), math.isnan(resampled.high)) == (found.mean, True, True)
     assert not pooled_gain([[1e-13, 2e-13]]).excludes_zero
-    assert not pooled_gain([[-1e-13, -2e-13]]).excludes_zero
 
 
 def test_probability_of_improvement_by_hand() -> None:

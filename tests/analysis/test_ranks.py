@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import f, wilcoxon
 
-from kdbench.analysis.stats.paired import holm
+from kdbench.analysis.stats.multiple import holm
 from kdbench.analysis.stats.ranks import (
     average_ranks,
     cliques,

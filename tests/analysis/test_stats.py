@@ -15,9 +15,9 @@ from scipy.stats import rankdata, wilcoxon
 from statsmodels.stats.multitest import multipletests
 
 from kdbench.analysis.stats import paired as stats
+from kdbench.analysis.stats.multiple import holm
 from kdbench.analysis.stats.paired import (
     can_reach,
-    holm,
     midranks,
     paired,
     sign_flip_p,
@@ -83,14 +83,15 @@ def test_one_seed_has_a_mean_only() -> None:
     assert (found.sign_flip_p, found.wilcoxon_p, found.smallest_p) == (1, 1, 1)
 
 
-@pytest.mark.parametrize(("gain", "t_p"), [(0.2, 0), (0, 1)])
-def test_constant_differences(gain: float, t_p: float) -> None:
+@pytest.mark.parametrize("gain", [0.2, 0])
+def test_constant_differences_have_no_t_test_and_no_interval(gain: float) -> None:
     """The gains are equal, their floats are not: 75.1 - 74.9 is 0.19999999999998863."""
     base = {0: 74.9, 1: 80.0, 2: 33.3, 3: 60.1}
     first = {0: 75.1, 1: 80.2, 2: 33.5, 3: 60.3} if gain else {k: v + 1e-13 for k, v in base.items()}
     found = paired(first, base)
-    assert (found.t_p, found.interval.sd, found.interval.excludes_zero) == (t_p, 0, gain > 0)
-    assert found.interval.low == found.interval.high == pytest.approx(gain, abs=1e-9)
+    assert (found.interval.mean, found.interval.sd) == (pytest.approx(gain, abs=1e-9), 0)
+    assert all(math.isnan(x) for x in (found.t_p, found.interval.low, found.interval.high))
+    assert not found.interval.excludes_zero
     assert found.sign_flip_p == found.wilcoxon_p == found.smallest_p == (2 / 16 if gain else 1)
 
 
@@ -163,6 +164,17 @@ def test_paired_is_antisymmetric_and_blind_to_the_names_and_order_of_seeds(
         assert one.smallest_p <= p <= 1
 
 
+@pytest.mark.parametrize("weights", [(1, 1, 1, 1), (1, 0.5, 0.5, 2), (1, 0.2, 0.2, 0.2)])
+def test_weighted_holm_is_the_closed_test(weights: tuple[float, ...]) -> None:
+    """Slow and literal: reject what every weighted Bonferroni test of a set with it rejects."""
+    generator = np.random.default_rng(0)
+    for p in generator.uniform(0, 0.3, (20, 4)).tolist():
+        sets = [s for size in (1, 2, 3, 4) for s in itertools.combinations(range(4), size)]
+        closed = {s: min(p[i] * sum(weights[j] for j in s) / weights[i] for i in s) for s in sets}
+        expected = [min(1, max(value for s, value in closed.items() if i in s)) for i in range(4)]
+        assert holm(p, weights) == pytest.approx(expected)
+
+
 def test_holm_by_hand() -> None:
     """0.005 x 4, 0.01 x 3, then 0.03 x 2, which 0.04 x 1 may not undercut; nan does not count."""
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
@@ -203,6 +215,8 @@ def test_what_so_few_seeds_can_show() -> None:
         (lambda: paired({0: 1.0}, {1: 1.0}), r"no common seed: \[0\] and \[1\]"),
         (lambda: smallest_p(-1), "-1 differences"),
         (lambda: holm([0.5, 1.5]), "between 0 and 1"),
+        (lambda: holm([0.5, 0.5], [1, 0]), "weights must be positive"),
+        (lambda: holm([0.5, 0.5], [1]), "one per comparison"),
         (lambda: pooled_gain([]), "at least one value"),
         (lambda: pooled_gain([[1.0, 2.0], [1.0]]), "pair 2 has one seed"),
         (lambda: pooled_gain([[1.0, 2.0]] * 4, clusters=list("aabb")), r"2 clusters \(a, b\)"),

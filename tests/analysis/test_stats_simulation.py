@@ -10,7 +10,8 @@ import math
 import numpy as np
 import pytest
 
-from kdbench.analysis.stats.paired import Interval, holm, paired, t_interval
+from kdbench.analysis.stats.multiple import holm
+from kdbench.analysis.stats.paired import Interval, paired, t_interval
 from kdbench.analysis.stats.pooled import pooled_gain, probability_of_improvement, stratified_bootstrap
 
 pytestmark = pytest.mark.once

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import pickle
 import re
+import tracemalloc
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_data import message, small_arrays, write_npz
 
+from kdbench.data import npz
 from kdbench.data.datasets import from_arrays, load_dataset
 
 
@@ -133,7 +138,7 @@ BAD = {
     "negative label": (change(train_labels=LABELS - 1), "train_labels goes from -1 to 1, but there are 2 classes"),
     "labels from 1": (
         change(train_labels=LABELS + 1),
-        "train_labels has no class 0, but there are 4 classes, 0 to 3: give each class at least one image",
+        "train_labels go from 1 to 3: number the classes from 0",
     ),
     "test label": (change(test_labels=LABELS[:6] + 1), "test_labels goes from 1 to 3, but there are 3 classes"),
     "huge label": (
@@ -163,6 +168,84 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path: Path, name: str) -> None:
     text = message(lambda: load_dataset(f"npz:{path}", tmp_path))
     assert text.startswith(f"{path}: ")
     assert re.search(expected, text), text
+
+
+def test_labels_in_a_column_are_taken(tmp_path: Path) -> None:
+    path = write_npz(tmp_path, **change(train_labels=LABELS[:, None]))
+    assert load_dataset(f"npz:{path}", tmp_path).fingerprint == from_arrays("mine", small_arrays()).fingerprint
+
+
+def test_arrays_that_nothing_reads_are_named(tmp_path: Path) -> None:
+    path = write_npz(tmp_path, **small_arrays(), val_images=IMAGES, val_labels=LABELS)
+    assert load_dataset(f"npz:{path}", tmp_path).unused == ("val_images", "val_labels")
+    assert from_arrays("mine", small_arrays()).unused == ()
+
+
+def test_arrays_of_other_names_are_listed_as_they_are(tmp_path: Path) -> None:
+    keras = {"x_train": IMAGES, "y_train": LABELS, "x_test": IMAGES, "y\x1b": LABELS}
+    text = message(lambda: load_dataset(f"npz:{write_npz(tmp_path, **keras)}", tmp_path))
+    assert text.endswith(": name the arrays so; it holds x_test, x_train, 'y\\x1b', y_train")
+    many = {f"a{number:02}": np.zeros(1) for number in range(40)}
+    text = message(lambda: load_dataset(f"npz:{write_npz(tmp_path, **many)}", tmp_path))
+    assert text.endswith("it holds " + ", ".join(f"a{number:02}" for number in range(12)) + " and 28 more")
+
+
+@pytest.mark.parametrize("file", ["~nobody-of-this-name/x.npz", "x" * 5000, "\0"])
+def test_a_file_that_cannot_exist_is_refused_in_a_line(tmp_path: Path, file: str) -> None:
+    assert "type npz:FILE with its path" in message(lambda: load_dataset(f"npz:{file}", tmp_path))
+
+
+def with_header(path: Path, name: str, shape: tuple[int, ...]) -> None:
+    """Let the header of one array of a file promise another shape."""
+    with zipfile.ZipFile(path) as archive:
+        members = {each: archive.read(each) for each in archive.namelist()}
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(path, "w") as archive:
+        for each, content in (members | {f"{name}.npy": header.getvalue()}).items():
+            archive.writestr(each, content)
+
+
+@pytest.mark.parametrize("shape", [(10**12, 4), (10**30,), (2**62, 2**62, 3)])
+def test_a_header_that_promises_too_much_takes_no_memory(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    path = write_npz(tmp_path, **small_arrays())
+    with_header(path, "test_images", shape)
+    with at_most(10_000_000):
+        text = message(lambda: load_dataset(f"npz:{path}", tmp_path))
+    assert text.startswith(f"{path} cannot be read (test_images is said to take ")
+
+
+def test_what_unpacks_to_more_than_there_is_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """40 MB of zeros in a file of 40 kB, where the process may have 60 MB."""
+    images = np.zeros((1000, 115, 116, 3), np.uint8)
+    path = write_npz(tmp_path, **change(train_images=images, train_labels=np.arange(1000) % 3))
+    monkeypatch.setattr(npz, "_memory_limits", lambda: [10**12, 60_000_000])
+    with at_most(10_000_000):
+        text = message(lambda: load_dataset(f"npz:{path}", tmp_path))
+    assert text == (
+        f"{path} unpacks to 40.0 MB, and training on it takes about 3 times as much memory, but this process may have "
+        "60.0 MB: give fewer or smaller images"
+    )
+
+
+@contextlib.contextmanager
+def at_most(num_bytes: int) -> Iterator[None]:
+    """Fail where Python and NumPy take more memory than this inside."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < num_bytes
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_that_runs_out_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_out(*_: Any) -> None:
+        raise MemoryError
+
+    path = write_npz(tmp_path, **small_arrays())
+    monkeypatch.setattr(np, "asarray", run_out)
+    assert message(lambda: load_dataset(f"npz:{path}", tmp_path)).startswith(f"{path} does not fit into memory: ")
 
 
 def test_missing_arrays_are_named() -> None:

@@ -44,6 +44,15 @@ def test_a_subset_is_the_first_of_each_class_in_file_order() -> None:
     assert subset(small(), 4, 2).fingerprint == small().fingerprint
 
 
+def test_all_images_are_kept_where_classes_are_unequal() -> None:
+    unequal = small_arrays()
+    unequal["train_labels"] = np.array([0, 1, 2, 2, 2, 2, 2, 2, 1, 1, 2, 2])
+    dataset = from_arrays("unequal", unequal)
+    whole = subset(dataset, None, None)
+    assert (whole.name, whole.fingerprint) == ("unequal[all+all]", dataset.fingerprint)
+    assert subset(dataset, None, 1).train_labels.tolist() == unequal["train_labels"].tolist()
+
+
 @settings(deadline=None)
 @given(st.data())
 def test_a_subset_of_a_subset_is_the_smaller_subset(data: st.DataObject) -> None:

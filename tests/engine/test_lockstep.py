@@ -210,8 +210,11 @@ def test_a_teacher_that_fails_fails_those_that_ask_it(
 
     monkeypatch.setattr(LiveTeacher, "outputs", broken)
     session = new("no-teacher")
-    wanted = cells(session, {"kd": {}, "dkd": {}})
-    for outcome in session.run_all(wanted, cache="off"):
+    wanted = cells(session, {"ce": {}, "kd": {}, "dkd": {}})
+    ce, *outcomes = session.run_all(wanted, cache="off")
+    assert isinstance(ce, dict), "it asks no teacher"
+    assert not (wanted[0].folder(session.runs) / FAILURE).exists()
+    for outcome in outcomes:
         assert isinstance(outcome, UserError)
         assert "failed: out of memory (CUDA out of memory); its last state is kept" in str(outcome)
 

@@ -72,7 +72,7 @@ class Hinted(Method):
 @pytest.fixture
 def hinted(monkeypatch: pytest.MonkeyPatch) -> type[Hinted]:
     """Let ``kd`` mean this method."""
-    monkeypatch.setattr(kdbench.methods.kd, "METHOD", Hinted)
+    monkeypatch.setattr(kdbench.methods.kd, "METHOD", Hinted, raising=False)
     monkeypatch.setattr(Hinted, "seen", [])
     return Hinted
 

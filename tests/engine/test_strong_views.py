@@ -48,7 +48,7 @@ class Wrapped(kdbench.methods.kd.KD):  # type: ignore[misc]
 
 def test_a_method_may_replace_the_network(session: kdbench.Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is what is trained, evaluated and saved; its frozen classifier stays as it was."""
-    monkeypatch.setattr(kdbench.methods.kd, "METHOD", Wrapped)
+    monkeypatch.setattr(kdbench.methods.kd, "METHOD", Wrapped, raising=False)
     cell = session.cell(method="kd", student="resnet8", teacher="resnet14", seed=1)
     record = session.run(cell, cache="off")
     assert record["cost"]["extra_parameters"] == 64 * 5 + 5
@@ -84,7 +84,7 @@ class Strong(kdbench.methods.kd.KD):  # type: ignore[misc]
 
 def test_strong_views_stand_behind_the_others(tiny_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pure functions of seed and epoch, each of its own; the plain view is that of every method."""
-    monkeypatch.setattr(kdbench.methods.kd, "METHOD", Strong)
+    monkeypatch.setattr(kdbench.methods.kd, "METHOD", Strong, raising=False)
     monkeypatch.setattr(Strong, "seen", [])
     alone = make_run(tiny_npz, tmp_path, "ce")
     plain = Seen()
@@ -108,7 +108,7 @@ def test_strong_views_stand_behind_the_others(tiny_npz: Path, tmp_path: Path, mo
 
 
 def test_strong_views_are_asked_live_and_in_lockstep(session: kdbench.Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kdbench.methods.kd, "METHOD", Strong)
+    monkeypatch.setattr(kdbench.methods.kd, "METHOD", Strong, raising=False)
     cells = [session.cell(method=name, student="resnet8", teacher="resnet14", seed=1) for name in ("kd", "dkd")]
     records = [record for record in session.run_all(cells, cache="on") if isinstance(record, dict)]
     assert [record["cost"]["teacher_outputs"] for record in records] == ["live", "cache"]

@@ -36,13 +36,50 @@ def first(self, student, teacher, batch):
 """
 EARLY = "self.early = nn.Linear(setup.teacher.num_classes, 2)"
 
+# An average of the student's weights that is evaluated: outside of all modules, or as a buffer of the method.
+AVERAGE = """
+def wrap(self, setup):
+    net = setup.student
+    average = copy.deepcopy(net).requires_grad_(False)
+    self.pair, plain = [net, average], net.forward
+    def forward(images, reads=frozenset({"logits"}), owner="student"):
+        return plain(images, reads, owner) if net.training else average(images, reads, owner)
+    net.forward = forward
+    return net
+"""
+FOLLOW = """
+with torch.no_grad():
+    for old, new in zip(self.pair[1].parameters(), self.pair[0].parameters()):
+        old.lerp_(new, 0.01)
+"""
+ALIKE = "self.copy = copy.deepcopy(setup.student).requires_grad_(False)"
+BUFFERED = AVERAGE.replace("average = copy.deepcopy(net).requires_grad_(False)", "average = self.copy")
+# The same as it should be: what is evaluated is part of the network that is saved.
+SAVED = """
+def wrap(self, setup):
+    from kdbench.net import Backbone
+    class Averaged(Backbone):
+        def __init__(self, body):
+            super().__init__()
+            self.body, self.average = body, copy.deepcopy(body).requires_grad_(False)
+        def features(self, images, *, maps):
+            return (self.body if self.training else self.average).features(images, maps=maps)
+        def head(self):
+            return (self.body if self.training else self.average).head()
+    net = setup.student.around(Averaged(setup.student.backbone))
+    self.pair = [net.backbone.body, net.backbone.average]
+    return net
+"""
+
 # The check that must fail, what is broken, and what is said.
 BROKEN: list[tuple[str, dict[str, str], str]] = [
     ("losses", {"loss": 'mine = mine * float("nan")'}, r"term mine is nan in step 1"),
     ("losses", {"loss": "return {}"}, r"RuntimeError: stack expects a non-empty"),
     ("losses", {"loss": 'return {"": ce}'}, r"a term is called ''"),
     ("losses", {"loss": 'return {"ce": ce[None]}'}, r"term ce is no scalar"),
-    ("losses", {"loss": "x = 1 / 0"}, r"mine\.py, line 35: ZeroDivisionError: division by zero"),
+    ("losses", {"loss": "mine = mine.item()"}, r"mine\.py, line 37: loss\(\) returns a float as term 'mine': return a"),
+    ("losses", {"loss": "return ce"}, r"mine\.py, line 36: loss\(\) returns a Tensor, not a dict of terms: name"),
+    ("losses", {"loss": "x = 1 / 0"}, r"mine\.py, line 36: ZeroDivisionError: division by zero"),
     (
         "losses",
         {"init": EARLY, "more": f'FACTOR = float("inf"){FIRST}'.replace("* FACTOR", "* self.FACTOR")},
@@ -83,6 +120,9 @@ BROKEN: list[tuple[str, dict[str, str], str]] = [
         },
         r"ends with other weights",
     ),
+    ("resume", {"more": AVERAGE, "loss": FOLLOW}, r"an evaluation gives other logits from the same weights"),
+    ("weights", {"more": AVERAGE, "loss": FOLLOW}, r"give other logits than were evaluated"),
+    ("weights", {"more": BUFFERED, "init": ALIKE, "loss": FOLLOW}, r"give other logits than were evaluated"),
     ("repeat", {"loss": "ce = ce * random.random()"}, r"two runs of one seed differ"),
     ("repeat", {"loss": "ce = ce * torch.rand((), generator=RNG)"}, r"two runs of one seed differ"),
     ("repeat", {"loss": "ce = ce * (time.time_ns() % 1009)"}, r"two runs of one seed differ"),
@@ -99,10 +139,10 @@ BROKEN: list[tuple[str, dict[str, str], str]] = [
     ("one image", {"loss": "mine = mine + (ours - ours.mean(dim=0)).square().sum() / (batch.size - 1)"}, r"mine = nan"),
     ("bf16", {"loss": "ce = student.logits.square().mean()"}, r"ce of the loss is in half precision"),
     ("fp16", {"loss": "ce = (1e6 * student.logits.half()).float().square().mean()"}, r"ce = (inf|nan)"),
-    ("no waiting", {"loss": "ce = ce * mine.item()"}, r"mine\.py, line 35: DataDependentOutputException"),
-    ("no waiting", {"loss": "ce = ours[ours > 0].mean()"}, r"line 35: DynamicOutputShapeException"),
-    ("no waiting", {"loss": "ce = ce if mine > 0 else -ce"}, r"line 35: DataDependentOutputException"),
-    ("no waiting", {"loss": "ce = ours[ours.argmax(dim=1).unique()].sum()"}, r"line 35: DynamicOutputShapeException"),
+    ("no waiting", {"loss": "ce = ce * mine.item()"}, r"mine\.py, line 36: DataDependentOutputException"),
+    ("no waiting", {"loss": "ce = ours[ours > 0].mean()"}, r"line 36: DynamicOutputShapeException"),
+    ("no waiting", {"loss": "ce = ce if mine > 0 else -ce"}, r"line 36: DataDependentOutputException"),
+    ("no waiting", {"loss": "ce = ours[ours.argmax(dim=1).unique()].sum()"}, r"line 36: DynamicOutputShapeException"),
     (
         "in place",
         {"init": 'self.register_buffer("mean", torch.zeros(()))', "loss": "self.mean = 0.9 * self.mean + ce.detach()"},
@@ -138,6 +178,44 @@ def test_what_pre_training_alone_trains_is_trained(tmp_path: Path, monkeypatch: 
     assert all("method.early.weight" in trained(epoch.run) for epoch in watched.epochs)
 
 
+def test_an_average_that_is_saved_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_own(tmp_path / "own", more=SAVED, loss=FOLLOW)
+    monkeypatch.setenv(FOLDERS, str(tmp_path / "own"))
+    watched = Watched("mine", "cifar", tmp_path)
+    verdicts = [judge(check, watched) for check in CHECKS if check != "processes"]
+    assert [verdict for verdict in verdicts if verdict.outcome != "ok"] == []
+
+
+def test_a_method_without_a_teacher_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_own(tmp_path / "own", loss="return {'ce': ce + self.head(student.penultimate).square().mean()}")
+    path.write_text(path.read_text().replace(', teacher={"logits"}', "").replace("mine = (ours - teacher.l", "# "))
+    monkeypatch.setenv(FOLDERS, str(tmp_path / "own"))
+    watched = Watched("mine", "cifar", tmp_path)
+    verdicts = [judge(check, watched) for check in ("losses", "state", "resume", "weights", "repeat")]
+    assert [verdict for verdict in verdicts if verdict.outcome != "ok"] == []
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        (
+            "class Config(Method.Config):\n    name: str = 'x'\n    'A.'",
+            "Mine has a setting name, which is how records",
+        ),
+        ("class Config(Method.Config):\n    version: int = 1\n    'A.'", "Mine has a setting version, which is how"),
+        (
+            "@classmethod\ndef views(cls, config):\n    return 1 / 0",
+            "Mine.views() fails with the default settings, Zero",
+        ),
+    ],
+)
+def test_a_method_that_cannot_be_run_is_said_in_one_line(more: str, text: str, typed: Typed) -> None:
+    write_own(Path("own"), more=more)
+    code, out, err = typed("--methods", "own", "validate", "mine")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert text in err
+
+
 def test_every_check_is_broken_by_some_method() -> None:
     assert {check for check, _, _ in BROKEN} == set(CHECKS)
     assert all(check.what and check.remedy for check in CHECKS.values())
@@ -152,7 +230,15 @@ def test_the_command_says_what_fails_and_what_to_do(typed: Typed, monkeypatch: p
     assert re.search(r"^losses +Every term of the loss .* FAILS +FAILS *$", out, flags=re.MULTILINE)
     assert re.search(r"^recipe +The recipe file fits the settings +ok *$", out, flags=re.MULTILINE)
     assert "FAILS, losses on cifar, timm: term mine is nan in step 1\n    Return a dict of scalars; guard" in out
-    assert re.search(r"^5 of 16 checks fail$", out, flags=re.MULTILINE)
+    assert re.search(r"^5 of 17 checks fail$", out, flags=re.MULTILINE)
+
+
+def test_checks_on_some_pairs_say_so(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(PAIRS, "vit>cnn")
+    refusal = 'if setup.student.name != "resnet8":\n    raise ValueError("only resnet8")'
+    write_own(Path("own"), init=refusal)
+    code, out, _ = typed("--methods", "own", "validate", "mine")
+    assert (code, out.splitlines()[-1]) == (0, "all 17 checks passed on 1 of 2 pairs only")
 
 
 def test_a_method_that_refuses_every_pair_is_not_checked(typed: Typed) -> None:
@@ -175,12 +261,12 @@ def test_what_is_no_method_is_said_in_one_line(name: str, said: str, typed: Type
 
 
 def test_a_step_that_fails_is_said_once(typed: Typed) -> None:
-    for loss, name, line in (("x = student.stages", "reads", ""), ("x = 1 / 0", "losses", "mine.py, line 35: ZeroDiv")):
+    for loss, name, line in (("x = student.stages", "reads", ""), ("x = 1 / 0", "losses", "mine.py, line 36: ZeroDiv")):
         write_own(Path("own"), loss=loss)
         code, out, err = typed("--methods", "own", "validate", "mine")
         assert (code, err, out.count("FAILS, ")) == (1, "", 1)
         assert re.search(rf"^FAILS, {name} on cifar, timm, vit>cnn: .*{line}.*\n    \w", out, flags=re.MULTILINE)
-        assert out.endswith("\n1 of 16 checks fails; the others could not be run\n")
+        assert out.endswith("\n1 of 17 checks fails; the others could not be run\n")
 
 
 def test_verdicts_become_a_table_and_remarks() -> None:

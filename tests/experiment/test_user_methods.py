@@ -138,10 +138,15 @@ BROKEN = {
     ),
     "missing.py": ("\nimport nowhere_to_be_found\n", r"missing\.py, line 2: ModuleNotFoundError: No module named"),
     "exits.py": ("import sys\nsys.exit(3)\n", r"exits\.py, line 2: SystemExit: 3; fix that"),
-    "empty.py": ("", r"empty\.py: it has no METHOD: end it with METHOD = YourMethod"),
+    "empty.py": ("", r"empty\.py: it defines no class that inherits from kdbench\.method\.Method: write one"),
     "plain.py": ("METHOD = dict\n", r"plain\.py: its METHOD is <class 'dict'>: it must be a class that inherits from"),
+    "several.py": (
+        "from kdbench.methods.kd import KD\nclass One(KD): ...\nclass Two(KD): ...\n",
+        r"several\.py: it defines the methods One, Two: end it with METHOD = Two, or move all but one elsewhere",
+    ),
+    "none.py": ("METHOD = None\n", r"none\.py: its METHOD is None: it must be a class"),
     "bare.py": (
-        "from kdbench.method import Method\nclass Bare(Method):\n    pass\nMETHOD = Bare\n",
+        "from kdbench.method import Method\nclass Bare(Method):\n    pass\n",
         r"bare\.py: Bare has no loss: define it",
     ),
     "blank.py": (

@@ -98,7 +98,7 @@ def test_published_settings_are_found() -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_a_file_exposes_its_method(name: str) -> None:
     module = importlib.import_module(f"kdbench.methods.{name}")
-    method = module.METHOD
+    method = load_method(name)
     assert method.__module__ == module.__name__
     assert issubclass(method, Method)
     assert method.FAMILY in {"none", "logits", "features", "relations", "contrast"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,13 +13,36 @@ from kdbench.errors import Interrupted
 from kdbench.utils.signals import Stop
 
 
-def test_a_signal_is_noted_and_the_handler_comes_back() -> None:
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.fixture
+def hangup() -> Iterator[None]:
+    """The default of SIGHUP, also where the tests themselves are run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hangup")
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_is_noted_and_the_handler_comes_back(signum: signal.Signals) -> None:
+    before = signal.getsignal(signum)
     with Stop() as stop:
         assert stop.signum is None
+        assert signal.getsignal(signum) not in (signal.SIG_DFL, signal.SIG_IGN), "it would end this process"
+        os.kill(os.getpid(), signum)
+        assert stop.signum == signum
+    assert signal.getsignal(signum) is before
+
+
+@pytest.mark.usefixtures("hangup")
+def test_a_hangup_that_is_ignored_stays_ignored() -> None:
+    """As under nohup; the workers of a grid that outlive their terminal are started in this way, too."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with Stop() as outer, Stop() as inner:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert (outer.signum, inner.signum) == (None, None)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.signum == signal.SIGTERM
-    assert signal.getsignal(signal.SIGTERM) is before
+        assert inner.signum == signal.SIGTERM
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 def test_what_the_inner_loop_did_not_act_on_reaches_the_next_one_alone() -> None:

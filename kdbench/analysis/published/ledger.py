@@ -62,6 +62,8 @@ def _claim(comparison: Comparison, pair: ComparedPair, row: Row, value: Publishe
     ours = result.values(epoch_rule)
     why = _why_not(comparison, row, value, len(ours))
     difference = None if why else against_published(ours, value)
+    if difference and not difference.high > difference.low:
+        why, difference = "equal accuracies of our seeds give no interval", None
     return Claim(
         pair=pair,
         row=row,
@@ -85,6 +87,11 @@ def against_published(ours: dict[int, float], value: PublishedValue) -> Interval
     ----------
     ours
         Top-1 in percent by seed, for two or more seeds.
+
+    Returns
+    -------
+    Interval
+        ``low`` and ``high`` are nan if ours are equal and must stand in for theirs.
     """
     interval = t_interval(list(ours.values()), LEVEL / 100)
     difference, n = interval.mean - value.top1, value.n or 1
@@ -94,7 +101,7 @@ def against_published(ours: dict[int, float], value: PublishedValue) -> Interval
         error = math.sqrt(sum(parts))
     else:
         degrees, error = interval.n - 1, interval.sd * math.sqrt(1 / interval.n + 1 / n)
-    half = t_quantile(degrees, LEVEL / 100) * error
+    half = t_quantile(degrees, LEVEL / 100) * error if error > 0 else math.nan
     return Interval(difference, difference - half, difference + half, interval.sd, interval.n, LEVEL / 100)
 
 
@@ -165,7 +172,9 @@ def _remarks(comparison: Comparison, pair: ComparedPair, value: PublishedValue) 
     remarks = [value.note] if value.note else []
     theirs = load_protocol(comparison.rules["name"]).accuracy.get(pair.teacher)
     if theirs is not None and abs(pair.teacher_accuracy - theirs) > _TEACHER:
-        remarks.append(f"our teacher {pair.teacher} has {fixed(pair.teacher_accuracy)} %, theirs {fixed(theirs)} %")
+        remarks.append(
+            f"our teacher {pair.teacher_label} has {fixed(pair.teacher_accuracy)} %, theirs {fixed(theirs)} %"
+        )
     return remarks
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from kdbench.analysis.comparison import ComparedPair, Comparison, Row
+from kdbench.analysis.comparison import ComparedPair, Comparison, Row, num_digits
 from kdbench.analysis.report.curves import Curve, Curves
 from kdbench.analysis.tables.table import MISSING, Entry, Table
 from kdbench.experiment.folder import RECORD
@@ -78,9 +78,8 @@ class Cells:
     @classmethod
     def of(cls, runs: Path, comparisons: Iterable[Comparison]) -> Cells:
         """Make an empty collection for the cells of some comparisons."""
-        ids = {str(cell) for comparison in comparisons for cell in _values(comparison, "cell")}
-        digits = next((n for n in range(8, 64, 4) if len({cell[:n] for cell in ids}) == len(ids)), 64)
-        return cls(runs, digits=digits)
+        ids = (str(cell) for comparison in comparisons for cell in _values(comparison, "cell"))
+        return cls(runs, digits=num_digits(ids))
 
     def add(self, comparison: Comparison, section: str, curves: Curves) -> None:
         """Add all cells of a comparison; a cell of several pairs is added once."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from kdbench.analysis.comparison import ComparedPair, Comparison, Row
@@ -43,7 +43,12 @@ def curves_plot(
         return None
     style = looks(comparison)
     order = sorted(bands, key=lambda row: -bands[row].mean[-1])
-    columns = _legend_columns(list(bands))
+    numbers = {row_band.num_curves for row_band in bands.values()}
+    names = {
+        row: f"{label(row.label)} (n = {row_band.num_curves})" if len(numbers) > 1 else label(row.label)
+        for row, row_band in bands.items()
+    }
+    columns = _legend_columns(names.values())
     figure, axes = _figure(3.3 + 0.2 * math.ceil(len(bands) / columns))
     for row, row_band in bands.items():
         _draw_band(axes, row_band, style[row])
@@ -53,10 +58,10 @@ def curves_plot(
     axes.set_xlabel("epoch")
     axes.set_ylabel(QUANTITIES[quantity][0])
     axes.set_title(label(pair.name))
-    _legend(figure, list(bands), style, columns)
+    _legend(figure, names, style, columns)
     title = f"{QUANTITIES[quantity][1]}, {pair.name}"
-    ends = ", ".join(f"{row.label} {fixed(bands[row].mean[-1])}" for row in order)
-    description = f"Mean over seeds, with a band from the lowest to the highest seed. At the end: {ends}."
+    ends = ", ".join(f"{row.label} {fixed(bands[row].mean[-1])} (n = {bands[row].num_curves})" for row in order)
+    description = f"Mean over n seeds, with a band from the lowest to the highest seed. At the end: {ends}."
     return Plot(name, title, description, figure)
 
 
@@ -145,6 +150,7 @@ def differences_plot(comparison: Comparison, baseline: Row, results: Sequence[Ve
         return None
     style = looks(comparison)
     order = sorted(results, key=lambda versus: versus.mean)
+    same_n = len({versus.num_seeds for versus in results}) == 1
     figure, axes = _figure(0.95 + 0.33 * len(order))
     axes.axvline(0, color=INK, linewidth=0.8)
     for height, versus in enumerate(order):
@@ -156,9 +162,10 @@ def differences_plot(comparison: Comparison, baseline: Row, results: Sequence[Ve
         if interval:
             axes.plot([interval.low, interval.high], [height, height], color=look.colour, linewidth=2.2, zorder=3)
         axes.scatter([versus.mean], [height], s=36, marker=look.marker, color=look.colour, zorder=4)
+        text = pooled_entry(versus).text + ("" if same_n else f" (n = {versus.num_seeds})")
         axes.annotate(
-            pooled_entry(versus).text, (1, height), (6, 0), xycoords=("axes fraction", "data"),
-            textcoords="offset points", va="center", fontsize=10,
+            text, (1, height), (6, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center",
+            fontsize=10,
         )  # fmt: skip
     axes.set_yticks(range(len(order)), [label(versus.row.label) for versus in order])
     axes.set_ylim(-0.6, len(order) - 0.4)
@@ -166,8 +173,12 @@ def differences_plot(comparison: Comparison, baseline: Row, results: Sequence[Ve
     axes.spines["left"].set_visible(False)
     axes.grid(visible=False, axis="y")
     axes.set_xlabel(f"difference to {label(baseline.label)}, percentage points")
-    entries = "; ".join(f"{versus.row.label} {pooled_entry(versus).text}" for versus in reversed(order))
-    description = f"Percentage points of top-1, paired by seed, mean over pairs [{LEVEL} % interval]: {entries}."
+    entries = "; ".join(
+        f"{versus.row.label} {pooled_entry(versus).text} (n = {versus.num_seeds})" for versus in reversed(order)
+    )
+    description = (
+        f"Percentage points of top-1, paired by seed, mean over pairs [{LEVEL} % interval] of n differences: {entries}."
+    )
     return Plot(name, f"Differences to {baseline.label}", description, figure)
 
 
@@ -192,13 +203,12 @@ def _draw_band(axes: Axes, seeds: Band, look: Look) -> None:
     )
 
 
-def _legend_columns(rows: Sequence[Row]) -> int:
+def _legend_columns(names: Collection[str]) -> int:
     """Return how many columns of labels fit."""
-    longest = max(len(label(row.label)) for row in rows)
-    return max(1, min(4, len(rows), 56 // (longest + 7)))
+    return max(1, min(4, len(names), 56 // (max(map(len, names)) + 7)))
 
 
-def _legend(figure: Figure, rows: Sequence[Row], style: Mapping[Row, Look], columns: int) -> None:
+def _legend(figure: Figure, names: Mapping[Row, str], style: Mapping[Row, Look], columns: int) -> None:
     from matplotlib.lines import Line2D  # noqa: PLC0415
 
     handles = [
@@ -206,11 +216,9 @@ def _legend(figure: Figure, rows: Sequence[Row], style: Mapping[Row, Look], colu
             [], [], color=style[row].colour, marker=style[row].marker, linestyle=style[row].line, linewidth=1.5,
             markersize=4.5,
         )
-        for row in rows
+        for row in names
     ]  # fmt: skip
-    figure.legend(
-        handles, [label(row.label) for row in rows], loc="outside lower center", ncols=columns, handlelength=2.6
-    )
+    figure.legend(handles, list(names.values()), loc="outside lower center", ncols=columns, handlelength=2.6)
 
 
 def _logarithmic(axes: Axes, which: str) -> None:

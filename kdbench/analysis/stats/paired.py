@@ -7,13 +7,13 @@ Results are in the unit of the input: percentage points for accuracies. Values t
 equal: 75.1 - 74.9 and 80.2 - 80.0 are a tie, although their floats differ.
 
 Sources: Du 2025 (arXiv:2511.19794) for paired seeds with exact tests; Fisher 1935 (The Design of Experiments, section
-21) for the sign-flip test; Wilcoxon 1945 (Biometrics Bulletin 1:80); Holm 1979 (Scandinavian J. of Statistics 6:65).
+21) for the sign-flip test; Wilcoxon 1945 (Biometrics Bulletin 1:80).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +39,7 @@ class Interval:
     mean, sd, n
         Mean, standard deviation (ddof 1, nan for one value) and number of the values.
     low, high
-        Ends of the interval; nan if there are too few values.
+        Ends of the interval; nan if there are too few values, or equal ones, whose spread nobody can estimate.
     level
         Probability with which such an interval contains the true mean, 0.95 for a 95 % interval.
     """
@@ -72,7 +72,7 @@ class Paired:
     interval
         t interval of the mean difference.
     t_p
-        Paired t test: nan for one seed, 0 for equal differences, 1 if all are zero.
+        Paired t test: nan for one seed, and for equal differences, whose spread is unknown.
     sign_flip_p
         Sign-flip (permutation) test on the mean: exact for up to ``NUM_ENUMERATED`` seeds.
     wilcoxon_p
@@ -96,7 +96,7 @@ def t_interval(values: npt.ArrayLike, level: float = 0.95) -> Interval:
     Parameters
     ----------
     values
-        ``(n,)``, one per seed. For one value, ``sd``, ``low`` and ``high`` are nan.
+        ``(n,)``, one per seed. For one value ``sd``, ``low`` and ``high`` are nan; for equal ones ``low`` and ``high``.
     level
         Confidence level, between 0 and 1.
 
@@ -107,7 +107,7 @@ def t_interval(values: npt.ArrayLike, level: float = 0.95) -> Interval:
     """
     values = as_values(values)
     mean, sd, n = float(values.mean()), standard_deviation(values), len(values)
-    half = t_quantile(n - 1, level) * sd / math.sqrt(n) if n > 1 else math.nan
+    half = t_quantile(n - 1, level) * sd / math.sqrt(n) if sd > 0 else math.nan
     return Interval(mean, mean - half, mean + half, sd, n, level)
 
 
@@ -214,34 +214,6 @@ def can_reach(n: int, alpha: float = 0.05) -> bool:
     return smallest_p(n) <= alpha
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p values for multiple comparisons, controlling the family-wise error rate (Holm 1979).
-
-    Parameters
-    ----------
-    p_values
-        One per comparison; nan for a missing comparison, which stays nan and is not counted.
-
-    Returns
-    -------
-    list of float
-        Adjusted p in the order of the input, at most 1; valid for any dependence between the tests.
-
-    Raises
-    ------
-    ValueError
-        For values outside [0, 1].
-    """
-    p = np.asarray(p_values, dtype=float).reshape(-1)
-    if ((p < 0) | (p > 1)).any():
-        raise ValueError(f"p values lie between 0 and 1: {list(p_values)}")
-    adjusted = np.full(len(p), np.nan)
-    order = np.argsort(p, kind="stable")[: np.count_nonzero(~np.isnan(p))]
-    factors = np.arange(len(order), 0, -1)
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(factors * p[order]))
-    return [float(value) for value in adjusted]
-
-
 def midranks(values: npt.ArrayLike) -> Floats:
     """Rank values from 1 for the smallest; values within ``TOLERANCE`` of a neighbour share their average rank.
 
@@ -293,6 +265,6 @@ def check_level(level: float) -> float:
 def _t_p(interval: Interval) -> float:
     from scipy.special import stdtr  # noqa: PLC0415
 
-    if interval.sd == 0:
-        return 0.0 if interval.mean else 1.0
+    if not interval.sd > 0:
+        return math.nan
     return float(2 * stdtr(interval.n - 1, -abs(interval.mean) / (interval.sd / math.sqrt(interval.n))))

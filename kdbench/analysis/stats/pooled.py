@@ -60,7 +60,8 @@ def pooled_gain(
     Returns
     -------
     Interval
-        ``n`` is the number of pairs, ``sd`` the standard deviation of the pairs' mean differences.
+        ``n`` is the number of pairs, ``sd`` the standard deviation of the pairs' mean differences. ``low`` and ``high``
+        are nan if the differences have no spread: it cannot be estimated.
 
     Raises
     ------
@@ -76,7 +77,8 @@ def pooled_gain(
     else:
         variance, df = _of_clusters(means, clusters)
     mean = float(means.mean())
-    half = t_quantile(df, level) * math.sqrt(variance)
+    error = math.sqrt(variance)
+    half = t_quantile(df, level) * error if error > TOLERANCE else math.nan
     return Interval(mean, mean - half, mean + half, standard_deviation(means), len(means), level)
 
 
@@ -102,12 +104,17 @@ def stratified_bootstrap(
     ------
     ValueError
         As ``pooled_gain`` without clusters.
+
+    Returns
+    -------
+    Interval
+        ``low`` and ``high`` are nan if no pair's differences have a spread.
     """
     from scipy.special import ndtri  # noqa: PLC0415
 
     pairs = [as_values(values) for values in differences]
     means = as_values([values.mean() for values in pairs])
-    _, df = _of_seeds(pairs)
+    variance, df = _of_seeds(pairs)
     generator = np.random.default_rng(seed)
     deviations = np.zeros(resamples)
     for values, mean in zip(pairs, means, strict=True):
@@ -115,7 +122,8 @@ def stratified_bootstrap(
         drawn = generator.multinomial(n, np.full(n, 1 / n), resamples) @ values / n
         deviations += math.sqrt(n / (n - 1)) * (drawn - mean) / len(pairs)
     wider = t_quantile(df, level) / float(ndtri((1 + level) / 2))
-    low, high = wider * np.quantile(deviations, [(1 - level) / 2, (1 + level) / 2])
+    ends = np.quantile(deviations, [(1 - level) / 2, (1 + level) / 2]) if variance else np.full(2, math.nan)
+    low, high = wider * ends
     mean = float(means.mean())
     return Interval(mean, mean + float(low), mean + float(high), standard_deviation(means), len(means), level)
 

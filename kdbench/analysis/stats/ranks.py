@@ -19,7 +19,8 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-from kdbench.analysis.stats.paired import TOLERANCE, Floats, check_level, holm, midranks, wilcoxon_p
+from kdbench.analysis.stats.multiple import holm
+from kdbench.analysis.stats.paired import TOLERANCE, Floats, check_level, midranks, wilcoxon_p
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kdbench.analysis.comparison import ComparedPair, Comparison, EpochRule, Row
-from kdbench.analysis.stats.paired import TOLERANCE, Interval, can_reach, holm, paired, sign_flip_p, smallest_p
+from kdbench.analysis.stats.multiple import holm
+from kdbench.analysis.stats.paired import TOLERANCE, Interval, can_reach, paired, sign_flip_p, smallest_p
 from kdbench.analysis.stats.pooled import (
     MIN_CLUSTERS,
     pooled_gain,
@@ -17,6 +18,7 @@ from kdbench.analysis.stats.pooled import (
     win_tie_loss,
 )
 from kdbench.analysis.tables.entries import BEST_ON_TEST, LEVEL, difference, fixed, interval_entry
+from kdbench.analysis.tables.notes import label_entry
 from kdbench.analysis.tables.table import MISSING, Entry, Table, words
 from kdbench.errors import UserError
 
@@ -43,7 +45,12 @@ class Versus:
     smallest_p: float
     """Smallest value that ``p`` can have with so few seeds."""
     holm_p: float = math.nan
-    """``p`` corrected for the number of methods."""
+    """``p`` corrected for the number of methods; rows of one method count as one method."""
+
+    @property
+    def num_seeds(self) -> int:
+        """Number of paired differences of all pairs."""
+        return sum(len(difference(*values)) for values in self.pairs.values())
 
     @property
     def mean(self) -> float:
@@ -59,7 +66,7 @@ def against(
     *,
     by_teacher: bool = False,
 ) -> list[Versus]:
-    """Compare every other method with a baseline, in the order of the rows.
+    """Compare every other row with a baseline, in the order of the rows.
 
     Parameters
     ----------
@@ -76,7 +83,9 @@ def against(
     others = [row for row in comparison.rows if row != baseline]
     candidates = [_versus(comparison, row, baseline, epoch_rule, margin, by_teacher=by_teacher) for row in others]
     results = [versus for versus in candidates if versus]
-    corrected = holm([versus.p for versus in results])
+    # Rows of one method, such as a sweep of its settings, share the part of one: they must not cost other methods.
+    sizes = Counter(versus.row.method for versus in results)
+    corrected = holm([versus.p for versus in results], [1 / sizes[versus.row.method] for versus in results])
     return [replace(versus, holm_p=p) for versus, p in zip(results, corrected, strict=True)]
 
 
@@ -111,7 +120,7 @@ def _versus(
 
 def _teachers(row: Row, pairs: Sequence[ComparedPair]) -> list[str]:
     """Return the teacher of each pair as a cluster."""
-    teachers = [f"{pair.teacher} {pair.short_id}" for pair in pairs]
+    teachers = [pair.teacher_label for pair in pairs]
     if len(set(teachers)) < MIN_CLUSTERS:
         raise UserError(
             f"--by-teacher needs pairs of {MIN_CLUSTERS} teachers or more, but {row.label} has pairs of "
@@ -129,12 +138,10 @@ def by_pair(comparison: Comparison, baseline: Row, results: Sequence[Versus], ep
     """Make a table with one row for each pair and method."""
     rows = []
     for pair in comparison.pairs:
-        tests = [
-            (versus.row.label, paired(*versus.pairs[pair], LEVEL / 100)) for versus in results if pair in versus.pairs
-        ]
-        for number, (label, test) in enumerate(sorted(tests, key=lambda item: -item[1].interval.mean)):
+        tests = [(versus.row, paired(*versus.pairs[pair], LEVEL / 100)) for versus in results if pair in versus.pairs]
+        for number, (row, test) in enumerate(sorted(tests, key=lambda item: -item[1].interval.mean)):
             p_values = (test.t_p, test.sign_flip_p, test.wilcoxon_p, test.smallest_p)
-            labels = words(pair.name if number == 0 else "", label)
+            labels = Entry(pair.name if number == 0 else ""), label_entry(comparison, row)
             rows.append((*labels, interval_entry(test.interval), *words(str(test.interval.n), *map(p_text, p_values))))
     least = min((len(gaps) for versus in results for gaps in _differences(versus.pairs.values())), default=0)
     return Table(
@@ -143,8 +150,8 @@ def by_pair(comparison: Comparison, baseline: Row, results: Sequence[Versus], ep
         tuple(rows),
         (
             f"difference: of top-1 in percentage points, paired by seed, with its {LEVEL} % t interval over n seeds",
-            "p: two-sided, not corrected for multiple comparisons; smallest p: smallest value that the two exact tests "
-            "can reach with n seeds",
+            "p: two-sided, not corrected for multiple comparisons; t p and interval need differences that vary; "
+            "smallest p: smallest value that the two exact tests can reach with n seeds",
             *([_FEW.format(least)] if not can_reach(least) else []),
             *([BEST_ON_TEST] if epoch_rule == "best" else []),
         ),
@@ -172,8 +179,9 @@ def pooled_table(
         notes = (f"{missing} of {len(comparison.pairs)} pairs are missing",) if missing else ()
         rows.append(
             (
-                Entry(versus.row.label, notes=notes),
+                label_entry(comparison, versus.row, notes),
                 Entry(str(len(versus.pairs))),
+                Entry(str(versus.num_seeds)),
                 pooled_entry(versus),
                 _bootstrap(versus),
                 _improvement(versus),
@@ -182,21 +190,21 @@ def pooled_table(
             )
         )
     difference_head, bootstrap_head = f"mean difference [{LEVEL} %]", f"bootstrap [{LEVEL} %]"
-    heads = ("method", "pairs", difference_head, bootstrap_head, "P(better) %", "w/t/l", "p", "Holm p", "smallest p")
+    heads = ("method", "pairs", "n", difference_head, bootstrap_head, "P(better) %", "w/t/l", "p", "Holm p")
     population = "other teachers" if by_teacher else "other seeds of the same pairs"
     return Table(
         f"{comparison.title}: differences to {baseline.label}, pooled over pairs",
-        (heads,),
+        ((*heads, "smallest p"),),
         tuple(rows),
         (
             "mean difference: of top-1 in percentage points, all pairs weighted equally; its interval is for "
-            f"{population}",
+            f"{population}; n: differences of all pairs, each of one seed",
             "bootstrap: the same interval by resampling seeds within each pair, widened to correct for few seeds",
             "P(better): probability that a run of the method beats a run of the baseline, averaged over pairs "
             "(Agarwal et al. 2021)",
             f"w/t/l: pairs won, tied and lost: mean difference above, within or below ± {margin:g} percentage points",
-            "p: two-sided sign-flip test of all differences; Holm p: corrected for the number of methods; smallest p: "
-            "smallest value that the test can reach with so few seeds",
+            "p: two-sided sign-flip test of all differences; smallest p: smallest value that the test can reach with n",
+            holm_note(results),
             *dependence_notes(comparison, by_teacher=by_teacher),
             *([BEST_ON_TEST] if epoch_rule == "best" else []),
         ),
@@ -221,10 +229,21 @@ def choose_baseline(comparison: Comparison, name: str | None) -> Row:
     return comparison.student_only
 
 
+def holm_note(results: Sequence[Versus]) -> str:
+    """Say which comparisons the p values were corrected for."""
+    sizes = Counter(versus.row.method for versus in results)
+    shared = ", ".join(f"{number} rows of {method}" for method, number in sizes.items() if number > 1)
+    methods = f"the {len(sizes)} methods" if len(sizes) > 1 else "the one method"
+    return f"Holm p: p corrected for {methods} that this table compares with the baseline" + (
+        f"; rows of one method share its part and cost no other method ({shared})" if shared else ""
+    )
+
+
 def dependence_notes(comparison: Comparison, *, by_teacher: bool = False) -> list[str]:
     """Return a warning if pairs share networks."""
-    networks = Counter(name for pair in comparison.pairs for name in {pair.student} | ({pair.teacher} - {""}))
-    shared = sorted(name for name, number in networks.items() if number > 1)
+    teachers = Counter(pair.teacher_label for pair in comparison.pairs if pair.teacher)
+    students = Counter(pair.student for pair in comparison.pairs)
+    shared = sorted({name for counts in (teachers, students) for name, number in counts.items() if number > 1})
     if by_teacher or not shared:
         return []
     return [
@@ -246,6 +265,8 @@ def _bootstrap(versus: Versus) -> Entry:
     if min(map(len, differences)) < 2:
         return Entry(MISSING)
     interval = stratified_bootstrap(differences, LEVEL / 100)
+    if not interval.high > interval.low:
+        return Entry(MISSING)
     low, high = fixed(interval.low, sign=True), fixed(interval.high, sign=True)
     return Entry(f"[{low}, {high}]", {"low": low, "high": high})
 
@@ -256,7 +277,10 @@ def _improvement(versus: Versus) -> Entry:
     baselines = [list(values.values()) for _, values in versus.pairs.values()]
     interval = probability_of_improvement(methods, baselines, LEVEL / 100)
     mean, low, high = (fixed(100 * value, 0) for value in (interval.mean, interval.low, interval.high))
-    return Entry(f"{mean} [{low}, {high}]", {"mean": mean, "low": low, "high": high})
+    num_first, num_second = (sum(map(len, runs)) for runs in (methods, baselines))
+    is_unpaired = any(first.keys() != second.keys() for first, second in versus.pairs.values())
+    notes = (f"all runs, not only those of common seeds: {num_first} against {num_second}",) if is_unpaired else ()
+    return Entry(f"{mean} [{low}, {high}]", {"mean": mean, "low": low, "high": high}, notes=notes)
 
 
 def p_equals(p: float) -> str:

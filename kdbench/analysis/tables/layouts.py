@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
 import pandas as pd
 
 from kdbench.analysis.comparison import ComparedPair, Comparison, EpochRule, Result, Row
-from kdbench.analysis.stats.paired import t_interval
+from kdbench.analysis.stats.paired import TOLERANCE, t_interval
 from kdbench.analysis.tables.entries import LEVEL, accuracy, difference, fixed, gain, with_difference
-from kdbench.analysis.tables.notes import compute_notes, provenance, teacher_notes, top1_note
+from kdbench.analysis.tables.notes import (
+    compute_notes,
+    label_entry,
+    provenance,
+    teacher_accuracy,
+    teacher_notes,
+    teacher_warnings,
+    top1_note,
+)
 from kdbench.analysis.tables.table import MISSING, Entry, Mark, Table, words
 
 Marks = Literal["clear", "all", "none"]
@@ -26,9 +34,17 @@ _RULES: dict[Marks, str] = {
 }
 
 
-def detail(comparison: Comparison, pair: ComparedPair, epoch_rule: EpochRule = "last") -> Table:
-    """Make a table of all metrics of one pair: one row per method, the best method last."""
-    base = comparison.student_only
+def detail(
+    comparison: Comparison, pair: ComparedPair, epoch_rule: EpochRule = "last", baseline: Row | None = None
+) -> Table:
+    """Make a table of all metrics of one pair: the baseline, then one row per method, the best method last.
+
+    Parameters
+    ----------
+    baseline
+        Row that gains refer to; by default the student-only baseline.
+    """
+    base = baseline or comparison.student_only
     base_result = comparison.result(base, pair) if base else None
     reference = base_result.values(epoch_rule) if base_result else {}
     results = [(row, result) for row in comparison.rows if (result := comparison.result(row, pair))]
@@ -36,15 +52,15 @@ def detail(comparison: Comparison, pair: ComparedPair, epoch_rule: EpochRule = "
     rows = []
     for row, result in results:
         frame = result.frame
-        gains = difference(result.values(epoch_rule), reference) if row != base else {}
+        values, base_values = result.values(epoch_rule), reference if row != base else {}
         rows.append(
             (
-                Entry(row.label),
-                _with_notes(accuracy(result.values(epoch_rule), epoch_rule), result, comparison.seeds(pair)),
+                label_entry(comparison, row),
+                replace(accuracy(values, epoch_rule), notes=_missing_notes(result, comparison.seeds(pair), len(frame))),
                 Entry(str(len(frame))),
-                gain(gains),
+                replace(gain(difference(values, base_values)), notes=_gap_notes("gain", values, base_values)),
                 *(_mean(frame[name], digits) for name, digits in _METRICS.items()),
-                Entry(str(row.views)),
+                views_entry(row),
                 _forwards_per_image(frame),
                 _mean(frame["train_seconds"] / frame["epochs"], 2),
             )
@@ -59,7 +75,8 @@ def detail(comparison: Comparison, pair: ComparedPair, epoch_rule: EpochRule = "
             *([f"gain: over {base.label}, paired by seed, with its {LEVEL} % t interval"] if base else []),
             "agree: predictions equal to the teacher's; KL: KL(teacher || student), in nats",
             "views: views per image and step; teacher: teacher forward passes per image and epoch, 0 with a cache",
-            *compute_notes(comparison),
+            *compute_notes(comparison, [pair]),
+            *teacher_warnings(comparison, [pair]),
         ),
     )
 
@@ -106,20 +123,29 @@ def paper(
                 for row in rows
             ]
         )
-    lines = [_network_line("Teacher", [_teacher_entry(pair) for pair in comparison.pairs])]
+    lines = [(*words("", "Teacher"), *map(_teacher_entry, comparison.pairs), Entry(""))]
     keys: list[Row | None] = [None]
     if comparison.student_only:
-        students = [comparison.result(comparison.student_only, pair) for pair in comparison.pairs]
-        entries = [accuracy(result.values(epoch_rule) if result else {}, epoch_rule) for result in students]
-        lines.append(_network_line("Student", entries, str(comparison.student_only.views)))
+        students = [(pair, comparison.result(comparison.student_only, pair)) for pair in comparison.pairs]
+        entries = [
+            _cell(
+                result.values(epoch_rule) if result else {},
+                {},
+                "",
+                _missing_notes(result, comparison.seeds(pair), usual),
+                epoch_rule,
+            )
+            for pair, result in students
+        ]
+        lines.append((*words("", "Student"), *entries, views_entry(comparison.student_only)))
         keys.append(comparison.student_only)
     families = [row.family for row in rows]
     for number, row in enumerate(rows):
         first = number == 0 or families[number - 1] != row.family
-        labels = words(row.family if first else "", row.label)
-        lines.append((*labels, *(column[number] for column in columns), *words(str(row.views))))
+        labels = Entry(row.family if first else ""), label_entry(comparison, row)
+        lines.append((*labels, *(column[number] for column in columns), views_entry(row)))
     heads = (
-        ("", "teacher", *(pair.teacher or MISSING for pair in comparison.pairs), ""),
+        ("", "teacher", *(pair.teacher_label or MISSING for pair in comparison.pairs), ""),
         ("", "student", *(pair.student for pair in comparison.pairs), "views"),
     )
     return Table(
@@ -134,25 +160,29 @@ def paper(
 
 
 def best_two(values: Mapping[Row, Mapping[int, float]], marks: Marks) -> dict[Row, Mark]:
-    """Mark the best and the second best row of a column, as far as the rule allows it."""
+    """Mark the best and the second best rows of a column, as far as the rule allows it; equal rows share a mark."""
     means = {row: sum(by_seed.values()) / len(by_seed) for row, by_seed in values.items() if by_seed}
-    order = sorted(means, key=lambda row: -means[row])
+    groups: list[list[Row]] = []
+    for row in sorted(means, key=lambda row: -means[row]):
+        if groups and means[groups[-1][0]] - means[row] <= TOLERANCE:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
     row_marks: dict[Row, Mark] = {}
     names: tuple[Mark, ...] = ("best", "second")
-    for place, mark in enumerate(names):
-        if marks == "none" or len(order) <= place:
+    for place, (mark, group) in enumerate(zip(names, groups, strict=False)):
+        if marks == "none" or (marks == "clear" and not _is_clear(values, group, groups[place + 1 : place + 2])):
             break
-        if marks == "clear" and not _is_clear([values[row] for row in order[place : place + 2]]):
-            break
-        row_marks[order[place]] = mark
+        row_marks |= dict.fromkeys(group, mark)
     return row_marks
 
 
-def _is_clear(values: Sequence[Mapping[int, float]]) -> bool:
-    """Return whether the interval of the difference of two rows lies above zero."""
-    gaps = list(difference(*values).values()) if len(values) == 2 else []
-    interval = t_interval(gaps, LEVEL / 100) if gaps else None
-    return interval is not None and interval.sd > 0 and interval.low > 0
+def _is_clear(values: Mapping[Row, Mapping[int, float]], group: Sequence[Row], next_best: Sequence[list[Row]]) -> bool:
+    """Return whether a row is alone, and the intervals of its differences to all of the next best lie above zero."""
+    if len(group) > 1 or not next_best:
+        return False
+    gaps = [list(difference(values[group[0]], values[row]).values()) for row in next_best[0]]
+    return all(gap and t_interval(gap, LEVEL / 100).low > 0 for gap in gaps)
 
 
 def _cell(
@@ -162,9 +192,12 @@ def _cell(
     notes: tuple[str, ...],
     epoch_rule: EpochRule,
 ) -> Entry:
-    entry = replace(accuracy(values, epoch_rule), mark=mark, notes=notes)
     gaps = difference(values, reference)
-    return with_difference(entry, sum(gaps.values()) / len(gaps)) if gaps else entry
+    entry = replace(accuracy(values, epoch_rule), mark=mark, notes=notes + _gap_notes("difference", values, reference))
+    if not gaps:
+        return entry
+    entry = with_difference(entry, sum(gaps.values()) / len(gaps))
+    return replace(entry, numbers=dict(entry.numbers) | {"difference n": str(len(gaps))})
 
 
 def _missing_notes(result: Result | None, seeds: set[int], usual: int) -> tuple[str, ...]:
@@ -175,31 +208,41 @@ def _missing_notes(result: Result | None, seeds: set[int], usual: int) -> tuple[
     notes = [f"{number} {'seed' if number == 1 else 'seeds'} {failure}" for failure, number in failures.items()]
     missing = seeds - set(result.frame.index) - {cell.config["seed"] for cell in result.unfinished}
     if missing:
-        notes.append(f"no record of {'seed' if len(missing) == 1 else 'seeds'} {', '.join(map(str, sorted(missing)))}")
+        notes.append(f"no record of {_seeds(missing)}")
     number = len(result.frame)
     if number and number != usual:
         notes.insert(0, f"n = {number}")
     return ("; ".join(notes),) if notes else ()
 
 
-def _with_notes(entry: Entry, result: Result, seeds: set[int]) -> Entry:
-    return replace(entry, notes=_missing_notes(result, seeds, len(result.frame)))
+def _gap_notes(what: str, values: Mapping[int, float], reference: Mapping[int, float]) -> tuple[str, ...]:
+    """Explain why a difference to a baseline has fewer seeds than the accuracy beside it."""
+    gaps = difference(values, reference)
+    if len(gaps) == len(values) or not reference:
+        return ()
+    return (f"{what}: n = {len(gaps)}, {_seeds(gaps)} only" if gaps else f"no {what}: no seed in common",)
+
+
+def _seeds(seeds: Iterable[int]) -> str:
+    numbers = sorted(seeds)
+    return f"{'seed' if len(numbers) == 1 else 'seeds'} {', '.join(map(str, numbers))}"
 
 
 def _pair_title(pair: ComparedPair) -> str:
     if not pair.teacher:
         return pair.name
-    return f"{pair.teacher} ({fixed(pair.teacher_accuracy) or '?'} %, {pair.short_id}) > {pair.student}"
+    return f"{pair.teacher} ({teacher_accuracy(pair)}, {pair.hashes}) > {pair.student}"
 
 
-def _network_line(label: str, entries: Sequence[Entry], views: str = "") -> tuple[Entry, ...]:
-    """Make a line of the accuracies of networks that were trained without a teacher."""
-    return (*words("", label), *entries, *words(views))
+def views_entry(row: Row) -> Entry:
+    """Make an entry of the views of each image in a step, which are not known before a cell is finished."""
+    return Entry(str(row.views) if row.views else MISSING)
 
 
 def _teacher_entry(pair: ComparedPair) -> Entry:
     text = fixed(pair.teacher_accuracy)
-    return Entry(text, {"top-1 %": text}) if text else Entry(MISSING)
+    notes = (f"records of the teacher disagree: {teacher_accuracy(pair)}",) if pair.other_accuracies else ()
+    return Entry(text, {"top-1 %": text}, notes=notes) if text else Entry(MISSING)
 
 
 def _mean(values: pd.Series[float], digits: int) -> Entry:
@@ -218,10 +261,11 @@ def _paper_notes(
     comparison: Comparison, baseline: Row | None, marks: Marks, epoch_rule: EpochRule, usual: int
 ) -> list[str]:
     return [
-        f"{top1_note(comparison, epoch_rule)}; mean ± standard deviation (ddof 1), n = {usual} seeds unless noted",
+        f"{top1_note(comparison, epoch_rule)}; mean ± standard deviation (ddof 1), n = {usual} seeds unless noted; "
+        "a teacher is one network",
         f"↑ ↓: difference to {baseline.label} in percentage points, paired by seed" if baseline else "",
         _RULES[marks],
         *teacher_notes(comparison),
-        *compute_notes(comparison),
+        *compute_notes(comparison, comparison.pairs),
         *provenance(comparison),
     ]

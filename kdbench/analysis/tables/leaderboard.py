@@ -5,23 +5,26 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from kdbench.analysis.comparison import COLUMN, ComparedPair, Comparison, EpochRule, Row
+from kdbench.analysis.stats.paired import TOLERANCE
 from kdbench.analysis.stats.ranks import Ranking, average_ranks, friedman, nemenyi, rank_stability, wilcoxon_holm
 from kdbench.analysis.tables.differences import (
     MARGIN,
     Versus,
     against,
     dependence_notes,
+    holm_note,
     p_equals,
     p_text,
     pooled_entry,
 )
 from kdbench.analysis.tables.entries import LEVEL, fixed
-from kdbench.analysis.tables.notes import provenance, teacher_notes, top1_note
+from kdbench.analysis.tables.layouts import views_entry
+from kdbench.analysis.tables.notes import label_entry, provenance, teacher_notes, top1_note
 from kdbench.analysis.tables.table import MISSING, Entry, Table, words
 from kdbench.errors import UserError
 
@@ -36,6 +39,8 @@ class Standing:
     mean: float
     """Mean top-1 in percent, averaged over its pairs."""
     num_pairs: int
+    num_runs: int
+    """Number of runs on all pairs; a run without a teacher counts on each of its pairs."""
     num_records: int
     versus: Versus | None
     """Comparison with the student-only baseline."""
@@ -95,12 +100,11 @@ def pairwise_table(comparison: Comparison, epoch_rule: EpochRule = "last") -> Ta
     by_rank, by_sign = nemenyi(scores), wilcoxon_holm(scores)
     order = sorted(range(len(ranked)), key=lambda index: ranks[ranked[index]])
     rows = [
-        words(
-            ranked[first].label,
-            ranked[second].label,
-            fixed(ranks[ranked[second]] - ranks[ranked[first]]),
-            p_text(by_rank[first, second]),
-            p_text(by_sign[first, second]),
+        (
+            label_entry(comparison, ranked[first]),
+            label_entry(comparison, ranked[second]),
+            Entry(fixed(ranks[ranked[second]] - ranks[ranked[first]])),
+            *words(p_text(by_rank[first, second]), p_text(by_sign[first, second])),
         )
         for first, second in itertools.combinations(order, 2)
     ]
@@ -109,11 +113,11 @@ def pairwise_table(comparison: Comparison, epoch_rule: EpochRule = "last") -> Ta
         (("method", "above", "ranks", "Nemenyi p", "Wilcoxon-Holm p"),),
         tuple(rows),
         (
-            "method, above: the first has the better average rank by mean top-1; ranks: difference of their average "
-            "ranks",
+            "method, above: the first has the better average rank by mean top-1, or an equal one; ranks: difference of "
+            "their average ranks",
             top1_note(comparison, epoch_rule),
             "Nemenyi p depends on which other methods take part, Wilcoxon-Holm p (Benavoli et al. 2016) only on their "
-            "number",
+            f"number: it is corrected for all {len(rows)} comparisons of this table",
         ),
         num_labels=2,
     )
@@ -123,7 +127,8 @@ def leaderboard_table(board: Leaderboard, stability: Sequence[str] = ()) -> Tabl
     """Make a table of a leaderboard, with the notes of :func:`stability_notes`."""
     comparison = board.comparison
     rows = []
-    for place, standing in enumerate(board.standings, 1):
+    for standing in board.standings:
+        place = 1 + sum(other.rank < standing.rank - TOLERANCE for other in board.standings)
         missing = len(comparison.pairs) - standing.num_pairs
         notes = [f"not ranked: {missing} of {len(comparison.pairs)} pairs have no record"] if missing else []
         has_unfinished = any(result.unfinished for result in comparison.results_of(standing.row))
@@ -132,20 +137,21 @@ def leaderboard_table(board: Leaderboard, stability: Sequence[str] = ()) -> Tabl
         rows.append(
             (
                 Entry(MISSING if missing else str(place)),
-                Entry(standing.row.label, notes=tuple(notes)),
+                label_entry(comparison, standing.row, tuple(notes)),
                 Entry(fixed(standing.rank) or MISSING),
                 Entry((fixed(standing.mean) or MISSING) + ("†" if board.epoch_rule == "best" else "")),
-                pooled_entry(versus) if versus else Entry(MISSING),
+                _gain_entry(standing),
                 Entry(p_text(versus.holm_p) if versus else MISSING),
                 Entry("/".join(map(str, versus.outcome)) if versus else MISSING),
                 Entry(str(standing.num_pairs)),
                 Entry(str(standing.num_records)),
-                Entry(str(standing.row.views)),
+                views_entry(standing.row),
                 Entry(fixed(standing.teacher_forwards, 1) or MISSING),
                 Entry(fixed(standing.relative_time) or MISSING),
                 Entry(_count(standing.extra_parameters)),
             )
         )
+    compared = [standing.versus for standing in board.standings if standing.versus]
     baseline = comparison.student_only.label if comparison.student_only else "the student-only baseline"
     heads = ("#", "method", "rank", "top-1 %", f"gain [{LEVEL} %]", "Holm p", "w/t/l", "pairs", "records", "views")
     return Table(
@@ -154,8 +160,8 @@ def leaderboard_table(board: Leaderboard, stability: Sequence[str] = ()) -> Tabl
         tuple(rows),
         (
             f"rank: rank by mean top-1, averaged over pairs, 1 is best; {top1_note(comparison, board.epoch_rule)}",
-            f"gain: over {baseline} in percentage points, paired by seed, averaged over pairs; "
-            "Holm p: sign-flip test of the gain, corrected for the number of methods",
+            f"gain: over {baseline} in percentage points, paired by seed, averaged over pairs; p: its sign-flip test",
+            *([holm_note(compared)] if compared else []),
             f"w/t/l: pairs won, tied within {MARGIN:g} percentage points, and lost against {baseline}",
             "views: views per image and step; teacher: teacher forward passes per view, 0 with a cache; "
             "parameters: trainable parameters that the method adds",
@@ -169,6 +175,17 @@ def leaderboard_table(board: Leaderboard, stability: Sequence[str] = ()) -> Tabl
         ),
         num_labels=2,
     )
+
+
+def _gain_entry(standing: Standing) -> Entry:
+    """Make an entry of the gain, with a note if it is over fewer runs than the accuracy beside it."""
+    versus = standing.versus
+    if versus is None:
+        return Entry(MISSING)
+    entry = pooled_entry(versus)
+    if versus.num_seeds == standing.num_runs:
+        return entry
+    return replace(entry, notes=(*entry.notes, f"gain: n = {versus.num_seeds} of {standing.num_runs} runs"))
 
 
 def stability_notes(comparisons: Sequence[Comparison], epoch_rule: EpochRule = "last") -> list[list[str]]:
@@ -236,6 +253,7 @@ def _standing(
         rank=rank,
         mean=_average(list(means.values())),
         num_pairs=len(means),
+        num_runs=sum(map(len, frames.values())),
         num_records=len(cells),
         versus=versus,
         relative_time=_average([_relative_time(comparison, pair, frame) for pair, frame in frames.items()]),

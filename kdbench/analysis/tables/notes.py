@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from kdbench.analysis.comparison import Comparison, EpochRule, Row
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+
+from kdbench.analysis.comparison import ComparedPair, Comparison, EpochRule, Row
+from kdbench.analysis.stats.paired import TOLERANCE
 from kdbench.analysis.tables.entries import BEST_ON_TEST, fixed
+from kdbench.analysis.tables.table import Entry
 
 
 def top1_note(comparison: Comparison, epoch_rule: EpochRule) -> str:
@@ -14,37 +20,76 @@ def top1_note(comparison: Comparison, epoch_rule: EpochRule) -> str:
     return f"top-1 on the test set of {data} in % after the last of {epochs} epochs"
 
 
+def label_entry(comparison: Comparison, row: Row, notes: tuple[str, ...] = ()) -> Entry:
+    """Make an entry of the label of a row, with a note if its method was run in several variants."""
+    number = comparison.num_variants[row.method]
+    choice = (
+        f"one of {number} variants of {row.method} that were run: to choose one by these accuracies is a choice on the "
+        "test set, and biased upwards"
+    )
+    return Entry(row.label, notes=(*notes, choice) if number > 1 else notes)
+
+
 def teacher_notes(comparison: Comparison) -> list[str]:
-    """Return a note with the accuracy and the hash of each teacher."""
-    teachers = dict.fromkeys(
-        f"{pair.teacher} {fixed(pair.teacher_accuracy) or '?'} % ({pair.short_id})"
+    """Return a note with the accuracy and the hash of the weights of each teacher, and the warnings about them."""
+    teachers = {
+        (pair.teacher_id, pair.teacher_weights): f"{pair.teacher} {teacher_accuracy(pair)} ({pair.hashes})"
         for pair in comparison.pairs
         if pair.teacher
-    )
-    return [f"teachers: {', '.join(teachers)}"] if teachers else []
+    }
+    notes = [f"teachers: {', '.join(teachers.values())}"] if teachers else []
+    return notes + teacher_warnings(comparison, comparison.pairs)
 
 
-def compute_notes(comparison: Comparison) -> list[str]:
-    """Return notes on methods that use more compute than others."""
+def teacher_warnings(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list[str]:
+    """Return notes on teachers' own runs that are left out, and on teachers no better than the student alone."""
+    students = {pair.student for pair in pairs}
+    notes = [
+        f"the own run of the teacher {network} (seed {seed}) is not a run of the student {network}"
+        for network, seed in comparison.teacher_runs
+        if network in students
+    ]
+    for pair in pairs:
+        result = comparison.student_only and comparison.result(comparison.student_only, pair)
+        accuracies = list(result.values().values()) if result else []
+        mean = sum(accuracies) / len(accuracies) if accuracies else math.nan
+        if pair.teacher and pair.teacher_accuracy <= mean + TOLERANCE:
+            notes.append(
+                f"{pair.name}: the teacher ({teacher_accuracy(pair)}) is not better than its student trained without "
+                f"it ({fixed(mean)} %)"
+            )
+    return notes
+
+
+def teacher_accuracy(pair: ComparedPair) -> str:
+    """Write the accuracy of a teacher in percent, and those of records that disagree."""
+    values = (pair.teacher_accuracy, *pair.other_accuracies)
+    return f"{' or '.join(fixed(value) or '?' for value in values)} %"
+
+
+def compute_notes(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list[str]:
+    """Return notes on methods that use more compute than others on some pairs."""
     views: dict[int, list[str]] = {}
     pretraining: dict[int, list[str]] = {}
     live: list[str] = []
     cached: list[str] = []
     for row in comparison.rows:
-        frames = [result.frame for result in comparison.results_of(row) if len(result.frame)]
-        if row.views:
+        results = [result for pair in pairs if (result := comparison.result(row, pair))]
+        frames = [result.frame for result in results if len(result.frame)]
+        if row.views and results:
             views.setdefault(row.views, []).append(row.label)
         epochs = max((int(frame["pretraining_epochs"].max()) for frame in frames), default=0)
         if epochs:
             pretraining.setdefault(epochs, []).append(row.label)
-        if row != comparison.student_only and frames:
+        frames = [frame for frame in frames if frame["teacher"].iloc[0]]
+        if frames:
             queries_teacher = any((frame["teacher_forwards"] > 0).any() for frame in frames)
             (live if queries_teacher else cached).append(row.label)
     notes = []
-    for number in sorted(views)[1:]:
-        verb = "trains" if len(views[number]) == 1 else "train"
-        labels = ", ".join(views[number])
-        notes.append(f"unequal compute: {labels} {verb} on {number} views of each image, the others on {min(views)}")
+    if len(views) > 1:
+        fewest, *others = sorted(views)
+        counts = "; ".join(f"{number} for {', '.join(views[number])}" for number in reversed(others))
+        notes.append(f"unequal compute, in views of each image: {counts}; {fewest} for the others")
     for number, methods in sorted(pretraining.items()):
         verb, unit = "adds" if len(methods) == 1 else "add", "epochs" if number > 1 else "epoch"
         notes.append(f"unequal compute: {', '.join(methods)} {verb} {number} {unit} of pre-training")
@@ -58,17 +103,25 @@ def compute_notes(comparison: Comparison) -> list[str]:
 
 def provenance(comparison: Comparison) -> list[str]:
     """Return notes on where records come from, and on methods without published settings."""
-    frame = comparison.frame
     unpublished = sorted(
         row.label for row in comparison.rows if row != comparison.student_only and _is_unpublished(comparison, row)
     )
-    versions = [
-        f"{word} {', '.join(sorted(frame[column].unique()))}"
-        for word, column in (("torch", "torch"), ("kdbench commit", "commit"))
-    ]
+    frames = [result.frame for result in comparison.results.values()]
+    devices, torch, commits = (
+        ", ".join(sorted({value for frame in frames for value in frame[column].unique()}))
+        for column in ("device", "torch", "commit")
+    )
+    codes = defaultdict(set)
+    for row in comparison.rows:
+        if row.views:
+            codes[row.method, row.version].add(row.code)
+    changed = sorted({method for (method, _), hashes in codes.items() if len(hashes) > 1})
     notes = [
         f"no published settings for these pairs, defaults used: {', '.join(unpublished)}" if unpublished else "",
-        f"run on {', '.join(sorted(frame['device'].unique()))}; {'; '.join(versions)}",
+        f"rows of their own for records of {', '.join(changed)} whose code differs under one VERSION"
+        if changed
+        else "",
+        f"run on {devices}; torch {torch}; kdbench commit {commits}",
     ]
     return [note for note in notes if note]
 

@@ -27,6 +27,7 @@ from kdbench.experiment.settings import load_recipes, resolve_settings
 from kdbench.method import PLAIN, Method
 from kdbench.models import parse_pair
 from kdbench.models.build import build_net
+from kdbench.models.evaluate import predict
 from kdbench.net import Undeclared
 from kdbench.utils.precision import Precision
 
@@ -99,18 +100,32 @@ def state(watched: Watched) -> None:
 
 
 def resume(watched: Watched) -> None:
-    """Raise Broken unless an interrupted run ends as an undisturbed one."""
+    """Raise Broken unless an interrupted run ends as an undisturbed one, in its weights and in what it predicts."""
     for pair, epoch in zip(watched.halves, watched.epochs, strict=True):
         second = pair.second
         steps(second, NUM_STEPS - second.step)
         if state_hash(second) != epoch.state_hashes[-1]:
             raise Broken(f"after an interruption, training{_phase(second)} ends with other weights")
+        if not _same(predict(second.student, second.data.test_images), epoch.logits):
+            raise Broken(
+                f"after an interruption, an evaluation{_phase(second)} gives other logits from the same weights"
+            )
+
+
+def weights(watched: Watched) -> None:
+    """Raise Broken unless the saved weights, in a fresh network, predict what was evaluated."""
+    fresh = watched.run(seed=2)
+    for epoch in watched.epochs:
+        fresh.student.backbone.load_state_dict(epoch.run.student.backbone.state_dict())
+        if not _same(predict(fresh.student, fresh.data.test_images), epoch.logits):
+            raise Broken("the saved weights, loaded into a fresh network, give other logits than were evaluated")
 
 
 def repeat(watched: Watched) -> None:
     """Raise Broken unless two runs of one seed are equal."""
-    if [state_hash(pair.first) for pair in watched.halves] != _first_steps(watched):
-        raise Broken("two runs of one seed differ after their first step")
+    before = [epoch.state_hashes[NUM_STEPS - 2] for epoch in watched.epochs]
+    if [state_hash(pair.first) for pair in watched.halves] != before:
+        raise Broken(f"two runs of one seed differ after their first {NUM_STEPS - 1} steps")
 
 
 def processes(watched: Watched) -> None:
@@ -253,6 +268,11 @@ def _trains_in(watched: Watched, precision: Precision) -> None:
 def _first_steps(watched: Watched) -> list[str]:
     """Return the state hash after the first step of each phase."""
     return [epoch.state_hashes[0] for epoch in watched.epochs]
+
+
+def _same(logits: Tensor, others: Tensor) -> bool:
+    """Return whether logits are equal bit for bit, NaN included."""
+    return torch.allclose(logits, others, rtol=0, atol=0, equal_nan=True)
 
 
 def _position(run: Run) -> tuple[object, ...]:

@@ -61,7 +61,15 @@ CHECKS = {
     "resume": Check(
         holds=rules.resume,
         what="An interrupted run ends as an undisturbed one",
-        remedy="Keep what lives between steps in buffers (register_buffer), not in attributes or globals.",
+        remedy=("Keep what lives between steps in buffers (register_buffer) or modules, not in attributes or globals."),
+    ),
+    "weights": Check(
+        holds=rules.weights,
+        what="The saved weights give the evaluated logits",
+        remedy=(
+            "Return from wrap() a network that holds all that it predicts with, such as an average of weights, among "
+            "its own modules, and has it in its state_dict()."
+        ),
     ),
     "repeat": Check(
         holds=rules.repeat,

@@ -11,6 +11,8 @@ from kdbench.engine.checks.rules import Broken
 from kdbench.engine.checks.small import PAIRS
 from kdbench.engine.checks.table import CHECKS
 from kdbench.engine.checks.watched import Refused, Watched
+from kdbench.engine.progress import Diverged
+from kdbench.errors import UserError
 from kdbench.experiment.pairs import Pair
 from kdbench.experiment.registry import method_source
 from kdbench.net import Undeclared
@@ -39,7 +41,8 @@ def judge(check: str, watched: Watched) -> Verdict:
     except Broken as failure:
         return Verdict(check, watched.pair, "FAILS", str(failure), CHECKS[check].remedy)
     except Exception as error:
-        reason = method_source(watched.method).place_of(error)
+        is_line = isinstance(error, UserError) and not isinstance(error, Diverged)
+        reason = str(error) if is_line else method_source(watched.method).place_of(error)
         remedy = "Mend that line first: other checks need steps." if error is watched.outcome else CHECKS[check].remedy
         return Verdict(check, watched.pair, "FAILS", reason, remedy)
     return Verdict(check, watched.pair, "ok")

@@ -26,6 +26,7 @@ from kdbench.engine.run_state import resume, save
 from kdbench.engine.step import StepObserver
 from kdbench.errors import UserError
 from kdbench.method import Batch
+from kdbench.models.evaluate import predict
 from kdbench.models.weights import weights_hash
 from kdbench.net import Outputs
 
@@ -73,6 +74,8 @@ class Epoch:
     """After the first step and after the last."""
     teacher: tuple[str, str]
     """Hashes of the teacher's weights before and after; empty without a teacher."""
+    logits: Tensor
+    """What an evaluation says after the last step, of the test images."""
     terms: list[dict[str, Any]] = field(default_factory=list)
     """Of each step."""
     state_hashes: list[str] = field(default_factory=list)
@@ -150,10 +153,10 @@ class Watched:
 
     @cached_property
     def halves(self) -> list[Halves]:
-        """Of each phase, an epoch that is interrupted after its first step."""
+        """Of each phase, an epoch that is interrupted before its last step: by then all has changed that changes."""
         found = []
         for first, second in zip(self.runs(), self.runs(), strict=True):
-            steps(first, 1)
+            steps(first, NUM_STEPS - 1)
             with contextlib.suppress(Diverged):  # what is not finite is another check's to say
                 first.flush_losses()
             save(first)
@@ -170,7 +173,7 @@ class Watched:
 @final
 @dataclass(frozen=True, slots=True)
 class Halves:
-    """Two runs of one cell: one that was saved after a step, and one that goes on from there."""
+    """Two runs of one cell: one that was saved before the last step of an epoch, and one that resumes there."""
 
     first: Run
     second: Run
@@ -192,7 +195,7 @@ class _Watcher(StepObserver):
     def __init__(self, run: Run) -> None:
         begun = {name: value.clone() for name, value in run.student.backbone.state_dict().items()}
         self._run, self._source = run, run.source
-        self._epoch = Epoch(run, run.stream_epoch, begun, ({}, {}), (self._teacher(), ""))
+        self._epoch = Epoch(run, run.stream_epoch, begun, ({}, {}), (self._teacher(), ""), torch.empty(0))
         self._given: dict[str, Tensor] = {}
         self._before: dict[str, Tensor] = {}
         self._inside = False
@@ -228,6 +231,7 @@ class _Watcher(StepObserver):
         assert len(epoch.seen) == len(epoch.terms) == NUM_STEPS, "a step was done that its observer has not seen"
         epoch.places = epoch.places[0], places(self._run)
         epoch.teacher = epoch.teacher[0], self._teacher()
+        epoch.logits = predict(self._run.student, self._run.data.test_images)
         return epoch
 
     def _note_query(self, *_: object) -> None:

@@ -52,6 +52,6 @@ def computed(case: Case) -> Values:
     through = srrl.logits_by(features, weight, bias)
     yield "out.logits_via_teacher", through
     yield "out.transferred", torch.relu(method.connector(ours)) if official else features
-    feature_loss, regression_loss = srrl.feature_loss(features, goal), srrl.regression_loss(through, teacher_logits)
+    feature_loss, regression_loss = srrl.squared_error(features, goal), srrl.squared_error(through, teacher_logits)
     yield "out.statistics" if official else "out.feature_mse", feature_loss
     yield "out.softmax_regression" if official else "out.logit_mse", regression_loss

@@ -1,0 +1,178 @@
+"""Select comparisons, and rows and pairs of each, by the names that users type.
+
+A filter narrows the comparisons that have what it names, and leaves the others out. It fails only if no comparison has
+it, so that a few records under other rules do not stand in its way.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from kdbench.analysis.comparison import ComparedPair, Comparison, Row, settings_text
+from kdbench.errors import UserError
+from kdbench.experiment.pairs import Pair, named_pairs
+from kdbench.utils.names import squeeze, unknown_name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filters:
+    """Names by which users select; empty ones select everything."""
+
+    protocols: Sequence[str] = ()
+    """Names of protocols, or titles of comparisons."""
+    rules: Sequence[str] = ()
+    """``KEY=VALUE`` of rules, of ``data`` (its fingerprint) or of ``epoch_rule``; several values of a key are
+    alternatives."""
+    methods: Sequence[str] = ()
+    """Labels of rows, or methods, which stand for all their rows where no row has that label."""
+    pairs: Sequence[str] = ()
+    """Names of pairs, pairs of networks, or sets of pairs."""
+    baselines: Sequence[str] = ()
+    """Rows that differences refer to; a comparison that has none of them is left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Filter:
+    """Alternatives of one kind, and what each matches in a comparison."""
+
+    kind: str
+    names: Sequence[str]
+    match: Callable[[Comparison, str], Sequence[Any]]
+    known: Callable[[Comparison], Sequence[str]]
+    """All names of this kind in a comparison."""
+
+    def check(self, comparisons: Sequence[Comparison]) -> None:
+        for name in self.names:
+            if not any(self.match(comparison, name) for comparison in comparisons):
+                known = list(dict.fromkeys(text for comparison in comparisons for text in self.known(comparison)))
+                if self.kind == "protocol":
+                    raise UserError(f"no records under {name}: there are records under {'; '.join(known)}")
+                raise unknown_name(self.kind, name, known, f"the {self.kind}s are {', '.join(known)}")
+
+    def missing(self, comparison: Comparison) -> list[str]:
+        """Return the names that match nothing in a comparison."""
+        return [name for name in self.names if not self.match(comparison, name)]
+
+
+def select(comparisons: Sequence[Comparison], filters: Filters) -> tuple[list[Comparison], list[str]]:
+    """Narrow comparisons; the student-only baseline is always kept.
+
+    Returns
+    -------
+    list of Comparison
+        Those that have what the filters name, without their other rows and pairs.
+    list of str
+        Remarks in one line each: what was left out, and what the others lack.
+
+    Raises
+    ------
+    UserError
+        No comparison has a protocol, rule, method or pair; the message lists what there is.
+    """
+    selected, left_out = list(comparisons), []
+    lacking: dict[str, list[str]] = {}
+    for part in _parts(filters):
+        part.check(selected)
+        missing = {comparison.title: part.missing(comparison) for comparison in selected}
+        without = [title for title, names in missing.items() if len(names) == len(part.names)]
+        selected = [comparison for comparison in selected if comparison.title not in without]
+        if without:
+            left_out.append(f"{'; '.join(without)} (no {part.kind} {' or '.join(part.names)})")
+        for title, names in missing.items():
+            if names:
+                lacking.setdefault(title, []).append(f"{part.kind} {', '.join(names)}")
+    remarks = [f"left out: {'; '.join(left_out)}"] if left_out else []
+    titles = [comparison.title for comparison in selected if comparison.title in lacking]
+    if titles:
+        remarks.append("; ".join(f"{title} has no {' and no '.join(lacking[title])}" for title in titles))
+    return [_narrowed(comparison, filters) for comparison in selected], remarks
+
+
+def _parts(filters: Filters) -> Iterator[_Filter]:
+    if filters.protocols:
+        yield _Filter("protocol", filters.protocols, _protocols, lambda c: [c.rules["name"], c.title])
+    by_key: dict[str, list[str]] = {}
+    for word in filters.rules:
+        key, equals, text = word.partition("=")
+        if not (key and equals and text):
+            raise UserError(f"--rules takes KEY=VALUE, such as epochs=2, not {word!r}")
+        by_key.setdefault(key, []).append(word)
+    for key, words in by_key.items():
+        yield _Filter("rule", words, _rules, partial(_rule_words, key))
+    if filters.methods:
+        yield _Filter("row", filters.methods, Comparison.matching, lambda c: [row.label for row in c.rows])
+    if filters.pairs:
+        yield _Filter("pair", filters.pairs, _pairs, lambda c: [pair.name for pair in c.pairs])
+    if filters.baselines:
+        yield _Filter("row", filters.baselines, _only_row, lambda c: [row.label for row in c.rows])
+
+
+def _protocols(comparison: Comparison, name: str) -> list[str]:
+    protocol = comparison.rules["name"]
+    return [protocol] if name == comparison.title or squeeze(name) == squeeze(protocol) else []
+
+
+def _rules(comparison: Comparison, word: str) -> list[str]:
+    """Return the rule that a word names; a fingerprint may be cut short, as titles have it."""
+    key, _, text = word.partition("=")
+    if key not in comparison.rules:
+        return []
+    value = comparison.rules[key]
+    alike = str(value).startswith(text) if key == "data" else str(value) == text or value == _read(text)
+    return [key] if alike else []
+
+
+def _read(text: str) -> Any:
+    """Read a value in TOML's notation; text that is none stands for itself."""
+    try:
+        values = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        return text
+    return values["value"] if len(values) == 1 else text
+
+
+def _rule_words(key: str, comparison: Comparison) -> list[str]:
+    """Return a rule as users type it; the keys of all rules if there is none of this key."""
+    return [settings_text({key: comparison.rules[key]})] if key in comparison.rules else list(comparison.rules)
+
+
+def _only_row(comparison: Comparison, name: str) -> list[Row]:
+    rows = comparison.matching(name)
+    return rows if len(rows) == 1 else []
+
+
+def _pairs(comparison: Comparison, text: str) -> list[ComparedPair]:
+    """Return the pairs that a text names: by the name that tables print, by its networks, or as a set of pairs."""
+    sets = named_pairs()
+    if text in sets:
+        return [match for pair in sets[text].pairs for match in _pairs(comparison, str(pair))]
+    if named := [pair for pair in comparison.pairs if squeeze(pair.name) == squeeze(text)]:
+        return named
+    try:
+        wanted = Pair.parse(text)
+    except UserError:
+        return []
+    networks = squeeze(wanted.teacher.network), squeeze(wanted.student)
+    return [
+        pair
+        for pair in comparison.pairs
+        if (squeeze(pair.teacher), squeeze(pair.student)) == networks
+        and pair.teacher_id.partition(":")[2].startswith(wanted.teacher.hash)
+    ]
+
+
+def _narrowed(comparison: Comparison, filters: Filters) -> Comparison:
+    """Drop the rows and pairs that were not named; the student-only baseline is kept."""
+    rows, pairs = comparison.rows, comparison.pairs
+    if filters.methods:
+        named = {row for name in (*filters.methods, *filters.baselines) for row in comparison.matching(name)}
+        rows = tuple(row for row in rows if row in named or row == comparison.student_only)
+    if filters.pairs:
+        selected = {pair for text in filters.pairs for pair in _pairs(comparison, text)}
+        pairs = tuple(pair for pair in pairs if pair in selected)
+    results = {key: result for key, result in comparison.results.items() if key[0] in rows and key[1] in pairs}
+    return replace(comparison, rows=rows, pairs=pairs, results=results)

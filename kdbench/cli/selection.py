@@ -1,0 +1,138 @@
+"""Options that select records for tables and reports, and the comparisons that they select."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from kdbench.errors import UserError
+
+if TYPE_CHECKING:
+    from kdbench.analysis.comparison import Comparison
+    from kdbench.analysis.records import Records
+
+_T = TypeVar("_T")
+
+RunsArgument = Annotated[Path, typer.Argument(help="Folder of runs, or any folder with records.")]
+MethodsOption = Annotated[
+    list[str] | None, typer.Option("--methods", help="Only these rows; may be repeated or separated by commas.")
+]
+PairsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--pairs", help="Only these pairs: 'TEACHER>STUDENT', or a set of 'kdbench list pairs'; may be repeated."
+    ),
+]
+ProtocolFilter = Annotated[
+    str | None, typer.Option("--protocol", help="Only records under this protocol, or the title that a table has.")
+]
+RulesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rules", help="Only records with this rule, e.g. epochs=12 or dataset=digits; may be repeated.",
+        metavar="KEY=VALUE",
+    ),
+]  # fmt: skip
+BaselineOption = Annotated[
+    str | None, typer.Option("--baseline", help="Row that differences refer to. [default: the student-only baseline]")
+]
+_MAX_PROBLEMS = 10
+"""Largest number of problems that are printed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The selected comparisons of a folder, all its records, and remarks on what was left out."""
+
+    comparisons: list[Comparison]
+    records: Records
+    remarks: list[str]
+
+    def each(self, make: Callable[[Comparison], Sequence[_T]]) -> list[_T]:
+        """Make something of each comparison; one of which nothing can be made is left out, unless it is the last.
+
+        Raises
+        ------
+        UserError
+            Nothing could be made of any comparison.
+        """
+        made: list[_T] = []
+        errors = []
+        for comparison in self.comparisons:
+            try:
+                made += make(comparison)
+            except UserError as error:
+                errors.append(error)
+        if errors and len(errors) == len(self.comparisons):
+            raise errors[0]
+        self.remarks.extend(f"left out: {error}" for error in errors)
+        return made
+
+    def finish(self) -> None:
+        """Print the remarks and the number of unfinished cells; end with exit code 2 if files could not be read.
+
+        Raises
+        ------
+        UserError
+            Some files could not be read as records; the message lists them.
+        """
+        for remark in self.remarks:
+            sys.stderr.write(f"{remark}\n")
+        _report_incomplete(self.records)
+
+
+def read_selection(
+    runs: Path,
+    *,
+    protocol: str | None = None,
+    rules: list[str] | None = None,
+    methods: list[str] | None = None,
+    pairs: list[str] | None = None,
+    baseline: str | None = None,
+) -> Selection:
+    """Read the records of a folder, and select the comparisons that have what options name.
+
+    Raises
+    ------
+    UserError
+        The folder has no finished cells, or none has a protocol, rule, method or pair that is named.
+    """
+    from kdbench.analysis.records import read_records
+    from kdbench.analysis.selection import Filters, select
+    from kdbench.analysis.splitting import split
+
+    records = read_records(runs)
+    comparisons = split(records)
+    if not comparisons:
+        _report_incomplete(records)
+        raise UserError(f"no finished cells in {runs}: run 'kdbench demo', 'kdbench train' or 'kdbench grid run' first")
+    filters = Filters(
+        protocols=[protocol] if protocol else [],
+        rules=rules or [],
+        methods=split_names(methods),
+        pairs=pairs or [],
+        baselines=[baseline] if baseline else [],
+    )
+    selected, remarks = select(comparisons, filters)
+    return Selection(selected, records, remarks)
+
+
+def split_names(words: list[str] | None) -> list[str]:
+    """Split options that hold names separated by commas; a comma in brackets belongs to a value."""
+    return [name.strip() for word in words or [] for name in re.split(r",(?![^\[]*\])", word) if name.strip()]
+
+
+def _report_incomplete(records: Records) -> None:
+    number = len(records.unfinished)
+    if number:
+        sys.stderr.write(f"{number} {'cell has' if number == 1 else 'cells have'} started but not finished\n")
+    if records.problems:
+        more = len(records.problems) - _MAX_PROBLEMS
+        lines = [*records.problems[:_MAX_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
+        raise UserError("\nkdbench: ".join(lines))

@@ -1,0 +1,269 @@
+"""Every option and argument of every command under values that nobody should type: one short message, no traceback."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import random
+import shutil
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import typer
+from fake_records import fake_record, write_records
+
+from kdbench import cli
+from kdbench.engine.session import Session
+from kdbench.experiment.user_methods import FOLDERS
+
+TESTS = Path(__file__).parent.parent
+RULES = {"protocol": "digits-demo-v1"}
+PAIR = {**RULES, "student": "resnet8", "method": "ce"}
+# Words that each command takes, by the names of its parameters.
+COMMANDS: dict[str, dict[str, str]] = {
+    "demo": {},
+    "train": PAIR,
+    "table": {"runs": "records"},
+    "leaderboard": {"runs": "records"},
+    "compare": {"runs": "records"},
+    "claims": {"runs": "records"},
+    "report": {"runs": "records", "out": "report"},
+    "bench": {"pairs": "resnet8>resnet8", **RULES},
+    "list": {"what": "networks"},
+    "show": {"method": "kd"},
+    "new": {"name": "mine", "folder": "own"},
+    "validate": {"method": "ce"},
+    "teacher train": {**RULES, "network": "resnet8"},
+    "teacher import": {"file": "weights.pth", **RULES, "network": "resnet8"},
+    "teacher list": {},
+    "data subset": {"dataset": "digits", "out": "o.npz", "train_per_class": "1", "test_per_class": "1"},
+    "cache build": {**RULES, "teacher": "resnet8", "method": "kd"},
+    "cache list": {},
+    "cache prune": {},
+    "grid plan": {"file": "g.toml"},
+    "grid run": {"file": "g.toml"},
+    "grid submit": {"file": "g.toml", "cluster": "local"},
+    "grid retry": {"file": "g.toml"},
+    "grid cancel": {"file": "g.toml"},
+    "grid status": {"file": "g.toml"},
+}
+NUMBERS = ["-1", "-5", "0", "nan", "inf", "-inf", "1e400", "9" * 30, "9" * 5000, "1.5", "0x10", "1_0", "true", "\u0663"]
+TEXTS = [
+    *("", " ", "nothing-of-this-name", "-", "--", ".", "..", "../..", "/", "~nobody-of-this-name/x", "@", ">", "a>b>c"),
+    *("resnet8@", "@c3", "resnet8>", "timm:", "timm:nothing", "npz:", "npz:.", "npz:a-folder", "a-folder", "a-file"),
+    *(
+        "weights.pth",
+        "/dev/null",
+        "[red]x",
+        "[/b]",
+        "[bold",
+        "x\x1b[31m",
+        "a\nb",
+        "a\tb",
+        "\x7f",
+        "x" * 300,
+        "x" * 5000,
+    ),
+    *(
+        "a-file/below",
+        "\udcff",
+        "\u2603",
+        "{}",
+        "%s%n",
+        "$(ls)",
+        "x=1",
+        "kd.temperature=nan",
+        "=",
+        "temperature=",
+        "=4",
+    ),
+    *("temperature=4\nx=5", "temperature=" + "9" * 5000, "temperature=[" + "[" * 2000, "a,b", ",", "None", "*"),
+]
+GRID = 'protocol = "digits-demo-v1"\npairs = ["resnet8>resnet8"]\nmethods = ["kd", "ce"]\nseeds = 1\n'
+EVERYWHERE = "--methods"
+"""The option that stands before every command."""
+SECONDS = 20
+"""That a command may take before it counts as hanging."""
+ALWAYS = 150
+"""Cases that always run; the others are marked."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One command with one bad value."""
+
+    command: str
+    parameter: str
+    value: str
+    is_number: bool
+
+    def words(self) -> list[str]:
+        if self.parameter == EVERYWHERE:
+            return [EVERYWHERE, self.value, *self.command.split()]
+        command = click_commands()[self.command]
+        values = COMMANDS[self.command] | {self.parameter: self.value}
+        options, arguments = [], []
+        for parameter in command.params:
+            if parameter.name in values:
+                value = values[parameter.name]
+                is_option = isinstance(parameter, click.Option)
+                (options if is_option else arguments).extend([parameter.opts[0], value] if is_option else [value])
+        return [*self.command.split(), *options, *(["--", *arguments] if arguments else [])]
+
+    def __str__(self) -> str:
+        return f"{self.command} {self.parameter} {ascii(self.value)[:40]}"
+
+
+def click_commands() -> dict[str, Any]:
+    """Every command by its name, those of groups with the group's name before it."""
+    root: Any = typer.main.get_command(cli.app)
+    commands = {}
+    for name, command in root.commands.items():
+        below = getattr(command, "commands", {})
+        commands |= {f"{name} {inner}": each for inner, each in below.items()} or {name: command}
+    return commands
+
+
+def all_cases() -> list[Case]:
+    """Every value for every parameter of every command that takes one, in a seeded order."""
+    cases = []
+    for name, command in click_commands().items():
+        for parameter in command.params:
+            if getattr(parameter, "is_flag", False) or parameter.name in ("help", "install_completion"):
+                continue
+            is_number = isinstance(parameter.type, (click.types.IntParamType, click.types.FloatParamType))
+            values = [*NUMBERS, *TEXTS[:8]] if is_number else [*TEXTS, *NUMBERS[:9]]
+            cases += [Case(name, parameter.name, value, is_number) for value in values]
+    cases += [Case(f"list {what}", EVERYWHERE, value, False) for value in TEXTS for what in ("methods", "networks")]
+    random.Random(14).shuffle(cases)
+    return cases
+
+
+CASES = all_cases()
+
+
+class Reached(Exception):
+    """All that was typed has been read: what would take long begins here."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with runs, a teacher, records, a grid, and files and folders where the other is meant."""
+    path = tmp_path_factory.mktemp("typed")
+    shutil.copytree(TESTS / "data/kept/runs", path / "runs")
+    write_records(path / "records", [fake_record(method, 1, 70.0) for method in ("ce", "kd")])
+    (path / "g.toml").write_text(GRID)
+    (path / "a-folder").mkdir()
+    (path / "a-file").write_text("x")
+    shutil.copy(TESTS / "parity/models/checkpoints/resnet8_c100.pth", path / "weights.pth")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Stand in that folder, and let nothing begin that takes long."""
+
+    def reach(*_: Any, **__: Any) -> None:
+        raise Reached
+
+    for target in (
+        "kdbench.engine.checks.validate.validate",
+        "kdbench.engine.display.Display.__enter__",
+        "kdbench.grid.workers.Workers.__init__",
+        "kdbench.engine.bench.Bench.__init__",
+        "kdbench.analysis.report.write_report",
+    ):
+        monkeypatch.setattr(target, reach)
+    for method in ("run_all", "build_caches"):
+        monkeypatch.setattr(Session, method, reach)
+    monkeypatch.setenv(FOLDERS, "")
+    monkeypatch.chdir(folder)
+    before = set(folder.rglob("*"))
+    yield
+    for made in sorted(set(folder.rglob("*")) - before, reverse=True):
+        made.rmdir() if made.is_dir() and not made.is_symlink() else made.unlink()
+    os.environ[FOLDERS] = ""
+
+
+def typed(words: list[str]) -> tuple[int, str, str]:
+    """Type a command; returns its exit code, output and errors; the traceback of any other end is among the errors."""
+
+    def hang(*_: Any) -> None:
+        raise TimeoutError(f"no answer after {SECONDS} s")
+
+    out, error = io.StringIO(), io.StringIO()
+    argv, handler = sys.argv, signal.signal(signal.SIGALRM, hang)
+    sys.argv = ["kdbench", *words]
+    signal.alarm(SECONDS)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+            cli.main()
+        code = 0
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    except Reached:
+        code = 0
+    except BaseException:
+        code = 1
+        error.write(traceback.format_exc())
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, handler)
+        sys.argv = argv
+    return code, out.getvalue(), error.getvalue()
+
+
+def fault(case: Case) -> str:
+    """What is wrong with the answer to a bad value; empty if nothing is."""
+    code, out, error = typed(case.words())
+    if "Traceback" in error:
+        return error.strip().splitlines()[-1][:200]
+    if code not in (0, 2):
+        return f"exit code {code}: {error[-200:]}"
+    if code == 0:
+        senseless = NUMBERS[3:9] if case.is_number else ["", " "]
+        return f"{case.value[:40]!r} is taken" if case.value in senseless else ""
+    return _fault_of_message(out, error)
+
+
+def _fault_of_message(out: str, error: str) -> str:
+    text = (out + error).strip()
+    if error.startswith("kdbench: ") and len(error.strip().splitlines()) > 1:
+        return f"{len(error.splitlines())} lines: {error[:200]!r}"
+    if not text or len(text) > 3000 or any(len(line) > 2000 for line in text.splitlines()):
+        return f"a message of {len(text)} characters: {text[:100]!r}"
+    if controls := [letter for letter in text if not letter.isprintable() and letter != "\n"]:
+        return f"{controls[0]!r} in the message: {text[:200]!r}"
+    return ""
+
+
+def test_every_command_is_tried() -> None:
+    assert click_commands().keys() == COMMANDS.keys()
+    assert len(CASES) >= 700
+
+
+def test_the_words_that_are_good_are_taken() -> None:
+    """Otherwise a bad value could be refused for another reason."""
+    for name in COMMANDS:
+        code, _, error = typed(Case(name, "", "", False).words())
+        assert "Traceback" not in error, name + error
+        assert code == 0 or name in ("table", "teacher import"), (name, error)
+
+
+@pytest.mark.parametrize("case", CASES[:ALWAYS], ids=str)
+def test_a_bad_value_is_answered_in_a_line(case: Case) -> None:
+    assert not fault(case)
+
+
+@pytest.mark.once
+def test_all_bad_values_are_answered_in_a_line() -> None:
+    faults = {str(case): reason for case in CASES[ALWAYS:] if (reason := fault(case))}
+    assert not faults, "\n".join(f"{case}: {reason}" for case, reason in faults.items())
