@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from kdbench.errors import UserError
 from kdbench.utils.reading import Missing, Unreadable, read_toml
+from kdbench.utils.values import LARGEST, shown
 
 Stage = Literal["teacher", "cache", "students"]
 EXAMPLES = Path(__file__).parent / "profiles"
@@ -110,15 +111,15 @@ def _resources(path: Path, values: dict[str, Any]) -> Resources:
     types = typing.get_type_hints(Resources)
     keywords: dict[str, Any] = {}
     for key, value in values.items():
-        line = f"profile {path}: {key} = {value!r}"
+        line = f"profile {path}: {key} = {shown(value)}"
         if key not in types:
             raise UserError(f"{line}: unknown key: known are {', '.join(types)} and the tables {', '.join(STAGES)}")
         in_minutes = key == "time" and type(value) is int
         keywords[key] = str(value) if in_minutes else _typed(line, value, types[key])
     resources = Resources(**keywords)
     for name in ("cpus", "parallelism", "cells_per_job", "lockstep"):
-        if getattr(resources, name) < 1:
-            raise UserError(f"profile {path}: {name} = {getattr(resources, name)}: must be at least 1")
+        if not 1 <= getattr(resources, name) <= LARGEST:
+            raise UserError(f"profile {path}: {name} = {shown(getattr(resources, name))}: must be at least 1")
     try:
         minutes = resources.minutes
     except ValueError as error:

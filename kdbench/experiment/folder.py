@@ -60,22 +60,23 @@ def parse_record(path: str | Path) -> dict[str, Any]:
     return record
 
 
-def record_flaw(path: Path) -> str | None:
-    """Return why a file is no whole record, or None if it is one; one that has not changed is read only once."""
+def record_flaw(path: Path, cell_id: str) -> str | None:
+    """Return why a file is not a cell's record, or None if it is; one that has not changed is read only once."""
     try:
         status = path.stat()
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    return _flaw(path, status.st_ino, status.st_mtime_ns, status.st_size)
+    owner, flaw = _examined(path, status.st_ino, status.st_mtime_ns, status.st_size)
+    return flaw or (None if owner == cell_id else "belongs to another cell")
 
 
 @functools.lru_cache(maxsize=2**17)
-def _flaw(path: Path, *_version: int) -> str | None:
+def _examined(path: Path, *_version: int) -> tuple[str, str | None]:
+    """Return the cell of a record, and why it is none."""
     try:
-        parse_record(path)
+        return parse_record(path)["cell"], None
     except Unreadable as error:
-        return str(error)
-    return None
+        return "", str(error)
 
 
 def _last_row(metrics: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from kdbench.config import deciding
 from kdbench.errors import UserError
 from kdbench.experiment.pairs import Pair
 from kdbench.experiment.registry import load_method, method_name, method_source
-from kdbench.utils.reading import Missing, Unreadable, parse_toml, read_toml
+from kdbench.utils.reading import Missing, Unreadable, parse_word, read_toml
 from kdbench.utils.values import number, shown, whole_number
 
 _NUMBERS: dict[Any, Callable[[object], float]] = {float: number, int: whole_number}
@@ -121,12 +121,7 @@ def parse_settings(words: list[str], methods: list[str]) -> dict[str, list[dict[
         key, equals, text = word.partition("=")
         if not (key and equals and text):
             raise UserError(f"--set takes key=value, not {shown(word)}")
-        if "\n" in text or "\r" in text:
-            raise UserError(f"--set takes one key=value, not several lines: {shown(word)}")
-        try:
-            value = parse_toml(f"value = {text}")["value"]
-        except Unreadable:
-            value = text
+        value = parse_word(text)
         for name, setting in _meant(key, methods):
             values = chosen[name].setdefault(setting, [])
             if value in values:

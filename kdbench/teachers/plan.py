@@ -180,8 +180,6 @@ class Sources:
     def _is_clear(self, cell: Cell) -> bool:
         """Return whether it can be said what a cell wants, and the images have it; if not, it will fail by itself."""
         try:
-            if self._mode != "on":
-                _begun(cell.folder(self._store.runs))
             return Wanted.by(cell).fits(self._store.data.dataset.shape.image_size)
         except Exception as error:
             self._unclear[cell.id] = _Failure(error)
@@ -217,7 +215,10 @@ class Sources:
 
 
 def _begun(folder: Path) -> Kind | None:
-    """Return where the teacher outputs of an unfinished cell came from: it resumes with them, bit for bit."""
+    """Return where the teacher outputs of an unfinished cell came from: it resumes with them, bit for bit.
+
+    None where that cannot be read, as where nothing was begun: the file is written anew when the cell is resumed.
+    """
     if not (folder / STATE).exists():
         return None
     try:
