@@ -51,6 +51,7 @@ _LABELS = {
     "cost.peak_memory_mb": "peak memory, MB",
     "cost.extra_parameters": "trainable parameters that the method adds",
     "weights": "hash of the weights",
+    "record_hash": "hash of the record",
     "family": "family of the method",
     "data_fingerprint": "fingerprint of the data",
 }
