@@ -6,13 +6,15 @@ import copy
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kdbench.experiment.cell import Cell
 from kdbench.experiment.identity import identity_hash, identity_text
 from kdbench.experiment.protocol import Protocol, load_protocol
+
+if TYPE_CHECKING:
+    from kdbench.experiment.cell import Cell
 
 FINGERPRINT = "f" * 64
 

@@ -83,26 +83,28 @@ def test_a_record_of_before_is_compared_with_the_end_of_its_metrics(tmp_path: Pa
     rows[-1]["epoch"] = record["epochs"]
     metrics = path.with_name("metrics.jsonl")
     metrics.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    assert record_flaw(path) is None
+    assert record_flaw(path, record["cell"]) is None
     path.write_text(json.dumps(record | {"top1": 71.2}))
     (problem,) = read_records(tmp_path).problems
     assert problem.endswith("is damaged: its top1 is 71.2, and metrics.jsonl beside it has 71.0")
     path.write_text(json.dumps(record | {"loss": {"ce": 0.2}}))
-    assert "its loss.ce is 0.2" in str(record_flaw(path))
+    assert "its loss.ce is 0.2" in str(record_flaw(path, record["cell"]))
     metrics.write_text("a damaged line")  # it is the report that names it
     assert parse_record(path)["loss"] == {"ce": 0.2}
 
 
 def test_whether_a_record_is_whole_is_told_again_when_it_changes(tmp_path: Path) -> None:
-    (path,) = write_records(tmp_path, [fake_record("kd", 1, 71.0)])
-    content = path.read_bytes()
-    assert record_flaw(path) is None
+    record = fake_record("kd", 1, 71.0)
+    (path,) = write_records(tmp_path, [record])
+    content, cell = path.read_bytes(), record["cell"]
+    assert record_flaw(path, cell) is None
+    assert record_flaw(path, "another") == "belongs to another cell"
     path.write_bytes(b"")
-    assert "is not readable as JSON" in str(record_flaw(path))
+    assert "is not readable as JSON" in str(record_flaw(path, cell))
     path.write_bytes(content)
-    assert record_flaw(path) is None
+    assert record_flaw(path, cell) is None
     path.unlink()
-    assert "cannot be read" in str(record_flaw(path))
+    assert "cannot be read" in str(record_flaw(path, cell))
 
 
 def test_a_folder_that_is_a_link_is_read_once(tmp_path: Path) -> None:
@@ -125,7 +127,7 @@ def test_a_folder_without_rights_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     scandir = os.scandir
 
     def scan(folder: str) -> Iterator[os.DirEntry[str]]:
-        if folder.endswith("0"):
+        if folder == str(tmp_path / "0"):
             raise PermissionError(13, "Permission denied")  # modes of files do not bind every user that runs tests
         return scandir(folder)
 
