@@ -62,7 +62,7 @@ def _width(table: Table) -> int:
 def counts(grid: Grid, statuses: Sequence[Status], width: int) -> RenderableType:
     """Lay out a table of pairs and methods: finished cells of all cells, and the states of the others.
 
-    Where that is wider than ``width``, a table of pairs and states.
+    Where that is wider than ``width``, a table of pairs and states; where that is too wide as well, lines.
     """
     states = {status.cell.id: status.state for status in statuses}
     by_row = {key: Counter(states[cell.id] for cell in row) for key, row in grid.by_row.items()}
@@ -151,20 +151,24 @@ def caches(needs: Sequence[CacheNeed]) -> Group:
     table = Table("teacher cache", box=None, pad_edge=False, header_style="bold")
     for name in ("views", "size", "on disk"):
         table.add_column(name, justify="right", no_wrap=True)
+    table.add_column(no_wrap=True)
     table.add_column()
     notes = []
     for need in needs:
         on_disk = size((need.views - need.missing) * need.row_bytes) if need.missing < need.views else "nothing"
         spec = need.teacher.ref.spec if need.teacher.card else need.teacher.ref.network
         notes.append("" if need.used else "too large" if need.worthwhile else "saves nothing")
-        table.add_row(spec, f"{need.views:,.0f}", size(need.bytes), on_disk, notes[-1])
+        # Worth a word where one method takes a third of it or more.
+        large = need.largest_reader and need.bytes_without < 2 / 3 * need.bytes
+        without = f"{size(need.bytes_without)} without {need.largest_reader}" if large else ""
+        table.add_row(spec, f"{need.views:,.0f}", size(need.bytes), on_disk, without, notes[-1])
     remarks = []
     if "saves nothing" in notes:
         remarks.append("saves nothing: no view is seen twice, so --cache auto queries the live teacher")
     if "too large" in notes:
         remarks.append(
-            "too large: more than half of the free disk, so --cache auto queries the live teacher; to build it, name "
-            "a folder on another disk with --runs DIR"
+            "too large: more than half of the disk that the caches above it leave free, so --cache auto queries the "
+            "live teacher; to build it, name a folder on another disk with --runs DIR"
         )
     return Group(Fitted(table), *remarks)
 
@@ -183,10 +187,11 @@ def time_lines(estimate: GridEstimate) -> list[str]:
         )
     if unknown < total:
         which = f"the other {counted(total - unknown, 'variant')}: " if unknown else ""
-        texts.append(
-            f"time: {which}about {clock(estimate.seconds)} with one worker ({speed.device}); at best "
-            f"{clock(estimate.seconds / 4)} with --jobs 4, if that leaves each worker as fast"
-        )
+        text = f"time: {which}about {clock(estimate.seconds)} with one worker ({speed.device})"
+        if speed.parallel > 1:
+            best = clock(estimate.seconds / speed.parallel)
+            text += f"; at best {best} with --jobs {speed.parallel}, if that leaves each worker as fast"
+        texts.append(text)
     if speed.measured:
         texts.append(
             f"time: {len(speed.measured)} of {total} variants were timed on a few training steps, without the "

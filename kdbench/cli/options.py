@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _WIDE = 240
 """Columns of output that goes to a file or a pipe."""
 
-DEMO = "digits-demo-v1"
+DEMO = "digits-demo-v2"
 """The protocol of the demo, which names the protocol to try next."""
 
 ProtocolOption = Annotated[str, typer.Option(help="Training rules; 'kdbench list protocols' lists them.")]

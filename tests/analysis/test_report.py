@@ -207,6 +207,15 @@ def test_the_command(tmp_path: Path, typed: Typed) -> None:
     assert typed("report", "runs", "--methods", "nosuch")[0] == 2
 
 
+@pytest.mark.usefixtures("quick")
+def test_variants_of_a_method_are_not_counted_as_methods(tmp_path: Path) -> None:
+    swept = [fake_record("kd", 1, 71.0, chosen={"temperature": value}) for value in (2.0, 8.0)]
+    write_runs(tmp_path / "runs", [*swept, fake_record("dkd", 1, 72.0), fake_record("ce", 1, 70.0, teacher=None)])
+    page = report(tmp_path / "runs", tmp_path / "out")
+    assert "4 records of 2 methods in 3 variants on 1 pair" in page.text
+    assert "one of 2 variants of kd that were run" in page.text
+
+
 def test_a_table_as_html() -> None:
     table = Table(
         "a & b",

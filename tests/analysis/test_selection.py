@@ -129,6 +129,11 @@ def test_rows_and_pairs_that_differ_in_one_word_are_told_apart() -> None:
         rows("kd temperature=200")
     with pytest.raises(UserError, match="unknown row 'kd': the rows are kd temp"):
         select(found, Filters(baselines=["kd"]))
-    for text, count in (("resnet20>resnet8", 2), ("resnet20@fedc>resnet8", 1), (found[0].pairs[0].name, 1)):
+    for text, count in (
+        ("resnet20>resnet8", 2),
+        ("resnet20@fedc>resnet8", 1),
+        ("resnet20@wcell:ab>resnet8", 1),
+        ("resnet20 (weights wcell:ab) > resnet8", 1),
+    ):
         (narrow,), _ = select(found, Filters(pairs=[text]))
         assert len(narrow.pairs) == count, text

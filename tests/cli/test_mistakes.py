@@ -29,6 +29,9 @@ MISTAKES = [
     (["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--epochs", "0"], "--epochs"),
     (["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--seed", "-1"], "--seed"),
     (["train", "--protocol", "digits-demo-v1", "--student", "timm:nope", "--method", "ce"], "nope"),
+    (["train", "--protocol", "digits-demo-v1", "--student", "timm:resnet18.a1_in1k", "--method", "ce"], "pretrained"),
+    (["teacher", "train", "--protocol", "digits-demo-v1", "--network", "timm:resnet18.a1_in1k"], "pretrained"),
+    (["bench", "resnet8>timm:resnet18.a1_in1k"], "pretrained"),
     (["train", "--protocol", "cifar100-crd-v1", "--student", "resnet8", "--method", "ce"], "--download"),
     (["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--device", "cuda:9"], "cuda"),
     (

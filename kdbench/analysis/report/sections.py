@@ -191,8 +191,11 @@ def _summary(comparison: Comparison) -> str:
     num_pairs = len(comparison.pairs)
     cells = {cell for result in comparison.results.values() for cell in result.frame["cell"]}
     baseline = comparison.student_only
-    methods = [row for row in comparison.rows if row != baseline]
-    counts = f"{_count(len(cells), 'record')} of {_count(len(methods), 'method')} on {_count(num_pairs, 'pair')}"
+    rows = [row for row in comparison.rows if row != baseline]
+    num_methods = len({row.method for row in rows})
+    variants = f" in {_count(len(rows), 'variant')}" if len(rows) > num_methods else ""
+    methods = f"{_count(num_methods, 'method')}{variants}"
+    counts = f"{_count(len(cells), 'record')} of {methods} on {_count(num_pairs, 'pair')}"
     with_baseline = f", with {baseline.label} as the student-only baseline" if baseline else ""
     changed = f"; changed rules: {settings_text(comparison.overrides)}" if comparison.overrides else ""
     return f"{counts}{with_baseline}{changed}"

@@ -293,8 +293,10 @@ def _rank_notes(board: Leaderboard) -> list[str]:
     if ranking is None:
         return ["ranks are not tested: a test needs at least three methods with records in all pairs, and two pairs"]
     groups = "; ".join(", ".join(board.ranked[index].label for index in group) for group in ranking.cliques)
+    variants = "" if len({row.method for row in board.ranked}) == len(board.ranked) else ", each variant a method"
     return [
         f"Friedman test of the ranks: chi2 = {fixed(ranking.statistic)}, {p_equals(ranking.p)}; critical difference "
-        f"(Nemenyi, {100 * (1 - ranking.level):.0f} %): {fixed(ranking.critical_difference)} ranks",
+        f"(Nemenyi, {100 * (1 - ranking.level):.0f} %): {fixed(ranking.critical_difference)} ranks, for "
+        f"{len(board.ranked)} methods{variants}",
         f"not significantly different (Nemenyi): {groups}" if groups else "all methods differ significantly (Nemenyi)",
     ]
