@@ -55,8 +55,8 @@ def cache_build(
     card = session.teachers.find(spec, canonical_network(spec.network))
     cells = [
         session.cell(method=name, student=card.network, teacher=card.spec, seed=number)
-        for name in method
-        for number in seed or [1]
+        for name in dict.fromkeys(method)
+        for number in dict.fromkeys(seed or [1])
     ]
     if uncacheable := {cell.method for cell in cells if not Wanted.by(cell).cacheable}:
         names = ", ".join(sorted(uncacheable))
@@ -113,8 +113,10 @@ def cache_prune(
     runs: RunsOption = Path("runs"),
 ) -> None:
     """Delete caches; without names, those whose teacher no longer exists, and unfinished builds."""
+    from kdbench.teachers.cache_folder import FOLDER
     from kdbench.teachers.cache_list import list_caches, remove_cache
     from kdbench.teachers.cards import damaged_cards, list_teachers, protocols_with_teachers
+    from kdbench.utils.leases import tidy
     from kdbench.utils.text import size
 
     caches = {cache.name: cache for cache in list_caches(runs)}
@@ -133,6 +135,7 @@ def cache_prune(
             orphaned = False
         whole = everything or name in (names or []) or (not names and orphaned)
         if not whole and (names or not cache.unfinished):
+            tidy(runs / FOLDER / name, find_scheduler())
             continue
         freed = remove_cache(runs, name, unfinished_only=not whole, scheduler=find_scheduler())
         if freed is None:

@@ -18,6 +18,7 @@ from kdbench.cli.options import (
     RunsOption,
     SaveEveryOption,
     echo,
+    next_command,
     print_rows,
 )
 from kdbench.cli.running import open_session, train_teacher
@@ -84,6 +85,7 @@ def teacher_import(
 
 @app.command("list")
 def teacher_list(
+    context: typer.Context,
     protocol: Annotated[str | None, typer.Option(help="Only teachers under these training rules.")] = None,
     runs: RunsOption = Path("runs"),
 ) -> None:
@@ -97,7 +99,10 @@ def teacher_list(
     for error in damaged:
         echo(f"left out: {error}")
     if not cards and not damaged:
-        echo(f"no teachers in {runs}: type 'kdbench teacher train' or 'kdbench teacher import' to make one")
+        train, imported = (
+            next_command(context, "teacher", verb, keep=("protocol", "runs")) for verb in ("train", "import")
+        )
+        echo(f"no teachers in {runs}: type {train} or {imported} to make one")
         return
     print_rows(
         [

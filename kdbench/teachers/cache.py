@@ -34,10 +34,10 @@ from kdbench.teachers.places import Forward, PlacedBatches
 from kdbench.teachers.segments import PARTIAL, SEGMENT, Pairs, Segment, SegmentWriter
 from kdbench.teachers.watch import Estimate, Watch
 from kdbench.utils.files import free_space, write_json
-from kdbench.utils.leases import Busy, Lease, Leases
+from kdbench.utils.leases import Busy, Lease, Leases, tidy
 from kdbench.utils.scheduler import Scheduler
 from kdbench.utils.signals import Stop
-from kdbench.utils.text import size
+from kdbench.utils.text import quoted, size
 
 STORED: frozenset[Part] = frozenset({"logits", "penultimate"})
 """The parts that are kept; maps would take hundreds of times the space."""
@@ -58,6 +58,7 @@ class TeacherCache:
     def __init__(self, runs: Path, identity: Identity) -> None:
         self.identity = identity
         self.folder = runs / FOLDER / identity.name
+        self._prune = quoted("kdbench", "cache", "prune", identity.name, "--runs", runs)
         self._segments: dict[str, Segment] = {}
         self._in_use = False
         self.refresh()
@@ -72,8 +73,8 @@ class TeacherCache:
                 self._segments[name] = Segment(path.parent)
             except ValueError as error:
                 raise UserError(
-                    f"teacher cache {path.parent} is damaged ({error}): type 'kdbench cache prune {self.folder.name}'"
-                    " to drop it; it is built again when it is needed"
+                    f"teacher cache {path.parent} is damaged ({error}): type {self._prune} to drop it; it is built "
+                    "again when it is needed"
                 ) from None
         if self._segments and not self._in_use:
             lock = lock_use(self.folder, fcntl.LOCK_SH)  # as long as this object lives, prune leaves the folder alone
@@ -141,6 +142,7 @@ class TeacherCache:
         """
         self.refresh()
         if not any(map(len, self.missing(pairs, parts).values())):
+            tidy(self.folder, scheduler)
             return True
         watch = watch or Watch()
         with Leases(scheduler) as leases:
@@ -217,8 +219,8 @@ class TeacherCache:
                 tolerance = 0.01 if values.dtype == torch.float32 else 0.1
                 if (stored - fresh).abs().max() > tolerance * fresh.abs().max():
                     raise UserError(
-                        f"teacher cache {self.folder} does not hold its teacher's outputs: type 'kdbench cache prune "
-                        f"{self.folder.name}' to drop it"
+                        f"teacher cache {self.folder} does not hold its teacher's outputs: type {self._prune} to "
+                        "drop it"
                     )
 
     def _hold(self, leases: Leases, waiting: Callable[[], None], stop: Stop | None) -> Lease | None:

@@ -21,6 +21,7 @@ import typer
 from fake_records import fake_record, write_records
 
 from kdbench import cli
+from kdbench.cli.app import app
 from kdbench.engine.session import Session
 from kdbench.experiment.user_methods import FOLDERS
 
@@ -124,7 +125,7 @@ class Case:
 
 def click_commands() -> dict[str, Any]:
     """Every command by its name, those of groups with the group's name before it."""
-    root: Any = typer.main.get_command(cli.app)
+    root: Any = typer.main.get_command(app)
     commands = {}
     for name, command in root.commands.items():
         below = getattr(command, "commands", {})
