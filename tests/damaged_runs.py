@@ -66,7 +66,7 @@ WRITERS = {
     "teacher train": ["teacher", "train", *BASE, "--network", "resnet8"],
     "train done": ["train", *TAUGHT, "--method", "kd"],
     "train begun": ["train", *TAUGHT, "--method", "kd", "--seed", "3"],
-    "train own": ["--methods", "own", "train", *BASE, "--student", "resnet8", "--teacher", "resnet8", "--method", "mine"],
+    "train own": ["--methods", "own", "train", *TAUGHT, "--method", "mine"],
 }
 COMMANDS = READERS | WRITERS
 _TABLES = ("table", "leaderboard", "compare", "report")
@@ -86,7 +86,10 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "previous state": (f"{BEGUN}-*/state.previous", ("grid status", "train begun")),
     "lease": (f"{BEGUN}-*/claim-1", ("table", *_GRIDS, "train begun")),
     "reason of a failure": (f"{FAILED}-*/failed.json", (*_TABLES, *_GRIDS)),
-    "teacher's card": (f"{RUNS}/teachers/*/teacher.json", (*_GRIDS, "teacher list", "table", *_CACHES, "teacher train")),
+    "teacher's card": (
+        f"{RUNS}/teachers/*/teacher.json",
+        (*_GRIDS, "teacher list", "table", *_CACHES, "teacher train"),
+    ),
     "teacher's weights": (f"{RUNS}/teachers/*/model.safetensors", ("teacher list", "train begun", "teacher train")),
     "identity of a cache": (f"{CACHE}/identity.json", _CACHES),
     "use lock": (f"{CACHE}/use.lock", _CACHES),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from kdbench.experiment.cell import TeacherRef
 from kdbench.experiment.pairs import TeacherSpec
 from kdbench.experiment.protocol import Protocol
 from kdbench.utils.names import safe_name
+from kdbench.utils.reading import read_json
 from kdbench.utils.text import one_line
 
 CARD = "teacher.json"
@@ -96,9 +96,9 @@ def read_card(path: Path) -> TeacherCard:
         It is damaged.
     """
     try:
-        card = TeacherCard(**json.loads(path.read_bytes()))
+        card = TeacherCard(**read_json(path))
         card.check()
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError) as error:
         raise UserError(
             f"{path} is damaged ({one_line(error)}): delete its folder and make the teacher again"
         ) from None

@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 import io
 import itertools
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -28,6 +27,7 @@ from torch import Tensor
 from kdbench.errors import UserError
 from kdbench.net import PARTS, Part
 from kdbench.utils.files import explain_os_errors, write_atomic, write_json
+from kdbench.utils.reading import Unreadable, read_json
 from kdbench.utils.text import one_line
 
 Pairs = npt.NDArray[np.int64]
@@ -35,7 +35,7 @@ SEGMENT, PARTIAL = "segment.json", ".partial"
 PAIRS, _PROGRESS = "pairs.npy", "progress.json"
 _NUM_KEPT = 16_384
 """Outputs that are kept in memory before they are written, so that most go to disk beside their neighbours."""
-DAMAGE = (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)
+DAMAGE = (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError)
 """What reading files that are not as they were written may raise."""
 
 
@@ -53,10 +53,14 @@ class Segment:
         try:
             self._open(folder)
         except DAMAGE as error:
-            raise ValueError(f"{type(error).__name__}: {one_line(error)}") from None
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            raise ValueError(f"{kind}{one_line(error)}") from None
 
     def _open(self, folder: Path) -> None:
-        described = json.loads((folder / SEGMENT).read_bytes())
+        try:
+            described = read_json(folder / SEGMENT)
+        except Unreadable as error:
+            raise ValueError(f"{SEGMENT} {error}") from None
         dtypes: dict[Part, str] = described["dtypes"]
         if not dtypes.keys() <= PARTS:
             raise ValueError(f"{SEGMENT} names parts that there are not")
@@ -125,7 +129,7 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
     def _noted(self) -> int:
         """Return how many pairs are stored as the notes say; 0 where files and notes do not fit."""
         try:
-            notes = json.loads((self.path / _PROGRESS).read_bytes())
+            notes = read_json(self.path / _PROGRESS)
             done = notes["done"]
             if not isinstance(done, int) or not 0 < done <= len(self.pairs):
                 return 0

@@ -21,6 +21,7 @@ import typer
 from fake_records import fake_record, write_records
 
 from kdbench import cli
+from kdbench.cli.app import app
 from kdbench.engine.session import Session
 from kdbench.experiment.user_methods import FOLDERS
 
@@ -124,7 +125,7 @@ class Case:
 
 def click_commands() -> dict[str, Any]:
     """Every command by its name, those of groups with the group's name before it."""
-    root: Any = typer.main.get_command(cli.app)
+    root: Any = typer.main.get_command(app)
     commands = {}
     for name, command in root.commands.items():
         below = getattr(command, "commands", {})
@@ -150,8 +151,8 @@ def all_cases() -> list[Case]:
 CASES = all_cases()
 
 
-class Reached(Exception):
-    """All that was typed has been read: what would take long begins here."""
+class Reached(BaseException):
+    """All that was typed has been read: what would take long begins here. No command takes it for an error."""
 
 
 @pytest.fixture(scope="module")

@@ -109,12 +109,12 @@ def problems(whole: Whole, kind: str, damage: str, top: Path) -> list[str]:
         if name in READERS and times(copy) != before:
             texts.append("it wrote")
         place, after = str(path.relative_to(copy)), hashes(copy)
-        for file in (after.keys() & whole.left.keys()) - {place}:
-            if after[file] != whole.left[file] and kind not in INPUTS:
-                texts.append(f"{file} is another one")
-        if lost := kept.keys() - after.keys() - {place}:
-            if name != "cache prune" or (kind, damage) not in ORPHANED:
-                texts.append(f"lost: {', '.join(sorted(lost))}")
+        if kind not in INPUTS:
+            same = (after.keys() & whole.left.keys()) - {place}
+            texts += [f"{file} is another one" for file in same if after[file] != whole.left[file]]
+        lost = kept.keys() - after.keys() - {place}
+        if lost and (name != "cache prune" or (kind, damage) not in ORPHANED):
+            texts.append(f"lost: {', '.join(sorted(lost))}")
         wrong += [f"{kind}, {damage}, {name}: {text}" for text in texts]
     shutil.rmtree(top / "copy")
     return wrong
