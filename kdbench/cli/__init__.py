@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from kdbench.experiment.user_methods import FOLDERS, add_folders
 from kdbench.utils.platform import check_platform
 from kdbench.utils.text import message_line
 
+_NO_PATH = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP}
+"""Errors of what was typed as a path and can be none."""
 _OLD_NAMES = {"together": "lockstep"}
 """Earlier names of options, which scripts may still use."""
 
@@ -67,6 +70,11 @@ def main() -> None:
         app()
     except UserError as error:
         sys.stderr.write(f"kdbench: {message_line(str(error))}\n")
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in _NO_PATH or error.filename is None:
+            raise
+        sys.stderr.write(f"kdbench: {message_line(f'{error.filename}: {error.strerror}: give another path')}\n")
         sys.exit(2)
     except Interrupted as stopped:
         sys.stderr.write(f"kdbench: {stopped}\n")

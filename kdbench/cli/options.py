@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from kdbench.utils.values import save_seconds
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -37,7 +39,7 @@ PrecisionOption = Annotated[
 DeviceOption = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, ... [default: a GPU if there is one, else cpu]")
 ]
-SaveEveryOption = Annotated[float, typer.Option(help="Seconds between two saves of the state.")]
+SaveEveryOption = Annotated[float, typer.Option(help="Seconds between two saves of the state.", callback=save_seconds)]
 CacheOption = Annotated[
     Literal["auto", "on", "off"],
     typer.Option(help="Read teacher outputs from a cache: where that saves forward passes, always, or never."),

@@ -113,19 +113,28 @@ def read_selection(
         _report_incomplete(records)
         raise UserError(f"no finished cells in {runs}: run 'kdbench demo', 'kdbench train' or 'kdbench grid run' first")
     filters = Filters(
-        protocols=[protocol] if protocol else [],
+        protocols=[] if protocol is None else [protocol],
         rules=rules or [],
         methods=split_names(methods),
         pairs=pairs or [],
-        baselines=[baseline] if baseline else [],
+        baselines=[] if baseline is None else [baseline],
     )
     selected, remarks = select(comparisons, filters)
     return Selection(selected, records, remarks)
 
 
 def split_names(words: list[str] | None) -> list[str]:
-    """Split options that hold names separated by commas; a comma in brackets belongs to a value."""
-    return [name.strip() for word in words or [] for name in re.split(r",(?![^\[]*\])", word) if name.strip()]
+    """Split options that hold names separated by commas; a comma in brackets belongs to a value.
+
+    Raises
+    ------
+    UserError
+        Options are given, but hold no name: nothing is not everything.
+    """
+    names = [name.strip() for word in words or [] for name in re.split(r",(?![^\[]*\])", word) if name.strip()]
+    if words and not names:
+        raise UserError("an option names nothing: give it a name, or leave it out")
+    return names
 
 
 def _report_incomplete(records: Records) -> None:
