@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from kdbench.cli.output import write_error
 from kdbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -144,4 +145,6 @@ def _report_incomplete(records: Records) -> None:
     if records.problems:
         more = len(records.problems) - _MAX_PROBLEMS
         lines = [*records.problems[:_MAX_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
-        raise UserError("\nkdbench: ".join(lines))
+        for line in lines[:-1]:
+            write_error(line)
+        raise UserError(lines[-1])

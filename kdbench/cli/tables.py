@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from kdbench.cli.options import print_tables
 from kdbench.cli.selection import (
     BaselineOption,
     MethodsOption,
@@ -73,7 +73,7 @@ def table(
                 "--protocol, --rules, --beside and --epoch are about your records: name their folder, as in "
                 f"'kdbench table runs --layout paper --published {published}'"
             )
-        _print(_published(published, source, methods, pairs, baseline, marks or "clear"), form)
+        print_tables(_published(published, source, methods, pairs, baseline, marks or "clear"), form)
         return
     if (source or beside) and not published:
         raise UserError("--source and --beside need published values: add --published DATASET")
@@ -91,7 +91,7 @@ def table(
         ours = paper(comparison, base, marks or "clear", epoch)
         return [with_published(ours, comparison, values, beside=beside) if values else ours]
 
-    _print(selection.each(tables_of), form)
+    print_tables(selection.each(tables_of), form)
     selection.finish()
 
 
@@ -110,7 +110,7 @@ def leaderboard(
     selection = read_selection(runs, protocol=protocol, rules=rules, methods=methods, pairs=pairs)
     notes = boards.stability_notes(selection.comparisons, epoch)
     leaderboards = [boards.leaderboard(comparison, epoch) for comparison in selection.comparisons]
-    _print([boards.leaderboard_table(*both) for both in zip(leaderboards, notes, strict=True)], form)
+    print_tables([boards.leaderboard_table(*both) for both in zip(leaderboards, notes, strict=True)], form)
     selection.finish()
 
 
@@ -159,7 +159,7 @@ def compare(
         raise UserError(
             f"no two methods in {runs} have records of the same pair and seed: run them with the same seeds"
         )
-    _print(tables, form)
+    print_tables(tables, form)
     selection.finish()
 
 
@@ -186,7 +186,7 @@ def claims(
     if not tables:
         titles = "; ".join(comparison.title for comparison in comparisons)
         raise UserError(f"no values are published for these rules and pairs: {titles}")
-    _print(tables, form)
+    print_tables(tables, form)
     selection.finish()
 
 
@@ -215,9 +215,3 @@ def _published(
     if baseline:
         raise UserError("--baseline needs one source that is a printed table, for example --source pckd")
     return published_tables(values)
-
-
-def _print(tables: list[Table], form: Literal["terminal", "markdown", "latex", "csv"]) -> None:
-    from kdbench.analysis.tables.render import render
-
-    sys.stdout.write(render(tables, form))

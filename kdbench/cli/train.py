@@ -22,6 +22,7 @@ from kdbench.cli.options import (
     SaveEveryOption,
     SeedsOption,
     TeacherHelp,
+    command_line,
     echo,
     next_command,
 )
@@ -46,9 +47,13 @@ def demo(context: typer.Context, runs: RunsOption = Path("runs"), device: Device
     protocol = load_protocol(session.protocol.demo.next)
     pair = Pair.parse(protocol.demo.pair)
     echo("\nThe same on CIFAR-100 (a GPU is advised):")
-    echo(f"  kdbench teacher train --protocol {protocol.name} --network {pair.teacher} --data data --download")
-    networks = f"--teacher {pair.teacher} --student {pair.student} --method {protocol.demo.methods[-1]}"
-    echo(f"  kdbench train --protocol {protocol.name} {networks} --seed 1 --data data")
+    rules, data, keep = ("--protocol", protocol.name), ("--data", "data"), ("runs", "device")
+    teacher = command_line(
+        context, "teacher", "train", *rules, "--network", pair.teacher, *data, "--download", keep=keep
+    )
+    taught = ("--teacher", pair.teacher, "--student", pair.student, "--method", protocol.demo.methods[-1], "--seed", 1)
+    echo(f"  {teacher}")
+    echo(f"  {command_line(context, 'train', *rules, *taught, *data, keep=keep)}")
 
 
 def train(
@@ -106,13 +111,14 @@ def train(
         save_every=save_every,
         compile_=compile_,
     )
-    cells = [
+    named = [
         session.cell(method=name, student=network, teacher=teacher, seed=number, settings=values)
         for number in seed or [1]
         for network in student
         for name in methods
         for values in settings_of[name]
     ]
+    cells = list({cell.id: cell for cell in named}.values())  # names may be repeated
     for text in dict.fromkeys(_described(cell) for cell in cells if cell.settings.values()):
         echo(text)
     records = run_cells(session, cells, cache=cache, lockstep=lockstep)

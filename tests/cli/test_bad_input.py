@@ -21,6 +21,7 @@ import typer
 from fake_records import fake_record, write_records
 
 from kdbench import cli
+from kdbench.cli.app import app
 from kdbench.engine.session import Session
 from kdbench.experiment.user_methods import FOLDERS
 
@@ -148,9 +149,9 @@ def parameters_of(function: Any) -> list[Parameter]:
 def all_parameters() -> dict[str, list[Parameter]]:
     """The parameters of every command, by its name with that of its group before it."""
     functions = {}
-    apps = [("", cli.app), *((f"{group.name} ", group.typer_instance) for group in cli.app.registered_groups)]
-    for prefix, app in apps:
-        for command in app.registered_commands:
+    apps = [("", app), *((f"{group.name} ", group.typer_instance) for group in app.registered_groups)]
+    for prefix, each in apps:
+        for command in each.registered_commands:
             functions[f"{prefix}{command.name}"] = command.callback
     return {name: parameters_of(function) for name, function in functions.items()}
 
@@ -174,8 +175,12 @@ def all_cases() -> list[Case]:
 CASES = all_cases()[:720]
 
 
-class Reached(Exception):
+class Reached(BaseException):
     """All that was typed has been read: what would take long begins here."""
+
+
+class Hung(BaseException):
+    """A command gives no answer."""
 
 
 @pytest.fixture(scope="module")
@@ -222,9 +227,11 @@ def typed(words: list[str]) -> tuple[int, str, str]:
     """Type a command; returns its exit code, output and errors; the traceback of any other end is among the errors."""
 
     def hang(*_: Any) -> None:
-        raise TimeoutError(f"no answer after {SECONDS} s")
+        raise Hung(f"no answer after {SECONDS} s")
 
-    out, error = io.StringIO(), io.StringIO()
+    out, error = (
+        io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace", newline="", write_through=True) for _ in range(2)
+    )
     argv, handler = sys.argv, signal.signal(signal.SIGALRM, hang)
     sys.argv = ["kdbench", *words]
     signal.alarm(SECONDS)
@@ -243,7 +250,8 @@ def typed(words: list[str]) -> tuple[int, str, str]:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, handler)
         sys.argv = argv
-    return code, out.getvalue(), error.getvalue()
+    texts = [stream.buffer.getvalue().decode() for stream in (out, error)]  # type: ignore[attr-defined]
+    return code, texts[0], texts[1]
 
 
 def fault(case: Case) -> str:

@@ -31,7 +31,8 @@ from kdbench.experiment.cell import Cell
 from kdbench.experiment.folder import CONFIG, FAILURE
 from kdbench.net import Part
 from kdbench.teachers import cache as teacher_cache
-from kdbench.teachers.cache import Identity, TeacherCache
+from kdbench.teachers.cache import TeacherCache
+from kdbench.teachers.cache_folder import Identity
 from kdbench.teachers.demand import Visits
 from kdbench.teachers.outputs import LiveTeacher
 from kdbench.utils import files
