@@ -33,6 +33,7 @@ from kdbench.teachers.store import TeacherStore
 from kdbench.teachers.watch import Watch
 from kdbench.utils.device import pick_device, prepare_process
 from kdbench.utils.scheduler import Scheduler
+from kdbench.utils.values import save_seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +102,7 @@ class Session:
             data=place,
             device=prepare_process(pick_device(device, compiling=compile)),
             download=download,
-            save_every=save_every,
+            save_every=save_seconds(save_every),
             compile=compile,
             scheduler=scheduler or Scheduler(),
             given=given,
