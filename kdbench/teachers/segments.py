@@ -29,6 +29,7 @@ from kdbench.net import PARTS, Part
 from kdbench.utils.files import explain_os_errors, write_atomic, write_json
 from kdbench.utils.reading import Unreadable, read_json
 from kdbench.utils.text import one_line
+from kdbench.utils.values import whole_number
 
 Pairs = npt.NDArray[np.int64]
 SEGMENT, PARTIAL = "segment.json", ".partial"
@@ -130,9 +131,7 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
         """Return how many pairs are stored as the notes say; 0 where files and notes do not fit."""
         try:
             notes = read_json(self.path / _PROGRESS)
-            done = notes["done"]
-            if not isinstance(done, int) or not 0 < done <= len(self.pairs):
-                return 0
+            done = whole_number(notes["done"], 1, len(self.pairs))
             fits = [file.resume(self._order[:done], notes["sha256"][part]) for part, file in self._files.items()]
         except DAMAGE:
             return 0
