@@ -66,12 +66,23 @@ WRITERS = {
     "teacher train": ["teacher", "train", *BASE, "--network", "resnet8"],
     "train done": ["train", *TAUGHT, "--method", "kd"],
     "train begun": ["train", *TAUGHT, "--method", "kd", "--seed", "3"],
-    "train own": ["--methods", "own", "train", *BASE, "--student", "resnet8", "--teacher", "resnet8", "--method", "mine"],
+    "train own": [
+        "--methods",
+        "own",
+        "train",
+        *BASE,
+        "--student",
+        "resnet8",
+        "--teacher",
+        "resnet8",
+        "--method",
+        "mine",
+    ],
 }
 COMMANDS = READERS | WRITERS
 _TABLES = ("table", "leaderboard", "compare", "report")
 _GRIDS = ("grid status", "grid plan")
-_CACHES = ("cache list", "cache prune", "cache build", "train begun", "table", "grid plan")
+_CACHES = ("table", "grid plan", "cache list", "cache prune", "cache build", "train begun")
 
 KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "record": (f"{DONE}-*/record.json", (*_TABLES, *_GRIDS, "train done", "cache prune")),
@@ -86,7 +97,10 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "previous state": (f"{BEGUN}-*/state.previous", ("grid status", "train begun")),
     "lease": (f"{BEGUN}-*/claim-1", ("table", *_GRIDS, "train begun")),
     "reason of a failure": (f"{FAILED}-*/failed.json", (*_TABLES, *_GRIDS)),
-    "teacher's card": (f"{RUNS}/teachers/*/teacher.json", (*_GRIDS, "teacher list", "table", *_CACHES, "teacher train")),
+    "teacher's card": (
+        f"{RUNS}/teachers/*/teacher.json",
+        (*_GRIDS, "teacher list", "table", *_CACHES, "teacher train"),
+    ),
     "teacher's weights": (f"{RUNS}/teachers/*/model.safetensors", ("teacher list", "train begun", "teacher train")),
     "identity of a cache": (f"{CACHE}/identity.json", _CACHES),
     "use lock": (f"{CACHE}/use.lock", _CACHES),

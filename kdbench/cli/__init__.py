@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from kdbench.cli import bench, cache, data, grid, own, report, show, tables, teacher, train
+from kdbench.cli import bench, cache, data, demo, grid, own, report, show, tables, teacher, train
 from kdbench.errors import Interrupted, UserError
 from kdbench.experiment.user_methods import FOLDERS, add_folders
 from kdbench.utils.platform import check_platform
@@ -26,7 +26,7 @@ app = typer.Typer(
     context_settings={"token_normalize_func": lambda name: _OLD_NAMES.get(name, name)},
 )
 for command in (
-    train.demo,
+    demo.demo,
     train.train,
     tables.table,
     tables.leaderboard,

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from damaged_runs import COMMANDS, KINDS, READERS, Ending, build, place_of, type_in
 from damages import DAMAGES, rights_of_a_user
-from report_pages import undrawn
+from report_runs import undrawn
 
 COMBINATIONS = [(kind, damage) for kind in KINDS for damage in DAMAGES]
 PART = random.Random(20).sample(COMBINATIONS, 40)
@@ -109,12 +109,11 @@ def problems(whole: Whole, kind: str, damage: str, top: Path) -> list[str]:
         if name in READERS and times(copy) != before:
             texts.append("it wrote")
         place, after = str(path.relative_to(copy)), hashes(copy)
-        for file in (after.keys() & whole.left.keys()) - {place}:
-            if after[file] != whole.left[file] and kind not in INPUTS:
-                texts.append(f"{file} is another one")
-        if lost := kept.keys() - after.keys() - {place}:
-            if name != "cache prune" or (kind, damage) not in ORPHANED:
-                texts.append(f"lost: {', '.join(sorted(lost))}")
+        shared = (after.keys() & whole.left.keys()) - {place} if kind not in INPUTS else ()
+        texts += [f"{file} is another one" for file in sorted(shared) if after[file] != whole.left[file]]
+        lost = kept.keys() - after.keys() - {place}
+        if lost and (name != "cache prune" or (kind, damage) not in ORPHANED):
+            texts.append(f"lost: {', '.join(sorted(lost))}")
         wrong += [f"{kind}, {damage}, {name}: {text}" for text in texts]
     shutil.rmtree(top / "copy")
     return wrong
