@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import tomllib
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from kdbench.errors import UserError
+from kdbench.utils.reading import Missing, Unreadable, read_toml
+from kdbench.utils.values import LARGEST, shown
 
 Stage = Literal["teacher", "cache", "students"]
 EXAMPLES = Path(__file__).parent / "profiles"
@@ -74,11 +75,11 @@ def load_profile(path: Path) -> Profile:
         The file does not exist, is not TOML, or a key is unknown or of the wrong type.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        values = read_toml(path)
+    except Missing:
         raise UserError(f"profile {path} does not exist: {EXAMPLES} has two examples, with comments") from None
-    except (IsADirectoryError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"profile {path} is not TOML: {error}") from None
+    except Unreadable as error:
+        raise UserError(f"profile {path} {error}") from None
     tables = {stage: values.pop(stage, {}) for stage in STAGES}
     for stage, table in tables.items():
         if not isinstance(table, dict):
@@ -110,15 +111,15 @@ def _resources(path: Path, values: dict[str, Any]) -> Resources:
     types = typing.get_type_hints(Resources)
     keywords: dict[str, Any] = {}
     for key, value in values.items():
-        line = f"profile {path}: {key} = {value!r}"
+        line = f"profile {path}: {key} = {shown(value)}"
         if key not in types:
             raise UserError(f"{line}: unknown key: known are {', '.join(types)} and the tables {', '.join(STAGES)}")
         in_minutes = key == "time" and type(value) is int
         keywords[key] = str(value) if in_minutes else _typed(line, value, types[key])
     resources = Resources(**keywords)
     for name in ("cpus", "parallelism", "cells_per_job", "lockstep"):
-        if getattr(resources, name) < 1:
-            raise UserError(f"profile {path}: {name} = {getattr(resources, name)}: must be at least 1")
+        if not 1 <= getattr(resources, name) <= LARGEST:
+            raise UserError(f"profile {path}: {name} = {shown(getattr(resources, name))}: must be at least 1")
     try:
         minutes = resources.minutes
     except ValueError as error:

@@ -25,6 +25,7 @@ from kdbench.grid.states import State
 from kdbench.grid.submissions import Launch, Submission, SubmittedJob, new_folder
 from kdbench.grid.worker import Workload
 from kdbench.teachers.demand import Wanted
+from kdbench.utils.leases import Leases
 from kdbench.utils.text import counted
 
 from .profile import Profile, Resources, Stage
@@ -82,14 +83,28 @@ class Submitter:
         teacher_jobs = self._teachers_in_training()
         self._check_array_size(cells, scheduler.array_limit)
         self._folder = new_folder(self._grid, "slurm")
+        with Leases(scheduler) as leases:  # until it has a manifest, nobody takes the folder for a left-over
+            leases.hold(self._folder)
+            return self._submit(cells, teacher_jobs, scheduler.cluster, report)
+
+    def _submit(
+        self,
+        cells: Sequence[Cell],
+        teacher_jobs: dict[str, str],
+        cluster: str,
+        report: Callable[[str], None],
+    ) -> Submission:
         self._setup = copy_code(self._folder)
         try:
+            # The manifest is written after each stage: 'grid cancel' then finds its jobs whatever happens here.
             trained = self._send("teacher", self._teacher_pieces(cells), report)
+            self._write(cluster)
             teacher_jobs |= {cell.as_teacher.id: job for job, piece in trained for cell in piece.cells}
             built = self._send("cache", self._cache_pieces(cells, teacher_jobs), report)
+            self._write(cluster)
             cache_jobs = {piece.cells[0].teacher.id: job for job, piece in built if piece.cells[0].teacher}
             self._send("students", self._student_pieces(cells, teacher_jobs, cache_jobs), report)
-            submission = self._write(scheduler.cluster)
+            submission = self._write(cluster)
             for job in self._held:
                 _scontrol("release", job)
         except BaseException:
@@ -107,6 +122,7 @@ class Submitter:
             profile=self._profile.values(),
             launch=self._launch,
             jobs=tuple(self._submitted),
+            file=str(self._grid.file.path.absolute()),
         )
         submission.write()
         return submission

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from kdbench.net import Part
-from kdbench.teachers.cache import Identity, TeacherCache
+from kdbench.teachers.cache import TeacherCache
+from kdbench.teachers.cache_folder import Identity
 
 NUM_PAIRS = 2_000_000
 IDENTITY = Identity(network="x", weights="w", data="d", mean=(0.5,), std=(1.0,), pad=4, precision="fp32")

@@ -66,18 +66,7 @@ WRITERS = {
     "teacher train": ["teacher", "train", *BASE, "--network", "resnet8"],
     "train done": ["train", *TAUGHT, "--method", "kd"],
     "train begun": ["train", *TAUGHT, "--method", "kd", "--seed", "3"],
-    "train own": [
-        "--methods",
-        "own",
-        "train",
-        *BASE,
-        "--student",
-        "resnet8",
-        "--teacher",
-        "resnet8",
-        "--method",
-        "mine",
-    ],
+    "train own": ["--methods", "own", "train", *TAUGHT, "--method", "mine"],
 }
 COMMANDS = READERS | WRITERS
 _TABLES = ("table", "leaderboard", "compare", "report")
@@ -99,7 +88,7 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "reason of a failure": (f"{FAILED}-*/failed.json", (*_TABLES, *_GRIDS)),
     "teacher's card": (
         f"{RUNS}/teachers/*/teacher.json",
-        (*_GRIDS, "teacher list", "table", *_CACHES, "teacher train"),
+        ("grid status", "teacher list", *_CACHES, "teacher train"),
     ),
     "teacher's weights": (f"{RUNS}/teachers/*/model.safetensors", ("teacher list", "train begun", "teacher train")),
     "identity of a cache": (f"{CACHE}/identity.json", _CACHES),

@@ -161,7 +161,9 @@ def _pairs(comparison: Comparison, text: str) -> list[ComparedPair]:
         pair
         for pair in comparison.pairs
         if (squeeze(pair.teacher), squeeze(pair.student)) == networks
-        and pair.teacher_id.partition(":")[2].startswith(wanted.teacher.hash)
+        and any(
+            text.startswith(wanted.teacher.hash) for text in (pair.teacher_id.partition(":")[2], pair.teacher_weights)
+        )
     ]
 
 

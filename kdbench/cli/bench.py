@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from kdbench.cli.options import DEMO, CompileOption, DeviceOption, EpochsOption, PrecisionOption, console
+from kdbench.cli.options import (
+    DEMO,
+    CompileOption,
+    DeviceOption,
+    EpochsOption,
+    PrecisionOption,
+    console,
+    echo,
+    print_tables,
+    progress_bar,
+)
 
 
 def bench(
@@ -38,9 +47,6 @@ def bench(
 
     Each method is timed with a live teacher and with a cache, with the shares of data, teacher, student and loss.
     """
-    from rich.progress import Progress
-
-    from kdbench.analysis.tables.render import render
     from kdbench.cli import bench_table
     from kdbench.data.datasets import random_dataset
     from kdbench.engine import bench as timing
@@ -63,7 +69,7 @@ def bench(
     ]
     methods = [method_name(name) for name in method or resolved.demo.methods]
     dataset = random_dataset(resolved.dataset)
-    progress = Progress(console=console(), transient=True)
+    progress, tables = progress_bar(console()), []
     with tempfile.TemporaryDirectory(prefix="kdbench-") as scratch, progress:
         folder = Path(scratch)
         for pair in pairs_to_time:
@@ -79,5 +85,9 @@ def bench(
                 ),
             )
             progress.remove_task(task)
-            table = bench_table.table(pair_bench, rows, teacher, seeds, processor(torch_device))
-            sys.stdout.write(render([table], form) + "\n")
+            tables.append(bench_table.table(pair_bench, rows, teacher, seeds, processor(torch_device)))
+            if form == "terminal":
+                print_tables(tables[-1:], form)
+                echo()
+    if form != "terminal":  # one file
+        print_tables(tables, form)

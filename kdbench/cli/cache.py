@@ -55,8 +55,8 @@ def cache_build(
     card = session.teachers.find(spec, canonical_network(spec.network))
     cells = [
         session.cell(method=name, student=card.network, teacher=card.spec, seed=number)
-        for name in method
-        for number in seed or [1]
+        for name in dict.fromkeys(method)
+        for number in dict.fromkeys(seed or [1])
     ]
     if uncacheable := {cell.method for cell in cells if not Wanted.by(cell).cacheable}:
         names = ", ".join(sorted(uncacheable))
@@ -113,21 +113,29 @@ def cache_prune(
     runs: RunsOption = Path("runs"),
 ) -> None:
     """Delete caches; without names, those whose teacher no longer exists, and unfinished builds."""
-    from kdbench.experiment.protocol import protocol_names
+    from kdbench.teachers.cache_folder import FOLDER
     from kdbench.teachers.cache_list import list_caches, remove_cache
-    from kdbench.teachers.cards import list_teachers
+    from kdbench.teachers.cards import damaged_cards, list_teachers, protocols_with_teachers
+    from kdbench.utils.leases import tidy
     from kdbench.utils.text import size
 
     caches = {cache.name: cache for cache in list_caches(runs)}
     if missing := sorted(set(names or []) - caches.keys()):
         listing = next_command(context, "cache", "list", keep=("runs",))
         raise UserError(f"no cache {', '.join(missing)} in {runs}: type {listing} to list those that exist")
-    weights = {card.weights for name in protocol_names() for card in list_teachers(runs, name)}
+    protocols = protocols_with_teachers(runs)
+    weights = {card.weights for name in protocols for card in list_teachers(runs, name)}
+    damaged = [error for name in protocols for error in damaged_cards(runs, name).values()]
     total = 0
     for name, cache in caches.items():
+        doubt = "its description cannot be read" if cache.identity is None else str(damaged[0]) if damaged else ""
         orphaned = cache.identity is None or cache.identity.weights not in weights
+        if orphaned and doubt and not names and not everything:
+            echo(f"{name}: kept, since its teacher is not known: {doubt}; give its name to delete it")
+            orphaned = False
         whole = everything or name in (names or []) or (not names and orphaned)
         if not whole and (names or not cache.unfinished):
+            tidy(runs / FOLDER / name, find_scheduler())
             continue
         freed = remove_cache(runs, name, unfinished_only=not whole, scheduler=find_scheduler())
         if freed is None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from kdbench.cli.grid_running import OpenGrid, cells_to_run, open_grid, start
-from kdbench.cli.options import DEMO, DeviceOption, RunsOption, echo, next_command
+from kdbench.cli.options import DEMO, DeviceOption, RunsOption, command_line, echo, next_command
 from kdbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,9 +37,13 @@ def demo(context: typer.Context, runs: RunsOption = Path("runs"), device: Device
     following = load_protocol(protocol.demo.next)
     pair = Pair.parse(following.demo.pair)
     echo("\nThe same on CIFAR-100 (a GPU is advised):")
-    echo(f"  kdbench teacher train --protocol {following.name} --network {pair.teacher} --data data --download")
-    networks = f"--teacher {pair.teacher} --student {pair.student} --method {following.demo.methods[-1]}"
-    echo(f"  kdbench train --protocol {following.name} {networks} --seed 1 --data data")
+    rules, data, keep = ("--protocol", following.name), ("--data", "data"), ("runs", "device")
+    teacher = command_line(
+        context, "teacher", "train", *rules, "--network", pair.teacher, *data, "--download", keep=keep
+    )
+    taught = ("--teacher", pair.teacher, "--student", pair.student, "--method", following.demo.methods[-1], "--seed", 1)
+    echo(f"  {teacher}")
+    echo(f"  {command_line(context, 'train', *rules, *taught, *data, keep=keep)}")
 
 
 def _write_grid(protocol: Protocol, runs: Path) -> Path:

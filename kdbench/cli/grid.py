@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from kdbench.cli.grid_running import cells_to_run, follow, measure_unknown, open_grid, start
+from kdbench.cli.grid_running import cells_to_run, follow, open_grid, start
 from kdbench.cli.options import (
     CacheOption,
     CompileOption,
@@ -34,8 +33,13 @@ DataOption = Annotated[
         "--data", help="Folder of data sets, or one npz file. [default: the file's, else data]", metavar="DIR|npz:FILE"
     ),
 ]
+MAX_JOBS = 1000
+"""Workers on one machine: more is a mistake in typing."""
 JobsOption = Annotated[
-    int, typer.Option(help="Number of worker processes; if there are several GPUs, they are shared out.", min=1)
+    int,
+    typer.Option(
+        help="Number of worker processes; if there are several GPUs, they are shared out.", min=1, max=MAX_JOBS
+    ),
 ]
 LockstepOption = Annotated[
     int, typer.Option(help="Maximum number of cells of one seed that a worker trains in lockstep.", min=1)
@@ -85,6 +89,8 @@ def grid_plan(
         console().print(caches(estimate.caches))
     echo()
     if measure:
+        from kdbench.cli.grid_timing import measure_unknown
+
         estimate = measure_unknown(grid, estimate)
     for line in (*time_lines(estimate), *disk_lines(grid, estimate)):
         echo(line)
@@ -160,7 +166,7 @@ def grid_retry(
     file: FileArgument,
     profile: ProfileOption = None,
     jobs: Annotated[
-        int | None, typer.Option(help="Run them on this machine, with this number of workers.", min=1)
+        int | None, typer.Option(help="Run them on this machine, with this number of workers.", min=1, max=MAX_JOBS)
     ] = None,
     runs: RunsOption = Path("runs"),
     data: DataOption = None,
@@ -169,41 +175,14 @@ def grid_retry(
 
     They run on Slurm or here, with the same options; ``--profile`` and ``--jobs`` override where.
     """
-    from kdbench.experiment.folder import FAILURE
-    from kdbench.grid.states import State
-    from kdbench.grid.submissions import Launch
+    from kdbench.cli.grid_jobs import retry
 
-    overview = open_grid(context, file, runs, data).overview
-    again = {
-        status.cell.id: status
-        for status in (*overview.statuses, *overview.teachers)
-        if status.state in (State.FAILED, State.LOST)
-    }
-    if not again:
-        echo("nothing to retry: no cell has failed or is lost")
-        return
-    last = [overview.jobs[cell][0] for cell in again if cell in overview.jobs][-1:]
-    launch = last[0].launch if last else Launch()
     resources = None
     if profile:
         from kdbench.slurm.profile import load_profile
 
         resources = load_profile(profile)
-    elif last and last[0].launcher == "slurm" and not jobs:
-        from kdbench.slurm.profile import profile_from
-
-        resources = profile_from(last[0].profile)
-    for status in again.values():
-        (status.folder / FAILURE).unlink(missing_ok=True)
-    opened = open_grid(context, file, runs, data)
-    teachers = {status.cell.as_teacher.id for status in again.values()}
-    cells = [
-        status.cell
-        for status in opened.overview.statuses
-        if status.cell.id in again
-        or (status.state == State.PLANNED and status.cell.teacher and status.cell.teacher.id in teachers)
-    ]
-    start(opened, cells, resources, replace(launch, jobs=jobs or launch.jobs), stay=True)
+    retry(open_grid(context, file, runs, data), resources, jobs)
 
 
 @app.command("cancel")
@@ -212,46 +191,11 @@ def grid_cancel(
 ) -> None:
     """Cancel queued cells and stop running ones.
 
-    States are saved, and finished cells are kept.
+    States are saved, and finished cells are kept. Jobs that have cells of other grids are spared, and named.
     """
-    from kdbench.grid.states import State
-    from kdbench.grid.workers import stop_worker
-    from kdbench.utils.text import counted
+    from kdbench.cli.grid_jobs import cancel
 
-    opened = open_grid(context, file, runs, data)
-    grid, overview = opened.grid, opened.overview
-    cell_ids = {cell.id for cell in (*grid.cells, *grid.to_train)}
-    unfinished = {
-        status.cell.id
-        for status in (*overview.statuses, *overview.teachers)
-        if status.state in (State.QUEUED, State.RUNNING)
-    }
-    jobs = {}
-    for cell in unfinished & overview.jobs.keys():
-        submission, _ = overview.jobs[cell]
-        for job in submission.jobs:
-            if set(job.cells) <= cell_ids:
-                jobs[submission.folder, job.id] = (submission, job)
-    scheduler = grid.session.scheduler
-    stopped = [
-        stop_worker(submission, job, scheduler) for submission, job in jobs.values() if submission.launcher == "local"
-    ]
-    messages = [text for text in stopped if text]
-    job_ids = sorted({job.id for submission, job in jobs.values() if submission.launcher == "slurm"})
-    if job_ids:
-        from kdbench.slurm.scheduler import run_command
-
-        if run_command("scancel", *job_ids) is None:
-            raise UserError("Slurm does not answer: no Slurm job was cancelled; type the same command again later")
-        messages.append(f"cancelled {counted(len(job_ids), 'Slurm job')}")
-    for text in messages:
-        echo(text)
-    if not messages:
-        echo("nothing to cancel: no cell is queued or running")
-    elif job_ids:
-        echo(f"type {opened.command('retry')} to submit the cancelled cells again")
-    else:
-        echo(f"type {opened.command('run')} to resume the cells here")
+    cancel(open_grid(context, file, runs, data))
 
 
 @app.command("status")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kdbench.experiment.cell import Cell
-    from kdbench.grid.estimate import GridEstimate
     from kdbench.grid.grid import Grid
     from kdbench.grid.overview import Overview
     from kdbench.grid.states import Status
@@ -51,6 +50,12 @@ class OpenGrid:
         """Spell the command that compares the finished cells, in quotes."""
         return next_command(self.context, "table", self.grid.session.runs)
 
+    def renewed(self) -> OpenGrid:
+        """Return the grid with the states that its cells have now."""
+        from kdbench.grid.overview import read_overview
+
+        return replace(self, overview=read_overview(self.grid, self.grid.session.scheduler))
+
     def print_counts(self, statuses: Sequence[Status]) -> None:
         """Print how many cells of each pair and method are in which state."""
         from kdbench.cli.grid_view import counts
@@ -79,23 +84,6 @@ def open_grid(
     return OpenGrid(context, grid, overview)
 
 
-def measure_unknown(grid: Grid, estimate: GridEstimate) -> GridEstimate:
-    """Time the variants whose time is unknown, with the progress on the screen."""
-    from rich.progress import Progress
-
-    from kdbench.grid.timing import measure
-
-    progress = Progress(console=console(), transient=True, disable=not console().is_terminal)
-    with tempfile.TemporaryDirectory(prefix="kdbench-") as scratch, progress:
-        task = progress.add_task("", total=1.0)
-        return measure(
-            grid,
-            estimate,
-            Path(scratch),
-            observe=lambda what, fraction: progress.update(task, completed=fraction, description=what),
-        )
-
-
 def cells_to_run(opened: OpenGrid, *, slurm: bool = False) -> list[Cell]:
     """Return the cells that are not done, failed or on Slurm, and print which are skipped.
 
@@ -116,7 +104,7 @@ def cells_to_run(opened: OpenGrid, *, slurm: bool = False) -> list[Cell]:
             num_orphans += orphan
             cells += [] if orphan else [status.cell]
         elif status.state in (State.QUEUED, State.RUNNING):
-            here = overview.launcher(status.cell) != "slurm"
+            here = not overview.on_slurm(status)
             cells += [status.cell] if here and not slurm else []
             num_elsewhere += slurm or not here
     if num_elsewhere:
@@ -139,15 +127,18 @@ def start(opened: OpenGrid, cells: Sequence[Cell], profile: Profile | None, laun
         Whether to watch workers on this machine until all cells are done.
     """
     from kdbench.cli.grid_view import headline
+    from kdbench.grid.leftovers import tidy_grid
     from kdbench.grid.workers import Workers
+    from kdbench.utils.leases import Leases
     from kdbench.utils.signals import Stop
     from kdbench.utils.text import counted
 
     grid, statuses = opened.grid, opened.overview.statuses
+    tidy_grid(grid, opened.overview)
     if not cells:
         console().print(headline(grid, statuses))
         opened.print_counts(statuses)
-        echo(f"nothing is left to run: type {opened.table_command()} to compare the finished cells")
+        _conclude(opened, statuses)
         return
     print_unused(grid.session)
     _ = grid.session.dataset  # a missing data set is reported here, not by every cell
@@ -158,8 +149,8 @@ def start(opened: OpenGrid, cells: Sequence[Cell], profile: Profile | None, laun
         echo(f"submitted {counted(len(cells), 'cell')}: type {opened.command('status', '--watch')} to follow them")
         echo(f"logs: {submission.folder}")
         return
-    with Stop() as stop:
-        workers = Workers(grid, cells, launch)
+    with Stop() as stop, Leases(grid.session.scheduler) as leases:
+        workers = Workers(grid, cells, launch, leases)
         if not stay:
             workers.wait_until_up()
             watch = opened.command("status", "--watch")
@@ -167,9 +158,9 @@ def start(opened: OpenGrid, cells: Sequence[Cell], profile: Profile | None, laun
             echo(f"logs: {workers.submission.folder}")
             return
         statuses = _watch(opened, workers, launch.jobs, stop)
-    workers.clean_up()
+        workers.clean_up()
     opened.print_counts(statuses)
-    _conclude(opened, statuses, workers)
+    _conclude(opened, statuses, workers.submission.folder)
 
 
 def _watch(opened: OpenGrid, workers: Workers, jobs: int, stop: Stop) -> list[Status]:
@@ -222,20 +213,31 @@ def _watch(opened: OpenGrid, workers: Workers, jobs: int, stop: Stop) -> list[St
             time.sleep(_POLL_SECONDS)
 
 
-def _conclude(opened: OpenGrid, statuses: list[Status], workers: Workers) -> None:
-    """Print that all cells are done, or raise an error that counts those that are not."""
+def _conclude(opened: OpenGrid, statuses: Sequence[Status], logs: Path | None = None) -> None:
+    """Print that nothing is left to run here, or raise an error that counts the cells that are not done.
+
+    Parameters
+    ----------
+    logs
+        Folder of the workers that have just ended; None where there was nothing to start.
+    """
     from kdbench.grid.states import State
     from kdbench.utils.text import counted
 
-    failed = sum(status.state == State.FAILED for status in statuses)
-    left = sum(status.state not in (State.DONE, State.FAILED) for status in statuses)
+    counts = Counter(status.state for status in statuses)
+    elsewhere = 0 if logs else counts[State.QUEUED] + counts[State.RUNNING]
+    failed, left = counts[State.FAILED], counts.total() - counts[State.DONE] - counts[State.FAILED] - elsewhere
     if failed or left:
         parts = ([f"{failed} failed"] if failed else []) + ([f"{left} not finished"] if left else [])
         raise UserError(
             f"{' and '.join(parts)} of {counted(len(statuses), 'cell')}: type {opened.command('status')} to see why, "
-            f"{opened.command('retry')} to run them again; logs: {workers.submission.folder}"
+            f"{opened.command('retry')} to run them again{f'; logs: {logs}' if logs else ''}"
         )
-    echo(f"all done: type {opened.table_command()} to compare the cells")
+    if elsewhere:
+        echo(f"nothing is left to run here: type {opened.command('status', '--watch')} to follow the cells")
+    else:
+        verdict = "all done" if logs else "nothing is left to run"
+        echo(f"{verdict}: type {opened.table_command()} to compare the cells")
 
 
 def follow(opened: OpenGrid) -> OpenGrid:
@@ -243,7 +245,6 @@ def follow(opened: OpenGrid) -> OpenGrid:
     from rich.live import Live
 
     from kdbench.cli.grid_view import live_view
-    from kdbench.grid.overview import read_overview
     from kdbench.grid.states import State
 
     grid = opened.grid
@@ -254,4 +255,4 @@ def follow(opened: OpenGrid) -> OpenGrid:
             if not overview.cells_in(State.PLANNED, State.RUNNING, State.QUEUED):
                 return opened
             time.sleep(_FOLLOW_SECONDS)
-            opened = replace(opened, overview=read_overview(grid, find_scheduler()))
+            opened = opened.renewed()

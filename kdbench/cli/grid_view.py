@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -14,7 +15,7 @@ from kdbench.grid.cache_needs import CacheNeed
 from kdbench.grid.estimate import GridEstimate
 from kdbench.grid.grid import Grid
 from kdbench.grid.states import State, Status, explain
-from kdbench.utils.text import clock, counted, size
+from kdbench.utils.text import clock, counted, printable, size
 
 _STYLES = {
     State.DONE: "green",
@@ -36,10 +37,32 @@ def headline(grid: Grid, statuses: Sequence[Status]) -> Text:
     return text + Text(", ").join(parts)
 
 
-def counts(grid: Grid, statuses: Sequence[Status], width: int) -> Table:
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A table, or where that is wider than the terminal a line for each of its rows, so that nothing is cut off."""
+
+    table: Table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the table or the lines."""
+        if _width(self.table) <= options.max_width:
+            yield self.table
+            return
+        heads = [str(column.header) for column in self.table.columns]
+        for label, *cells in zip(*(column.cells for column in self.table.columns), strict=True):
+            parts = (f"{head} {cell}".strip() for head, cell in zip(heads[1:], cells, strict=True) if str(cell))
+            yield Text(f"{label}: {', '.join(parts)}", overflow="fold", no_wrap=False)
+
+
+def _width(table: Table) -> int:
+    """Return the columns of a terminal that a table takes where nothing is wrapped."""
+    return Console(width=10_000, markup=False, emoji=False).measure(table).maximum
+
+
+def counts(grid: Grid, statuses: Sequence[Status], width: int) -> RenderableType:
     """Lay out a table of pairs and methods: finished cells of all cells, and the states of the others.
 
-    Where that is wider than ``width``, a table of pairs and states.
+    Where that is wider than ``width``, a table of pairs and states; where that is too wide as well, lines.
     """
     states = {status.cell.id: status.state for status in statuses}
     by_row = {key: Counter(states[cell.id] for cell in row) for key, row in grid.by_row.items()}
@@ -49,14 +72,13 @@ def counts(grid: Grid, statuses: Sequence[Status], width: int) -> Table:
     table = _table("teacher > student", grid.file.methods)
     for pair in grid.file.pairs:
         table.add_row(_name(pair), *(_entry(by_row[pair, method]) for method in grid.file.methods))
-    needed = Console(width=10_000).measure(table).maximum
-    if needed <= width:
+    if _width(table) <= width:
         return table
     columns = [state for state in State if any(by_pair[pair][state] for pair in by_pair)]
     narrow = _table("teacher > student", columns)
     for pair, number in by_pair.items():
         narrow.add_row(_name(pair), *(Text(f"{number[state]:,}", style=_STYLES[state]) for state in columns))
-    return narrow
+    return Fitted(narrow)
 
 
 def _name(pair: Pair) -> str:
@@ -90,7 +112,7 @@ def lines(statuses: Sequence[Status], states: Sequence[State], *, everything: bo
         for status in printed:
             words = explain(status)
             line = Text(f"{state:<8}", style=_STYLES[state])
-            texts.append(line + Text(f"{status.cell}{f': {words}' if words else ''}", style="default"))
+            texts.append(line + Text(printable(f"{status.cell}{f': {words}' if words else ''}"), style="default"))
         if len(matching) > len(printed):
             hidden = len(matching) - len(printed)
             texts.append(Text(f"{state:<8}and {hidden:,} more: add --all to list them", style="dim"))
@@ -110,18 +132,18 @@ def live_view(
     return Group(*parts)
 
 
-def teachers(grid: Grid, statuses: Sequence[Status]) -> Table:
+def teachers(grid: Grid, statuses: Sequence[Status]) -> Fitted:
     """Lay out a table of a grid's teachers: their accuracy and origin, or that they will be trained."""
     states = {status.cell.id: status.state for status in statuses}
     table = Table("teacher", "accuracy", "origin", box=None, pad_edge=False, header_style="bold")
     for teacher in grid.teachers.values():
         if teacher.card:
-            table.add_row(teacher.ref.spec, f"{teacher.card.accuracy:.2f} %", teacher.card.origin)
+            table.add_row(teacher.ref.spec, f"{teacher.card.accuracy:.2f} %", printable(teacher.card.origin))
         elif teacher.cell:
             state = states[teacher.cell.id]
             words = {State.PLANNED: "will be trained", State.DONE: "trained"}.get(state, f"will be trained, {state}")
             table.add_row(teacher.ref.network, "", Text(words))
-    return table
+    return Fitted(table)
 
 
 def caches(needs: Sequence[CacheNeed]) -> Group:
@@ -129,22 +151,26 @@ def caches(needs: Sequence[CacheNeed]) -> Group:
     table = Table("teacher cache", box=None, pad_edge=False, header_style="bold")
     for name in ("views", "size", "on disk"):
         table.add_column(name, justify="right", no_wrap=True)
+    table.add_column(no_wrap=True)
     table.add_column()
     notes = []
     for need in needs:
         on_disk = size((need.views - need.missing) * need.row_bytes) if need.missing < need.views else "nothing"
         spec = need.teacher.ref.spec if need.teacher.card else need.teacher.ref.network
         notes.append("" if need.used else "too large" if need.worthwhile else "saves nothing")
-        table.add_row(spec, f"{need.views:,.0f}", size(need.bytes), on_disk, notes[-1])
+        # Worth a word where one method takes a third of it or more.
+        large = need.largest_reader and need.bytes_without < 2 / 3 * need.bytes
+        without = f"{size(need.bytes_without)} without {need.largest_reader}" if large else ""
+        table.add_row(spec, f"{need.views:,.0f}", size(need.bytes), on_disk, without, notes[-1])
     remarks = []
     if "saves nothing" in notes:
         remarks.append("saves nothing: no view is seen twice, so --cache auto queries the live teacher")
     if "too large" in notes:
         remarks.append(
-            "too large: more than half of the free disk, so --cache auto queries the live teacher; to build it, name "
-            "a folder on another disk with --runs DIR"
+            "too large: more than half of the disk that the caches above it leave free, so --cache auto queries the "
+            "live teacher; to build it, name a folder on another disk with --runs DIR"
         )
-    return Group(table, *remarks)
+    return Group(Fitted(table), *remarks)
 
 
 def time_lines(estimate: GridEstimate) -> list[str]:
@@ -161,10 +187,11 @@ def time_lines(estimate: GridEstimate) -> list[str]:
         )
     if unknown < total:
         which = f"the other {counted(total - unknown, 'variant')}: " if unknown else ""
-        texts.append(
-            f"time: {which}about {clock(estimate.seconds)} with one worker ({speed.device}); at best "
-            f"{clock(estimate.seconds / 4)} with --jobs 4, if that leaves each worker as fast"
-        )
+        text = f"time: {which}about {clock(estimate.seconds)} with one worker ({speed.device})"
+        if speed.parallel > 1:
+            best = clock(estimate.seconds / speed.parallel)
+            text += f"; at best {best} with --jobs {speed.parallel}, if that leaves each worker as fast"
+        texts.append(text)
     if speed.measured:
         texts.append(
             f"time: {len(speed.measured)} of {total} variants were timed on a few training steps, without the "

@@ -5,14 +5,22 @@ from __future__ import annotations
 import functools
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from kdbench.cli.output import write_utf8
+from kdbench.utils.text import printable, quoted
+from kdbench.utils.values import save_seconds
+
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
+
+    from kdbench.analysis.tables.render import Format
+    from kdbench.analysis.tables.table import Table
 
 _WIDE = 240
 """Columns of output that goes to a file or a pipe."""
@@ -37,7 +45,7 @@ PrecisionOption = Annotated[
 DeviceOption = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, ... [default: a GPU if there is one, else cpu]")
 ]
-SaveEveryOption = Annotated[float, typer.Option(help="Seconds between two saves of the state.")]
+SaveEveryOption = Annotated[float, typer.Option(help="Seconds between two saves of the state.", callback=save_seconds)]
 CacheOption = Annotated[
     Literal["auto", "on", "off"],
     typer.Option(help="Read teacher outputs from a cache: where that saves forward passes, always, or never."),
@@ -58,12 +66,22 @@ def console() -> Console:
     """Return the terminal; made on first use, since rich takes a while to import."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE)
+    return Console(
+        highlight=False, markup=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE
+    )
+
+
+def progress_bar(terminal: Console) -> Progress:
+    """Return a bar for work whose description is text as it is; nothing is shown elsewhere than on a terminal."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal)
 
 
 def echo(text: str = "", end: str = "\n") -> None:
-    """Print text as it is."""
-    console().print(text, markup=False, end=end)
+    """Print text as it is, but for control characters."""
+    console().print("\n".join(map(printable, text.split("\n"))), end=end)
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:
@@ -73,8 +91,29 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
     echo(tabulate(rows, headers="keys", disable_numparse=True))
 
 
+def print_tables(tables: Sequence[Table], form: Format) -> None:
+    """Print tables in a format; what programs read is in UTF-8 on every terminal."""
+    from kdbench.analysis.tables.render import render
+
+    text = render(tables, form)
+    if form in ("csv", "latex"):
+        write_utf8(text)
+    else:
+        sys.stdout.write(text)
+
+
 def next_command(context: typer.Context, *words: object, keep: tuple[str, ...] = ()) -> str:
-    """Spell a command to type next, in quotes, with options of this command that were given.
+    """Spell a command to type next in a sentence, in quotes; see :func:`next_words`."""
+    return quoted(*next_words(context, *words, keep=keep))
+
+
+def command_line(context: typer.Context, *words: object, keep: tuple[str, ...] = ()) -> str:
+    """Spell a command to type next on a line of its own; see :func:`next_words`."""
+    return shlex.join(next_words(context, *words, keep=keep))
+
+
+def next_words(context: typer.Context, *words: object, keep: tuple[str, ...] = ()) -> list[str]:
+    """Return the words of a command to type next, with options of this command that were given.
 
     Parameters
     ----------
@@ -85,8 +124,7 @@ def next_command(context: typer.Context, *words: object, keep: tuple[str, ...] =
     """
     folders = context.find_root().params.get("methods") or []
     methods = [word for folder in folders for word in ("--methods", str(folder))]
-    command = shlex.join(["kdbench", *methods, *map(str, words), *_given(context, keep)])
-    return f'"{command}"' if "'" in command else f"'{command}'"
+    return ["kdbench", *methods, *map(str, words), *_given(context, keep)]
 
 
 def _given(context: typer.Context, names: tuple[str, ...]) -> Iterator[str]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
 import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from kdbench.cli.options import DEMO, console, echo, print_rows
+from kdbench.cli.options import DEMO, command_line, console, echo, print_rows
 from kdbench.experiment.user_methods import folders
 
 
 def new(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(help="Name of the method: lower-case letters, digits and _.")],
     folder: Annotated[
         Path, typer.Option("--dir", help="Folder to write it to; made if it does not exist.", metavar="DIR")
@@ -31,16 +31,15 @@ def new(
         echo(f"wrote {file}")
     protocol = load_protocol(DEMO)
     pair = Pair.parse(protocol.demo.pair)
-    methods = " ".join(f"--method {method}" for method in (*protocol.demo.methods[:2], name))
-    named = folder.absolute() in folders()
-    kdbench = "kdbench" if named else f"kdbench --methods {shlex.quote(str(folder))}"
+    methods = [word for method in (*protocol.demo.methods[:2], name) for word in ("--method", method)]
+    place = [] if folder.absolute() in folders() else ["--methods", folder]
     echo("Change it, then type:")
     for words in (
-        f"validate {name}",
-        f"teacher train --protocol {DEMO} --network {pair.teacher}",
-        f"train --protocol {DEMO} --teacher {pair.teacher} --student {pair.student} {methods}",
+        ("validate", name),
+        ("teacher", "train", "--protocol", DEMO, "--network", pair.teacher),
+        ("train", "--protocol", DEMO, "--teacher", pair.teacher, "--student", pair.student, *methods),
     ):
-        echo(f"  {kdbench} {words}")
+        echo(f"  {command_line(context, *place, *words)}")
 
 
 def validate(method: Annotated[str, typer.Argument(help="Method; 'kdbench list methods' lists them.")]) -> None:
@@ -57,7 +56,7 @@ def validate(method: Annotated[str, typer.Argument(help="Method; 'kdbench list m
 
     name = method_name(method)
     title = f"{name}, version {load_method(name).VERSION}, {method_source(name).text}"
-    columns = SpinnerColumn(), TextColumn("{task.description}")
+    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False)
     progress = Progress(*columns, console=console(), transient=True, disable=not console().is_terminal)
     with tempfile.TemporaryDirectory(prefix="kdbench-") as scratch, progress:
         task = progress.add_task("")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from kdbench.cli.options import echo, progress_bar
 from kdbench.cli.selection import (
     MethodsOption,
     PairsOption,
@@ -34,17 +34,16 @@ def report(
     The plots are written as SVG and PDF files as well.
     """
     from rich.console import Console
-    from rich.progress import Progress
 
     from kdbench.analysis.report import write_report
 
     # Without --out: the folder of the report must not change the report.
-    named = [protocol] if protocol else []
+    named = [] if protocol is None else [protocol]
     options = (("--protocol", named), ("--rules", rules), ("--methods", methods), ("--pairs", pairs))
     words = [word for option, values in options for value in values or [] for word in (option, value)]
     selection = read_selection(runs, protocol=protocol, rules=rules, methods=methods, pairs=pairs)
     terminal = Console(stderr=True)
-    with Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
+    with progress_bar(terminal) as progress:
         task = progress.add_task("reading", total=1.0)
         paths = write_report(
             runs,
@@ -54,5 +53,5 @@ def report(
             command=shlex.join(["kdbench", "report", str(runs), *words]),
             on_progress=lambda work, done: progress.update(task, completed=done, description=work),
         )
-    sys.stdout.write(f"{paths[0]}\n")
+    echo(str(paths[0]))
     selection.finish()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from kdbench.cli.options import console, echo
+from kdbench.cli.output import write_error
 from kdbench.errors import UserError
 from kdbench.utils.scheduler import Scheduler
 
@@ -105,7 +105,7 @@ def run_cells(
         if isinstance(outcome, Exception)
     ]
     for line in dict.fromkeys(line for line, _ in failures):
-        sys.stderr.write(f"kdbench: {line}\n")
+        write_error(line)
     if failures:
         raise typer.Exit(2 if all(expected for _, expected in failures) else 1)
     return records

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,9 +18,14 @@ from kdbench.cli.options import (
     RunsOption,
     SaveEveryOption,
     echo,
+    next_command,
     print_rows,
 )
 from kdbench.cli.running import open_session, train_teacher
+
+if TYPE_CHECKING:
+    from kdbench.engine.session import Session
+    from kdbench.teachers.cards import TeacherCard
 
 app = typer.Typer(help="Train, import and list teachers.", no_args_is_help=True)
 
@@ -51,15 +56,19 @@ def teacher_train(
     )
     card = train_teacher(session, network, seed)
     echo(f"teacher {card.spec}: {card.accuracy:.2f} % on the test set of {card.dataset}")
+    _warn(session, card)
 
 
 @app.command("import")
 def teacher_import(
-    file: Annotated[Path, typer.Argument(help="Checkpoint of mdistiller or RepDistiller, or safetensors file.")],
+    file: Annotated[Path, typer.Argument(help="Checkpoint with a state dict (torch.save or safetensors).")],
     protocol: ProtocolOption,
     network: NetworkOption,
     accuracy: Annotated[
         float | None, typer.Option(help="Expected top-1 on the test set in %. [default: the published value, if any]")
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option(help="Which weights, where several in the file fit, e.g. state_dict or model_ema.")
     ] = None,
     runs: RunsOption = Path("runs"),
     data: DataOption = None,
@@ -68,24 +77,32 @@ def teacher_import(
 ) -> None:
     """Import a checkpoint as a teacher, and measure its accuracy."""
     session = open_session(protocol, runs=runs, data=data, device=device, download=download)
-    card = session.import_teacher(file, network, expected=accuracy)
+    card = session.import_teacher(file, network, expected=accuracy, key=key)
     checked = "not checked: no expected value" if card.expected is None else f"expected {card.expected:.2f} %"
-    echo(f"teacher {card.spec}: {card.accuracy:.2f} % on the test set of {card.dataset} ({checked})")
+    echo(f"teacher {card.spec}: {card.accuracy:.2f} % on the test set of {card.dataset} ({card.origin}; {checked})")
+    _warn(session, card)
 
 
 @app.command("list")
 def teacher_list(
+    context: typer.Context,
     protocol: Annotated[str | None, typer.Option(help="Only teachers under these training rules.")] = None,
     runs: RunsOption = Path("runs"),
 ) -> None:
     """List the teachers in a folder of runs."""
-    from kdbench.experiment.protocol import load_protocol, protocol_names
-    from kdbench.teachers.cards import list_teachers
+    from kdbench.experiment.protocol import load_protocol
+    from kdbench.teachers.cards import damaged_cards, list_teachers, protocols_with_teachers
 
-    names = protocol_names() if protocol is None else [load_protocol(protocol).name]
+    names = protocols_with_teachers(runs) if protocol is None else [load_protocol(protocol).name]
     cards = [(name, card) for name in names for card in list_teachers(runs, name)]
-    if not cards:
-        echo(f"no teachers in {runs}: type 'kdbench teacher train' or 'kdbench teacher import' to make one")
+    damaged = [error for name in names for error in damaged_cards(runs, name).values()]
+    for error in damaged:
+        echo(f"left out: {error}")
+    if not cards and not damaged:
+        train, imported = (
+            next_command(context, "teacher", verb, keep=("protocol", "runs")) for verb in ("train", "import")
+        )
+        echo(f"no teachers in {runs}: type {train} or {imported} to make one")
         return
     print_rows(
         [
@@ -94,8 +111,17 @@ def teacher_list(
                 "teacher": card.spec,
                 "data": card.dataset,
                 "top-1 %": f"{card.accuracy:.2f}",
+                "weights": card.weights[:8],
                 "origin": card.origin,
             }
             for name, card in cards
         ]
     )
+
+
+def _warn(session: Session, card: TeacherCard) -> None:
+    """Print what is doubtful about a new teacher's accuracy."""
+    from kdbench.teachers.load import doubts
+
+    if text := doubts(card, session.protocol, session.dataset):
+        echo(f"warning: {text}")

@@ -85,13 +85,14 @@ def train(
         save_every=save_every,
         compile_=compile_,
     )
-    cells = [
+    named = [
         session.cell(method=name, student=network, teacher=teacher, seed=number, settings=values)
         for number in seed or [1]
         for network in student
         for name in methods
         for values in settings_of[name]
     ]
+    cells = list({cell.id: cell for cell in named}.values())  # names may be repeated
     for text in dict.fromkeys(_described(cell) for cell in cells if cell.settings.values()):
         echo(text)
     records = run_cells(session, cells, cache=cache, lockstep=lockstep)

@@ -33,9 +33,11 @@ from kdbench.method import PLAIN, ViewPlan
 from kdbench.models.build import build_net
 from kdbench.models.weights import freeze
 from kdbench.net import Outputs, Part
-from kdbench.teachers.cache import STORED, Identity, TeacherCache
-from kdbench.teachers.cards import Teacher, TeacherCard
+from kdbench.teachers.cache import STORED, TeacherCache
+from kdbench.teachers.cache_folder import Identity
+from kdbench.teachers.cards import TeacherCard
 from kdbench.teachers.demand import Wanted, visited
+from kdbench.teachers.load import Teacher
 from kdbench.teachers.outputs import LiveTeacher, TeacherSource
 from kdbench.utils.device import forward_batch
 

@@ -24,9 +24,9 @@ class Display(Watch):
         self._build: tuple[TaskID, float] | None = None
         self.live = Live(
             SpinnerColumn(finished_text="✓"),
-            TextColumn("{task.description}", style="bold"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
             disable=not console.is_terminal,
         )

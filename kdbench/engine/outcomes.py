@@ -15,7 +15,7 @@ from kdbench.engine.run import Run
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.folder import FAILURE
-from kdbench.utils.files import write_json
+from kdbench.utils.files import NotWritten, write_json
 from kdbench.utils.leases import Busy, Superseded
 
 Outcome = dict[str, Any] | Exception
@@ -69,7 +69,7 @@ class Outcomes:
     def _fail(self, cell: Cell, error: Exception, folder: Path | None, permit: Callable[[], None]) -> None:
         outcome: Exception = error
         match error:
-            case Busy() | Superseded():  # another process works on it
+            case Busy() | Superseded() | NotWritten():  # another process works on it, or the disk is full
                 self.set(cell, error)
                 return
             case Diverged():

@@ -229,9 +229,14 @@ class Run:
         listed = ", ".join(f"{name} = {value}" for name, value in terms.items())
         before = self.phase.pretraining
         where = f"pre-training, epoch {self.epoch}," if before else f"epoch {self.epoch}"
+        remedy = f"its last good state is kept in {self.folder}. Try smaller loss weights with --set, or fp32"
+        if self.source and not self.source.is_finite(self.batches, self.group.plan, self.needs, step - 1):
+            remedy = (
+                f"the outputs of its teacher {self.source.teacher.card.spec} are not finite there, so loss weights are "
+                f"not the reason. Use fp32, or import or train the teacher again"
+            )
         raise Diverged(
-            f"{self.cell} failed: diverged in {where} at step {step} ({listed}); its last good state "
-            f"is kept in {self.folder}. Try smaller loss weights with --set, or fp32",
+            f"{self.cell} failed: diverged in {where} at step {step} ({listed}); {remedy}",
             {"pretraining": before, "epoch": self.epoch, "step": step, "terms": terms},
         )
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from kdbench.engine.record import Counts, make_record
 from kdbench.engine.run import Run
 from kdbench.errors import UserError
-from kdbench.experiment.folder import CONFIG, METRICS, PRETRAINING, RECORD, STATE, WEIGHTS
+from kdbench.experiment.folder import RECORD, STATE, WEIGHTS
 from kdbench.experiment.registry import method_source
 from kdbench.models.weights import save_weights
-from kdbench.utils.checkpoint import load_state, save_state
-from kdbench.utils.files import unfinished_writes, write_json
+from kdbench.utils.checkpoint import load_state, save_state, state_names
+from kdbench.utils.files import sweep, write_json
+from kdbench.utils.leases import tidy
+from kdbench.utils.scheduler import Scheduler
+
+_STATES = state_names(STATE)
 
 
 def save(run: Run) -> None:
@@ -62,10 +67,12 @@ def finish(run: Run) -> dict[str, Any]:
         run.cell, run.data.dataset, card, tally.history, tally.seconds, counts, digest, run.options.device
     )
     write_json(run.folder / RECORD, record, permit=run.permit)
-    # What a process that was killed while it wrote has left goes as well.
-    begun = [run.folder / name for name in (CONFIG, METRICS, PRETRAINING, WEIGHTS, STATE, RECORD)]
-    leftovers = [path for file in begun for path in unfinished_writes(file)]
-    leftovers += [run.folder / f"{STATE}{which}" for which in ("", ".previous", ".new")]
-    for path in leftovers:
-        path.unlink(missing_ok=True)
+    sweep(run.folder, held=True)
+    for name in _STATES:
+        (run.folder / name).unlink(missing_ok=True)
     return record
+
+
+def tidy_ended(folder: Path, scheduler: Scheduler) -> None:
+    """Remove what a process that was killed right after the end of its cell has left in the cell's folder."""
+    tidy(folder, scheduler, unused=_STATES if (folder / RECORD).exists() else ())

@@ -26,12 +26,14 @@ from kdbench.experiment.protocol import Protocol, load_protocol
 from kdbench.experiment.registry import load_method, method_name
 from kdbench.experiment.settings import resolve_settings
 from kdbench.models import canonical_network
-from kdbench.teachers.cards import TeacherCard, import_teacher, register_trained
+from kdbench.teachers.cards import TeacherCard
+from kdbench.teachers.make import import_teacher, register_trained
 from kdbench.teachers.plan import CacheMode, Sources
 from kdbench.teachers.store import TeacherStore
 from kdbench.teachers.watch import Watch
 from kdbench.utils.device import pick_device, prepare_process
 from kdbench.utils.scheduler import Scheduler
+from kdbench.utils.values import save_seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +102,7 @@ class Session:
             data=place,
             device=prepare_process(pick_device(device, compiling=compile)),
             download=download,
-            save_every=save_every,
+            save_every=save_seconds(save_every),
             compile=compile,
             scheduler=scheduler or Scheduler(),
             given=given,
@@ -242,8 +244,10 @@ class Session:
         cell = self.teacher_cell(network, seed=seed)
         return register_trained(self.runs, cell, self.run(cell))
 
-    def import_teacher(self, path: Path, network: str, *, expected: float | None = None) -> TeacherCard:
-        """Import a checkpoint as a teacher; see :func:`kdbench.teachers.cards.import_teacher`."""
+    def import_teacher(
+        self, path: Path, network: str, *, expected: float | None = None, key: str | None = None
+    ) -> TeacherCard:
+        """Import a checkpoint as a teacher; see :func:`kdbench.teachers.make.import_teacher`."""
         return import_teacher(
             path,
             canonical_network(network),
@@ -252,6 +256,7 @@ class Session:
             dataset=self.dataset,
             device=self.device,
             expected=expected,
+            key=key,
         )
 
     @property

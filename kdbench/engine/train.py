@@ -14,7 +14,7 @@ from kdbench.engine.options import Options
 from kdbench.engine.outcomes import Outcome, Outcomes
 from kdbench.engine.progress import Observers, quietly
 from kdbench.engine.run import Run
-from kdbench.engine.run_state import resume
+from kdbench.engine.run_state import resume, tidy_ended
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.folder import CONFIG, FAILURE, STATE, read_record
 from kdbench.teachers.outputs import TeacherSource
@@ -55,6 +55,7 @@ def train_cells(
                     held.append((cell, lease))
                 else:
                     outcomes.set(cell, record)
+                    tidy_ended(folder, options.scheduler)
         batches: Batches | None = None
         runs: list[Run] = []
         for cell, lease in held:

@@ -275,7 +275,10 @@ def method_names() -> list[str]:
 
 def method_name(name: str) -> str:
     """Return the registered spelling of a method's name."""
-    return find_name("method", name, method_names(), "'kdbench list methods' names all")
+    remedy = "'kdbench list methods' names all"
+    if not user_methods.folders():
+        remedy += f"; a method of your own is found with --methods DIR or {user_methods.FOLDERS}"
+    return find_name("method", name, method_names(), remedy)
 
 
 def method_source(name: str) -> MethodSource:

@@ -12,6 +12,7 @@ from kdbench.config import deciding
 from kdbench.errors import UserError
 from kdbench.experiment.pairs import Pair
 from kdbench.experiment.registry import load_method, method_name, method_source
+from kdbench.utils.values import number
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +104,7 @@ def parse_settings(words: list[str], methods: list[str]) -> dict[str, list[dict[
         key, equals, text = word.partition("=")
         if not (key and equals and text):
             raise UserError(f"--set takes key=value, not {word!r}")
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text
+        value = _read(text)
         for name, setting in _meant(key, methods):
             values = chosen[name].setdefault(setting, [])
             if value in values:
@@ -116,6 +114,15 @@ def parse_settings(words: list[str], methods: list[str]) -> dict[str, list[dict[
         name: [dict(zip(settings, values, strict=True)) for values in itertools.product(*settings.values())]
         for name, settings in chosen.items()
     }
+
+
+def _read(text: str) -> Any:
+    """Read a value in TOML's notation; what is no single value, or too long for one, is text."""
+    try:
+        values = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        return text
+    return values["value"] if len(values) == 1 else text
 
 
 def _meant(key: str, methods: list[str]) -> list[tuple[str, str]]:
@@ -149,7 +156,10 @@ def _typed(name: str, config: type, chosen: dict[str, Any]) -> dict[str, Any]:
 
 def _convert(name: str, key: str, value: Any, kind: Any) -> Any:
     if kind is float and type(value) is int:
-        return float(value)
+        try:
+            return number(value)
+        except ValueError as error:
+            raise UserError(f"setting {key} of method {name}: {error}") from None
     options = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else None
     if options and value in options and type(value) in {type(o) for o in options}:
         return value

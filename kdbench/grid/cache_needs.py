@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -49,6 +50,28 @@ def expected_pairs(num_images: int, augmentation: Augmentation, plans: Mapping[f
     return num_images * views
 
 
+def epochs_by_plans(reading: Iterable[tuple[Sequence[Cell], Wanted]]) -> Counter[frozenset[ViewPlan]]:
+    """Count the epochs, over all seeds, that see each set of plans, in time that grows with the cells alone."""
+    visits: list[tuple[ViewPlan, range]] = []
+    by_seed: dict[int, set[int]] = {}
+    for cells, want in reading:
+        visit = want.plan, want.epochs
+        if visit not in visits:
+            visits.append(visit)
+        number = visits.index(visit)
+        for cell in cells:
+            by_seed.setdefault(cell.seed, set()).add(number)
+    counts: Counter[frozenset[ViewPlan]] = Counter()
+    for numbers, num_seeds in Counter(map(frozenset, by_seed.values())).items():
+        seen = [visits[number] for number in numbers]
+        # Between two edges every epoch sees the same plans.
+        edges = sorted({edge for _, epochs in seen for edge in (epochs.start, epochs.stop)})
+        for start, stop in itertools.pairwise(edges):
+            if plans := frozenset(plan for plan, epochs in seen if start in epochs):
+                counts[plans] += num_seeds * (stop - start)
+    return counts
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheNeed:
     """What the unfinished cells of a grid need of one teacher's cache."""
@@ -62,6 +85,10 @@ class CacheNeed:
     """Bytes that one pair and its outputs take."""
     forwards: int
     """Views that the live teacher would forward without a cache."""
+    largest_reader: str = ""
+    """The method without which the cache would be smallest; empty where it is the only one."""
+    bytes_without: float = 0.0
+    """Size that the complete cache would have without that method."""
     used: bool = True
     """Whether ``--cache auto`` builds and reads it."""
 
@@ -98,13 +125,7 @@ def cache_needs(
             readers.setdefault(variant.cell.teacher.id, []).append((variant, want))
 
     def expected(reading: Iterable[tuple[Sequence[Cell], Wanted]]) -> float:
-        # Of very many cells few differ in this.
-        visits = {(cell.seed, want.plan, want.epochs) for cells, want in reading for cell in cells}
-        plans: dict[tuple[int, int], set[ViewPlan]] = {}
-        for seed, plan, epochs in visits:
-            for epoch in epochs:
-                plans.setdefault((seed, epoch), set()).add(plan)
-        return expected_pairs(data.num_images, augmentation, Counter(map(frozenset, plans.values())))
+        return expected_pairs(data.num_images, augmentation, epochs_by_plans(reading))
 
     needs = []
     free = free_space(grid.session.runs)
@@ -114,20 +135,40 @@ def cache_needs(
             continue
         teacher = grid.teachers[teacher_id]
         views = expected((variant.left, want) for variant, want in reading)
-        total = expected(((*variant.left, *variant.done), want) for variant, want in reading)
+        on_disk = _on_disk(teacher, protocol, parts, caches)
+        missing = views
+        if on_disk:
+            missing = _missing(expected(((*v.left, *v.done), want) for v, want in reading), on_disk)
+        row_bytes = _row_bytes(parts, shapes[teacher.ref.network])
+        without = {
+            method: expected((v.left, want) for v, want in reading if v.cell.method != method)
+            * _row_bytes(
+                {part for v, want in reading if v.left and v.cell.method != method for part in want.parts},
+                shapes[teacher.ref.network],
+            )
+            for method in dict.fromkeys(v.cell.method for v, _ in reading if v.left)
+        }
+        largest = min(without, key=lambda method: without[method]) if len(without) > 1 else ""
         forwards = sum(len(variant.left) * want.plan.num_views * len(want.epochs) for variant, want in reading)
         need = CacheNeed(
             teacher=teacher,
             views=views,
-            missing=min(views, _missing(total, _on_disk(teacher, protocol, parts, caches))),
-            row_bytes=8 + sum(shapes[teacher.ref.network].row[part] for part in parts),
+            missing=min(views, missing),
+            row_bytes=row_bytes,
             forwards=forwards * data.num_images,
+            largest_reader=largest,
+            bytes_without=without[largest] if largest else 0.0,
         )
         # As Sources decides, with each cell in a lockstep group of its own.
         used = not need.missing or (need.worthwhile and need.missing_bytes < free / 2)
         free -= round(need.missing_bytes) if used else 0
         needs.append(replace(need, used=used))
     return tuple(needs)
+
+
+def _row_bytes(parts: set[Part], shape: NetShape) -> int:
+    """Return the bytes that one pair and its outputs take."""
+    return 8 + sum(shape.row[part] for part in parts)
 
 
 def _missing(total: float, on_disk: int) -> float:
@@ -137,7 +178,7 @@ def _missing(total: float, on_disk: int) -> float:
     counts as none: seeing one id of a rotation makes the others less likely, so the variance is below the mean.
     """
     missing = total - on_disk
-    return missing if missing > 5 * total**0.5 or not on_disk else 0.0
+    return missing if missing > 5 * total**0.5 else 0.0
 
 
 def _on_disk(teacher: GridTeacher, protocol: Protocol, parts: set[Part], caches: Sequence[CacheInfo]) -> int:

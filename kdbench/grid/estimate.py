@@ -6,6 +6,8 @@ follow from the shapes of the networks, and the contents of caches are an expect
 
 from __future__ import annotations
 
+import contextlib
+import os
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from kdbench.errors import UserError
 from kdbench.experiment.folder import read_record
 from kdbench.grid.cache_needs import CacheNeed, cache_needs
 from kdbench.grid.grid import Grid
@@ -23,6 +26,7 @@ from kdbench.grid.variants import Variant, variants_of
 from kdbench.teachers.cache_list import list_caches
 from kdbench.utils.device import processor
 from kdbench.utils.files import free_space
+from kdbench.utils.values import number, whole_number
 
 _MAX_RECORDS = 3
 """Records that are read of each variant."""
@@ -46,6 +50,8 @@ class Speed:
     """Seconds to cache one view, by the teacher's network; None where that was not measured."""
     elsewhere: int = 0
     """Number of records of other devices, which are left out."""
+    parallel: int = 1
+    """Workers that this machine has room for with as many threads, or a GPU, for each."""
 
 
 def speed(variants: Sequence[Variant], runs: Path, device: str | None = None) -> Speed:
@@ -56,30 +62,39 @@ def speed(variants: Sequence[Variant], runs: Path, device: str | None = None) ->
     device
         Only records of this device count, named as by :func:`device_words`; by default the one with most records.
 
-    Raises
-    ------
-    UserError
-        A record is damaged.
     """
     timings: list[tuple[Variant, str, float]] = []
+    parallel: dict[str, int] = {}
     for variant in variants:
         for cell in variant.done[:_MAX_RECORDS]:
-            record = read_record(cell.folder(runs), cell)
-            assert record is not None, cell
-            cost, environment = record["cost"], record["environment"]
-            words = device_words(environment["device"], environment["device_type"], environment["threads"])
-            timings.append((variant, words, cost["train_seconds"] + cost["evaluate_seconds"]))
+            # A record that cannot be used is named by the state of its cell.
+            with contextlib.suppress(UserError, LookupError, TypeError, ValueError):
+                record = read_record(cell.folder(runs), cell) or {}
+                cost, environment = record["cost"], record["environment"]
+                device_type, threads = environment["device_type"], environment["threads"]
+                words = device_words(environment["device"], device_type, threads)
+                seconds = number(cost["train_seconds"], low=0.0) + number(cost["evaluate_seconds"], low=0.0)
+                parallel[words] = parallel_workers(device_type, whole_number(threads, low=1))
+                timings.append((variant, words, seconds))
     counts = Counter(words for _, words, _ in timings)
     chosen = device or (counts.most_common(1)[0][0] if counts else "")
-    seconds: dict[Variant, list[float]] = {}
-    for variant, words, duration in timings:
+    durations: dict[Variant, list[float]] = {}
+    for variant, words, seconds in timings:
         if words == chosen:
-            seconds.setdefault(variant, []).append(duration)
+            durations.setdefault(variant, []).append(seconds)
     return Speed(
         device=chosen,
-        cells={variant: statistics.median(durations) for variant, durations in seconds.items()},
+        cells={variant: statistics.median(several) for variant, several in durations.items()},
         elsewhere=len(timings) - counts[chosen],
+        parallel=parallel.get(chosen, 1),
     )
+
+
+def parallel_workers(device_type: str, threads: int) -> int:
+    """Return how many workers this machine has room for, with a GPU or a number of threads for each."""
+    if device_type == "cuda":
+        return max(1, torch.cuda.device_count())
+    return max(1, (os.cpu_count() or 1) // threads)
 
 
 def this_device(device: torch.device) -> str:
@@ -152,7 +167,7 @@ class GridEstimate:
         Raises
         ------
         UserError
-            A network cannot be used, or a record is damaged.
+            A network cannot be used.
         """
         session = grid.session
         variants, data = variants_of(statuses), data_shape(session)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tomllib
+import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,13 @@ from kdbench.experiment.registry import method_names
 from kdbench.models import NETWORKS, parse_pair
 from kdbench.utils.names import find_name
 from kdbench.utils.precision import Precision
+from kdbench.utils.reading import Missing, Unreadable, read_toml
 
 _KEYS = ("protocol", "pairs", "methods", "seeds", "epochs", "precision", "data", "method")
 _Name = TypeVar("_Name", str, Pair)
+MAX_CELLS = 200_000
+"""Cells that a grid may have: a plan of them takes about ten seconds."""
+MAX_EPOCHS = 1_000_000
 _EXAMPLE = 'pairs = ["ResNet50>MobileNetV2"]'
 
 
@@ -43,6 +48,12 @@ class GridFile:
         """Return the name of the grid."""
         return self.path.stem
 
+    @property
+    def num_cells(self) -> int:
+        """Return the number of cells; one that several pairs share counts for each of them."""
+        rows = sum(math.prod(map(len, self.settings.get(method, {}).values())) for method in self.methods)
+        return len(self.pairs) * rows * len(self.seeds)
+
 
 def read_grid(path: Path) -> GridFile:
     """Read a grid's file.
@@ -54,13 +65,11 @@ def read_grid(path: Path) -> GridFile:
         quotes the line and lists what is known.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        values = read_toml(path)
+    except Missing:
         raise UserError(f"file {path} does not exist: README.md, 'A grid', shows one to start from") from None
-    except IsADirectoryError:
-        raise UserError(f"{path} is a folder: name the grid's TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not TOML: {error}") from None
+    except Unreadable as error:
+        raise UserError(f"{path} {error}") from None
     for key, value in values.items():
         with error_context(path, key, value):
             require_name("key", key, _KEYS)
@@ -85,13 +94,15 @@ def read_grid(path: Path) -> GridFile:
         epochs = _typed(values.get("epochs"), int | None, "a whole number")
         if epochs is not None and epochs < 1:
             raise UserError("epochs must be at least 1")
+        if epochs is not None and epochs > MAX_EPOCHS:
+            raise UserError(f"epochs must be at most {MAX_EPOCHS:,}")
     with error_context(path, "precision", values.get("precision")):
         precision = _typed(values.get("precision"), str | None, "a word")
         if precision is not None:
             require_name("precision", precision, get_args(Precision))
     with error_context(path, "data", values.get("data")):
         data = _typed(values.get("data"), str | None, "a folder, or npz:FILE")
-    return GridFile(
+    file = GridFile(
         path=path,
         protocol=protocol,
         pairs=pairs,
@@ -102,6 +113,12 @@ def read_grid(path: Path) -> GridFile:
         precision=precision,
         data=data,
     )
+    if file.num_cells > MAX_CELLS:
+        raise UserError(
+            f"{path}: pairs, methods, settings and seeds make {file.num_cells:,} cells, but a grid has at most "
+            f"{MAX_CELLS:,}: give fewer of them, or several files"
+        )
+    return file
 
 
 @contextlib.contextmanager
@@ -142,8 +159,8 @@ def _listed(value: Any, description: str) -> list[str]:
 
 
 def _distinct(noun: str, names: list[_Name]) -> tuple[_Name, ...]:
-    for name in names:
-        if names.count(name) > 1:
+    for name, count in Counter(names).items():
+        if count > 1:
             raise UserError(f"{noun} {name} is listed twice: keep one of them")
     return tuple(names)
 
@@ -161,13 +178,16 @@ def _pairs(words: list[str]) -> Iterator[Pair]:
 
 
 def _seeds(value: Any) -> tuple[int, ...]:
+    number = value if isinstance(value, int) else len(value) if isinstance(value, list) else 0
+    if number > MAX_CELLS:
+        raise UserError(f"a grid has at most {MAX_CELLS:,} cells: give fewer seeds")
     seeds = list(range(1, value + 1)) if isinstance(value, int) and not isinstance(value, bool) else value
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
         raise UserError("seeds must be a positive number (5 means 1 to 5) or a list such as [1, 2, 7]")
     if out_of_range := [seed for seed in seeds if not 0 <= seed < 2**31]:
-        raise UserError(f"a seed must be between 0 and {2**31 - 1}, not {out_of_range[0]}")
-    if len(set(seeds)) < len(seeds):
-        repeated = next(seed for seed in seeds if seeds.count(seed) > 1)
+        raise UserError(f"a seed must be between 0 and {2**31 - 1}, not {_shortened(out_of_range[0])}")
+    repeated, count = Counter(seeds).most_common(1)[0]
+    if count > 1:
         raise UserError(f"seed {repeated} is listed twice: keep one of them")
     return tuple(seeds)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
@@ -12,6 +13,7 @@ from kdbench.engine.session import Session
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell, TeacherRef
 from kdbench.experiment.pairs import Pair, TeacherSpec
+from kdbench.experiment.protocol import load_protocol
 from kdbench.grid.file import GridFile, error_context, read_grid
 from kdbench.teachers.cards import TeacherCard, find_teacher, list_teachers
 
@@ -38,6 +40,11 @@ class Grid:
         self.by_row: dict[tuple[Pair, str], list[Cell]] = {}
         """Cells of each pair and method; a student-only cell is in the row of each of its teachers."""
         refs = {spec: self._teacher(spec) for spec in dict.fromkeys(pair.teacher for pair in file.pairs)}
+        first: dict[tuple[str, str], Pair] = {}
+        for pair in file.pairs:
+            same = first.setdefault((refs[pair.teacher].id, pair.student), pair)
+            if same is not pair:
+                raise UserError(f"{file.path}: pairs: {same} and {pair} have the same teacher: keep one of them")
         for pair, method in itertools.product(file.pairs, file.methods):
             self.by_row[pair, method] = self._row(method, refs[pair.teacher], pair.student)
         self.cells = tuple({cell.id: cell for row in self.by_row.values() for cell in row}.values())
@@ -64,7 +71,7 @@ class Grid:
         if data is None:
             data = file.data
             with error_context(path, "data", data):
-                DataPlace.parse(data)
+                DataPlace.parse(data).check(load_protocol(file.protocol).dataset, download=False)
         return cls(
             file, Session.open(file.protocol, data=data, epochs=file.epochs, precision=file.precision, **session)
         )
@@ -73,6 +80,11 @@ class Grid:
     def to_train(self) -> tuple[Cell, ...]:
         """Return the cells that train the teachers that do not exist yet."""
         return tuple(teacher.cell for teacher in self.teachers.values() if teacher.cell)
+
+    @cached_property
+    def cell_ids(self) -> frozenset[str]:
+        """Ids of its cells and of those that train its teachers, or trained them."""
+        return frozenset({cell.id for cell in self.cells} | {teacher.ref.hash for teacher in self.teachers.values()})
 
     def _teacher(self, spec: TeacherSpec) -> TeacherRef:
         session, network = self.session, spec.network

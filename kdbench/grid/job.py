@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -9,7 +10,7 @@ import sys
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import submitit
 from rich.console import Console
@@ -17,15 +18,15 @@ from rich.console import Console
 from kdbench.engine.display import Display
 from kdbench.errors import Interrupted
 from kdbench.experiment.folder import RECORD, STATE
+from kdbench.grid.submissions import REPORT
 from kdbench.grid.worker import Worker, Workload
-from kdbench.teachers.cache import FOLDER as CACHES
-from kdbench.utils.files import write_json
+from kdbench.teachers.cache_folder import FOLDER as CACHES
+from kdbench.utils.files import NotWritten, write_json
 from kdbench.utils.leases import Leases
 from kdbench.utils.scheduler import Scheduler
+from kdbench.utils.signals import Stop
 from kdbench.utils.text import counted
 
-REPORT = "ended.json"
-"""Written to a worker's folder when nothing is left to do or it was stopped; a worker that crashed writes nothing."""
 MAX_IDLE_STARTS = 3
 """Starts in a row without progress after which a job is not started again."""
 
@@ -51,30 +52,36 @@ class GridJob:
     def __call__(self) -> None:
         """Do the workload; a job in which something failed exits with code 1."""
         self.mark = progress_mark(self.workload)
-        console = Console(width=160, highlight=False, force_terminal=False)
+        console = Console(width=160, highlight=False, markup=False, emoji=False, force_terminal=False)
         scheduler = self.make_scheduler()
         code = resources.files("kdbench")
-        console.print(f"kdbench {code}, process {os.getpid()}, {scheduler.own_job() or ''}")
+        _print(console, f"kdbench {code}, process {os.getpid()}, {scheduler.own_job() or ''}")
         try:
-            with Leases(scheduler) as leases, Display(console) as display:
+            # From its lease on, others may signal it to stop.
+            with Stop(), Leases(scheduler) as leases, Display(console) as display:
                 if self.folder:
                     leases.hold(self.folder)
                     (self.folder / REPORT).unlink(missing_ok=True)
                 report = Worker(self.workload, scheduler, display).run()
         except Interrupted as stopped:
-            console.print(str(stopped), markup=False)
-            if self.folder:
-                write_json(self.folder / REPORT, {"stopped": stopped.signum})
+            _print(console, str(stopped))
+            self._write_report({"stopped": stopped.signum})
             if stopped.signum == signal.SIGUSR2:  # states are saved: now submitit may have the job started again
                 signal.raise_signal(signal.SIGUSR2)
             sys.exit(128 + stopped.signum)
         for text in report.left:
-            console.print(f"left: {text}", markup=False)
-        if self.folder:
-            write_json(self.folder / REPORT, dataclasses.asdict(report))
-        console.print(f"{counted(report.done, 'cell')} done, {len(report.failed)} failed, {len(report.left)} left")
+            _print(console, f"left: {text}")
+        self._write_report(dataclasses.asdict(report))
+        _print(console, f"{counted(report.done, 'cell')} done, {len(report.failed)} failed, {len(report.left)} left")
         if report.failed or report.left:
             sys.exit(1)
+
+    def _write_report(self, values: dict[str, Any]) -> None:
+        if self.folder:
+            try:
+                write_json(self.folder / REPORT, values)
+            except NotWritten:  # an empty file says enough, and needs no space
+                (self.folder / REPORT).touch()
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission | None:
         """Return the job to start again; None if the last starts made no progress."""
@@ -84,6 +91,11 @@ class GridJob:
             sys.stdout.write(f"{self.idle_starts} starts in a row without progress: is the time limit too short?\n")
             return None
         return submitit.helpers.DelayedSubmission(self)
+
+
+def _print(console: Console, text: str) -> None:
+    with contextlib.suppress(OSError):  # the log may be on a full disk
+        console.print(text, markup=False)
 
 
 def progress_mark(workload: Workload) -> int:

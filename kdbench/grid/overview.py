@@ -12,14 +12,18 @@ from kdbench.grid.submissions import Submission, SubmittedJob, is_held, read_sub
 from kdbench.utils.scheduler import JobState, Scheduler
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
     """The states of a grid's cells, and of those that train its teachers."""
 
     statuses: list[Status]
     teachers: list[Status]
     jobs: dict[str, tuple[Submission, SubmittedJob]]
-    """The last job of each cell, by the cell's id."""
+    """The last job of each cell that is live, else its last one, by the cell's id."""
+    live: list[tuple[Submission, SubmittedJob]]
+    """Jobs of all submissions that may still run cells of this grid, or that its file had when it was submitted."""
+    over: list[Submission]
+    """Submissions that have cells of this grid, or had some, and surely no job that may run."""
     problem: str
     """Why the batch system could not be asked; empty where it answered or need not."""
 
@@ -31,9 +35,11 @@ class Overview:
         """Return the cells in some states."""
         return [status.cell for status in self.statuses if status.state in states]
 
-    def launcher(self, cell: Cell) -> str:
-        """Return the launcher of a cell's last job; empty where it was never submitted."""
-        return self.jobs[cell.id][0].launcher if cell.id in self.jobs else ""
+    def on_slurm(self, status: Status) -> bool:
+        """Return whether a job of Slurm runs a cell, or will."""
+        if status.holder:
+            return status.holder.job is not None
+        return status.cell.id in self.jobs and self.jobs[status.cell.id][0].launcher == "slurm"
 
 
 def read_overview(grid: Grid, scheduler: Scheduler) -> Overview:
@@ -44,64 +50,101 @@ def read_overview(grid: Grid, scheduler: Scheduler) -> Overview:
     UserError
         A submission's manifest is damaged.
     """
-    cell_ids = {cell.id for cell in (*grid.to_train, *grid.cells)}
-    last: dict[str, tuple[Submission, SubmittedJob]] = {}
-    for submission in read_submissions(grid):
-        for job in submission.jobs:
-            last |= {cell: (submission, job) for cell in job.cells if cell in cell_ids}
-    on_slurm = any(submission.launcher == "slurm" for submission, _ in last.values())
+    submitted = [
+        (submission, job)
+        for submission in read_submissions(grid)
+        for job in submission.jobs
+        if submission.is_of(grid) or not grid.cell_ids.isdisjoint(submission.served_by(job))
+    ]
+    on_slurm = any(submission.launcher == "slurm" for submission, _ in submitted)
     job_states = scheduler.jobs([getpass.getuser()]) if on_slurm else {}
-    problem = ""
-    if job_states is None:
-        problem = (
-            "Slurm does not answer: cells of jobs that have ended are shown as queued; type the command again later"
-        )
-    by_job = {(submission.folder, job.id): (submission, job) for submission, job in last.values()}
-    job_texts = {key: _job_text(*submitted, job_states, scheduler) for key, submitted in by_job.items()}
-    texts = {cell: job_texts[submission.folder, job.id] for cell, (submission, job) in last.items()}
-    queued = {cell: text for cell, (waiting, text) in texts.items() if waiting}
+    looks = [_look(*pair, job_states, scheduler) for pair in submitted]
+    jobs: dict[str, tuple[Submission, SubmittedJob]] = {}
+    texts: dict[str, tuple[bool, str]] = {}
+    for lives in (False, True):
+        for pair, look in zip(submitted, looks, strict=True):
+            if look.lives == lives:
+                cells = grid.cell_ids.intersection(pair[1].cells)
+                jobs |= dict.fromkeys(cells, pair)
+                texts |= dict.fromkeys(cells, (look.may_run, look.text))
+    queued = {cell: text for cell, (may_run, text) in texts.items() if may_run}
     # Cells that workers on this machine left are planned; a Slurm job that has ended should have run its cells.
-    gone = {cell: text for cell, (waiting, text) in texts.items() if not waiting and last[cell][0].launcher == "slurm"}
+    gone = {cell: text for cell, (may_run, text) in texts.items() if not may_run and jobs[cell][0].launcher == "slurm"}
     runs = grid.session.runs
     statuses = survey(grid.cells, runs, scheduler, queued, gone)
     teachers = survey(grid.to_train, runs, scheduler, queued, gone)
     forgotten = {
-        last[status.cell.id][1].id
+        jobs[status.cell.id][1].id
         for status in (*statuses, *teachers)
         if status.state == State.LOST
-        and status.cell.id in last
-        and last[status.cell.id][0].launcher == "slurm"
-        and last[status.cell.id][1].id not in (job_states or {})
+        and status.cell.id in jobs
+        and jobs[status.cell.id][0].launcher == "slurm"
+        and jobs[status.cell.id][1].id not in (job_states or {})
     }
     ended = scheduler.ended(forgotten)
 
     def explained(status: Status) -> Status:
-        if status.state != State.LOST or status.cell.id not in last:
+        if status.state != State.LOST or status.cell.id not in jobs:
             return status
-        submission, job = last[status.cell.id]
+        submission, job = jobs[status.cell.id]
         if submission.launcher == "local":
             return replace(status, job=f"stopped before it was finished; logs: {submission.folder}")
         how = f" ({ended[job.id]})" if job.id in ended else ""
         log = f"; log: {submission.log(job)}" if submission.log(job).exists() else ""
         return replace(status, job=f"{status.job}{how}{log}")
 
-    return Overview(list(map(explained, statuses)), list(map(explained, teachers)), last, problem)
+    # Of jobs that Slurm says nothing about, those that have a cell that nothing else is known of.
+    waiting = {status.cell.id for status in (*statuses, *teachers) if status.state == State.QUEUED}
+    unknown = [
+        pair
+        for pair, look in zip(submitted, looks, strict=True)
+        if look.may_run and not look.lives and any(jobs[cell] is pair for cell in waiting.intersection(pair[1].cells))
+    ]
+    live = [pair for pair, look in zip(submitted, looks, strict=True) if look.lives]
+    problem = (
+        "Slurm does not answer: cells of jobs that have ended are shown as queued; type the command again later"
+        if unknown
+        else ""
+    )
+    going = {submission.folder for (submission, _), look in zip(submitted, looks, strict=True) if look.may_run}
+    over = {submission.folder: submission for submission, _ in submitted if submission.folder not in going}
+    return Overview(
+        statuses=list(map(explained, statuses)),
+        teachers=list(map(explained, teachers)),
+        jobs=jobs,
+        live=[*live, *unknown],
+        over=[submission for submission in over.values() if not is_held(submission.folder, scheduler)],
+        problem=problem,
+    )
 
 
-def _job_text(
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What is known of a job."""
+
+    lives: bool
+    """Whether it surely runs its cells, or will."""
+    may_run: bool
+    """Whether it may: where Slurm does not answer, a job is not submitted a second time."""
+    text: str
+
+
+def _look(
     submission: Submission, job: SubmittedJob, job_states: dict[str, JobState] | None, scheduler: Scheduler
-) -> tuple[bool, str]:
-    """Return whether a job may still run its cells, and a description of it.
+) -> _Look:
+    """Look at a job.
 
     Parameters
     ----------
     job_states
-        None where Slurm does not answer: a job may then be running, and is not submitted a second time.
+        None where Slurm does not answer.
     """
     if submission.launcher == "local":
-        return is_held(submission.folder / job.id, scheduler), "waiting for a worker"
+        lives = is_held(submission.folder / job.id, scheduler) or submission.starts(job, scheduler)
+        return _Look(lives, lives, "waiting for a worker")
     if job_states is None:
-        return True, f"job {job.id}"
+        return _Look(lives=False, may_run=True, text=f"job {job.id}")
     if job.id not in job_states:
-        return False, f"job {job.id} has ended"
-    return not job_states[job.id].over, f"job {job.id} {job_states[job.id]}"
+        return _Look(lives=False, may_run=False, text=f"job {job.id} has ended")
+    lives = not job_states[job.id].over
+    return _Look(lives, lives, f"job {job.id} {job_states[job.id]}")

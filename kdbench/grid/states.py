@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -11,12 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.experiment.cell import Cell
-from kdbench.experiment.folder import CONFIG, FAILURE, METRICS, PRETRAINING, RECORD, STATE
-from kdbench.utils.files import read_object
+from kdbench.experiment.folder import CONFIG, FAILURE, METRICS, PRETRAINING, RECORD, STATE, parse_record
+from kdbench.utils.checkpoint import state_names
+from kdbench.utils.files import is_temporary, read_object
 from kdbench.utils.holder import Holder
 from kdbench.utils.leases import LEASE_PREFIX, holder_of, living
 from kdbench.utils.scheduler import Scheduler
 from kdbench.utils.text import counted
+
+_MAX_PARSED = 5_000
+"""Records of a survey that are parsed, in about a second; of more, only the sizes are looked at."""
+_STATES = frozenset(state_names(STATE))
 
 
 class State(StrEnum):
@@ -44,6 +50,10 @@ class Status:
     """The process that runs it, where it is running."""
     job: str = ""
     """Describes the job in which it is queued, or with which it was lost."""
+    damage: str = ""
+    """Why its record cannot be used, where it failed for that."""
+    untidy: bool = False
+    """Whether it has ended, and a process that was killed left something in its folder."""
 
 
 def survey(
@@ -60,33 +70,43 @@ def survey(
     queued, gone
         Descriptions of the jobs that will run a cell, or that have ended without finishing it, by the cell's id.
     """
-    listed: dict[Path, set[str]] = {}
+    listed: dict[str, set[str]] = {}
     contents: list[tuple[Cell, Path, set[str]]] = []
     leases: dict[Path, Holder] = {}
     lease_of: dict[Path, Path] = {}
+    recorded: list[tuple[Cell, Path, int]] = []
     for cell in cells:
         folder = cell.folder(runs)
-        if folder.parent not in listed:
-            listed[folder.parent] = _names(folder.parent)
-        files = _names(folder) if folder.name in listed[folder.parent] else set()
-        if RECORD not in files and any(name.startswith(LEASE_PREFIX) for name in files):
+        parent, name = os.path.split(folder)
+        if parent not in listed:
+            listed[parent] = _names(parent)[0]
+        files, record_size = _names(folder) if name in listed[parent] else (set(), 0)
+        if RECORD in files:
+            recorded.append((cell, folder, record_size))
+        elif any(name.startswith(LEASE_PREFIX) for name in files):
             held = holder_of(folder)
             if held:
                 lease, holder = held
                 leases[lease], lease_of[folder] = holder, lease
         contents.append((cell, folder, files))
     alive = living(leases, scheduler)
+    damages = {
+        folder: damage
+        for cell, folder, record_size in recorded
+        if (damage := _damage(cell, folder, record_size, parse=len(recorded) <= _MAX_PARSED))
+    }
     statuses = []
     for cell, folder, files in contents:
         path = lease_of.get(folder)
         if RECORD in files:
-            status = Status(cell, folder, State.DONE)
+            state, damage = (State.FAILED, damages[folder]) if folder in damages else (State.DONE, "")
+            status = Status(cell, folder, state, damage=damage, untidy=_is_untidy(files))
         elif path in alive:
             status = Status(cell, folder, State.RUNNING, holder=leases[path])
         elif cell.id in queued:
             status = Status(cell, folder, State.QUEUED, job=queued[cell.id])
         elif FAILURE in files:
-            status = Status(cell, folder, State.FAILED)
+            status = Status(cell, folder, State.FAILED, untidy=path is not None)
         elif cell.id in gone or files & {STATE, CONFIG} or path:
             crashed = f"{leases[path]}, which crashed or was killed" if path else ""
             status = Status(cell, folder, State.LOST, job=gone.get(cell.id, crashed))
@@ -94,6 +114,28 @@ def survey(
             status = Status(cell, folder, State.PLANNED)
         statuses.append(status)
     return statuses
+
+
+def _damage(cell: Cell, folder: Path, record_size: int, *, parse: bool) -> str:
+    """Return why a cell's record cannot be used; empty if it can.
+
+    Parameters
+    ----------
+    parse
+        Whether it is read; otherwise only an empty file is found out, as power failures leave them.
+    """
+    if not record_size:
+        return f"{folder / RECORD} is empty"
+    record = parse_record(folder / RECORD) if parse else {"cell": cell.id}
+    if isinstance(record, str):
+        return f"{folder / RECORD} is damaged ({record})"
+    if record["cell"] != cell.id:
+        return f"{folder / RECORD} belongs to another cell"
+    return ""
+
+
+def _is_untidy(files: set[str]) -> bool:
+    return any(name in _STATES or name.startswith(LEASE_PREFIX) or is_temporary(name) for name in files)
 
 
 def explain(status: Status) -> str:
@@ -106,27 +148,30 @@ def explain(status: Status) -> str:
         case State.QUEUED:
             return f"{_progress(status)}{status.job}"
         case State.FAILED:
-            return _failure(status)
+            return status.damage or _failure(status)
         case State.LOST:
             return f"{_progress(status)}{status.job or 'stopped before it was finished'}"
         case State.PLANNED:
             return ""
 
 
-def _names(folder: Path) -> set[str]:
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries}
-    except (FileNotFoundError, NotADirectoryError):
-        return set()
+def _names(folder: Path | str) -> tuple[set[str], int]:
+    """Return the names in a folder, and the size of the record among them."""
+    names, record_size = set(), 0
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            names.add(entry.name)
+            if entry.name == RECORD:
+                record_size = entry.stat().st_size
+    return names, record_size
 
 
 def _accuracy(folder: Path) -> str:
     record = read_object(folder / RECORD)
     top1, epochs = record.get("top1"), record.get("epochs", 0)
-    return (
-        f"{top1:.2f} % after {counted(epochs, 'epoch')}" if isinstance(top1, float) else f"{folder / RECORD} is damaged"
-    )
+    if isinstance(top1, float) and isinstance(epochs, int):
+        return f"{top1:.2f} % after {counted(epochs, 'epoch')}"
+    return f"{folder / RECORD} is damaged"
 
 
 def _failure(status: Status) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +13,13 @@ from kdbench.teachers.plan import CacheMode
 from kdbench.utils.files import explain_os_errors, write_json
 from kdbench.utils.leases import holder_of, living
 from kdbench.utils.names import safe_name
+from kdbench.utils.reading import read_json
 from kdbench.utils.scheduler import Scheduler
 
 Launcher = Literal["slurm", "local"]
 """Who starts the jobs: Slurm, or this machine."""
+REPORT = "ended.json"
+"""Written to a worker's folder when nothing is left to do or it was stopped; a worker that crashed writes nothing."""
 _MANIFEST = "submission.json"
 _LAUNCHER, _LOCKSTEP = "kind", "together"
 """What the manifest calls ``launcher`` and ``lockstep``; other versions of kdbench read and write the same."""
@@ -72,11 +74,34 @@ class Submission:
     """The profile in plain values; empty for workers on this machine."""
     launch: Launch
     jobs: tuple[SubmittedJob, ...]
+    file: str = ""
+    """Path of the grid's file; empty in submissions of earlier versions."""
+
+    @property
+    def time(self) -> int:
+        """Return when it was made, as a number that grows."""
+        return (self.folder / _MANIFEST).stat().st_mtime_ns
+
+    def is_of(self, grid: Grid) -> bool:
+        """Return whether the grid's file was submitted, whatever it said then."""
+        if self.file and Path(self.file).exists():
+            return self.file == str(grid.file.path.absolute())
+        return self.folder.parent.name == folder_of(grid).name
+
+    def served_by(self, job: SubmittedJob) -> frozenset[str]:
+        """Return the ids of the cells that need a job; one that runs none builds caches for the others."""
+        return frozenset(job.cells or (cell for other in self.jobs for cell in other.cells))
+
+    def starts(self, job: SubmittedJob, scheduler: Scheduler) -> bool:
+        """Return whether a worker of this machine has yet to begin: the process that starts it lives."""
+        return not (self.folder / job.id / REPORT).exists() and is_held(self.folder, scheduler)
 
     def write(self) -> None:
         """Write the manifest to the submission's folder."""
         values = dataclasses.asdict(self)
         del values["folder"]
+        if not self.file:
+            del values["file"]
         values[_LAUNCHER] = values.pop("launcher")
         values["launch"][_LOCKSTEP] = values["launch"].pop("lockstep")
         write_json(self.folder / _MANIFEST, values)
@@ -102,6 +127,11 @@ def new_folder(grid: Grid, launcher: Launcher) -> Path:
                 return folder.absolute()
 
 
+def unbegun_folders(grid: Grid) -> list[Path]:
+    """Return the folders of a grid's submissions that have no manifest: it is being written, or never will be."""
+    return [folder for folder in folder_of(grid).glob("[0-9]*-*/") if not (folder / _MANIFEST).exists()]
+
+
 def folder_of(grid: Grid) -> Path:
     """Return the folder of a grid's submissions."""
     return grid.session.runs / grid.session.protocol.name / "grids" / safe_name(grid.file.name)
@@ -117,12 +147,12 @@ def read_submissions(grid: Grid) -> list[Submission]:
     """
     submissions = []
     manifests = folder_of(grid).parent.glob(f"*/*/{_MANIFEST}")
-    for path in sorted(manifests, key=lambda path: path.stat().st_mtime_ns):
+    for path in manifests:
         try:
-            submissions.append(_parse(path.parent, json.loads(path.read_bytes())))
-        except (ValueError, KeyError, TypeError) as error:
+            submissions.append(_parse(path.parent, read_json(path)))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is damaged ({error}): move its folder away") from None
-    return submissions
+    return sorted(submissions, key=lambda submission: submission.time)
 
 
 def _parse(folder: Path, values: dict[str, Any]) -> Submission:
@@ -135,6 +165,7 @@ def _parse(folder: Path, values: dict[str, Any]) -> Submission:
         profile=values["profile"],
         launch=Launch(lockstep=launch.pop(_LOCKSTEP, 1), **launch),
         jobs=jobs,
+        file=values.get("file", ""),
     )
 
 

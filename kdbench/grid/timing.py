@@ -7,24 +7,30 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
+import torch
+
 from kdbench.data.batches import num_steps
 from kdbench.data.datasets import random_dataset
 from kdbench.engine.bench import Bench, alternate, forward_seconds
+from kdbench.experiment.cell import Cell, TeacherRef
 from kdbench.experiment.pairs import Pair
-from kdbench.grid.estimate import GridEstimate
+from kdbench.grid.estimate import GridEstimate, parallel_workers, this_device
 from kdbench.grid.grid import Grid
+from kdbench.grid.measured import Measured, step_key, view_key
 from kdbench.grid.shapes import data_shape
 from kdbench.grid.variants import Variant
 from kdbench.teachers.demand import Wanted
 
-Observe = Callable[[str, float], None]
-"""Called with what is being timed and the fraction of the work that is done, in [0, 1]."""
+Observe = Callable[[str, int, int], None]
+"""Called with what is timed next, how much was timed and how much there is to time; it may raise to stop."""
 
 
 def measure(
     grid: Grid, estimate: GridEstimate, scratch: Path, rounds: int = 5, observe: Observe = lambda *_: None
 ) -> GridEstimate:
     """Time the variants whose time is unknown, and the building of caches, on the session's device.
+
+    Each time is kept at once, and what was kept before is not timed again: see :mod:`kdbench.grid.measured`.
 
     Images are random where the data set has a name, teachers are untrained; see :mod:`kdbench.engine.bench`. Only
     training is timed, without the evaluation after each epoch.
@@ -49,27 +55,52 @@ def measure(
     steps = num_steps(data.num_images, protocol.batch_size)
     cached = {need.teacher.ref for need in estimate.caches if need.used}
     build = {need.teacher.ref.network for need in estimate.to_build}
-    count, total = 0, len(estimate.unknown) + len(build)
+    measured = Measured(grid, this_device(session.device))
     cells: dict[Variant, float] = {}
     views: dict[str, float] = {}
-    for pair, variants in _by_pair(grid, estimate.unknown, build).items():
+    to_time: list[Variant] = []
+    for variant in estimate.unknown:
+        seconds = measured.get(_step_key(variant, cached))
+        if seconds is None:
+            to_time.append(variant)
+        else:
+            cells[variant] = seconds * steps * len(variant.cell.epochs)
+    for network in sorted(build):
+        if (seconds := measured.get(view_key(network, protocol))) is not None:
+            views[network] = seconds
+    count, total = 0, len(to_time) + len(build - views.keys())
+    for pair, variants in _by_pair(grid, to_time, build - views.keys()).items():
         bench = Bench(protocol, dataset, pair, scratch, replace(session.options, runs=scratch))
         for variant in variants:
             cell = replace(variant.cell, seed=1)
-            observe(f"{cell.method} {pair if cell.teacher else cell.student}", count / total)
-            from_cache = cell.teacher in cached and Wanted.by(cell).cacheable
-            step = bench.cached_step(cell) if from_cache else bench.live_step(cell)
+            observe(f"{cell.method} {pair if cell.teacher else cell.student}", count, total)
+            step = bench.cached_step(cell) if _from_cache(cell, cached) else bench.live_step(cell)
             seconds = median(alternate({"step": step}, rounds, session.device)["step"])
+            measured.add(_step_key(variant, cached), seconds)
             cells[variant] = seconds * steps * len(cell.epochs)
             count += 1
         if bench.teacher in build - views.keys():
-            observe(f"cache of {bench.teacher}", count / total)
+            observe(f"cache of {bench.teacher}", count, total)
             views[bench.teacher] = forward_seconds(bench)
+            measured.add(view_key(bench.teacher, protocol), views[bench.teacher])
             count += 1
-    observe("", 1.0)
     from_records = estimate.speed
-    speed = replace(from_records, cells={**from_records.cells, **cells}, measured=frozenset(cells), views=views)
+    speed = replace(
+        from_records,
+        cells={**from_records.cells, **cells},
+        measured=frozenset(cells),
+        views=views,
+        parallel=parallel_workers(session.device.type, torch.get_num_threads()),
+    )
     return replace(estimate, speed=speed)
+
+
+def _from_cache(cell: Cell, cached: set[TeacherRef]) -> bool:
+    return cell.teacher in cached and Wanted.by(cell).cacheable
+
+
+def _step_key(variant: Variant, cached: set[TeacherRef]) -> str:
+    return step_key(variant.cell, from_cache=_from_cache(variant.cell, cached))
 
 
 def _by_pair(grid: Grid, variants: Iterable[Variant], teachers: set[str]) -> dict[Pair, list[Variant]]:

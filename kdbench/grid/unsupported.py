@@ -1,4 +1,4 @@
-"""Find the pairs of a grid that a method does not support, without allocating weights."""
+"""Find the pairs and images of a grid that a method does not support, without allocating weights."""
 
 from __future__ import annotations
 

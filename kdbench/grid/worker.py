@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import traceback
 from collections.abc import Callable
@@ -10,14 +11,17 @@ from pathlib import Path
 from typing import Any, final
 
 from kdbench.engine.display import Display
+from kdbench.engine.run_state import tidy_ended
 from kdbench.engine.session import Session
 from kdbench.errors import Interrupted, UserError
 from kdbench.experiment.cell import Cell, by_teacher, lockstep_groups
 from kdbench.experiment.folder import FAILURE, RECORD
-from kdbench.teachers import cards as teachers
+from kdbench.teachers.cards import list_teachers
 from kdbench.teachers.demand import Wanted
+from kdbench.teachers.make import register_trained
 from kdbench.teachers.plan import CacheMode
 from kdbench.teachers.watch import Estimate, Watch
+from kdbench.utils.files import NotWritten
 from kdbench.utils.leases import Busy, Superseded
 from kdbench.utils.scheduler import Scheduler
 from kdbench.utils.signals import Stop
@@ -99,18 +103,26 @@ class Worker:
         Interrupted
             A signal came; states are saved.
         """
+        unwritten = False
         with Stop() as stop:
-            while self._train or self._caches or self._cells:
-                moved = False
-                for stage in (self._train_teachers, self._build_caches, self._run_cells):
-                    moved |= stage(lambda: self._check_signal(stop))
-                if not moved:
-                    if not self._workload.shared or not self._others_may_help():
-                        break
-                    time.sleep(_POLL_SECONDS)
+            try:
+                self._work(lambda: self._check_signal(stop))
+            except (NotWritten, OSError) as error:  # a full disk, say, on which every cell would end like this
+                self._note(error)
+                unwritten = True
         left = (self._train | self._cells).values()
-        self._report.left += [f"{cell}: {self._why_left(cell)}" for cell in left]
+        self._report.left += [f"{cell}: {'not run' if unwritten else self._why_left(cell)}" for cell in left]
         return self._report
+
+    def _work(self, check_signal: Callable[[], None]) -> None:
+        while self._train or self._caches or self._cells:
+            moved = False
+            for stage in (self._train_teachers, self._build_caches, self._run_cells):
+                moved |= stage(check_signal)
+            if not moved:
+                if not self._workload.shared or not self._others_may_help():
+                    break
+                time.sleep(_POLL_SECONDS)
 
     def _check_signal(self, stop: Stop) -> None:
         if stop.signum is not None:
@@ -121,17 +133,27 @@ class Worker:
         for cell in list(self._train.values()):
             check_signal()
             if self._has_failed(cell) or cell.as_teacher.id in self._teacher_ids():
+                tidy_ended(cell.folder(self._runs), self._session.scheduler)
                 del self._train[cell.id]
                 moved = True
                 continue
             (outcome,) = self._run([cell])
             if isinstance(outcome, dict):
-                card = teachers.register_trained(self._runs, cell, outcome)
-                self._print(f"teacher {card.spec}: {card.accuracy:.2f} %")
+                self._register(cell, outcome)
             if not isinstance(outcome, Busy | Superseded):
                 del self._train[cell.id]
                 moved = True
         return moved
+
+    def _register(self, cell: Cell, record: dict[str, Any]) -> None:
+        try:
+            card = register_trained(self._runs, cell, record)
+        except NotWritten:
+            raise
+        except Exception as error:
+            self._note(error)
+        else:
+            self._print(f"teacher {card.spec}: {card.accuracy:.2f} %")
 
     def _build_caches(self, check_signal: Callable[[], None]) -> bool:
         moved = False
@@ -144,6 +166,8 @@ class Worker:
                 )
             except (Busy, Superseded):
                 continue
+            except NotWritten:
+                raise
             except Exception as error:
                 self._note(error)
             del self._caches[teacher]
@@ -158,6 +182,7 @@ class Worker:
             ended, ready = [], []
             for cell in group:
                 if self._has_ended(cell):
+                    tidy_ended(cell.folder(self._runs), self._session.scheduler)
                     ended.append(cell)
                 elif (cell.teacher is None or cell.teacher.id in teacher_ids) and self._is_cached(cell):
                     ready.append(cell)
@@ -176,6 +201,8 @@ class Worker:
             cells, self._display.observer, cache=mode, together=self._workload.lockstep, watch=self._display
         )
         for cell, outcome in zip(cells, outcomes, strict=True):
+            if isinstance(outcome, NotWritten):
+                raise outcome
             if isinstance(outcome, dict):
                 self._display.done(cell, outcome)
                 self._report.done += 1
@@ -191,10 +218,11 @@ class Worker:
         self._print(text)
 
     def _print(self, text: str) -> None:
-        self._display.console.print(text, highlight=False, markup=False)
+        with contextlib.suppress(OSError):  # the log may be on a full disk
+            self._display.console.print(text, highlight=False, markup=False)
 
     def _teacher_ids(self) -> set[str]:
-        return {card.id for card in teachers.list_teachers(self._runs, self._session.protocol.name)}
+        return {card.id for card in list_teachers(self._runs, self._session.protocol.name)}
 
     def _has_ended(self, cell: Cell) -> bool:
         return (cell.folder(self._runs) / RECORD).exists() or self._has_failed(cell)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
-import shutil
 import signal
 import time
 from collections.abc import Sequence
@@ -15,12 +15,13 @@ import submitit
 
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell
-from kdbench.grid.code_copy import CODE, copy_code
+from kdbench.grid.code_copy import copy_code
 from kdbench.grid.grid import Grid
-from kdbench.grid.job import REPORT, GridJob
-from kdbench.grid.submissions import Launch, Submission, SubmittedJob, is_held, new_folder
+from kdbench.grid.job import GridJob
+from kdbench.grid.leftovers import tidy_submission
+from kdbench.grid.submissions import REPORT, Launch, Submission, SubmittedJob, is_held, new_folder
 from kdbench.grid.worker import Workload
-from kdbench.utils.leases import holder_of
+from kdbench.utils.leases import Leases, holder_of
 from kdbench.utils.scheduler import Scheduler
 
 _YEAR_MINUTES = 365 * 24 * 60
@@ -30,9 +31,15 @@ _START_SECONDS = 120
 
 @final
 class Workers:
-    """Start processes that share a workload and outlive this one."""
+    """Start processes that share a workload and outlive this one.
 
-    def __init__(self, grid: Grid, cells: Sequence[Cell], launch: Launch) -> None:
+    Parameters
+    ----------
+    leases
+        Hold the submission's folder while this process may start workers.
+    """
+
+    def __init__(self, grid: Grid, cells: Sequence[Cell], launch: Launch, leases: Leases) -> None:
         self._scheduler = grid.session.scheduler
         needed = {cell.teacher.id for cell in cells if cell.teacher}
         self._workload = Workload(
@@ -45,10 +52,19 @@ class Workers:
             shared=True,
         )
         folder = new_folder(grid, "local")
+        leases.hold(folder)
         setup = copy_code(folder)
         ids = tuple(cell.id for cell in (*self._workload.train, *cells))
         jobs = tuple(SubmittedJob(f"worker-{number}", "all", ids) for number in range(1, launch.jobs + 1))
-        self.submission = Submission(folder=folder, launcher="local", cluster="", profile={}, launch=launch, jobs=jobs)
+        self.submission = Submission(
+            folder=folder,
+            launcher="local",
+            cluster="",
+            profile={},
+            launch=launch,
+            jobs=jobs,
+            file=str(grid.file.path.absolute()),
+        )
         self.submission.write()
         self._jobs: dict[int, Any] = {}
         self._setups = [[*setup, *_worker_setup(number, launch)] for number in range(launch.jobs)]
@@ -96,13 +112,14 @@ class Workers:
         """Wait for workers that have ended, and delete the copy of the code: no worker will be started any more."""
         while not all(job.done() for job in self._jobs.values()):
             time.sleep(0.05)
-        shutil.rmtree(self.submission.folder / CODE, ignore_errors=True)
+        tidy_submission(self.submission, self._scheduler)
 
     def stop(self) -> None:
         """Let every worker save and stop, and wait for them."""
         for number, job in enumerate(self.submission.jobs):
-            while self.alive(number):  # one that has just been started does not handle signals yet
-                stop_worker(self.submission, job, self._scheduler)
+            while self.alive(number):
+                if is_held(self._folder(number), self._scheduler):
+                    stop_worker(self.submission, job, self._scheduler)
                 time.sleep(0.2)
         self.clean_up()
 
@@ -111,7 +128,7 @@ class Workers:
 
 
 def stop_worker(submission: Submission, job: SubmittedJob, scheduler: Scheduler) -> str:
-    """Let a worker save and stop; return a message, empty if the worker is not running.
+    """Let a worker save and stop, waiting for one that is being started; return a message, empty if it has ended.
 
     Raises
     ------
@@ -119,13 +136,19 @@ def stop_worker(submission: Submission, job: SubmittedJob, scheduler: Scheduler)
         The worker runs on another machine.
     """
     folder = submission.folder / job.id
+    end = time.monotonic() + _START_SECONDS
+    while not is_held(folder, scheduler):
+        if not submission.starts(job, scheduler) or time.monotonic() > end:
+            return ""
+        time.sleep(0.1)
     held = holder_of(folder)
-    if not held or not is_held(folder, scheduler):
+    if not held:
         return ""
     _, holder = held
     if holder.host != os.uname().nodename:
         raise UserError(f"{job.id} is {holder}: type the same command on {holder.host}")
-    os.kill(holder.pid, signal.SIGTERM)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(holder.pid, signal.SIGTERM)
     return f"stopping {job.id} (process {holder.pid}), which saves its running cells"
 
 

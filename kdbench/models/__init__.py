@@ -54,11 +54,18 @@ def canonical_network(name: str) -> str:
     Raises
     ------
     UserError
-        For a name that is not known, with the closest ones. A name of timm's is checked when it is built.
+        For a name that is not known, with the closest ones, and for one of timm's pretrained weights, which are never
+        loaded. A name of timm's is checked when it is built.
     """
     name = name.strip()
     if name.lower().startswith(TIMM):
-        return TIMM + name[len(TIMM) :].strip()
+        network, dot, _ = name[len(TIMM) :].strip().partition(".")
+        if dot:
+            raise UserError(
+                f"{name!r} names pretrained weights, and kdbench loads none by name: type {TIMM}{network}, and bring "
+                f"weights as a teacher with 'kdbench teacher import FILE --network {TIMM}{network}'"
+            )
+        return TIMM + network
     if (key := _key(name)) in _BY_KEY:
         return _BY_KEY[key]
     close = [_BY_KEY[match] for match in difflib.get_close_matches(key, _BY_KEY, n=3)]
@@ -87,7 +94,8 @@ def build_backbone(name: str, num_classes: int, image_size: tuple[int, int]) -> 
     Parameters
     ----------
     name
-        Any spelling that ``canonical_network`` takes.
+        Any spelling that ``canonical_network`` takes; of timm's also one with a tag, which records of earlier versions
+        may hold and which changes nothing.
     num_classes
         Number of classes.
     image_size
@@ -98,7 +106,8 @@ def build_backbone(name: str, num_classes: int, image_size: tuple[int, int]) -> 
     UserError
         For a name that is not known, or a network of timm's that cannot serve, with the reason.
     """
-    name = canonical_network(name)
+    if not name.startswith(TIMM):
+        name = canonical_network(name)
     if name.startswith(TIMM):
         from kdbench.models.timm_adapter import TimmBackbone  # noqa: PLC0415
 

@@ -34,7 +34,7 @@ class TimmBackbone(Backbone):
     Parameters
     ----------
     name
-        timm's name, e.g. ``resnet18``; a tag of pretrained weights is accepted and loads none.
+        timm's name, e.g. ``resnet18``; a tag of pretrained weights, as records of earlier versions have, loads none.
     num_classes
         Number of classes.
     image_size

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import pickle
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -19,6 +14,10 @@ from torch import Tensor
 from kdbench.errors import UserError
 from kdbench.net import Net
 from kdbench.utils.files import write_atomic
+from kdbench.utils.text import one_line
+
+COUNTER = "num_batches_tracked"
+"""How the entries end that count a batch norm's batches; torch 0.4.0 did not save them."""
 
 
 def weights_hash(weights: dict[str, Tensor]) -> str:
@@ -33,75 +32,94 @@ def weights_hash(weights: dict[str, Tensor]) -> str:
 def save_weights(path: Path, net: Net, *, permit: Callable[[], None] = lambda: None) -> str:
     """Save a network's weights as safetensors, atomically; return their hash."""
     weights = {k: v.detach().cpu().contiguous().clone() for k, v in net.backbone.state_dict().items()}
-    write_atomic(path, safetensors.torch.save(weights, metadata={"network": net.name}), permit=permit)
+    write_weights(path, weights, net.name, permit=permit)
     return weights_hash(weights)
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read the state dict of a checkpoint: safetensors, or a file of torch.save as mdistiller and RepDistiller write.
+def write_weights(
+    path: Path, weights: dict[str, Tensor], network: str, *, permit: Callable[[], None] = lambda: None
+) -> None:
+    """Write the weights of a network as safetensors, atomically."""
+    write_atomic(path, safetensors.torch.save(weights, metadata={"network": network}), permit=permit)
 
-    Never runs code of the file. Takes a state dict under ``model`` or ``state_dict``, and drops a ``module.`` prefix.
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read weights that :func:`save_weights` has saved.
 
     Raises
     ------
     UserError
-        The file is missing, damaged, holds code, or holds no state dict.
+        The file is missing or damaged.
     """
-    if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}")
     try:
-        content = safetensors.torch.load_file(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{path} holds more than tensors and plain values and was not loaded, since it could run code "
-            f"({reason}): save its state dict alone, torch.save({{'model': net.state_dict()}}, FILE)"
-        ) from None
-    except (safetensors.SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is damaged or no checkpoint ({reason}): fetch it again") from None
-    for key in ("model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise UserError(f"{path} holds no state dict: a dict of tensors, alone or under 'model' or 'state_dict'")
-    return {str(k).removeprefix("module."): v for k, v in content.items()}
+        return safetensors.torch.load(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing") from None
+    except (OSError, safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise UserError(f"{path} is damaged ({one_line(error)})") from None
 
 
-def load_weights(net: Net, weights: dict[str, Tensor], origin: str) -> None:
+def load_weights(net: Net, weights: Mapping[str, Tensor], origin: str, names: Mapping[str, str] | None = None) -> None:
     """Load weights into a network.
 
+    Parameters
+    ----------
+    weights
+        By the names of the network's entries. Counters of batches, which only training reads, may be missing.
+    names
+        How the file calls entries, where that is not as the network does.
+
     Raises
     ------
     UserError
-        The weights are those of another network or number of classes.
+        The weights are those of another network or number of classes, or they are not finite numbers.
     """
     expected = net.backbone.state_dict()
-    prefix = net.backbone.PREFIX
-    weights = {name if name.startswith(prefix) else prefix + name: value for name, value in weights.items()}
-    missing, extra = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
-    shapes = [k for k in expected.keys() & weights.keys() if expected[k].shape != weights[k].shape]
+    names = names or {}
+    if misfit := describe_misfit(net, weights, names):
+        raise UserError(f"{origin} is no {net.name} with {net.num_classes} classes: {misfit}")
+    for name, value in weights.items():
+        if reason := _unusable(value, expected[name]):
+            raise UserError(f"{origin} cannot be used: entry {names.get(name, name)} {reason}")
+    net.backbone.load_state_dict(expected | dict(weights))
+
+
+def describe_misfit(net: Net, weights: Mapping[str, Tensor], names: Mapping[str, str]) -> str:
+    """Say how weights do not fit a network, and what to type; empty where they do."""
+    expected = net.backbone.state_dict()
+    shapes = sorted(k for k in expected.keys() & weights.keys() if expected[k].shape != weights[k].shape)
+    missing = sorted(k for k in expected.keys() - weights.keys() if not k.endswith(COUNTER))
+    extra = sorted(weights.keys() - expected.keys())
+    if not (missing or extra or shapes):
+        return ""
+    head = net.backbone.head()
+    classifier = {k for k, value in net.backbone.named_parameters() if value is head.weight or value is head.bias}
+    if not missing and not extra and classifier.issuperset(shapes):
+        classes = {len(weights[k]) if weights[k].ndim else 0 for k in shapes}
+        if len(classes) == 1:
+            return (
+                f"it has {classes.pop()} classes. Name the right data set with --protocol, or with --data where it is "
+                "a file"
+            )
     parts = [
-        f"{len(names)} {what} ({names[0]}{', ...' if len(names) > 1 else ''})"
-        for names, what in ((missing, "missing"), (extra, "unknown"), (sorted(shapes), "of another shape"))
-        if names
+        f"{len(entries)} {what} ({names.get(entries[0], entries[0])}{', ...' if len(entries) > 1 else ''})"
+        for entries, what in ((missing, "missing"), (extra, "unknown"), (shapes, "of another shape"))
+        if entries
     ]
-    if parts:
-        raise UserError(
-            f"{origin} is no {net.name} with {net.num_classes} classes: entries {'; '.join(parts)}. "
-            "Name the right network with --network, or the right data set with --protocol"
-        )
-    net.backbone.load_state_dict(weights)
+    return f"entries {'; '.join(parts)}. Name the right network with --network, or the right data set with --protocol"
 
 
-def _read_pickle(path: Path) -> Any:
-    # RepDistiller saves its command line (a Namespace of plain values) and NumPy scalars beside the weights.
-    scalar = np.float64(0).__reduce__()[0]
-    plain = [argparse.Namespace, np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32)), scalar]
-    names: list[Any] = [*plain, (scalar, "numpy.core.multiarray.scalar")]
-    with torch.serialization.safe_globals(names), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of pickles in a newer protocol than torch's own
-        return torch.load(path, map_location="cpu", weights_only=True)
+def _unusable(value: Tensor, expected: Tensor) -> str:
+    """Say why an entry of the right shape cannot be one of the network's; empty where it can."""
+    if value.is_meta:
+        return "has no values (it is a meta tensor)"
+    if value.layout != torch.strided or value.is_quantized:
+        return f"is {'quantized' if value.is_quantized else 'sparse'}: make it a plain tensor"
+    if value.is_floating_point() != expected.is_floating_point() or value.is_complex():
+        return f"holds {str(value.dtype).removeprefix('torch.')}, not {str(expected.dtype).removeprefix('torch.')}"
+    if not value.to(expected.dtype).isfinite().all():
+        return "holds values that are not finite"
+    return ""
 
 
 def freeze(net: Net) -> Net:

@@ -15,13 +15,10 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
-import hashlib
-import json
 import os
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
@@ -29,65 +26,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdbench.data.datasets import Dataset
 from kdbench.data.views import Augmentation
 from kdbench.errors import UserError
-from kdbench.experiment.protocol import Protocol
 from kdbench.net import Part
-from kdbench.teachers.cards import TeacherCard
+from kdbench.teachers.cache_folder import FOLDER, IDENTITY, Identity, lock_use
 from kdbench.teachers.places import Forward, PlacedBatches
 from kdbench.teachers.segments import PARTIAL, SEGMENT, Pairs, Segment, SegmentWriter
 from kdbench.teachers.watch import Estimate, Watch
 from kdbench.utils.files import free_space, write_json
-from kdbench.utils.leases import Busy, Lease, Leases
-from kdbench.utils.names import safe_name
+from kdbench.utils.leases import Busy, Lease, Leases, tidy
 from kdbench.utils.scheduler import Scheduler
 from kdbench.utils.signals import Stop
-from kdbench.utils.text import size
+from kdbench.utils.text import quoted, size
 
-FOLDER = "teacher-cache"
 STORED: frozenset[Part] = frozenset({"logits", "penultimate"})
 """The parts that are kept; maps would take hundreds of times the space."""
-_VERSION = 1
-"""Raised when a view id comes to mean another image, or the files another thing."""
-IDENTITY, USE_LOCK = "identity.json", "use.lock"
 _SAVE_EVERY = 10.0
 """Seconds between two notes of how far a build is."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """All that a teacher's outputs depend on."""
-
-    network: str
-    weights: str
-    """Hash of the teacher's weights."""
-    data: str
-    """Fingerprint of the data set."""
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    pad: int
-    precision: str
-    version: int = _VERSION
-
-    @classmethod
-    def of(cls, card: TeacherCard, protocol: Protocol, dataset: Dataset) -> Identity:
-        """Return the identity of a teacher's outputs under a protocol."""
-        return cls(
-            network=card.network,
-            weights=card.weights,
-            data=dataset.fingerprint,
-            mean=protocol.rules.data.mean,
-            std=protocol.rules.data.std,
-            pad=protocol.rules.augmentation.pad,
-            precision=protocol.precision,
-        )
-
-    @property
-    def name(self) -> str:
-        """Name of the folder."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
-        return f"{safe_name(self.network)}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 @final
@@ -103,6 +58,7 @@ class TeacherCache:
     def __init__(self, runs: Path, identity: Identity) -> None:
         self.identity = identity
         self.folder = runs / FOLDER / identity.name
+        self._prune = quoted("kdbench", "cache", "prune", identity.name, "--runs", runs)
         self._segments: dict[str, Segment] = {}
         self._in_use = False
         self.refresh()
@@ -114,18 +70,16 @@ class TeacherCache:
             if name in self._segments or name.endswith(PARTIAL):
                 continue
             try:
-                segment = Segment(path.parent)
-                segment.verify()
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                self._segments[name] = Segment(path.parent)
+            except ValueError as error:
                 raise UserError(
-                    f"teacher cache {path.parent} is damaged ({error}): type 'kdbench cache prune {self.folder.name}'"
-                    " to drop it; it is built again when it is needed"
+                    f"teacher cache {path.parent} is damaged ({error}): type {self._prune} to drop it; it is built "
+                    "again when it is needed"
                 ) from None
-            self._segments[name] = segment
         if self._segments and not self._in_use:
-            lock = os.open(self.folder / USE_LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-            fcntl.flock(lock, fcntl.LOCK_SH)  # as long as this object lives, prune does not touch the folder
-            weakref.finalize(self, os.close, lock)
+            lock = lock_use(self.folder, fcntl.LOCK_SH)  # as long as this object lives, prune leaves the folder alone
+            if lock is not None:
+                weakref.finalize(self, os.close, lock)
             self._in_use = True
 
     def missing(self, pairs: Pairs, parts: Sequence[Part]) -> dict[Part, Pairs]:
@@ -188,6 +142,7 @@ class TeacherCache:
         """
         self.refresh()
         if not any(map(len, self.missing(pairs, parts).values())):
+            tidy(self.folder, scheduler)
             return True
         watch = watch or Watch()
         with Leases(scheduler) as leases:
@@ -264,8 +219,8 @@ class TeacherCache:
                 tolerance = 0.01 if values.dtype == torch.float32 else 0.1
                 if (stored - fresh).abs().max() > tolerance * fresh.abs().max():
                     raise UserError(
-                        f"teacher cache {self.folder} does not hold its teacher's outputs: type 'kdbench cache prune "
-                        f"{self.folder.name}' to drop it"
+                        f"teacher cache {self.folder} does not hold its teacher's outputs: type {self._prune} to "
+                        "drop it"
                     )
 
     def _hold(self, leases: Leases, waiting: Callable[[], None], stop: Stop | None) -> Lease | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -12,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from kdbench.teachers.cache import FOLDER, IDENTITY, USE_LOCK, Identity
-from kdbench.teachers.segments import PAIRS, PARTIAL, SEGMENT
+from kdbench.teachers.cache_folder import FOLDER, Identity, lock_use, read_identity
+from kdbench.teachers.segments import DAMAGE, PAIRS, PARTIAL, SEGMENT
+from kdbench.utils.files import explain_os_errors
 from kdbench.utils.leases import Busy, Leases
+from kdbench.utils.reading import read_json
 from kdbench.utils.scheduler import Scheduler
 
 
@@ -39,20 +40,16 @@ def list_caches(runs: Path) -> list[CacheInfo]:
 
 
 def _info(folder: Path) -> CacheInfo:
-    identity: Identity | None = None
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        values = json.loads((folder / IDENTITY).read_bytes())
-        identity = Identity(**values | {"mean": tuple(values["mean"]), "std": tuple(values["std"])})
     whole = [path.parent for path in folder.glob(f"*/{SEGMENT}") if not path.parent.name.endswith(PARTIAL)]
     parts: set[str] = set()
     pairs = 0
     for segment in whole:
-        with contextlib.suppress(OSError, ValueError, KeyError, AttributeError):
-            parts |= json.loads((segment / SEGMENT).read_bytes())["dtypes"].keys()
+        with contextlib.suppress(*DAMAGE):
+            parts |= read_json(segment / SEGMENT)["dtypes"].keys()
             pairs += len(np.load(segment / PAIRS, mmap_mode="r"))
     return CacheInfo(
         name=folder.name,
-        identity=identity,
+        identity=read_identity(folder),
         segments=len(whole),
         pairs=pairs,
         parts=tuple(sorted(parts)),
@@ -64,24 +61,35 @@ def _info(folder: Path) -> CacheInfo:
 def remove_cache(
     runs: Path, name: str, *, unfinished_only: bool = False, scheduler: Scheduler | None = None
 ) -> int | None:
-    """Delete a cache, or only its unfinished builds; return the bytes that are free now, None if it is in use."""
+    """Delete a cache, or only its unfinished builds; return the bytes that are free now, None if it is in use.
+
+    Raises
+    ------
+    UserError
+        It must not be deleted, for example because it belongs to somebody else.
+    """
     folder = runs / FOLDER / name
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(Leases(scheduler)).hold(folder)
             if not unfinished_only:
-                descriptor = os.open(folder / USE_LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-                held.callback(os.close, descriptor)
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                descriptor = lock_use(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if descriptor is not None:
+                    held.callback(os.close, descriptor)
         except (Busy, BlockingIOError):
             return None
         doomed = list(folder.glob(f"*{PARTIAL}")) if unfinished_only else [folder]
         freed = sum(map(_size, doomed))
-        for path in doomed:
-            shutil.rmtree(path)
+        with explain_os_errors(folder, "ask its owner"):
+            for path in doomed:
+                shutil.rmtree(path)
         return freed
 
 
 def _size(folder: Path) -> int:
-    """Bytes of all files below a folder."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    """Bytes of all files below a folder, some of which may vanish meanwhile."""
+    total = 0
+    for file in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            total += file.stat().st_size if file.is_file() else 0
+    return total

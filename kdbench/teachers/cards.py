@@ -1,39 +1,19 @@
-"""Teachers: trained here or imported, hashed, measured on the test set, found by name."""
+"""The cards of teachers: what is known about each one on disk, found by name."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor
-
-from kdbench.data.datasets import Dataset
 from kdbench.errors import UserError
-from kdbench.experiment.cell import Cell, TeacherRef
-from kdbench.experiment.folder import WEIGHTS
+from kdbench.experiment.cell import TeacherRef
 from kdbench.experiment.pairs import TeacherSpec
 from kdbench.experiment.protocol import Protocol
-from kdbench.models.build import build_net
-from kdbench.models.evaluate import evaluate, predict
-from kdbench.models.weights import freeze, load_weights, read_weights, save_weights, weights_hash
-from kdbench.net import Net
-from kdbench.utils.files import write_atomic, write_json
 from kdbench.utils.names import safe_name
+from kdbench.utils.reading import read_json
+from kdbench.utils.text import one_line
 
-
-class TeacherMismatch(UserError):
-    """A teacher is not what its card or its publication says."""
-
-    reason = "teacher mismatch"
-
-
-ACCURACY_TOLERANCE = 0.1
-"""Percent by which a teacher's measured accuracy may differ from the expected one."""
-_CARD = "teacher.json"
+CARD = "teacher.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +33,23 @@ class TeacherCard:
     origin: str
     epochs: int | None = None
     """Epochs it was trained for; None where the card does not say so, as that of an imported one."""
+
+    def check(self) -> None:
+        """Make sure that each value is of the kind that it should be.
+
+        Raises
+        ------
+        ValueError
+            One is not.
+        """
+        texts = self.network, self.id, self.dataset, self.weights, self.origin
+        accuracies = self.accuracy, 0.0 if self.expected is None else self.expected
+        if not all(isinstance(text, str) for text in texts) or not self.id.startswith(("cell:", "file:")):
+            raise ValueError("a text is missing in it")
+        if not all(type(value) in (int, float) and 0 <= value <= 100 for value in accuracies):
+            raise ValueError("an accuracy in it is not between 0 and 100 %")
+        if self.epochs is not None and type(self.epochs) is not int:
+            raise ValueError("its number of epochs is no number")
 
     @property
     def short(self) -> str:
@@ -75,29 +72,58 @@ class TeacherCard:
         return TeacherRef(self.network, self.id)
 
 
-@dataclass(frozen=True, slots=True)
-class Teacher:
-    """A frozen network with its card and its logits ``(N, K)`` on the test images."""
-
-    card: TeacherCard
-    net: Net
-    test_logits: Tensor
-
-
 def folder_of(runs: Path, protocol: str) -> Path:
     """Return the folder of a protocol's teachers."""
     return runs / protocol / "teachers"
 
 
+def card_folder(runs: Path, protocol: str, card: TeacherCard) -> Path:
+    """Return the folder of a teacher."""
+    return folder_of(runs, protocol) / f"{safe_name(card.network)}-{card.short}"
+
+
+def protocols_with_teachers(runs: Path) -> list[str]:
+    """Names of the protocols that have teachers."""
+    return sorted({path.parent.parent.parent.name for path in runs.glob(f"*/teachers/*/{CARD}")})
+
+
+def read_card(path: Path) -> TeacherCard:
+    """Read the card of a teacher.
+
+    Raises
+    ------
+    UserError
+        It is damaged.
+    """
+    try:
+        card = TeacherCard(**read_json(path))
+        card.check()
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged ({one_line(error)}): delete its folder and make the teacher again"
+        ) from None
+    return card
+
+
 def list_teachers(runs: Path, protocol: str) -> list[TeacherCard]:
-    """Return all teachers of a protocol."""
-    cards = []
-    for path in sorted(folder_of(runs, protocol).glob(f"*/{_CARD}")):
+    """Return all teachers of a protocol whose cards can be read."""
+    return _read_cards(runs, protocol)[0]
+
+
+def damaged_cards(runs: Path, protocol: str) -> dict[Path, UserError]:
+    """Return the cards of a protocol's teachers that cannot be read, with the reasons."""
+    return _read_cards(runs, protocol)[1]
+
+
+def _read_cards(runs: Path, protocol: str) -> tuple[list[TeacherCard], dict[Path, UserError]]:
+    cards: list[TeacherCard] = []
+    damaged: dict[Path, UserError] = {}
+    for path in sorted(folder_of(runs, protocol).glob(f"*/{CARD}")):
         try:
-            cards.append(TeacherCard(**json.loads(path.read_bytes())))
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{path} is damaged ({error}): delete its folder and make the teacher again") from None
-    return cards
+            cards.append(read_card(path))
+        except UserError as error:
+            damaged[path] = error
+    return cards, damaged
 
 
 def find_teacher(runs: Path, protocol: Protocol, spec: TeacherSpec, network: str) -> TeacherCard:
@@ -109,9 +135,13 @@ def find_teacher(runs: Path, protocol: Protocol, spec: TeacherSpec, network: str
     Raises
     ------
     UserError
-        There is none, or there are several.
+        There is none, or there are several, or one that may be meant is damaged.
     """
-    cards = [c for c in list_teachers(runs, protocol.name) if c.network == network and c.dataset == protocol.dataset]
+    cards, damaged = _read_cards(runs, protocol.name)
+    for path, error in damaged.items():
+        if path.parent.name.startswith(f"{safe_name(network)}-{spec.hash[:8]}"):
+            raise error
+    cards = [card for card in cards if card.network == network and card.dataset == protocol.dataset]
     matches = [card for card in cards if card.ref.hash.startswith(spec.hash)]
     if len(matches) > 1 and protocol.teacher_epochs is not None and not spec.hash:
         matches = [card for card in matches if card.imported or card.epochs == protocol.teacher_epochs] or matches
@@ -128,102 +158,3 @@ def find_teacher(runs: Path, protocol: Protocol, spec: TeacherSpec, network: str
         f"no teacher {network} for {protocol.dataset} in {where}: type 'kdbench teacher train {command}' "
         f"or 'kdbench teacher import FILE {command}', with the same --data and --runs"
     )
-
-
-def load_teacher(runs: Path, card: TeacherCard, protocol: Protocol, dataset: Dataset, device: torch.device) -> Teacher:
-    """Load a teacher, frozen and in eval mode, and measure it again.
-
-    Raises
-    ------
-    UserError
-        Its weights are not those on its card, or its accuracy is not: the text holds both numbers.
-    """
-    path = _folder(runs, protocol.name, card) / WEIGHTS
-    net = build_net(card.network, protocol, dataset, seed=0, purpose="teacher")
-    weights = read_weights(path)
-    load_weights(net, weights, str(path))
-    if weights_hash(weights) != card.weights:
-        raise TeacherMismatch(
-            f"teacher mismatch: {path} is not the file that its card describes: import or train it again"
-        )
-    freeze(net).to(device)
-    logits = predict(net, dataset.test_images)
-    measured = evaluate(logits, dataset.test_labels)["top1"]
-    if abs(measured - card.accuracy) > ACCURACY_TOLERANCE:
-        raise TeacherMismatch(
-            f"teacher mismatch: {card.spec} has {measured:.2f} % on these test images, its card says "
-            f"{card.accuracy:.2f} %: give the data it was made with (--data), or import it again"
-        )
-    return Teacher(card, net, logits)
-
-
-def register_trained(runs: Path, cell: Cell, record: dict[str, Any]) -> TeacherCard:
-    """Make a finished cell's network a teacher."""
-    card = TeacherCard(
-        network=cell.student,
-        id=cell.as_teacher.id,
-        dataset=cell.protocol.dataset,
-        weights=record["weights"],
-        accuracy=record["top1"],
-        expected=None,
-        origin=f"trained here, seed {cell.seed}, {cell.protocol.epochs} epochs",
-        epochs=cell.protocol.epochs,
-    )
-    folder = _folder(runs, cell.protocol.name, card)
-    write_atomic(folder / WEIGHTS, (cell.folder(runs) / WEIGHTS).read_bytes())
-    write_json(folder / _CARD, asdict(card))
-    return card
-
-
-def import_teacher(
-    path: Path,
-    network: str,
-    *,
-    runs: Path,
-    protocol: Protocol,
-    dataset: Dataset,
-    device: torch.device,
-    expected: float | None = None,
-) -> TeacherCard:
-    """Import a checkpoint as a teacher and measure it.
-
-    Parameters
-    ----------
-    expected
-        Test top-1 in percent; by default the published value that the protocol lists for the network.
-
-    Raises
-    ------
-    UserError
-        The file does not load into the network, or its accuracy is not the expected one.
-    """
-    state = read_weights(path)
-    net = build_net(network, protocol, dataset, seed=0, purpose="teacher")
-    load_weights(net, state, str(path))
-    freeze(net).to(device)
-    accuracy = evaluate(predict(net, dataset.test_images), dataset.test_labels)["top1"]
-    if expected is None and "dataset" not in protocol.overrides():
-        expected = protocol.accuracy.get(network)
-    if expected is not None and abs(accuracy - expected) > ACCURACY_TOLERANCE:
-        raise TeacherMismatch(
-            f"teacher mismatch: {path} has {accuracy:.2f} % on the test set of {dataset.name}, expected "
-            f"{expected:.2f} %: another checkpoint, normalisation or data set? If it is right:"
-            f" --accuracy {accuracy:.2f}"
-        )
-    card = TeacherCard(
-        network=network,
-        id=f"file:{hashlib.sha256(path.read_bytes()).hexdigest()}",
-        dataset=protocol.dataset,
-        weights=weights_hash(net.backbone.state_dict()),
-        accuracy=accuracy,
-        expected=expected,
-        origin=f"imported from {path.name}",
-    )
-    folder = _folder(runs, protocol.name, card)
-    save_weights(folder / WEIGHTS, net)
-    write_json(folder / _CARD, asdict(card))
-    return card
-
-
-def _folder(runs: Path, protocol: str, card: TeacherCard) -> Path:
-    return folder_of(runs, protocol) / f"{safe_name(card.network)}-{card.short}"

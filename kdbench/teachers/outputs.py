@@ -16,7 +16,7 @@ from kdbench.method import ViewPlan
 from kdbench.models.fuse import fused
 from kdbench.net import Net, Outputs, Part
 from kdbench.teachers.cache import STORED, TeacherCache
-from kdbench.teachers.cards import Teacher
+from kdbench.teachers.load import Teacher
 from kdbench.utils.device import autocast, memory_format
 from kdbench.utils.precision import Precision
 
@@ -149,3 +149,12 @@ class TeacherSource:
         if self.cache:
             return CachedReader(self.cache, self.teacher.net, batches, plan, reads)
         return LiveReader(self.live, reads)
+
+    def is_finite(self, batches: Batches, plan: ViewPlan, reads: frozenset[Part], step: int) -> bool:
+        """Return whether all outputs for a step of this epoch are finite; looks them up again."""
+        index, reader = batches.index(step), self.reader(batches, plan, reads)
+        images = batches.images(index, batches.ids(step, plan), plan)
+        parts = reader.outputs(images, reader.inputs(step)).parts().values()
+        return all(
+            tensor.isfinite().all() for part in parts for tensor in (part if isinstance(part, tuple) else (part,))
+        )

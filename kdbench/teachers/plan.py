@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from kdbench.teachers.store import TeacherStore
 from kdbench.teachers.watch import Watch
 from kdbench.utils.device import forward_batch
 from kdbench.utils.files import free_space
+from kdbench.utils.reading import Unreadable, read_toml
 from kdbench.utils.signals import Stop
 
 CacheMode = Literal["auto", "on", "off", "ready"]
@@ -176,8 +176,6 @@ class Sources:
     def _is_clear(self, cell: Cell) -> bool:
         """Return whether it can be said what a cell wants, and the images have it; if not, it will fail by itself."""
         try:
-            if self._mode != "on":
-                _begun(cell.folder(self._store.runs))
             return Wanted.by(cell).fits(self._store.data.dataset.shape.image_size)
         except Exception as error:
             self._unclear[cell.id] = _Failure(error)
@@ -213,8 +211,14 @@ class Sources:
 
 
 def _begun(folder: Path) -> Kind | None:
-    """Return where the teacher outputs of an unfinished cell came from: it resumes with them, bit for bit."""
-    if not (folder / STATE).exists() or not (folder / CONFIG).exists():
+    """Return where the teacher outputs of an unfinished cell came from: it resumes with them, bit for bit.
+
+    None where that cannot be read, as where nothing was begun: the file is written anew when the cell is resumed.
+    """
+    if not (folder / STATE).exists():
         return None
-    kind = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8")).get("teacher_outputs")
+    try:
+        kind = read_toml(folder / CONFIG).get("teacher_outputs")
+    except Unreadable:
+        return None
     return kind if kind in ("live", "cache") else None

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import itertools
-import json
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import final
 
@@ -23,14 +24,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kdbench.net import Part
-from kdbench.utils.files import explain_os_errors, write_json
+from kdbench.errors import UserError
+from kdbench.net import PARTS, Part
+from kdbench.utils.files import explain_os_errors, write_atomic, write_json
+from kdbench.utils.reading import Unreadable, read_json
+from kdbench.utils.text import one_line
 
 Pairs = npt.NDArray[np.int64]
 SEGMENT, PARTIAL = "segment.json", ".partial"
 PAIRS, _PROGRESS = "pairs.npy", "progress.json"
 _NUM_KEPT = 16_384
 """Outputs that are kept in memory before they are written, so that most go to disk beside their neighbours."""
+DAMAGE = (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError)
+"""What reading files that are not as they were written may raise."""
 
 
 @final
@@ -39,38 +45,50 @@ class Segment:
 
     Raises
     ------
-    OSError, ValueError, KeyError, TypeError, AttributeError
-        The files are damaged or missing.
+    ValueError
+        The files are not what was written, or one is missing.
     """
 
     def __init__(self, folder: Path) -> None:
-        described = json.loads((folder / SEGMENT).read_bytes())
-        self._hashes: dict[str, str] = described["sha256"]
-        self._folder = folder
+        try:
+            self._open(folder)
+        except DAMAGE as error:
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            raise ValueError(f"{kind}{one_line(error)}") from None
+
+    def _open(self, folder: Path) -> None:
+        try:
+            described = read_json(folder / SEGMENT)
+        except Unreadable as error:
+            raise ValueError(f"{SEGMENT} {error}") from None
+        dtypes: dict[Part, str] = described["dtypes"]
+        if not dtypes.keys() <= PARTS:
+            raise ValueError(f"{SEGMENT} names parts that there are not")
+        for name in (PAIRS, *(f"{part}.npy" for part in dtypes)):
+            if _sha256(folder / name) != described["sha256"][name]:
+                raise ValueError(f"{name} is not what was written")
         # Mapped copy-on-write: PyTorch wants memory that it may write to; nothing ever does.
         self.pairs: Pairs = np.load(folder / PAIRS, mmap_mode="c")
-        self.parts: dict[Part, Tensor] = {
-            part: torch.from_numpy(np.load(folder / f"{part}.npy", mmap_mode="c")).view(getattr(torch, dtype))
-            for part, dtype in described["dtypes"].items()
-        }
-        if any(len(values) != len(self.pairs) for values in self.parts.values()):
-            raise ValueError("its files have different lengths")
+        self.parts: dict[Part, Tensor] = {}
+        for part, name in dtypes.items():
+            dtype = getattr(torch, name)
+            bits = torch.from_numpy(np.load(folder / f"{part}.npy", mmap_mode="c"))
+            if bits.dtype != _bits(dtype) or len(bits) != len(self.pairs):
+                raise ValueError(f"{part}.npy is not what {SEGMENT} describes")
+            self.parts[part] = bits.view(dtype)
 
     def find(self, pairs: Pairs) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         """Rows of pairs, and which of them are there at all; fastest for pairs in ascending order."""
         rows = np.searchsorted(self.pairs, pairs).clip(max=len(self.pairs) - 1)
         return rows, self.pairs[rows] == pairs
 
-    def verify(self) -> None:
-        """Raise ValueError unless every file is as it was written."""
-        for name, digest in self._hashes.items():
-            if _sha256(self._folder / name) != digest:
-                raise ValueError(f"{name} is not what was written")
-
 
 @final
 class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
-    """An unfinished segment. One that was interrupted is taken up again where it was.
+    """An unfinished segment. One that was interrupted is resumed, if its files hold what its notes say.
+
+    The notes are how many pairs are done, and a hash of each file's rows in the order in which they came. Files that
+    were copied at another time than the notes, or changed since, do not fit them: then the segment is begun anew.
 
     Parameters
     ----------
@@ -83,6 +101,11 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
         order is another one.
     sample
         Outputs of some pairs, by part, on the CPU: they give types and widths.
+
+    Raises
+    ------
+    UserError
+        What is left of a damaged segment cannot be deleted.
     """
 
     def __init__(self, folder: Path, pairs: Pairs, order: npt.NDArray[np.int64], sample: Mapping[Part, Tensor]) -> None:
@@ -91,12 +114,29 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
         self.path = folder / f"{name}{PARTIAL}"
         self.pairs, self._order, self._sample = pairs, order, sample
         self._place = folder / name
-        progress = self.path / _PROGRESS
-        self.done = int(json.loads(progress.read_bytes())["done"]) if progress.exists() else 0
+        self._files = {
+            part: _Rows(self.path / f"{part}.npy", values, len(pairs)) for part, values in sorted(sample.items())
+        }
+        self.done = self._noted()
         """Pairs that have been added."""
-        self._files: dict[Part, _Rows] = {}
+        if not self.done:
+            with explain_os_errors(self.path):
+                _remove(self.path)
         self._kept: list[Mapping[Part, Tensor]] = []
         self._num_written = self.done
+        self._open = contextlib.ExitStack()
+
+    def _noted(self) -> int:
+        """Return how many pairs are stored as the notes say; 0 where files and notes do not fit."""
+        try:
+            notes = read_json(self.path / _PROGRESS)
+            done = notes["done"]
+            if not isinstance(done, int) or not 0 < done <= len(self.pairs):
+                return 0
+            fits = [file.resume(self._order[:done], notes["sha256"][part]) for part, file in self._files.items()]
+        except DAMAGE:
+            return 0
+        return done if all(fits) else 0
 
     @property
     def bytes_left(self) -> int:
@@ -106,16 +146,22 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
 
     def __enter__(self) -> SegmentWriter:
         with explain_os_errors(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            if not self.done:
-                np.save(self.path / PAIRS, self.pairs)
-            for part, values in self._sample.items():
-                self._files[part] = _Rows(self.path / f"{part}.npy", values, len(self.pairs), new=not self.done)
+            for leftover in self.path.glob(".*.tmp"):  # of processes that were killed while they wrote
+                leftover.unlink()
+        content = io.BytesIO()
+        np.save(content, self.pairs)
+        write_atomic(self.path / PAIRS, content.getvalue())
+        self._pairs_hash = hashlib.sha256(content.getbuffer()).hexdigest()
+        with explain_os_errors(self.path), contextlib.ExitStack() as files:
+            for file in self._files.values():
+                files.enter_context(file.opened(new=not self.done))
+            self._open = files.pop_all()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        for file in self._files.values():
-            file.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Closing writes what is in buffers, so it may fail as writing does; an error before it says more.
+        with contextlib.suppress(OSError) if kind else explain_os_errors(self.path):
+            self._open.close()
 
     def append(self, chunk: Mapping[Part, Tensor]) -> None:
         """Add the outputs of the next pairs, on the CPU."""
@@ -130,27 +176,38 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
         with explain_os_errors(self.path):
             for file in self._files.values():
                 file.sync()
-        write_json(self.path / _PROGRESS, {"done": self.done})
+        hashes = {part: file.hash.hexdigest() for part, file in self._files.items()}
+        write_json(self.path / _PROGRESS, {"done": self.done, "sha256": hashes})
 
     def finish(self) -> None:
-        """Make the segment visible, whole."""
+        """Make the segment visible, whole.
+
+        Raises
+        ------
+        UserError
+            The files do not hold what was written to them.
+        """
         assert self.done == len(self.pairs)
         self.note()
         with explain_os_errors(self.path):
-            hashes = {name: _sha256(self.path / name) for name in (PAIRS, *(f"{part}.npy" for part in self._sample))}
+            hashes = {name: _sha256(self.path / name) for name in (PAIRS, *(f"{part}.npy" for part in self._files))}
+            if not self._noted() or hashes[PAIRS] != self._pairs_hash:
+                raise UserError(
+                    f"{self.path} was changed by something else while it was being written: type the same command to "
+                    "build it again"
+                )
             dtypes = {part: str(values.dtype).removeprefix("torch.") for part, values in self._sample.items()}
             write_json(self.path / SEGMENT, {"dtypes": dtypes, "sha256": hashes})
-            (self.path / _PROGRESS).unlink()
+            _remove(self._place)  # no segment, or it would not have been built again
             self.path.rename(self._place)
+            (self._place / _PROGRESS).unlink()
 
     def _write(self) -> None:
         """Write what is kept."""
         rows = self._order[self._num_written : self.done]
-        ascending = np.argsort(rows)
         with explain_os_errors(self.path):
             for part, file in self._files.items() if self._kept else ():
-                values = torch.cat([chunk[part] for chunk in self._kept])
-                file.write(rows[ascending], values[torch.from_numpy(ascending)])
+                file.append(rows, torch.cat([chunk[part] for chunk in self._kept]))
         self._kept.clear()
         self._num_written = self.done
 
@@ -159,30 +216,63 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
 class _Rows:
     """A .npy file whose rows are written in any order; it grows up to the last row that was written."""
 
-    def __init__(self, path: Path, like: Tensor, num_rows: int, *, new: bool) -> None:
+    def __init__(self, path: Path, like: Tensor, num_rows: int) -> None:
         bits = like.view(_bits(like.dtype)).numpy()
-        self._file = path.open("wb" if new else "r+b")
         descr = np.lib.format.dtype_to_descr(bits.dtype)
         shape = (num_rows, *like.shape[1:])
-        np.lib.format.write_array_header_1_0(self._file, {"descr": descr, "fortran_order": False, "shape": shape})
-        self._start, self._row_bytes = self._file.tell(), bits[0].nbytes
-        written = self._file.seek(0, os.SEEK_END)
-        self._file.truncate(min(written, self._start + num_rows * self._row_bytes))
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": shape})
+        self._path, self._header, self._row_bytes = path, header.getvalue(), bits[0].nbytes
+        self._end = len(self._header) + num_rows * self._row_bytes
+        self.hash = hashlib.sha256()
+        """Of all rows in the order in which they came."""
 
-    def write(self, rows: npt.NDArray[np.int64], values: Tensor) -> None:
-        """Write rows, ascending; those that follow each other in one go."""
+    def resume(self, rows: npt.NDArray[np.int64], digest: str) -> bool:
+        """Return whether the file holds these rows with this hash; the hash then goes on from there.
+
+        Raises
+        ------
+        OSError, ValueError, IndexError
+            The file is missing or too short.
+        """
+        content = np.memmap(self._path, mode="r")
+        start = len(self._header)
+        num_whole = (len(content) - start) // self._row_bytes
+        stored = content[start : start + num_whole * self._row_bytes].reshape(num_whole, self._row_bytes)
+        self.hash = hashlib.sha256()
+        for first in range(0, len(rows), _NUM_KEPT):
+            chunk = rows[first : first + _NUM_KEPT]
+            ascending = np.argsort(chunk)
+            bits = np.empty((len(chunk), self._row_bytes), np.uint8)
+            bits[ascending] = stored[chunk[ascending]]
+            self.hash.update(bits.data)
+        return content[:start].tobytes() == self._header and self.hash.hexdigest() == digest
+
+    @contextlib.contextmanager
+    def opened(self, *, new: bool) -> Iterator[None]:
+        """Have the file open for writing, without what else than rows is in it."""
+        if new:
+            self.hash = hashlib.sha256()
+        with self._path.open("wb" if new else "r+b") as self._file:
+            self._file.write(self._header)
+            written = self._file.seek(0, os.SEEK_END)
+            self._file.truncate(min(written, self._end))
+            yield
+
+    def append(self, rows: npt.NDArray[np.int64], values: Tensor) -> None:
+        """Write the next rows, those that are neighbours in one go."""
         bits = values.contiguous().view(_bits(values.dtype)).numpy()
+        self.hash.update(bits.data)
+        ascending = np.argsort(rows)
+        rows, bits = rows[ascending], bits[ascending]
         gaps = np.flatnonzero(np.diff(rows) != 1) + 1
         for start, stop in itertools.pairwise((0, *gaps.tolist(), len(rows))):
-            self._file.seek(self._start + int(rows[start]) * self._row_bytes)
+            self._file.seek(len(self._header) + int(rows[start]) * self._row_bytes)
             self._file.write(bits[start:stop].data)
 
     def sync(self) -> None:
         self._file.flush()
         os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        self._file.close()
 
 
 def _bits(dtype: torch.dtype) -> torch.dtype:
@@ -193,3 +283,11 @@ def _bits(dtype: torch.dtype) -> torch.dtype:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _remove(path: Path) -> None:
+    """Delete a folder or file, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -11,8 +11,10 @@ from kdbench.data.lazy import LazyData
 from kdbench.experiment.cell import TeacherRef
 from kdbench.experiment.pairs import TeacherSpec
 from kdbench.experiment.protocol import Protocol
-from kdbench.teachers.cache import Identity, TeacherCache
-from kdbench.teachers.cards import TeacherCard, find_teacher, load_teacher
+from kdbench.teachers.cache import TeacherCache
+from kdbench.teachers.cache_folder import Identity
+from kdbench.teachers.cards import TeacherCard, find_teacher
+from kdbench.teachers.load import load_teacher
 from kdbench.teachers.outputs import LiveTeacher
 from kdbench.utils.scheduler import Scheduler
 

@@ -17,6 +17,11 @@ from kdbench.utils.files import explain_os_errors, write_atomic
 _MAGIC = b"kdbench-state-1 "
 
 
+def state_names(name: str) -> tuple[str, ...]:
+    """Return the names of the files in which a state and the one before it are kept."""
+    return name, f"{name}.previous", f"{name}.new"
+
+
 def save_state(path: Path, state: dict[str, Any], *, permit: Callable[[], None] = lambda: None) -> None:
     """Save tensors and plain values with a checksum; keep the state before as ``.previous``."""
     buffer = io.BytesIO()

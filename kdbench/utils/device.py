@@ -10,6 +10,7 @@ import platform
 import resource
 import shutil
 import sys
+import textwrap
 import time
 from pathlib import Path
 from types import TracebackType
@@ -38,7 +39,11 @@ def pick_device(name: str | None, *, compiling: bool = False) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from None
+        reason = textwrap.shorten(str(error).splitlines()[0], 200, placeholder=" ...")
+        raise UserError(f"--device {name}: {reason}") from None
+    if device.type == "meta" or (device.type == "cpu" and device.index):
+        raise UserError(f"--device {name}: there is no such device; type cpu, cuda or cuda:1")
+    device = torch.device("cpu") if device.type == "cpu" else device
     compiler = os.environ.get("CXX", "g++")
     if compiling and device.type == "cpu" and not shutil.which(compiler):
         raise UserError(

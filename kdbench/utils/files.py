@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import functools
+import glob
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from kdbench.errors import UserError
+from kdbench.utils.holder import boot_id
 
 _UMASK = os.umask(0o077)
 """Read once: it can only be read by setting it, for all threads."""
 os.umask(_UMASK)
+_OLD_SECONDS = 3600.0
+"""Age at which a temporary file is dead where no lock can tell: the longest write takes minutes."""
+
+
+class NotWritten(UserError):
+    """The operating system did not let a file be written: no fault of the cell whose file it was."""
 
 
 @contextlib.contextmanager
@@ -33,7 +44,7 @@ def explain_os_errors(path: Path, elsewhere: str = "choose another folder with -
             errno.EACCES: f"permission denied: {elsewhere}",
             errno.EPERM: f"permission denied: {elsewhere}",
         }.get(error.errno or 0, f"{error.strerror or error}: {elsewhere}")
-        raise UserError(f"cannot write {path}: {reason}") from None
+        raise NotWritten(f"cannot write {path}: {reason}") from None
 
 
 def write_atomic(
@@ -58,19 +69,86 @@ def write_atomic(
     content = data.encode() if isinstance(data, str) else data
     with explain_os_errors(path, elsewhere):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        temporary = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
+        with temporary_file(path.parent, path.name) as (temporary, descriptor):
+            with open(descriptor, "wb", closefd=False) as file:
                 file.write(content)
                 file.flush()
-                os.fsync(file.fileno())
+                os.fsync(descriptor)
             temporary.chmod(0o666 & ~_UMASK)
             permit()
             temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+
+
+@contextlib.contextmanager
+def temporary_file(folder: Path, name: str) -> Iterator[tuple[Path, int]]:
+    """Make a file that is locked as long as it is open, and gone afterwards unless it was renamed.
+
+    Those of the same name that dead processes left are removed.
+    """
+    while True:
+        descriptor, text = tempfile.mkstemp(dir=folder, prefix=f".{name}.{_machine()}-", suffix=".tmp")
+        with contextlib.suppress(OSError):  # some file systems know no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            break
+        os.close(descriptor)  # it was taken for a dead one before it was locked
+    try:
+        sweep(folder, f".{glob.escape(name)}.*.tmp")
+        yield Path(text), descriptor
+    finally:
+        Path(text).unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def sweep(folder: Path, pattern: str = ".*.*.tmp", *, held: bool = False) -> int:
+    """Remove the temporary files in a folder that no live process writes; return their size in bytes.
+
+    Parameters
+    ----------
+    held
+        Whether this process alone may write there.
+    """
+    return sum(_removed(path, held) for path in folder.glob(pattern))
+
+
+def is_temporary(name: str) -> bool:
+    """Return whether a file has such a name as :func:`temporary_file` gives."""
+    return name.startswith(".") and name.endswith(".tmp")
+
+
+def _removed(path: Path, held: bool) -> int:
+    """Remove a temporary file unless a live process may be writing it; return the bytes that this frees."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return 0
+    try:
+        status = os.fstat(descriptor)
+        # The lock of another machine may not be seen here, and some file systems know none.
+        old = time.time() - status.st_mtime > _OLD_SECONDS
+        if old or ((held or f".{_machine()}-" in path.name) and _is_free(descriptor)):
+            path.unlink()
+            return status.st_size
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+    return 0
+
+
+def _is_free(descriptor: int) -> bool:
+    """Return whether no live process of this machine has locked a file."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+@functools.cache
+def _machine() -> str:
+    """Return what tells this start of this machine from others in a file's name."""
+    return boot_id()[:8] or "0"
 
 
 def write_json(path: Path, value: Any, *, permit: Callable[[], None] = lambda: None) -> None:
@@ -85,11 +163,6 @@ def read_object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def unfinished_writes(path: Path) -> list[Path]:
-    """Return the temporary files that :func:`write_atomic` left behind where its process was killed."""
-    return list(path.parent.glob(f".{path.name}.*.tmp"))
 
 
 def free_space(folder: Path) -> int:

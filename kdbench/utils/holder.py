@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from kdbench.utils.reading import Missing, read_json
 from kdbench.utils.scheduler import Job
 
 _CRASHES = "deaths"
@@ -49,10 +50,10 @@ def read_holder(path: Path) -> Holder | None:
     A file that a power failure cut short has an unknown holder: only its heartbeat tells whether it lives.
     """
     try:
-        values: dict[str, Any] = json.loads(path.read_bytes())
+        values: dict[str, Any] = read_json(path)
         job, crashes = values.pop("job"), values.pop(_CRASHES)
         return Holder(job=Job(**job) if job else None, crashes=crashes, **values)
-    except FileNotFoundError:
+    except Missing:
         return None
     except (ValueError, KeyError, TypeError, AttributeError):
         return Holder(token="", host="unknown", boot="unknown", pid=0, job=None, since=0.0, mark=0, crashes=0)

@@ -19,16 +19,15 @@ import fcntl
 import os
 import secrets
 import socket
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import final
 
 from kdbench.errors import UserError
-from kdbench.utils.files import explain_os_errors
+from kdbench.utils.files import NotWritten, explain_os_errors, is_temporary, sweep, temporary_file
 from kdbench.utils.holder import Holder, boot_id, holder_text, read_holder
 from kdbench.utils.scheduler import Job, Scheduler
 
@@ -124,7 +123,7 @@ class Leases(contextlib.AbstractContextManager["Leases"]):
             lease.release()
 
     def hold(self, folder: Path, mark: int = 0) -> Lease:
-        """Lease a folder, taking it over from a dead holder.
+        """Lease a folder, taking it over from a dead holder; temporary files that dead processes left in it go.
 
         Parameters
         ----------
@@ -158,7 +157,7 @@ class Leases(contextlib.AbstractContextManager["Leases"]):
             path = folder / f"{LEASE_PREFIX}{_number(last) + 1 if last else 1}"
             try:
                 os.link(draft, path)
-            except FileExistsError:
+            except (FileExistsError, FileNotFoundError):  # a new holder has swept the draft
                 raise Busy(f"{folder} was just taken by another process: wait for it") from None
             lease = Lease(path, holder, os.dup(descriptor))
         self._held.append(lease)
@@ -167,6 +166,8 @@ class Leases(contextlib.AbstractContextManager["Leases"]):
         for old in _all(folder):
             if old != path:
                 old.unlink(missing_ok=True)
+        for place in _places(folder):
+            sweep(place, held=True)
         if self._heart is None:
             self._heart = threading.Thread(target=self._beat, daemon=True, name="leases")
             self._heart.start()
@@ -194,6 +195,26 @@ def holder_of(folder: Path) -> tuple[Path, Holder] | None:
     path = _highest(folder)
     holder = read_holder(path) if path else None
     return (path, holder) if path and holder else None
+
+
+def tidy(folder: Path, scheduler: Scheduler | None = None, unused: Iterable[str] = ()) -> None:
+    """Remove what dead processes left in a folder where nothing is left to do.
+
+    Parameters
+    ----------
+    unused
+        Names of files that are not needed any more.
+    """
+    if not folder.is_dir():
+        return
+    names = {path.name for place in _places(folder) for path in place.iterdir()}
+    leftovers = names.intersection(unused)
+    if not leftovers and not any(name.startswith(LEASE_PREFIX) or is_temporary(name) for name in names):
+        return
+    with contextlib.suppress(Busy, NotWritten), Leases(scheduler) as leases:
+        leases.hold(folder)
+        for name in leftovers:
+            (folder / name).unlink(missing_ok=True)
 
 
 def is_alive(holders: dict[Path, Holder], scheduler: Scheduler) -> dict[Path, bool]:
@@ -242,14 +263,13 @@ def _locked(path: Path, holder: Holder) -> bool | None:
 def _draft(folder: Path) -> Iterator[tuple[Path, int]]:
     """Make a locked file that can be linked to a lease's name."""
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=folder, prefix=".claim.", suffix=".tmp")
-    try:
-        with contextlib.suppress(OSError):  # some file systems know no locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield Path(name), descriptor
-    finally:
-        Path(name).unlink()
-        os.close(descriptor)
+    with temporary_file(folder, "claim") as (draft, descriptor):
+        yield draft, descriptor
+
+
+def _places(folder: Path) -> list[Path]:
+    """Return a folder and those in it: its holder writes to all of them."""
+    return [folder, *(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())]
 
 
 def _all(folder: Path) -> list[Path]:

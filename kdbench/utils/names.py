@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Iterable
 
@@ -37,6 +38,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str], remedy: str) -> Use
     return UserError(f"unknown {kind} {name!r}: {hint}{remedy}")
 
 
+@functools.cache
 def safe_name(name: str) -> str:
     """Return a network's name as one path component."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")

@@ -19,7 +19,7 @@ class Stop(AbstractContextManager["Stop"]):
 
     SIGHUP comes when a terminal is closed; where it is ignored on entry, as under nohup, it stays ignored. SIGUSR1 and
     SIGUSR2 are what batch systems are told to send before a time limit. A signal that the loop did not act on is passed
-    to the ``Stop`` around this one.
+    to the ``Stop`` around this one, and one that this had before counts here too.
     """
 
     _open: ClassVar[list[Stop]] = []
@@ -34,6 +34,8 @@ class Stop(AbstractContextManager["Stop"]):
             for signum in _SIGNALS:
                 if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:
                     self._old[signum] = signal.signal(signum, self._note)
+            if self._open:
+                self.signum = self._open[-1].signum
             self._open.append(self)
         return self
 

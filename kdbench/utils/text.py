@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+import unicodedata
 
 _LONG_WORD, _LONG_MESSAGE = 300, 2000
 """Letters of a word, and of a message, beyond which the middle is left out."""
@@ -32,6 +34,19 @@ def counted(number: int, noun: str) -> str:
 def one_line(error: Exception) -> str:
     """Return the text of a foreign exception as one short line."""
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """Return text that neither a terminal nor XML takes for commands: control characters and newlines are replaced."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else "�" for c in text)
+
+
+def quoted(*words: object) -> str:
+    """Spell a command in a sentence, in quotes, so that it can be typed as it stands between them."""
+    command = shlex.join(map(str, words))
+    return f'"{command}"' if "'" in command else f"'{command}'"
 
 
 def message_line(text: str) -> str:

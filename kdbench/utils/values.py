@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import numbers
 
+from kdbench.errors import UserError
+
 LARGEST = 2**63 - 1
 """The largest whole number that is taken where nothing else bounds it."""
 
@@ -44,6 +46,20 @@ def number(value: object, low: float = -math.inf, high: float = math.inf) -> flo
     if not low <= converted <= high:
         raise ValueError(f"{shown(value)} is not {_range(low, high)}")
     return converted
+
+
+def save_seconds(value: object) -> float:
+    """Return how many seconds lie between two saves of a state.
+
+    Raises
+    ------
+    UserError
+        It is no finite number, or below 0.
+    """
+    try:
+        return number(value, 0)
+    except ValueError as error:
+        raise UserError(f"--save-every: {error}") from None
 
 
 def shown(value: object) -> str:

@@ -14,7 +14,9 @@ from test_records import begin
 from kdbench.analysis import splitting
 from kdbench.analysis.comparison import Comparison
 from kdbench.analysis.records import read_records
-from kdbench.analysis.tables.differences import against
+from kdbench.analysis.report.curves import Curve, Curves
+from kdbench.analysis.report.plots import curves_plot, differences_plot
+from kdbench.analysis.tables.differences import against, pooled_table
 from kdbench.analysis.tables.layouts import detail, paper
 from kdbench.analysis.tables.leaderboard import leaderboard, leaderboard_table
 
@@ -113,3 +115,48 @@ def test_a_baseline_without_a_common_seed_gives_no_difference() -> None:
     entries = column(paper(comparison), "resnet20 resnet8")
     assert entries["Student"].notes == ("no record of seed 2",)
     assert (entries["kd"].text, entries["kd"].notes) == ("71.00", ("no difference: no seed in common",))
+
+
+def test_a_leaderboards_gain_over_fewer_runs_than_its_accuracy_is_noted() -> None:
+    (comparison,) = split(ALONE[0], *students((1, 2, 3)), fake_record("dkd", 1, 60.0, student="resnet14"))
+    gains = column(leaderboard_table(leaderboard(comparison)), "gain [95 %]")
+    assert gains["kd"].notes[-1] == "gain: n = 1 of 3 runs"
+    assert not any("gain" in note for note in gains["dkd"].notes)
+
+
+def test_pooled_differences_have_the_number_of_runs() -> None:
+    (comparison,) = split(*ALONE, *students((1, 2, 3)), *TAUGHT_BY_IT, fake_record("ce", 1, 30.0, teacher=None))
+    base = comparison.find("ce")
+    (versus,) = against(comparison, base)
+    table = pooled_table(comparison, base, [versus])
+    assert [column(table, name)["kd"].text for name in ("pairs", "n")] == ["2", "3"]
+    assert column(table, "mean difference [95 %]")["kd"].numbers["n"] == "3"
+    assert column(table, "P(better) %")["kd"].notes == ("all runs, not only those of common seeds: 5 against 3",)
+    figure = differences_plot(comparison, base, [versus], "name")
+    assert figure
+    assert "(n = 3)" in figure.description
+
+
+@pytest.mark.parametrize(("curves", "names"), [((3, 3), ["ce", "kd"]), ((2, 3), ["ce (n = 2)", "kd (n = 3)"])])
+def test_curves_over_other_numbers_of_runs_say_so(curves: tuple[int, int], names: list[str]) -> None:
+    records = [*(fake_record("ce", seed, 70.0, teacher=None) for seed in range(3))]
+    records += [fake_record("kd", seed, 75.0) for seed in range(3)]
+    (comparison,) = split(*records)
+    curve = Curve((1, 2), (60.0, 70.0), (1.0, 0.5))
+    by_folder = {}
+    for row, number in zip(comparison.rows, curves, strict=True):
+        frame = comparison.results[row, comparison.pairs[0]].frame
+        frame["folder"] = [f"{row.label} {seed}" for seed in frame.index]
+        by_folder |= dict.fromkeys(frame["folder"][:number], curve)
+    plot = curves_plot(comparison, comparison.pairs[0], Curves(by_folder, 6, 0, ()), "top1", "name")
+    assert plot
+    (legend,) = plot.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == names
+    assert f"ce 70.00 (n = {curves[0]})" in plot.description
+
+
+def test_many_seeds_are_listed_in_part() -> None:
+    alone = [fake_record("ce", seed, 70.0, teacher=None) for seed in range(12)]
+    (comparison,) = split(*alone, *(fake_record("kd", seed, 75.0) for seed in range(20)))
+    (note,) = column(paper(comparison), "resnet20 resnet8")["kd"].notes
+    assert note == "difference: n = 12, seeds 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more only"

@@ -213,7 +213,7 @@ def test_unknown_names_are_one_line(typed: Typed, tmp_path: Path) -> None:
         (["--pairs", "a>b"], "unknown pair 'a>b'"),
         (
             ["--protocol", "cifar100-crd-v1"],
-            "no records under cifar100-crd-v1 in runs: its records are under digits-demo-v1",
+            "no records under cifar100-crd-v1: there are records under digits-demo-v1",
         ),
     ):
         code, out, err = typed("table", "runs", "--layout", "paper", *words)

@@ -73,8 +73,8 @@ def test_pooled_gain_does_not_depend_on_the_order(order: list[int]) -> None:
         assert (other.mean, other.low, other.high) == pytest.approx((one.mean, one.low, one.high))
 
 
-@pytest.mark.parametrize("clusters", [None, "abc"])
-def test_equal_gains_have_no_interval(clusters: str | None) -> None:
+@pytest.mark.parametrize("clusters", [None, ("a", "b", "c")])
+def test_equal_gains_have_no_interval(clusters: tuple[str, ...] | None) -> None:
     """Three equal differences do not show how much others vary."""
     gains = [[75.1 - 74.9, 80.2 - 80.0], [0.4, 0.4], [0.3, 0.3]] if clusters is None else [[0.4, 0.4]] * 3
     found = pooled_gain(gains, clusters=clusters)

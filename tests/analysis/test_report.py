@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -53,7 +56,7 @@ def test_equal_records_give_equal_bytes(made: tuple[Path, Path, Page], tmp_path:
     report(runs, tmp_path)
     before = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert before == {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert len(before) == 1 + 2 * 7
+    assert len(before) == 2 + 2 * 7  # the page, the list of plots, and each plot as SVG and PDF
 
 
 def test_plots_are_files_for_a_paper(made: tuple[Path, Path, Page]) -> None:
@@ -127,7 +130,43 @@ def test_each_comparison_has_a_section_and_files_of_its_own(tmp_path: Path) -> N
     assert len(page.values("id")) == len(set(page.values("id")))
     assert {cell[1] for cell in page.data["cells"].values()} == {"c1", "c2"}
     names = {path.stem for path in (tmp_path / "out" / "plots").glob("*.svg")}
-    assert {"digits-demo-v1-1-cost", "digits-demo-v1-2-cost"} <= names
+    assert {"digits-demo-v1-cost", "digits-demo-v1-with-epochs-3-cost"} <= names
+
+
+@pytest.mark.usefixtures("quick")
+def test_plots_keep_their_names_and_those_of_an_earlier_report_go(tmp_path: Path) -> None:
+    """What the user put or changed there stays."""
+    changed = load_protocol("digits-demo-v1").override(epochs=3)
+    others = [fake_record(method, 1, 70.0, protocol=changed) for method in ("kd", "crd")]
+    write_runs(tmp_path / "runs", records())
+    report(tmp_path / "runs", tmp_path / "out")
+    plots = tmp_path / "out" / "plots"
+    before = {path.name for path in plots.iterdir()}
+    folders = write_runs(tmp_path / "runs" / "others", others)
+    report(tmp_path / "runs", tmp_path / "out")
+    assert before < {path.name for path in plots.iterdir()}
+    (plots / "digits-demo-v1-with-epochs-3-cost.svg").write_text("<svg>changed</svg>")
+    (plots / "mine-with-epochs-3.pdf").write_text("mine")
+    for folder in folders:
+        shutil.rmtree(folder)
+    report(tmp_path / "runs", tmp_path / "out")
+    mine = {"digits-demo-v1-with-epochs-3-cost.svg", "mine-with-epochs-3.pdf"}
+    assert {path.name for path in plots.iterdir()} == before | mine
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_list_of_plots_that_names_other_files_deletes_none(tmp_path: Path) -> None:
+    write_runs(tmp_path / "runs", records()[:8])
+    report(tmp_path / "runs", tmp_path / "out")
+    secret = tmp_path / "secret.pdf"
+    secret.write_bytes(b"%PDF")
+    digest = hashlib.sha256(b"%PDF").hexdigest()
+    (tmp_path / "out" / "plots" / "link.pdf").symlink_to(secret)
+    names = ["../../secret.pdf", str(secret), "link.pdf", "../index.html", ""]
+    (tmp_path / "out" / ".plots.json").write_text(json.dumps(dict.fromkeys(names, digest)))
+    report(tmp_path / "runs", tmp_path / "out")
+    assert secret.exists()
+    assert (tmp_path / "out" / "plots" / "link.pdf").is_symlink()
 
 
 @pytest.mark.usefixtures("quick")
@@ -168,6 +207,15 @@ def test_the_command(tmp_path: Path, typed: Typed) -> None:
     assert typed("report", "runs", "--methods", "nosuch")[0] == 2
 
 
+@pytest.mark.usefixtures("quick")
+def test_variants_of_a_method_are_not_counted_as_methods(tmp_path: Path) -> None:
+    swept = [fake_record("kd", 1, 71.0, chosen={"temperature": value}) for value in (2.0, 8.0)]
+    write_runs(tmp_path / "runs", [*swept, fake_record("dkd", 1, 72.0), fake_record("ce", 1, 70.0, teacher=None)])
+    page = report(tmp_path / "runs", tmp_path / "out")
+    assert "4 records of 2 methods in 3 variants on 1 pair" in page.text
+    assert "one of 2 variants of kd that were run" in page.text
+
+
 def test_a_table_as_html() -> None:
     table = Table(
         "a & b",
@@ -204,6 +252,7 @@ def test_names_of_files_and_labels() -> None:
     assert file_name("wrn_40_2 > wrn_16_2") == "wrn_40_2-wrn_16_2"
     assert file_name("../../etc/passwd") == "etc-passwd"
     assert file_name("日本") == "x"
+    assert len({file_name(f"{'long ' * 40}{number}") for number in range(3)}) == 3
     assert label("a\nb") == "a�b"
     assert len(label("x" * 99)) == 40
 

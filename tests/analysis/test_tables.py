@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import html
 import re
 import shutil
@@ -67,19 +66,6 @@ def test_marks_arrows_and_footnotes() -> None:
     assert latex.count("\\midrule") == 2
 
 
-def test_the_csv_is_one_row_a_row_with_a_column_a_number() -> None:
-    lines = render([TABLE], "csv").splitlines()
-    assert lines[:3] == ["# A title", "# first note", "# second note"]
-    head, *rows = csv.reader(lines[3:])
-    assert head[:5] == ["", "teacher > student", "t1 > s1: top-1 %", "t1 > s1: sd", "t1 > s1: mark"]
-    assert [row[:5] for row in rows] == [
-        ["logits", "kd", "74.92", "0.28", "best"],
-        ["logits", "dkd", "73.50", "", "second"],
-        ["features", "at", "", "", ""],
-    ]
-    assert {row[head.index("t1 > s1: note")] for row in rows} == {"", "n = 2", "not run"}
-
-
 def test_words_of_users_are_words_in_markdown() -> None:
     text = render([Table(HOSTILE, (("method", "x"),), ((*words(HOSTILE), Entry("1")),), (HOSTILE,))], "markdown")
     assert "<script" not in text
@@ -107,6 +93,26 @@ def test_latex_escapes_every_special_character() -> None:
     assert "naïve" in text
 
 
+@pytest.mark.parametrize("name", ["[l", "[2pt] x", "*", "* x"])
+def test_no_row_of_latex_begins_with_what_a_command_above_it_reads(name: str) -> None:
+    """LaTeX reads a bracket or a star after the end of a row, or after a rule, as an option of it."""
+    table = Table("t", ((name, "n"),), (words(name, "1"), words(name, "2")), num_labels=1, grouped=True)
+    lines = render([table], "latex").splitlines()
+    assert not [line for line in lines if line.startswith(("[", "*"))]
+    assert sum(line.startswith("{}" + name[0]) for line in lines) == 3
+
+
+@pytest.mark.parametrize("form", get_args(Format))
+def test_control_characters_of_records_reach_no_output(form: Format) -> None:
+    name = "a\x1b]0;title\x07b\rc\x9bd\nnext | line\u202e\ud800"
+    text = render(
+        [Table(name, ((name, name),), ((*words(name), Entry(name, {}, "", (name,))),), (name,), num_labels=1)], form
+    )
+    assert not [letter for letter in text if not letter.isprintable() and letter != "\n"]
+    assert text.encode()
+    assert not [line for line in text.splitlines() if line.startswith("next")]
+
+
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs pdflatex: apt-get install texlive-latex-recommended")
 @pytest.mark.parametrize("use", ["alone", "part of a paper"])
 def test_latex_compiles(use: str, tmp_path: Path) -> None:
@@ -116,7 +122,8 @@ def test_latex_compiles(use: str, tmp_path: Path) -> None:
     hostile = Table(
         HOSTILE, (("method", HOSTILE),), ((*words(HOSTILE), Entry(HOSTILE, {}, "best", (HOSTILE,))),), (HOSTILE,)
     )
-    (tmp_path / "tables.tex").write_text(render([TABLE, wide, hostile], "latex"), encoding="utf-8")
+    options = Table("t", (("[x]", "*"),), tuple(words(text, "1") for text in ("[l", "[2pt] l", "*", "l")), grouped=True)
+    (tmp_path / "tables.tex").write_text(render([TABLE, wide, hostile, options], "latex"), encoding="utf-8")
     name = "tables.tex"
     if use != "alone":
         name = "paper.tex"

@@ -20,7 +20,7 @@ from test_teachers import make_teacher
 from typer.testing import CliRunner
 
 import kdbench
-from kdbench import cli
+from kdbench.cli.app import app
 from kdbench.cli.options import next_command
 from kdbench.data.datasets import load_dataset
 from kdbench.experiment.protocol import load_protocol
@@ -105,8 +105,8 @@ def test_the_next_command_has_the_options_that_were_given(
 
     monkeypatch.setattr("kdbench.cli.grid.open_grid", catch)
     monkeypatch.setenv(FOLDERS, "")  # what --methods sets is undone
-    assert CliRunner().invoke(cli.app, ["grid", "status", "g.toml", *typed_words]).exit_code == 0
-    assert CliRunner().invoke(cli.app, ["--methods", "o w", "grid", "status", "g.toml"]).exit_code == 0
+    assert CliRunner().invoke(app, ["grid", "status", "g.toml", *typed_words]).exit_code == 0
+    assert CliRunner().invoke(app, ["--methods", "o w", "grid", "status", "g.toml"]).exit_code == 0
     assert spelled == [command, "\"kdbench --methods 'o w' grid retry g.toml\""]
 
 

@@ -109,8 +109,9 @@ def problems(whole: Whole, kind: str, damage: str, top: Path) -> list[str]:
         if name in READERS and times(copy) != before:
             texts.append("it wrote")
         place, after = str(path.relative_to(copy)), hashes(copy)
-        shared = (after.keys() & whole.left.keys()) - {place} if kind not in INPUTS else ()
-        texts += [f"{file} is another one" for file in sorted(shared) if after[file] != whole.left[file]]
+        if kind not in INPUTS:
+            same = (after.keys() & whole.left.keys()) - {place}
+            texts += [f"{file} is another one" for file in same if after[file] != whole.left[file]]
         lost = kept.keys() - after.keys() - {place}
         if lost and (name != "cache prune" or (kind, damage) not in ORPHANED):
             texts.append(f"lost: {', '.join(sorted(lost))}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,9 @@ MISTAKES = [
     (["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--epochs", "0"], "--epochs"),
     (["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--seed", "-1"], "--seed"),
     (["train", "--protocol", "digits-demo-v1", "--student", "timm:nope", "--method", "ce"], "nope"),
+    (["train", "--protocol", "digits-demo-v1", "--student", "timm:resnet18.a1_in1k", "--method", "ce"], "pretrained"),
+    (["teacher", "train", "--protocol", "digits-demo-v1", "--network", "timm:resnet18.a1_in1k"], "pretrained"),
+    (["bench", "resnet8>timm:resnet18.a1_in1k"], "pretrained"),
     (["train", "--protocol", "cifar100-crd-v1", "--student", "resnet8", "--method", "ce"], "--download"),
     (["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--device", "cuda:9"], "cuda"),
     (
@@ -37,6 +41,18 @@ MISTAKES = [
     (
         ["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--together", "0"],
         "--lockstep must be at least 1",
+    ),
+    (
+        ["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--device", "meta"],
+        "type cpu, cuda or cuda:1",
+    ),
+    (
+        ["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--device", "cpu:5"],
+        "type cpu, cuda or cuda:1",
+    ),
+    (
+        ["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--device", "xla"],
+        "--device xla: ",
     ),
     (["cache", "build", "--protocol", "digits-demo-v1", "--teacher", "vgg8", "--method", "kd"], "no teacher vgg8"),
     (["bench", "resnet8"], "is no pair"),
@@ -61,7 +77,15 @@ def test_a_mistake_is_one_line_and_exit_code_2(words: list[str], text: str, type
 
 @pytest.mark.parametrize(
     ("setting", "text"),
-    [("alfa=1", "its settings are alpha, "), ("beta=big", "must be float"), ("temperature=0", "temperature")],
+    [
+        ("temperature=4\nx=5", r"must be float, not '4\\nx=5'"),
+        (f"temperature={'9' * 400}", "is too large"),
+        (f"temperature={'9' * 5000}", "must be float"),
+        (f"temperature={'[' * 3000}", "must be float"),
+        ("alfa=1", "its settings are alpha, "),
+        ("beta=big", "must be float"),
+        ("temperature=0", "temperature"),
+    ],
 )
 def test_a_wrong_setting_is_named(setting: str, text: str, typed: Typed) -> None:
     words = ["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--teacher", "resnet8", "--method", "dkd"]
@@ -114,3 +138,63 @@ def test_every_cell_that_fails_is_a_line(typed: Typed, small: list[str]) -> None
     assert "Traceback" in json.loads(failure.read_text())["traceback"]
     assert kd.startswith("kdbench: kd kd_weight=1e+38 resnet8>resnet8 seed 1 failed: diverged in ")
     assert len(list(Path("runs").glob("**/ce/*/record.json"))) == 2
+
+
+def test_names_that_are_given_twice_are_one_cell(typed: Typed, small: list[str]) -> None:
+    words = ["train", *small, "--student", "resnet8", "--student", "ResNet-8", "--method", "ce", "--method", "CE"]
+    code, out, err = typed(*words, "--seed", "1", "--seed", "1")
+    assert (code, err) == (0, "")
+    assert len([line for line in out.splitlines() if "after 1 epoch" in line]) == 1
+    assert "record: runs/" in out
+
+
+def test_an_own_method_that_is_not_found_points_to_its_folder(typed: Typed) -> None:
+    for words in (["show", "mine"], ["validate", "mine"]):
+        code, _, err = typed(*words)
+        assert (code, len(err.splitlines())) == (2, 1)
+        assert "--methods DIR or KDBENCH_METHODS" in err
+
+
+@pytest.mark.parametrize("folder", ["a [b] c", "r[/b]x", "x:cat:y", "it's"])
+def test_brackets_and_quotes_of_paths_are_printed_as_typed(folder: str, typed: Typed, small: list[str]) -> None:
+    """A hint is typed as it stands, and finds the same folder."""
+    words = ["train", *small, "--student", "resnet8", "--method", "ce", "--seed", "1", "--seed", "2", "--runs", folder]
+    code, out, err = typed(*words)
+    assert (code, err) == (0, "")
+    assert f"records: {folder}/" in out
+    hint = shlex.split(re.search(r"type ['\"](kdbench .*)['\"] to compare", out)[1])  # type: ignore[index]
+    assert hint == ["kdbench", "table", folder]
+    assert typed(*hint[1:])[0] == 0
+    assert shlex.quote(folder) in typed("teacher", "list", "--runs", folder)[1]
+
+
+def test_what_new_says_to_type_next_finds_the_method(typed: Typed) -> None:
+    Path("my own").mkdir()
+    for words in (["new", "mine"], ["--methods", "my own", "new", "other"]):
+        code, out, err = typed(*words, "--dir", "my own")
+        assert (code, err) == (0, "")
+        hints = [shlex.split(line) for line in out.splitlines() if line.startswith("  kdbench ")]
+        assert len(hints) == 3
+        assert all(hint[1:3] == ["--methods", "my own"] for hint in hints)
+    assert typed("--methods", "my own", "show", "mine")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["table", "LONG"],
+        ["report", "LONG"],
+        ["teacher", "list", "--runs", "LONG"],
+        ["cache", "list", "--runs", "LONG"],
+        ["new", "mine", "--dir", "LONG"],
+        ["grid", "plan", "LONG"],
+        ["--methods", "LONG", "list", "methods"],
+        ["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--runs", "LONG"],
+        ["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--data", "LONG"],
+    ],
+)
+def test_a_name_that_the_system_does_not_take_is_one_line(words: list[str], typed: Typed) -> None:
+    code, _, err = typed(*(word.replace("LONG", "x" * 280) for word in words))
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert "File name too long" in err

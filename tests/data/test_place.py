@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,14 @@ methods = ["ce"]
 seeds = 1
 data = "{data}"
 """
+Way = Callable[[str, str], str]
+"""Gives a word to kdbench under a protocol; returns what it says."""
 PROTOCOLS = ["digits-demo-v1", "cifar10-crd-v1"]
 
 
 @pytest.fixture(params=["cli", "python", "grid line", "grid option"])
-def way(request: pytest.FixtureRequest, typed: Typed, tmp_path: Path) -> object:
-    """Return what gives a word to kdbench in one of the ways there are, and returns the error's text."""
+def way(request: pytest.FixtureRequest, typed: Typed, tmp_path: Path) -> Way:
+    """One of the ways in."""
 
     def give(word: str, protocol: str) -> str:
         words = {"student": "resnet8", "method": "ce", "epochs": 1}
@@ -48,20 +51,20 @@ def flags(words: dict[str, object]) -> list[str]:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_file_without_npz_is_refused(way: object, protocol: str, tiny_npz: Path) -> None:
+def test_a_file_without_npz_is_refused(way: Way, protocol: str, tiny_npz: Path) -> None:
     assert f"--data {tiny_npz} is a file, not a folder of data sets: type npz:{tiny_npz}" in way(
         str(tiny_npz), protocol
-    )  # type: ignore[operator]
+    )
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_folder_that_is_not_there_is_refused(way: object, protocol: str) -> None:
-    assert f"there is no folder {Path.cwd()}/nowhere" in way("nowhere", protocol)  # type: ignore[operator]
+def test_a_folder_that_is_not_there_is_refused(way: Way, protocol: str) -> None:
+    assert f"there is no folder {Path.cwd()}/nowhere" in way("nowhere", protocol)
 
 
 @pytest.mark.parametrize("word", ["", " "])
-def test_nothing_is_no_folder(way: object, word: str) -> None:
-    assert "--data is empty: give a folder of data sets, or npz:FILE" in way(word, "digits-demo-v1")  # type: ignore[operator]
+def test_nothing_is_no_folder(way: Way, word: str) -> None:
+    assert "--data is empty: give a folder of data sets, or npz:FILE" in way(word, "digits-demo-v1")
 
 
 @pytest.mark.parametrize("kind", ["npz", "NPZ", " Npz "])

@@ -138,6 +138,19 @@ def test_divergence_names_step_and_terms_and_keeps_the_last_good_state(tiny_npz:
     assert not (folder / "failed.json").exists()
 
 
+def test_a_teacher_whose_outputs_are_not_finite_is_blamed(tiny_npz: Path, tmp_path: Path) -> None:
+    run = make_run(tiny_npz, tmp_path, "kd")
+    assert run.source
+    bias = run.source.live.net.backbone.head().bias
+    assert bias is not None
+    bias.data.fill_(torch.nan)
+    with pytest.raises(
+        Diverged, match=r"epoch 1 at step 1 .*the outputs of its teacher resnet20@.* are not finite"
+    ) as failed:
+        train(run)
+    assert "loss weights with" not in str(failed.value)
+
+
 def test_weights_that_break_in_the_last_step_are_found(tiny_npz: Path, tmp_path: Path) -> None:
     run = make_run(tiny_npz, tmp_path, "ce", batch_size=42)
     with updates_that_end_in(torch.inf), pytest.raises(Diverged):

@@ -29,7 +29,8 @@ from kdbench.method import PLAIN, ViewPlan
 from kdbench.methods.kd import KD
 from kdbench.models.build import build_net
 from kdbench.models.weights import read_weights
-from kdbench.teachers.cache import Identity, TeacherCache
+from kdbench.teachers.cache import TeacherCache
+from kdbench.teachers.cache_folder import Identity
 from kdbench.teachers.demand import Visits, Wanted
 from kdbench.utils.device import Span
 from kdbench.utils.signals import Stop

@@ -30,6 +30,14 @@ def test_new_writes_a_start_and_overwrites_nothing(typed: Typed) -> None:
     assert (code, err.count("\n")) == (2, 1)
     assert "exists: choose another name" in err
     assert (folder / "my_own2.py").read_text() == text
+    recipe = (folder / "my_own2.toml").read_text()
+    (folder / "my_own2.toml").unlink()  # as a command that was killed between the two leaves it
+    assert typed("new", "my_own2", "--dir", "some where")[0] == 0
+    assert [path.read_text() for path in sorted(folder.iterdir())] == [text, recipe]
+    (folder / "my_own2.toml").unlink()
+    (folder / "my_own2.py").write_text(f"{text}\n# mine\n")
+    assert "my_own2.py exists" in typed("new", "my_own2", "--dir", "some where")[2]
+    (folder / "my_own2.toml").write_text(recipe)
     (folder / "my_own2.py").unlink()
     assert typed("new", "my_own2", "--dir", "some where")[0] == 2  # the recipe file is still there
     assert typed("new", "my_own2")[0] == 0

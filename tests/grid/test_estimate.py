@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from estimated_grids import opened, write_grid
 from rich.console import Console
@@ -23,6 +24,7 @@ from kdbench.grid.variants import variants_of
 from kdbench.models import build_backbone
 from kdbench.teachers.cache_list import list_caches
 from kdbench.teachers.demand import Wanted, visited
+from kdbench.utils.text import size
 
 
 def test_cells_of_one_variant_differ_only_in_their_seed(half_done: tuple[Path, Path], tiny_npz: Path) -> None:
@@ -92,7 +94,7 @@ def test_caches_that_the_live_teacher_is_asked_instead_of(
     assert found.caches == (replace(need, used=False),)
     assert found.disk.caches == 0
     assert not found.to_build
-    assert "too large: more than half of the free disk" in printed(grid_view.caches(found.caches))
+    assert "more than half of the disk that the caches above it leave free" in printed(grid_view.caches(found.caches))
     monkeypatch.undo()
     grid, statuses = opened(write_grid(tmp_path / "once.toml", seeds=1, epochs=1, methods=["kd"]), tiny_npz, tmp_path)
     kd = [status for status in statuses if status.cell.settings.values().get("temperature") == 2.0]
@@ -100,6 +102,20 @@ def test_caches_that_the_live_teacher_is_asked_instead_of(
     assert round(need.views) == need.forwards == 42
     assert not need.used
     assert "saves nothing: no view" in printed(grid_view.caches([need]))
+
+
+def test_the_method_that_makes_a_cache_large_is_named(half_done: tuple[Path, Path], tiny_npz: Path) -> None:
+    """Of the four plans of a view, and of the features beside the logits, nothing is left without pckd."""
+    grid, statuses = opened(half_done[0], tiny_npz, half_done[1])
+    (need,) = GridEstimate.of(grid, statuses).caches
+    others = [status for status in statuses if status.cell.method != "pckd"]
+    (without,) = GridEstimate.of(grid, others).caches
+    assert need.largest_reader == "pckd"
+    assert need.bytes_without == pytest.approx(without.bytes)
+    assert without.bytes < need.bytes / 3
+    assert without.largest_reader == ""
+    assert f"{size(without.bytes)} without pckd" in printed(grid_view.caches([need]))
+    assert "without" not in printed(grid_view.caches([replace(need, bytes_without=0.9 * need.bytes)]))
 
 
 def test_the_disk_is_about_what_cells_leave(half_done: tuple[Path, Path], tiny_npz: Path, tmp_path: Path) -> None:
@@ -190,7 +206,7 @@ def test_the_plan_on_the_screen(plan: Any, half_done: tuple[Path, Path], tmp_pat
     assert len(re.findall(r"^(?:time|disk): ", out, flags=re.MULTILINE)) == 3
     out = plan(half_done[0], tmp_path / "fresh")
     assert re.search(r"^resnet14 +will be trained *$", out, flags=re.MULTILINE)
-    assert re.search(r"^resnet14 +\d+ +[\d.]+ kB +nothing *$", out, flags=re.MULTILINE)
+    assert re.search(r"^resnet14 +\d+ +[\d.]+ kB +nothing +[\d.]+ kB without pckd *$", out, flags=re.MULTILINE)
     assert (
         "time: unknown for 6 of 6 variants (cells that differ only in their seed), none of which was run: add --m"
         in out
@@ -213,6 +229,37 @@ def test_the_plan_says_which_pairs_a_method_does_not_support(plan: Any, tmp_path
         ("fsp timm:test_resnet>resnet8", "FSP compares"),
         ("ofd timm:test_resnet>resnet8", "OFD reads"),
     ]
+
+
+def test_the_plan_says_which_methods_do_not_take_the_images(plan: Any, tmp_path: Path, tiny_npz: Path) -> None:
+    """They are not square, and two methods turn them; in the words of their cells."""
+    arrays = {name: values[:, :, :12] if values.ndim == 4 else values for name, values in np.load(tiny_npz).items()}
+    np.savez(tmp_path / "oblong.npz", **arrays)
+    file = write_grid(tmp_path / "oblong.toml", methods=["ce", "kd", "pckd", "sskd"])
+    out = plan(file, tmp_path / "fresh", "--data", f"npz:{tmp_path / 'oblong.npz'}")
+    assert re.findall(r"^unsupported: (\w+) \S+: (images of 16 x 12 pixels cannot be turned)", out, re.MULTILINE) == [
+        ("pckd", "images of 16 x 12 pixels cannot be turned"),
+        ("sskd", "images of 16 x 12 pixels cannot be turned"),
+    ]
+
+
+@pytest.mark.parametrize("width", [20, 40, 200])
+def test_every_count_is_seen_on_any_terminal(width: int, tiny_npz: Path, tmp_path: Path) -> None:
+    pairs = ["resnet14>resnet8", "resnet20>resnet8"]
+    grid, statuses = opened(write_grid(tmp_path / "g.toml", pairs, seeds=1), tiny_npz, tmp_path / "runs")
+    cells = statuses[: len(grid.cells)]
+    cells[0] = replace(cells[0], state=State.DONE)
+    console = Console(width=width)
+    with console.capture() as captured:
+        console.print(grid_view.counts(grid, cells, width))
+    lines = captured.get().splitlines()
+    assert max(map(len, lines)) <= width
+    text = re.sub(r"\s+", " ", " ".join(lines))
+    assert "…" not in text
+    if width == 20:
+        assert "resnet14 > resnet8 1 done 4 to do resnet20 > resnet8 1 done 4 to do" in text
+    else:
+        assert "resnet14 > resnet8 1" in text
 
 
 def printed(what: Any) -> str:

@@ -75,9 +75,12 @@ def test_one_failed_cell_stops_no_other_and_can_be_tried_again(studied: Any) -> 
     assert "done    kd kd_weight=0.5 resnet14>resnet8 seed 1: " in out
     assert "1 failed of 2 cells: type 'kdbench grid status grid.toml' to see why" in out
     assert "exit code 2" in out
-    out = studied("run", **keys)
-    assert "skipped 1 cell that failed before: type 'kdbench grid retry grid.toml' to run them again" in out
-    assert "nothing is left to run" in out
+    for command in (("run",), ("submit", "--cluster", "local")):
+        out = studied(*command, **keys)
+        assert "skipped 1 cell that failed before: type 'kdbench grid retry grid.toml' to run them again" in out
+        assert "nothing is left to run" not in out
+        assert "1 failed of 2 cells: type 'kdbench grid status grid.toml' to see why" in out
+        assert out.endswith("exit code 2")
     (failure,) = Path("runs").glob(f"**/{FAILURE}")
     assert re.search(rf"failed +kd kd_weight=1e\+38 .*: diverged in .*; log: {failure}", studied("status", **keys))
     failure.write_text(json.dumps({"reason": "error", "text": "a tree fell"}))
@@ -159,7 +162,7 @@ def test_states(tmp_path: Path) -> None:
     folders = [cell.folder(tmp_path) for cell in grid.cells]
     for folder in folders[:6]:
         folder.mkdir(parents=True)
-    (folders[0] / RECORD).write_text(json.dumps({"top1": 71.25, "epochs": 1}))
+    (folders[0] / RECORD).write_text(json.dumps({"cell": grid.cells[0].id, "top1": 71.25, "epochs": 1}))
     (folders[1] / FAILURE).write_text(json.dumps({"reason": "out of memory", "text": "CUDA\nmore"}))
     (folders[2] / CONFIG).write_text("")
     (folders[2] / STATE).write_text("")
@@ -181,17 +184,6 @@ def test_states(tmp_path: Path) -> None:
     assert told[2] == "epoch 1/1, 12.50 %; job 6 TIMEOUT"
     assert re.fullmatch(r"process \d+ on \S+ since [\d-]+ [\d:]+", told[3])
     assert told[4:] == ["", "job 7 PENDING", "job 8 PENDING", "job 6 TIMEOUT"]
-
-
-def test_a_damaged_record_is_named(tmp_path: Path) -> None:
-    grid = Grid.open(
-        write(tmp_path / "grid.toml", SMALL.format(pairs="resnet14>resnet8", methods="ce", seeds=1)), runs=tmp_path
-    )
-    (folder,) = [cell.folder(tmp_path) for cell in grid.cells]
-    folder.mkdir(parents=True)
-    (folder / RECORD).write_text("{")
-    (status,) = survey(grid.cells, tmp_path, Scheduler(), {}, {})
-    assert explain(status) == f"{folder / RECORD} is damaged"
 
 
 def test_a_job_that_is_started_in_vain_is_given_up(tmp_path: Path) -> None:

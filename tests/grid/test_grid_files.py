@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,19 @@ def test_names_in_any_spelling_and_several_values(tmp_path: Path) -> None:
             r"precision = \"fp8\": unknown precision 'fp8': known are",
         ),
         ("seeds    = 5", "seeds = 5\nseeds = 6", r"is not TOML: Cannot overwrite a value \(at line"),
+        ("seeds    = 5", "seeds = 1000000000", r"seeds = 1000000000: a grid has at most 200,000 cells: give fewer"),
+        ("seeds    = 5", f"seeds = {10**30}", r"seeds = 10{30}: a grid has at most 200,000 cells: give fewer"),
+        ("seeds    = 5", f"seeds = [{10**30}]", r"a seed must be between 0 and 2147483647, not 10{30}"),
+        ("seeds    = 5", f"seeds = {'9' * 5000}", r"is not TOML: "),
+        ("seeds    = 5", f"seeds = {'[' * 50_000}", r"is not TOML: "),
+        ("seeds    = 5", f"seeds = {'[' * 200}{']' * 200}", r"is not TOML: it nests too deep"),
+        ("seeds    = 5", f"seeds = 5\nepochs = {10**30}", r"epochs = 10{30}: epochs must be at most 1,000,000"),
+        ("seeds    = 5", "seeds = 5000", r"make 240,000 cells, but a grid has at most 200,000"),
+        (
+            "beta = 6.0",
+            f"beta = {list(range(1000))}\nalpha = {list(range(1000))}",
+            r"pairs, methods, settings and seeds make 40,000,200 cells, but a grid has at most 200,000: give fewer of",
+        ),
         ('pairs    = ["', 'pairs    = "', r"is not TOML"),
         ('["crd-same-family", "ResNet50>MobileNetV2"]', "[]", r"pairs = \[\]: must be a list of pairs"),
     ],
@@ -121,6 +135,22 @@ def test_a_mistake_in_the_file_names_the_line_and_what_is_known(old: str, new: s
         Grid.open(path, runs=tmp_path / "runs")
     assert str(caught.value).startswith(f"{path}")
     assert "\n" not in str(caught.value)
+
+
+def test_two_spellings_of_one_teacher_are_one_pair(tmp_path: Path) -> None:
+    """Its cells would count twice."""
+    grid = Grid.open(write(tmp_path / "a.toml", PAPER), runs=tmp_path)
+    cell = grid.session.teacher_cell("resnet56")
+    card = {"network": "resnet56", "id": cell.as_teacher.id, "dataset": "cifar100", "weights": "0", "accuracy": 70.0}
+    folder = tmp_path / "cifar100-crd-v1" / "teachers" / "resnet56"
+    folder.mkdir(parents=True)
+    (folder / "teacher.json").write_text(json.dumps(card | {"expected": None, "origin": "trained here"}))
+    pairs = f'"resnet56>resnet20", "resnet56@{cell.id[:4]}>resnet20"'
+    text = PAPER.replace('"crd-same-family", "ResNet50>MobileNetV2"', pairs)
+    with pytest.raises(
+        UserError, match=rf"resnet56>resnet20 and resnet56@{cell.id[:4]}>resnet20 have the same teacher"
+    ):
+        Grid.open(write(tmp_path / "a.toml", text), runs=tmp_path)
 
 
 def test_a_file_that_is_not_there(typed: Typed) -> None:

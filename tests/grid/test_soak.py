@@ -26,7 +26,7 @@ from kdbench.utils.leases import holder_of
 pytestmark = pytest.mark.once
 
 TIMES = ("train_seconds", "evaluate_seconds", "images_per_second", "peak_memory_mb")
-KILLS = 12
+KILLS = 10
 # A few methods of every kind: what is tried here does not depend on their number.
 CHOSEN = ("ce", "kd", "dkd", "crd", "reviewkd", "pckd")
 
@@ -36,9 +36,11 @@ def grid_run(folder: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
     """``kdbench grid run`` in a folder; it and its workers are gone afterwards."""
     command = [sys.executable, "-m", "kdbench", "grid", "run", "grid.toml", "--save-every", "0", *words]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests are run under nohup
     process = subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+    signal.signal(signal.SIGHUP, hangup)
     try:
         yield process
     finally:
@@ -95,30 +97,49 @@ def quiet(tiny_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return records
 
 
+def kill_workers(folder: Path, process: subprocess.Popen[str], chance: random.Random, number: int) -> int:
+    """Kill a worker at random moments, this often; returns how often it came to that."""
+    deadline = time.monotonic() + 400
+    killed, done = 0, len(list(folder.glob(f"runs/**/{RECORD}")))
+    while process.poll() is None and killed < number:
+        assert time.monotonic() < deadline
+        time.sleep(chance.uniform(0.5, 2.5))
+        # On a busy machine workers would else die so fast that a cell is put aside before it can be saved.
+        before, done = done, len(list(folder.glob(f"runs/**/{RECORD}")))
+        if done > before and (pids := worker_pids(folder)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(chance.choice(pids), signal.SIGKILL)
+                killed += 1
+    return killed
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Leases, states, half-written files and builds, and copies of the code."""
+    names = re.compile(r"claim-\d+|state(\..+)?|\..+\.tmp|.+\.partial|code")
+    return [path for path in folder.glob("runs/**/*") if names.fullmatch(path.name)]
+
+
 def test_workers_are_killed_at_random(tiny_npz: Path, tmp_path: Path, quiet: dict[str, Any]) -> None:
+    """And once everything at a time, the command that watches them as well; nothing is left over."""
     folder = tmp_path / "grid"
     write_grid(folder, tiny_npz, seeds=5)
     chance = random.Random(20261124)
-    killed = 0
     with grid_run(folder, "--jobs", "2") as process:
-        deadline = time.monotonic() + 400
-        done = 0
-        while process.poll() is None and killed < KILLS:
-            assert time.monotonic() < deadline
-            time.sleep(chance.uniform(0.5, 2.5))
-            # On a busy machine workers would else die so fast that a cell is put aside before it can be saved.
-            before, done = done, len(list(folder.glob(f"runs/**/{RECORD}")))
-            if done > before and (pids := worker_pids(folder)):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(chance.choice(pids), signal.SIGKILL)
-                    killed += 1
+        killed = kill_workers(folder, process, chance, KILLS // 2)
+        while len(worker_pids(folder)) < 2:  # one that has not begun could not be found and killed
+            time.sleep(0.05)
+        assert process.poll() is None
+        process.kill()
+    assert leftovers(folder)
+    with grid_run(folder, "--jobs", "2") as process:
+        killed += kill_workers(folder, process, chance, KILLS - KILLS // 2)
         out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert killed == KILLS
     assert "crashed: a new one resumes its cells" in out
     assert left(folder) == quiet
     assert max(ends_in_logs(folder).values()) == 1
-    assert not list(folder.glob("runs/**/claim-*"))
+    assert not leftovers(folder)
 
 
 def test_the_same_grid_is_run_twice_at_once(tiny_npz: Path, tmp_path: Path, quiet: dict[str, Any]) -> None:
@@ -138,10 +159,16 @@ def test_the_same_grid_is_run_twice_at_once(tiny_npz: Path, tmp_path: Path, quie
     logs = [path.read_text() for path in folder.glob("runs/*/grids/*/*/worker-1/*_log.out")]
     assert len(logs) == 2
     assert all(re.search(r"[1-9]\d* cells done, 0 failed, 0 left", log) for log in logs)
+    assert not leftovers(folder)
 
 
-@pytest.mark.parametrize("when", ["runs/*/grids/*/*/worker-2/start.log", f"runs/**/{RECORD}"])
-def test_ctrl_c_saves_and_leaves_no_process(when: str, tiny_npz: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("when", "signum"),
+    [("runs/*/grids/*/*/worker-2/start.log", signal.SIGINT), (f"runs/**/{RECORD}", signal.SIGHUP)],
+)
+def test_ctrl_c_and_a_closed_terminal_save_and_leave_no_process(
+    when: str, signum: signal.Signals, tiny_npz: Path, tmp_path: Path
+) -> None:
     """While workers are being started, and while they work."""
     folder = tmp_path / "grid"
     write_grid(folder, tiny_npz, seeds=5)
@@ -151,12 +178,13 @@ def test_ctrl_c_saves_and_leaves_no_process(when: str, tiny_npz: Path, tmp_path:
             assert time.monotonic() < deadline
             time.sleep(0.1)
         pids = worker_pids(folder)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signum)
         out, err = process.communicate(timeout=100)
-    assert process.returncode == 128 + signal.SIGINT
+    assert process.returncode == 128 + signum
     assert "stopping: the running cells are being saved" in out
     assert "type the same command to resume" in err
     assert len(pids) == (2 if RECORD in when else 0)
+    assert not list(folder.glob("runs/**/.*.tmp"))
     assert len(list(folder.glob(f"runs/**/{RECORD}"))) < 62
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     assert not list(folder.glob("runs/**/claim-*"))

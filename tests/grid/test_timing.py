@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from cells import CPU
+from cells import CPU, Typed
 from estimated_grids import opened, write_grid
 
-from kdbench.cli import grid_view
+from kdbench.cli import grid_timing, grid_view
 from kdbench.engine.bench import Bench
 from kdbench.experiment.folder import RECORD
 from kdbench.grid import estimate
@@ -32,8 +34,9 @@ def test_the_time_is_that_of_finished_cells(half_done: tuple[Path, Path], tiny_n
     assert not found.unknown
     (name,) = {record["environment"]["device"] for record in records}
     assert found.speed.device == estimate.this_device(CPU) == f"{name} with 1 thread"
-    told = " ".join(grid_view.time_lines(found))
-    assert re.match(r"time: about \d+:\d\d with one worker \(.* with 1 thread\); at best \d+:\d\d with --jobs 4", told)
+    told = " ".join(grid_view.time_lines(replace(found, speed=replace(found.speed, parallel=3))))
+    assert re.match(r"time: about \d+:\d\d with one worker \(.* with 1 thread\); at best \d+:\d\d with --jobs 3", told)
+    assert "at best" not in " ".join(grid_view.time_lines(replace(found, speed=replace(found.speed, parallel=1))))
     assert "building the teacher caches is not included" in told
 
 
@@ -86,8 +89,8 @@ def test_what_was_never_run_is_measured(half_done: tuple[Path, Path], tiny_npz: 
     assert [(variant.cell.method, variant.cell.student) for variant in before.unknown] == [
         *(("kd", "resnet8"), ("kd", "resnet8"), ("pckd", "resnet8"), ("reviewkd", "resnet8"), ("ce", "resnet20")),
     ]
-    shown: list[tuple[str, float]] = []
-    after = grid_bench.measure(grid, before, tmp_path, 1, lambda what, part: shown.append((what, part)))
+    shown: list[tuple[str, int, int]] = []
+    after = grid_bench.measure(grid, before, tmp_path, 1, lambda *what: shown.append(what))
     assert not after.unknown
     assert after.speed.measured == frozenset(before.unknown)
     assert all(after.speed.cells[variant] == seconds for variant, seconds in before.speed.cells.items())
@@ -95,11 +98,11 @@ def test_what_was_never_run_is_measured(half_done: tuple[Path, Path], tiny_npz: 
     assert after.speed.views.keys() == {"resnet14", "resnet20"}
     assert all(0 < seconds < 1 for seconds in after.speed.views.values())
     assert after.seconds > before.seconds
-    assert [what for what, _ in shown] == [
+    assert [what for what, _, _ in shown] == [
         *("kd resnet20>resnet8", "kd resnet20>resnet8", "pckd resnet20>resnet8", "reviewkd resnet20>resnet8"),
-        *("ce resnet20", "cache of resnet20", "cache of resnet14", ""),
+        *("ce resnet20", "cache of resnet20", "cache of resnet14"),
     ]
-    assert [part for _, part in shown] == pytest.approx([number / 7 for number in range(8)])
+    assert [parts for _, *parts in shown] == [[number, 7] for number in range(7)]
     told = " ".join(grid_view.time_lines(after))
     assert "5 of 10 variants were timed on a few training steps" in told
     assert "not included" not in told
@@ -132,8 +135,45 @@ def test_a_measured_cell_takes_its_steps(tiny_npz: Path, tmp_path: Path, monkeyp
     # For two pairs three variants with two seeds, and the teacher.
     assert found.seconds == pytest.approx(13 * 2.0 * steps + 0.5 * need.missing)
     sources.clear()
+    assert grid_bench.measure(grid, before, tmp_path).speed == found.speed
+    assert not sources, "all of it was kept"
     grid_bench.measure(grid, replace(before, caches=(replace(need, used=False),)), tmp_path)
-    assert set(sources) == {"kd live", "reviewkd live", "ce None"}
+    assert set(sources) == {"kd live"}, "from a cache it would take another time"
+
+
+def test_what_was_timed_before_a_signal_is_kept(
+    typed: Typed, tiny_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The progress is told where there is no terminal, too; a damaged file of times is no error."""
+    times: list[float] = []
+
+    def alternate(*_: Any) -> dict[str, list[float]]:
+        times.append(1.0)
+        if len(times) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"step": [1.0]}
+
+    monkeypatch.setattr(grid_bench, "alternate", alternate)
+    monkeypatch.setattr(grid_bench, "forward_seconds", lambda _: 0.5)
+    monkeypatch.setattr(grid_timing, "_TELL_SECONDS", 0.0)
+    words = ["grid", "plan", str(write_grid(tmp_path / "one.toml")), "--data", f"npz:{tiny_npz}", "--measure"]
+    code, out, err = typed(*words)
+    assert code == 128 + signal.SIGTERM
+    assert re.findall(r"^timing (.*): (\d of 7) done", out, flags=re.MULTILINE) == [
+        ("kd resnet14>resnet8", "0 of 7"),
+        ("kd resnet14>resnet8", "1 of 7"),
+    ]
+    assert err == "kdbench: 2 of 7 are timed and kept: type the same command to resume\n"
+    code, out, _ = typed(*words)
+    assert code == 0
+    assert "4 of 5 done, about 0:" in out
+    assert len(times) == 6
+    assert typed(*words)[0] == 0
+    assert len(times) == 6
+    (kept,) = Path("runs").glob("*/grids/one/measured.json")
+    kept.write_text("{")
+    assert typed(*words)[0] == 0
+    assert len(times) == 12
 
 
 def test_a_cache_to_build_is_timed_although_every_variant_was_run(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdbench.models import build_backbone
+from kdbench.models import build_backbone, canonical_network, parse_pair
 from kdbench.models.timm_adapter import TimmBackbone
 from kdbench.net import PARTS, Net
 
@@ -189,3 +189,16 @@ def test_as_a_net() -> None:
     assert (net.width, net.num_classes, net.has_preact) == (64, 10, False)
     outputs = net(torch.rand(2, 3, 32, 32), PARTS - {"preact", "stem"})
     assert outputs.logits.shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", ["timm:resnet18.a1_in1k", "Timm: resnet18.a1_in1k", "timm:resnet18."])
+def test_a_tag_of_pretrained_weights_is_refused(name: str) -> None:
+    """It would name a second cell, and claim weights that are not loaded."""
+    with pytest.raises(ValueError, match=r"names pretrained weights.*: type timm:resnet18,.*--network timm:resnet18'"):
+        canonical_network(name)
+    with pytest.raises(ValueError, match="names pretrained weights"):
+        parse_pair(f"resnet8>{name}")
+
+
+def test_a_network_that_an_earlier_version_named_with_a_tag_is_still_built() -> None:
+    assert build_backbone("timm:test_resnet.r160_in1k", 10, (32, 32)).head().out_features == 10

@@ -118,7 +118,12 @@ def test_cells_of_one_job_wait_for_one_teacher_and_those_in_lockstep_stay_togeth
     )
     (tmp_path / "p.toml").write_text("[students]\ncells_per_job = 4\ntogether = 2\n")
     grid = Grid.open(file, runs=tmp_path)
-    submitter = submit.Submitter(grid, Overview([], [], {}, ""), load_profile(tmp_path / "p.toml"), Launch())
+    submitter = submit.Submitter(
+        grid,
+        Overview(statuses=[], teachers=[], jobs={}, live=[], over=[], problem=""),
+        load_profile(tmp_path / "p.toml"),
+        Launch(),
+    )
     jobs = submitter._cut(grid.cells)
     assert sorted(cell.id for job in jobs for cell in job) == sorted(cell.id for cell in grid.cells)
     found = [({cell.teacher and cell.teacher.network for cell in job}, [cell.seed for cell in job]) for job in jobs]

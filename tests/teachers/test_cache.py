@@ -21,7 +21,8 @@ from kdbench.errors import UserError
 from kdbench.method import PLAIN, ViewPlan
 from kdbench.net import Part
 from kdbench.teachers import cache as teacher_cache
-from kdbench.teachers.cache import Identity, TeacherCache
+from kdbench.teachers.cache import TeacherCache
+from kdbench.teachers.cache_folder import Identity
 from kdbench.teachers.cache_list import list_caches, remove_cache
 from kdbench.teachers.demand import Visits
 from kdbench.teachers.watch import Estimate, Watch

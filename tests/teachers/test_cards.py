@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ from kdbench.experiment.pairs import TeacherSpec
 from kdbench.experiment.protocol import Protocol, load_protocol
 from kdbench.models import build_backbone
 from kdbench.models.evaluate import predict
-from kdbench.teachers.cards import TeacherCard, find_teacher, import_teacher, load_teacher
+from kdbench.teachers.cards import TeacherCard, find_teacher, list_teachers
+from kdbench.teachers.load import agrees, doubts, load_teacher
+from kdbench.teachers.make import import_teacher
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +82,132 @@ def test_a_checkpoint_of_timm_has_timms_names(digits: Dataset, tmp_path: Path) -
     pixels = digits.test_images.permute(0, 3, 1, 2).float().div(255).double()
     expected = model.eval()((pixels - 0.3) / 0.37)
     torch.testing.assert_close(logits.double(), expected, rtol=2**-23, atol=1e-12)  # rounded to float32
+
+
+def save(weights: dict[str, torch.Tensor], file: Path) -> Path:
+    torch.save(weights, file)
+    return file
+
+
+def weights_in(file: Path) -> dict[str, torch.Tensor]:
+    return dict(torch.load(file)["model"])
+
+
+def test_one_set_of_weights_is_one_teacher(file: Path, digits: Dataset) -> None:
+    rules = protocol()
+    card = bring(file, rules, digits)
+    behind = {f"module.{name}": value for name, value in weights_in(file).items()}
+    assert bring(save(behind, file.with_name("other.pth")), rules, digits) == card
+    assert list_teachers(file.parent / "runs", rules.name) == [card]
+    (file.parent / "runs" / rules.name / "teachers" / f"resnet8-{card.short}" / "model.safetensors").unlink()
+    assert bring(file.with_name("other.pth"), rules, digits) == card
+    load_teacher(file.parent / "runs", card, rules, digits, CPU)
+
+
+def test_two_networks_in_a_file_are_two_teachers(file: Path, digits: Dataset) -> None:
+    torch.manual_seed(1)
+    both = {"model": weights_in(file), "ema": build_backbone("resnet8", 10, (8, 8)).state_dict()}
+    torch.save(both, file)
+    runs, rules = file.parent / "runs", protocol()
+    one, two = (
+        import_teacher(file, "resnet8", runs=runs, protocol=rules, dataset=digits, device=CPU, key=key)
+        for key in ("model", "ema")
+    )
+    assert one.id != two.id
+    for card, key in ((one, "model"), (two, "ema")):
+        assert card.origin == f"imported from resnet8.pth, {key}"
+        load_teacher(runs, card, rules, digits, CPU)
+
+
+@pytest.mark.parametrize("expected", [float("nan"), float("inf"), -1.0, 100.5])
+def test_an_accuracy_that_cannot_be_leaves_nothing(expected: float, file: Path, digits: Dataset) -> None:
+    runs = file.parent / "runs"
+    with pytest.raises(UserError, match="--accuracy must be between 0 and 100"):
+        import_teacher(file, "resnet8", runs=runs, protocol=protocol(), dataset=digits, device=CPU, expected=expected)
+    assert not runs.exists()
+
+
+def test_weights_or_logits_that_are_not_finite_leave_nothing(file: Path, digits: Dataset) -> None:
+    weights = weights_in(file)
+    with pytest.raises(UserError, match=r"entry fc\.bias holds values that are not finite"):
+        bring(save(weights | {"fc.bias": weights["fc.bias"] * torch.nan}, file), protocol(), digits)
+    with pytest.raises(UserError, match=r"its logits are not finite on 100 of 100 test images"):
+        bring(save(weights | {"bn1.weight": torch.full((16,), 3e38)}, file), protocol(), digits)
+    assert not (file.parent / "runs").exists()
+
+
+def test_a_fraction_is_no_percentage(file: Path) -> None:
+    data = load_dataset("digits", Path())
+    accuracy = bring(file, protocol(), data).accuracy
+    assert accuracy > 1
+    with pytest.raises(UserError, match=rf"--accuracy is in percent: {accuracy:g}\?"):
+        bring(file, protocol(resnet8=accuracy / 100), data)
+
+
+@pytest.mark.parametrize(
+    ("num_images", "difference", "same"),
+    [(500, 0.2, True), (500, 0.6, True), (500, 0.8, False), (10_000, 0.1, True), (10_000, 0.11, False)],
+)
+def test_accuracies_agree_up_to_a_few_images(num_images: int, difference: float, same: bool, digits: Dataset) -> None:
+    labels = torch.zeros(num_images, dtype=torch.int64)
+    dataset = dataclasses.replace(digits, test_labels=labels)
+    assert agrees(88.0, 88.0 - difference, dataset) == agrees(88.0 - difference, 88.0, dataset) == same
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "expected", "text"),
+    [
+        (98.8, 98.8, ""),
+        (98.8, None, "no accuracy is known to check 98.80 % of 500 test images with"),
+        (10.0, 10.0, "10.00 % of 500 test images cannot be told from guessing"),
+        (13.6, None, "13.60 % of 500 test images cannot be told from guessing"),
+        (0.0, None, "0.00 % of 500 test images cannot be told from guessing"),
+        (27.6, None, "no accuracy is known to check 27.60 %"),
+    ],
+)
+def test_doubtful_accuracies(accuracy: float, expected: float | None, text: str) -> None:
+    rules, data = protocol(), load_dataset("digits", Path())
+    card = TeacherCard(
+        network="resnet8",
+        id="file:0",
+        dataset="digits",
+        weights="",
+        accuracy=accuracy,
+        expected=expected,
+        origin="imported from a.pth",
+    )
+    assert len(data.test_labels) == 500
+    doubt = doubts(card, rules, data)
+    assert doubt.startswith(text)
+    assert bool(text) == bool(doubt)
+    if text:
+        assert all(word in doubt for word in ("normalisation", "pixel range", "order of classes", "mean 0.3"))
+    trained = dataclasses.replace(card, id="cell:0")
+    assert ("train it for more epochs" in doubts(trained, rules, data)) == (accuracy < 20)
+
+
+def test_an_accuracy_of_the_largest_class_is_guessing() -> None:
+    data = load_dataset("digits", Path())
+    labels = torch.zeros(500, dtype=torch.int64)
+    labels[:50] = 1
+    card = TeacherCard(
+        network="resnet8", id="cell:0", dataset="digits", weights="", accuracy=90.0, expected=None, origin=""
+    )
+    assert "guessing" in doubts(card, protocol(), dataclasses.replace(data, test_labels=labels))
+
+
+def test_a_damaged_card_is_named_only_where_it_may_be_meant(file: Path, digits: Dataset) -> None:
+    runs, rules = file.parent / "runs", protocol()
+    card = bring(file, rules, digits)
+    folder = runs / rules.name / "teachers"
+    for content in ("[" * 100_000, "[]", json.dumps(dataclasses.asdict(card) | {"accuracy": "88"}), '{"id": 5}'):
+        (folder / "vgg8-12345678").mkdir(exist_ok=True)
+        (folder / "vgg8-12345678" / "teacher.json").write_text(content)
+        assert find_teacher(runs, rules, TeacherSpec("resnet8"), "resnet8") == card
+        with pytest.raises(UserError, match=r"vgg8-12345678/teacher\.json is damaged"):
+            find_teacher(runs, rules, TeacherSpec("vgg8"), "vgg8")
+    (folder / "resnet8-00000000").mkdir()
+    (folder / "resnet8-00000000" / "teacher.json").write_text("{")
+    with pytest.raises(UserError, match=r"resnet8-00000000/teacher\.json is damaged"):
+        find_teacher(runs, rules, TeacherSpec("resnet8"), "resnet8")  # which of both is meant cannot be known
+    assert find_teacher(runs, rules, TeacherSpec("resnet8", card.short), "resnet8") == card

@@ -24,7 +24,8 @@ from kdbench.data.batches import DeviceData
 from kdbench.data.datasets import Dataset, load_dataset
 from kdbench.data.views import Augmentation
 from kdbench.net import PARTS, Backbone, Features, Net, Part
-from kdbench.teachers.cache import Identity, TeacherCache
+from kdbench.teachers.cache import TeacherCache
+from kdbench.teachers.cache_folder import Identity
 from kdbench.teachers.outputs import LiveTeacher
 from kdbench.teachers.places import PlacedBatches
 from kdbench.teachers.watch import Watch

@@ -55,6 +55,14 @@ def test_what_the_inner_loop_did_not_act_on_reaches_the_next_one_alone() -> None
     assert outer.signum == signal.SIGINT
 
 
+def test_what_came_before_an_inner_loop_counts_in_it() -> None:
+    with Stop() as outer:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with Stop() as inner:
+            assert inner.signum == signal.SIGTERM
+        assert outer.signum == signal.SIGTERM
+
+
 def test_a_handler_of_others_in_between_does_not_hide_the_outer_loop() -> None:
     with Stop() as outer:
         ours = signal.signal(signal.SIGTERM, lambda *_: None)

@@ -114,15 +114,19 @@ def ledger_table(comparison: Comparison, claims: Sequence[Claim]) -> Table:
         previous = claim.pair, claim.row
         published = f"{fixed(value.top1)}" + (f" ± {fixed(value.std)}" if value.std else "")
         numbers = {"top-1 %": fixed(value.top1)} | ({"sd": fixed(value.std)} if value.std else {})
-        runs, sources = str(value.n) if value.n else "?", ", ".join((value.source, *value.also_in[:1]))
+        runs, sources = (
+            Entry(str(value.n or "?"), {"n": str(value.n or "")}),
+            ", ".join((value.source, *value.also_in[:1])),
+        )
         more = f" + {len(value.also_in) - 1}" if len(value.also_in) > 1 else ""
         rows.append(
             (
                 *words(claim.pair.name if is_new else "", claim.row.label if is_new else ""),
                 Entry(published, numbers),
-                *words(runs, value.epoch, sources + more),
+                runs,
+                *words(value.epoch, sources + more),
                 accuracy(claim.ours, claim.epoch_rule),
-                *words(str(len(claim.ours))),
+                Entry(str(len(claim.ours))),
                 _difference(claim),
                 Entry(claim.verdict, notes=tuple(filter(None, (claim.why, *claim.remarks)))),
             )

@@ -255,7 +255,7 @@ def _row(frame: pd.DataFrame, name: str) -> str:
 def _entry(values: Mapping[str, float], row: str, base: str, marks: Mapping[str, Mark]) -> Entry:
     value = values[row]
     if math.isnan(value):
-        return Entry("NA")
+        return Entry("NA", {"top-1 %": ""})
     entry = replace(_number(value, None), mark=marks.get(row, ""))
     has_difference = row not in {base, *_NETWORKS} and not math.isnan(values[base])
     return with_difference(entry, value - values[base]) if has_difference else entry

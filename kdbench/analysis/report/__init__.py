@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -10,11 +11,13 @@ from kdbench.analysis.comparison import Comparison
 from kdbench.analysis.records import Records
 from kdbench.analysis.report.cells import Cells
 from kdbench.analysis.report.page import page_html
-from kdbench.analysis.report.sections import OnProgress, make_sections
+from kdbench.analysis.report.sections import OnProgress, file_name, make_sections
 from kdbench.errors import UserError
-from kdbench.utils.files import explain_os_errors, write_atomic
+from kdbench.utils.files import explain_os_errors, read_object, write_atomic, write_json
 
 PAGE, PLOTS = "index.html", "plots"
+_WRITTEN = ".plots.json"
+"""File with the plots that the last report wrote, and their hashes."""
 _REMEDY = "choose another folder with --out DIR"
 
 
@@ -29,8 +32,8 @@ def write_report(
 ) -> list[Path]:
     """Write the report of some comparisons; equal records give equal bytes.
 
-    Everything is rendered before the first file is written, and the page is written last, so a failure leaves an
-    earlier report intact. Plots of an earlier report that are not part of this one are kept.
+    Everything is rendered before the first file is written, so a failure leaves an earlier report intact. Plots of an
+    earlier report that are not part of this one are deleted, unless they were changed since; other files are kept.
 
     Parameters
     ----------
@@ -63,13 +66,30 @@ def write_report(
     problems = [*records.problems, *cells.problems]
     page = page_html(sections, cells, records.unfinished, problems, command, metadata.version("kdbench"))
     on_progress("writing files", 1.0)
-    paths = []
+    files: dict[str, bytes] = {}
     for plot in (plot for section in sections for plot in section.plots):
-        for ending, content in (("svg", plot.svg.encode(errors="replace")), ("pdf", plot.pdf)):
-            paths.append(out / PLOTS / f"{plot.name}.{ending}")
-            write_atomic(paths[-1], content, _REMEDY)
-    write_atomic(out / PAGE, page.encode(errors="replace"), _REMEDY)
-    return [out / PAGE, *paths]
+        files |= {f"{plot.name}.svg": plot.svg.encode(errors="replace"), f"{plot.name}.pdf": plot.pdf}
+    written = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    earlier = read_object(out / _WRITTEN)
+    with explain_os_errors(out, _REMEDY):
+        write_json(
+            out / _WRITTEN, earlier | written
+        )  # before the plots: an interrupted report is cleared up by the next
+        for name, content in files.items():
+            write_atomic(out / PLOTS / name, content, _REMEDY)
+        write_atomic(out / PAGE, page.encode(errors="replace"), _REMEDY)
+        for name in earlier.keys() - written.keys():
+            _remove(out / PLOTS / name, earlier[name])
+        write_json(out / _WRITTEN, written)
+    return [out / PAGE, *(out / PLOTS / name for name in files)]
+
+
+def _remove(path: Path, digest: object) -> None:
+    """Delete a plot of an earlier report; what has other bytes than it wrote, or lies elsewhere, is the user's."""
+    is_plot = path.parent.name == PLOTS and path.suffix in {".svg", ".pdf"} and file_name(path.stem) == path.stem
+    is_file = is_plot and path.is_file() and not path.is_symlink()
+    if is_file and hashlib.sha256(path.read_bytes()).hexdigest() == digest:
+        path.unlink()
 
 
 def _check(out: Path) -> None:

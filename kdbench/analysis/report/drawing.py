@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup, escape
 
 from kdbench.analysis.comparison import Comparison, Row
+from kdbench.utils.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -106,11 +107,6 @@ def looks(comparison: Comparison) -> dict[Row, Look]:
         for number, row in enumerate(methods)
     }
     return {row: styles.get(row, Look(INK, "*", (0, (3, 1.5)))) for row in comparison.rows}
-
-
-def printable(text: str) -> str:
-    """Replace control characters, which XML does not allow."""
-    return "".join(letter if letter.isprintable() else "�" for letter in text)
 
 
 def label(text: str) -> str:

@@ -89,9 +89,10 @@ def cost_plot(board: Leaderboard, name: str) -> Plot | None:
     name_points(figure, axes, [(cost, standing.mean, label(standing.row.label)) for standing, cost in costs])
     unit = "times the training time" if timed else "views"
     points = ", ".join(
-        f"{standing.row.label} {fixed(standing.mean)} % at {cost:.3g} {unit}" for standing, cost in costs
+        f"{standing.row.label} {fixed(standing.mean)} % (n = {standing.num_runs}) at {cost:.3g} {unit}"
+        for standing, cost in costs
     )
-    description = f"{top1_note(board.comparison, board.epoch_rule)}, mean over pairs: {points}."
+    description = f"{top1_note(board.comparison, board.epoch_rule)}, mean over pairs and n runs: {points}."
     return Plot(name, "Accuracy against cost", description, figure)
 
 

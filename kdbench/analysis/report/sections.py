@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -19,6 +20,8 @@ from kdbench.analysis.tables.differences import pooled_table
 from kdbench.analysis.tables.layouts import detail, paper
 from kdbench.analysis.tables.leaderboard import Leaderboard, leaderboard, leaderboard_table, stability_notes
 
+_MAX_NAME = 60
+"""Largest number of letters of a comparison or a pair in the name of a file."""
 OnProgress = Callable[[str, float], None]
 """Called with the current work and the fraction that is done."""
 
@@ -59,7 +62,7 @@ def make_sections(comparisons: Sequence[Comparison], cells: Cells, on_progress: 
     on_progress("comparing methods", 0.0)
     boards = [leaderboard(comparison) for comparison in comparisons]
     stability = stability_notes(comparisons)
-    names = _names(comparisons)
+    names = _unlike([comparison.title for comparison in comparisons])
     sections = []
     with styled():
         for number, (board, notes) in enumerate(zip(boards, stability, strict=True)):
@@ -69,8 +72,23 @@ def make_sections(comparisons: Sequence[Comparison], cells: Cells, on_progress: 
 
 
 def file_name(text: str) -> str:
-    """Make a file name that is safe on every system: letters, digits, ``.``, ``_`` and ``-``."""
-    return re.sub(r"[^A-Za-z0-9._]+", "-", text)[:60].strip(".-_") or "x"
+    """Make a file name of letters, digits, ``.``, ``_`` and ``-``, safe on every system; a long one has a hash."""
+    name = re.sub(r"[^A-Za-z0-9._]+", "-", text).strip(".-_")
+    return name or "x" if len(name) <= _MAX_NAME else f"{name[:_MAX_NAME].strip('.-_')}-{_hash(text)}"
+
+
+def _unlike(texts: Sequence[str]) -> list[str]:
+    """Make a file name of each text; it depends on the others only if they differ in nothing but case and signs."""
+    names = [file_name(text) for text in texts]
+    lower = [name.lower() for name in names]
+    return [
+        f"{name}-{_hash(text)}" if lower.count(name.lower()) > 1 else name
+        for name, text in zip(names, texts, strict=True)
+    ]
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:8]
 
 
 def _section(
@@ -143,14 +161,12 @@ def _add_curves(section: Section, comparison: Comparison, curves: Curves, name: 
         "loss": "Mean over seeds of the total training loss. The band spans the lowest to the highest seed. Methods "
         "minimise different losses: compare shapes, not heights.",
     }
-    used_names = set()
+    plot_names = _unlike([pair.name for pair in comparison.pairs])
     for step, (quantity, (_, heading)) in enumerate(QUANTITIES.items()):
         plots = []
         for number, pair in enumerate(comparison.pairs):
             on_progress(f"drawing curves of {pair.name}", (step + number / len(comparison.pairs)) / 2)
-            plot_name = file_name(f"{name}-{quantity}-{pair.name}")
-            plot_name = plot_name if plot_name.lower() not in used_names else f"{plot_name}-{number + 1}"
-            used_names.add(plot_name.lower())
+            plot_name = f"{name}-{quantity}-{plot_names[number]}"
             plot = curves_plot(comparison, pair, curves, quantity, plot_name)
             plots += [draw(plot)] if plot else []
         if plots:
@@ -175,8 +191,11 @@ def _summary(comparison: Comparison) -> str:
     num_pairs = len(comparison.pairs)
     cells = {cell for result in comparison.results.values() for cell in result.frame["cell"]}
     baseline = comparison.student_only
-    methods = [row for row in comparison.rows if row != baseline]
-    counts = f"{_count(len(cells), 'record')} of {_count(len(methods), 'method')} on {_count(num_pairs, 'pair')}"
+    rows = [row for row in comparison.rows if row != baseline]
+    num_methods = len({row.method for row in rows})
+    variants = f" in {_count(len(rows), 'variant')}" if len(rows) > num_methods else ""
+    methods = f"{_count(num_methods, 'method')}{variants}"
+    counts = f"{_count(len(cells), 'record')} of {methods} on {_count(num_pairs, 'pair')}"
     with_baseline = f", with {baseline.label} as the student-only baseline" if baseline else ""
     changed = f"; changed rules: {settings_text(comparison.overrides)}" if comparison.overrides else ""
     return f"{counts}{with_baseline}{changed}"
@@ -194,13 +213,6 @@ def _cells_notes(comparison: Comparison) -> list[str]:
 
 def _count(number: int, word: str) -> str:
     return f"{number:,} {word}{'' if number == 1 else 's'}"
-
-
-def _names(comparisons: Sequence[Comparison]) -> list[str]:
-    """Return the beginning of the file names of each comparison."""
-    plain = [file_name(str(comparison.rules["name"])) for comparison in comparisons]
-    lower = [name.lower() for name in plain]
-    return [f"{name}-{number}" if lower.count(name.lower()) > 1 else name for number, name in enumerate(plain, 1)]
 
 
 def _part_of(on_progress: OnProgress, start: float, share: float) -> OnProgress:

@@ -224,7 +224,8 @@ def choose_baseline(comparison: Comparison, name: str | None) -> Row:
     if comparison.student_only is None:
         labels = ", ".join(row.label for row in comparison.rows)
         raise UserError(
-            f"{comparison.title} has no student-only baseline: choose a row to compare with, --baseline takes {labels}"
+            f"{comparison.title} has no student-only baseline: choose a row to compare with, --baseline takes "
+            f"{labels}; or choose other records, --protocol and --rules select them"
         )
     return comparison.student_only
 
@@ -254,10 +255,13 @@ def dependence_notes(comparison: Comparison, *, by_teacher: bool = False) -> lis
 
 def pooled_entry(versus: Versus) -> Entry:
     """Make an entry of the pooled difference, with its interval if every pair has two seeds or more."""
-    if versus.pooled:
-        return interval_entry(versus.pooled)
     mean = fixed(versus.mean, sign=True)
-    return Entry(mean, {"mean": mean}, notes=("no interval: at least one pair has a single seed",))
+    entry = (
+        interval_entry(versus.pooled)
+        if versus.pooled
+        else Entry(mean, {"mean": mean}, notes=("no interval: at least one pair has a single seed",))
+    )
+    return replace(entry, numbers=dict(entry.numbers) | {"n": str(versus.num_seeds)})
 
 
 def _bootstrap(versus: Versus) -> Entry:

@@ -32,7 +32,7 @@ _SMALL = re.compile(r"([±↑↓] ?[0-9.]*)")
 """Parts of an entry that are set small: standard deviations and differences."""
 _BEGIN = r"""% Part of a paper: \input this file, with \usepackage{booktabs,graphicx}. It also compiles on its own.
 \makeatletter\ifx\@nodocument\relax\else
-  \documentclass{article}\usepackage[T1]{fontenc}\usepackage{textcomp}\usepackage[margin=1cm,landscape]{geometry}
+  \documentclass{article}\usepackage[T1]{fontenc}\IfFileExists{lmodern.sty}{\usepackage{lmodern}}{}\usepackage{textcomp}\usepackage[margin=1cm,landscape]{geometry}
   \usepackage{booktabs,graphicx}\begin{document}\def\kdbenchend{\end{document}}
 \fi\makeatother
 """
@@ -101,7 +101,9 @@ def _head(table: Table) -> Iterator[list[str]]:
 
 
 def _row(cells: Sequence[str]) -> str:
-    return rf"{' & '.join(cells)} \\"
+    """Return a row; braces keep its beginning from being read as an option of the command above it."""
+    row = rf"{' & '.join(cells)} \\"
+    return f"{{}}{row}" if row.startswith(("[", "*")) else row
 
 
 def _sentence(text: str) -> str:

@@ -25,6 +25,8 @@ from kdbench.analysis.tables.table import MISSING, Entry, Mark, Table, words
 
 Marks = Literal["clear", "all", "none"]
 """When best and second best are marked: if the interval to the next best excludes zero, always, or never."""
+_MAX_SEEDS = 10
+"""Largest number of seeds that a note lists."""
 _RULES: dict[Marks, str] = {
     "clear": f"bold: best; underlined: second best; only methods with all records, and only if the {LEVEL} % interval "
     "of the paired difference to the next best excludes zero",
@@ -225,7 +227,8 @@ def _gap_notes(what: str, values: Mapping[int, float], reference: Mapping[int, f
 
 def _seeds(seeds: Iterable[int]) -> str:
     numbers = sorted(seeds)
-    return f"{'seed' if len(numbers) == 1 else 'seeds'} {', '.join(map(str, numbers))}"
+    more = f" and {len(numbers) - _MAX_SEEDS} more" if len(numbers) > _MAX_SEEDS else ""
+    return f"{'seed' if len(numbers) == 1 else 'seeds'} {', '.join(map(str, numbers[:_MAX_SEEDS]))}{more}"
 
 
 def _pair_title(pair: ComparedPair) -> str:

@@ -139,7 +139,10 @@ def leaderboard_table(board: Leaderboard, stability: Sequence[str] = ()) -> Tabl
                 Entry(MISSING if missing else str(place)),
                 label_entry(comparison, standing.row, tuple(notes)),
                 Entry(fixed(standing.rank) or MISSING),
-                Entry((fixed(standing.mean) or MISSING) + ("†" if board.epoch_rule == "best" else "")),
+                Entry(
+                    (fixed(standing.mean) or MISSING) + ("†" if board.epoch_rule == "best" else ""),
+                    {"top-1 %": fixed(standing.mean)},
+                ),
                 _gain_entry(standing),
                 Entry(p_text(versus.holm_p) if versus else MISSING),
                 Entry("/".join(map(str, versus.outcome)) if versus else MISSING),
@@ -153,7 +156,7 @@ def leaderboard_table(board: Leaderboard, stability: Sequence[str] = ()) -> Tabl
         )
     compared = [standing.versus for standing in board.standings if standing.versus]
     baseline = comparison.student_only.label if comparison.student_only else "the student-only baseline"
-    heads = ("#", "method", "rank", "top-1 %", f"gain [{LEVEL} %]", "Holm p", "w/t/l", "pairs", "records", "views")
+    heads = ("place", "method", "rank", "top-1 %", f"gain [{LEVEL} %]", "Holm p", "w/t/l", "pairs", "records", "views")
     return Table(
         f"{comparison.title}: {len(comparison.pairs)} {'pair' if len(comparison.pairs) == 1 else 'pairs'}",
         ((*heads, "teacher", "time x", "parameters"),),
@@ -290,8 +293,10 @@ def _rank_notes(board: Leaderboard) -> list[str]:
     if ranking is None:
         return ["ranks are not tested: a test needs at least three methods with records in all pairs, and two pairs"]
     groups = "; ".join(", ".join(board.ranked[index].label for index in group) for group in ranking.cliques)
+    variants = "" if len({row.method for row in board.ranked}) == len(board.ranked) else ", each variant a method"
     return [
         f"Friedman test of the ranks: chi2 = {fixed(ranking.statistic)}, {p_equals(ranking.p)}; critical difference "
-        f"(Nemenyi, {100 * (1 - ranking.level):.0f} %): {fixed(ranking.critical_difference)} ranks",
+        f"(Nemenyi, {100 * (1 - ranking.level):.0f} %): {fixed(ranking.critical_difference)} ranks, for "
+        f"{len(board.ranked)} methods{variants}",
         f"not significantly different (Nemenyi): {groups}" if groups else "all methods differ significantly (Nemenyi)",
     ]

@@ -11,8 +11,10 @@ from typing import Literal
 from tabulate import tabulate
 
 from kdbench.analysis.tables.latex import latex
-from kdbench.analysis.tables.table import Entry, Table
+from kdbench.analysis.tables.table import MISSING, Entry, Table
+from kdbench.utils.text import printable
 
+_NUMBER = re.compile(r"[+-]?[0-9.]+(e[+-]?[0-9]+)?")
 Format = Literal["terminal", "markdown", "latex", "csv"]
 
 
@@ -20,7 +22,9 @@ def render(tables: Sequence[Table], form: Format) -> str:
     """Render tables as one text."""
     if form == "latex":
         return latex(tables)
-    return "\n".join({"terminal": _terminal, "markdown": _markdown, "csv": _csv}[form](table) for table in tables)
+    if form == "csv":
+        return _csv(tables)
+    return "\n".join({"terminal": _terminal, "markdown": _markdown}[form](table) for table in tables)
 
 
 def _terminal(table: Table) -> str:
@@ -30,11 +34,11 @@ def _terminal(table: Table) -> str:
     for number, row in enumerate(table.rows):
         if table.starts_group(number):
             rows.append([""] * len(row))
-        rows.append([wrap[entry.mark].format(entry.text) + _references(entry, letters) for entry in row])
-    heads = ["\n".join(column) for column in zip(*table.heads, strict=True)]
+        rows.append([wrap[entry.mark].format(printable(entry.text)) + _references(entry, letters) for entry in row])
+    heads = ["\n".join(map(printable, column)) for column in zip(*table.heads, strict=True)]
     body = tabulate(rows, headers=heads, tablefmt="simple", colalign=_align(table), disable_numparse=True)
-    lines = [line.rstrip() for line in body.splitlines()]
-    return "\n".join([table.title, "", *lines, "", *_all_notes(table), ""])
+    lines = [line.rstrip() for line in body.split("\n")]
+    return "\n".join([printable(table.title), "", *lines, "", *map(printable, _all_notes(table)), ""])
 
 
 def _markdown(table: Table) -> str:
@@ -50,31 +54,57 @@ def _markdown(table: Table) -> str:
     return "\n".join([f"**{_plain(table.title)}**", "", body, "", *notes, ""])
 
 
-def _csv(table: Table) -> str:
-    """Render each number of an entry, its mark and its notes as separate columns."""
-    heads: list[str] = []
-    columns: list[list[str]] = []
-    for name, column in zip(table.columns, zip(*(row for row in table.rows), strict=True), strict=True):
-        numbers = list(dict.fromkeys(number for entry in column for number in entry.numbers))
-        for number in numbers:
-            heads.append(name if len(numbers) == 1 else f"{name}: {number}")
-            columns.append([entry.numbers.get(number, "") for entry in column])
-        if not numbers:
-            heads.append(name)
-            columns.append([entry.text for entry in column])
-        if any(entry.mark for entry in column):
-            heads.append(f"{name}: mark")
-            columns.append([entry.mark for entry in column])
-        if any(entry.notes for entry in column):
-            heads.append(f"{name}: note")
-            columns.append(["; ".join(entry.notes) for entry in column])
-    if table.grouped:
-        for line in range(1, len(columns[0])):
-            columns[0][line] = columns[0][line] or columns[0][line - 1]
+def _csv(tables: Sequence[Table]) -> str:
+    """Render all tables under one head: the title of the table, then a column for each number, mark and note.
+
+    A table has nothing in columns of the others, and a missing value is empty. The last column has the table's notes.
+    """
+    records = [
+        {"table": table.title} | values | {"notes": "; ".join(table.notes)}
+        for table in tables
+        for values in _records(table)
+    ]
+    heads = [head for head in dict.fromkeys(head for record in records for head in record) if head != "notes"]
     buffer = io.StringIO()
-    buffer.writelines(f"# {text}\n" for text in (table.title, *table.notes))
-    csv.writer(buffer, lineterminator="\n").writerows([heads, *zip(*columns, strict=True)])
+    lines = csv.writer(buffer, lineterminator="\n")
+    lines.writerow([_cell(head) for head in (*heads, "notes")])
+    lines.writerows([_cell(record.get(head, "")) for head in (*heads, "notes")] for record in records)
     return buffer.getvalue()
+
+
+def _records(table: Table) -> list[dict[str, str]]:
+    """Return the values of each row by column; a blank label of a group repeats the one above it."""
+    records: list[dict[str, str]] = [{} for _ in table.rows]
+    for number, (column, entries) in enumerate(zip(_names(table), zip(*table.rows, strict=True), strict=True)):
+        names = list(dict.fromkeys(name for entry in entries for name in entry.numbers))
+        label = ""
+        for record, entry in zip(records, entries, strict=True):
+            for name in names:
+                record[column if len(names) == 1 else f"{column}: {name}"] = entry.numbers.get(name, "")
+            if not names:
+                label = entry.text or (label if number < table.num_labels else "")
+                record[column] = "" if label == MISSING else label
+            if any(other.mark for other in entries):
+                record[f"{column}: mark"] = entry.mark
+            if any(other.notes for other in entries):
+                record[f"{column}: note"] = "; ".join(entry.notes)
+    return records
+
+
+def _names(table: Table) -> list[str]:
+    """Return a name of its own for each column; a column of labels without a head names groups of rows."""
+    names: list[str] = []
+    for column in table.columns:
+        name = column or ("group" if len(names) < table.num_labels else "value")
+        repeats = sum(other == name or other.startswith(f"{name} (") for other in names)
+        names.append(f"{name} ({repeats + 1})" if name in names else name)
+    return names
+
+
+def _cell(text: str) -> str:
+    """Return text that a spreadsheet takes for text: what begins as a formula does, and is no number, is quoted."""
+    text = printable(text)
+    return f"'{text}" if text[:1] in {"=", "+", "-", "@"} and not _NUMBER.fullmatch(text) else text
 
 
 def _all_notes(table: Table) -> list[str]:
@@ -92,5 +122,5 @@ def _align(table: Table) -> list[str]:
 
 def _plain(text: str) -> str:
     """Escape text for Markdown and HTML."""
-    text = re.sub(r"[\\`*|]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|\](?=[(\[])", r"\\\g<0>", text)
+    text = re.sub(r"[\\`*|]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|\](?=[(\[])", r"\\\g<0>", printable(text))
     return text.replace("&", "&amp;").replace("<", "&lt;")

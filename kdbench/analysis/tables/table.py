@@ -33,7 +33,7 @@ class Table:
     rows: tuple[tuple[Entry, ...], ...]
     notes: tuple[str, ...] = ()
     num_labels: int = 1
-    """Number of columns at the left that label the rows."""
+    """Number of columns at the left that label the rows; a blank label repeats the one above it."""
     grouped: bool = False
     """Whether the first column names groups of rows, on the first row of each."""
     keys: tuple[Any, ...] = ()

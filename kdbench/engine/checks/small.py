@@ -21,7 +21,8 @@ from kdbench.experiment.settings import resolve_settings
 from kdbench.models.build import build_net
 from kdbench.models.evaluate import evaluate, predict
 from kdbench.models.weights import freeze, weights_hash
-from kdbench.teachers.cards import Teacher, TeacherCard
+from kdbench.teachers.cards import TeacherCard
+from kdbench.teachers.load import Teacher
 from kdbench.teachers.outputs import LiveTeacher, TeacherSource
 
 PAIRS = {

@@ -24,14 +24,19 @@ def write_method(name: str, folder: Path) -> list[Path]:
     for other, source in method_sources().items():
         if squeeze(other) == squeeze(name) and source.file != (folder / f"{name}.py").absolute():
             raise UserError(f"the name is taken by method {other} ({source.origin}): choose another name")
-    files = [folder / f"{name}.{kind}" for kind in ("py", "toml")]
-    for file in files:
-        if file.exists():
-            raise UserError(f"{file} exists: choose another name, or another folder with --dir DIR")
     title = "".join(word.capitalize() for word in name.split("_"))
-    for file in files:
-        text = (resources.files(__name__) / f"mymethod{file.suffix}.txt").read_text(encoding="utf-8")
-        write_atomic(
-            file, text.replace("MyMethod", title).replace("mymethod", name), "choose another folder with --dir DIR"
-        )
-    return files
+    texts = {
+        folder / f"{name}.{kind}": (resources.files(__name__) / f"mymethod.{kind}.txt")
+        .read_text(encoding="utf-8")
+        .replace("MyMethod", title)
+        .replace("mymethod", name)
+        for kind in ("py", "toml")
+    }
+    existing = [file for file in texts if file.exists()]
+    first, _ = texts
+    # The first file alone, as it would be written now, is of a command that was killed before the second one.
+    if existing and (existing != [first] or first.read_bytes() != texts[first].encode()):
+        raise UserError(f"{existing[0]} exists: choose another name, or another folder with --dir DIR")
+    for file, text in texts.items():
+        write_atomic(file, text, "choose another folder with --dir DIR")
+    return list(texts)

@@ -1,0 +1,95 @@
+"""The folder of a teacher cache: named by all that the teacher's outputs depend on, and locked while it is in use."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdbench.data.datasets import Dataset
+from kdbench.experiment.protocol import Protocol
+from kdbench.teachers.cards import TeacherCard
+from kdbench.utils.names import safe_name
+from kdbench.utils.reading import read_json
+
+FOLDER = "teacher-cache"
+_VERSION = 1
+"""Raised when a view id comes to mean another image, or the files another thing."""
+IDENTITY, USE_LOCK = "identity.json", "use.lock"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """All that a teacher's outputs depend on."""
+
+    network: str
+    weights: str
+    """Hash of the teacher's weights."""
+    data: str
+    """Fingerprint of the data set."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    pad: int
+    precision: str
+    version: int = _VERSION
+
+    @classmethod
+    def of(cls, card: TeacherCard, protocol: Protocol, dataset: Dataset) -> Identity:
+        """Return the identity of a teacher's outputs under a protocol."""
+        return cls(
+            network=card.network,
+            weights=card.weights,
+            data=dataset.fingerprint,
+            mean=protocol.rules.data.mean,
+            std=protocol.rules.data.std,
+            pad=protocol.rules.augmentation.pad,
+            precision=protocol.precision,
+        )
+
+    @property
+    def name(self) -> str:
+        """Name of the folder."""
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return f"{safe_name(self.network)}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def read_identity(folder: Path) -> Identity | None:
+    """Return what a cache's outputs depend on; None where its folder's name does not confirm its description."""
+    try:
+        values = read_json(folder / IDENTITY)
+        identity = Identity(**values | {"mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        return identity if identity.name == folder.name else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def lock_use(folder: Path, operation: int) -> int | None:
+    """Lock a cache against its removal, or for it; return the descriptor that holds the lock.
+
+    None where a cache belongs to somebody else or is on a file system without locks: it can be read all the same.
+
+    Raises
+    ------
+    BlockingIOError
+        A lock that must not wait is held by others.
+    """
+    for flags in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(folder / USE_LOCK, flags, 0o666)
+            break
+    else:
+        return None
+    try:
+        fcntl.flock(descriptor, operation)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor

@@ -1,0 +1,114 @@
+"""Load teachers, frozen, and measure them on the test set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from scipy.special import bdtrc
+from torch import Tensor
+
+from kdbench.data.datasets import Dataset
+from kdbench.errors import UserError
+from kdbench.experiment.folder import WEIGHTS
+from kdbench.experiment.protocol import Protocol
+from kdbench.models.build import build_net
+from kdbench.models.evaluate import evaluate, predict
+from kdbench.models.weights import freeze, load_weights, read_weights, weights_hash
+from kdbench.net import Net
+from kdbench.teachers.cards import TeacherCard, card_folder
+
+_TOLERANCE = 0.1
+"""Percent by which a measured accuracy may differ from the expected one, if that is more than _NUM_IMAGES images."""
+_NUM_IMAGES = 3
+"""Test images by which it may differ in any case: other devices round near ties in other ways."""
+_CHANCE = 1e-4
+"""Probability of an accuracy by guessing, above which it may come from guessing."""
+
+
+class TeacherMismatch(UserError):
+    """A teacher is not what its card or its publication says."""
+
+    reason = "teacher mismatch"
+
+
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """A frozen network with its card and its logits ``(N, K)`` on the test images."""
+
+    card: TeacherCard
+    net: Net
+    test_logits: Tensor
+
+
+def load_teacher(runs: Path, card: TeacherCard, protocol: Protocol, dataset: Dataset, device: torch.device) -> Teacher:
+    """Load a teacher, frozen and in eval mode, and measure it again.
+
+    Raises
+    ------
+    UserError
+        Its weights are not those on its card, or its accuracy is not: the text holds both numbers.
+    """
+    path = card_folder(runs, protocol.name, card) / WEIGHTS
+    net = build_net(card.network, protocol, dataset, seed=0, purpose="teacher")
+    try:
+        weights = read_weights(path)
+    except UserError as error:
+        raise TeacherMismatch(f"teacher {card.spec}: {error}: import or train it again") from None
+    if weights_hash(weights) != card.weights:
+        raise TeacherMismatch(
+            f"teacher mismatch: {path} is not the file that its card describes: import or train it again"
+        )
+    load_weights(net, weights, str(path))
+    logits, measured = measure(net, dataset, device, str(path))
+    if not agrees(measured, card.accuracy, dataset):
+        raise TeacherMismatch(
+            f"teacher mismatch: {card.spec} has {measured:.2f} % on these test images, its card says "
+            f"{card.accuracy:.2f} %: give the data it was made with (--data), or import it again"
+        )
+    return Teacher(card, net, logits)
+
+
+def measure(net: Net, dataset: Dataset, device: torch.device, origin: str) -> tuple[Tensor, float]:
+    """Freeze a network; return its logits ``(N, K)`` on the test images, and its top-1 accuracy in percent.
+
+    Raises
+    ------
+    UserError
+        The logits are not finite.
+    """
+    logits = predict(freeze(net).to(device), dataset.test_images)
+    broken = int((~logits.isfinite()).any(dim=1).sum())
+    if broken:
+        raise UserError(
+            f"{origin} cannot be used: its logits are not finite on {broken} of {len(logits)} test images, though its "
+            "weights are: import or train it again"
+        )
+    return logits, evaluate(logits, dataset.test_labels)["top1"]
+
+
+def agrees(measured: float, expected: float, dataset: Dataset) -> bool:
+    """Return whether two accuracies in percent are the same up to a few test images."""
+    tolerance = max(_TOLERANCE, 100 * _NUM_IMAGES / len(dataset.test_labels))
+    return abs(measured - expected) <= tolerance + 1e-6
+
+
+def doubts(card: TeacherCard, protocol: Protocol, dataset: Dataset) -> str:
+    """Say what is doubtful about a teacher's accuracy, and what to check; empty where nothing is."""
+    labels = dataset.test_labels
+    right, most = round(card.accuracy / 100 * len(labels)), int(labels.bincount().max())
+    guessed = bool(bdtrc(right - 1, len(labels), most / len(labels)) > _CHANCE) if right else True
+    measured = f"{card.accuracy:.2f} % of {len(labels)} test images"
+    if not card.imported:
+        return f"{measured} cannot be told from guessing: train it for more epochs" if guessed else ""
+    if card.expected is not None and not guessed:
+        return ""
+    doubt = f"{measured} cannot be told from guessing" if guessed else f"no accuracy is known to check {measured} with"
+    data = protocol.rules.data
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (data.mean, data.std))
+    return (
+        f"{doubt}: if the checkpoint is better elsewhere, compare its normalisation and pixel range (here pixels from "
+        f"0 to 1, less the mean {mean}, over the deviation {std}) and its order of classes; --accuracy PERCENT checks "
+        "the result"
+    )
