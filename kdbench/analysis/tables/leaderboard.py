@@ -126,7 +126,7 @@ def pairwise_table(comparison: Comparison, epoch_rule: EpochRule = "last") -> Ta
 
 def leaderboard_table(board: Leaderboard, stability: Sequence[str] = ()) -> Table:
     """Make a table of a leaderboard, with the notes of :func:`stability_notes`."""
-    comparison = board.comparison
+    comparison, dagger = board.comparison, "†" if board.epoch_rule == "best" else ""
     rows = []
     for standing in board.standings:
         place = 1 + sum(other.rank < standing.rank - TOLERANCE for other in board.standings)
@@ -140,10 +140,7 @@ def leaderboard_table(board: Leaderboard, stability: Sequence[str] = ()) -> Tabl
                 Entry(MISSING if missing else str(place)),
                 label_entry(comparison, standing.row, tuple(notes)),
                 Entry(fixed(standing.rank) or MISSING),
-                Entry(
-                    (fixed(standing.mean) or MISSING) + ("†" if board.epoch_rule == "best" else ""),
-                    {"top-1 %": fixed(standing.mean)},
-                ),
+                Entry(f"{fixed(standing.mean) or MISSING}{dagger}", {"top-1 %": fixed(standing.mean)}),
                 _gain_entry(standing),
                 Entry(p_text(versus.holm_p) if versus else MISSING),
                 Entry("/".join(map(str, versus.outcome)) if versus else MISSING),
