@@ -65,15 +65,19 @@ class Segment:
         dtypes: dict[Part, str] = described["dtypes"]
         if not dtypes.keys() <= PARTS:
             raise ValueError(f"{SEGMENT} names parts that there are not")
-        for name in (PAIRS, *(f"{part}.npy" for part in dtypes)):
-            if _sha256(folder / name) != described["sha256"][name]:
-                raise ValueError(f"{name} is not what was written")
         # Mapped copy-on-write: PyTorch wants memory that it may write to; nothing ever does.
-        self.pairs: Pairs = np.load(folder / PAIRS, mmap_mode="c")
+        names = (PAIRS, *(f"{part}.npy" for part in dtypes))
+        arrays = {name: np.load(folder / name, mmap_mode="c") for name in names}
+        for name, array in arrays.items():
+            # A file that grew by terabytes is told by its size, long before its hash.
+            whole = (folder / name).stat().st_size == array.offset + array.nbytes
+            if not whole or _sha256(folder / name) != described["sha256"][name]:
+                raise ValueError(f"{name} is not what was written")
+        self.pairs: Pairs = arrays[PAIRS]
         self.parts: dict[Part, Tensor] = {}
         for part, name in dtypes.items():
             dtype = getattr(torch, name)
-            bits = torch.from_numpy(np.load(folder / f"{part}.npy", mmap_mode="c"))
+            bits = torch.from_numpy(arrays[f"{part}.npy"])
             if bits.dtype != _bits(dtype) or len(bits) != len(self.pairs):
                 raise ValueError(f"{part}.npy is not what {SEGMENT} describes")
             self.parts[part] = bits.view(dtype)
