@@ -33,8 +33,13 @@ DataOption = Annotated[
         "--data", help="Folder of data sets, or one npz file. [default: the file's, else data]", metavar="DIR|npz:FILE"
     ),
 ]
+MAX_JOBS = 1000
+"""Workers on one machine: more is a mistake in typing."""
 JobsOption = Annotated[
-    int, typer.Option(help="Number of worker processes; if there are several GPUs, they are shared out.", min=1)
+    int,
+    typer.Option(
+        help="Number of worker processes; if there are several GPUs, they are shared out.", min=1, max=MAX_JOBS
+    ),
 ]
 LockstepOption = Annotated[
     int, typer.Option(help="Maximum number of cells of one seed that a worker trains in lockstep.", min=1)
@@ -161,7 +166,7 @@ def grid_retry(
     file: FileArgument,
     profile: ProfileOption = None,
     jobs: Annotated[
-        int | None, typer.Option(help="Run them on this machine, with this number of workers.", min=1)
+        int | None, typer.Option(help="Run them on this machine, with this number of workers.", min=1, max=MAX_JOBS)
     ] = None,
     runs: RunsOption = Path("runs"),
     data: DataOption = None,

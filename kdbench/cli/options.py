@@ -13,6 +13,7 @@ import typer
 
 from kdbench.cli.output import write_utf8
 from kdbench.utils.text import printable, quoted
+from kdbench.utils.values import save_seconds
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,7 +45,7 @@ PrecisionOption = Annotated[
 DeviceOption = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, ... [default: a GPU if there is one, else cpu]")
 ]
-SaveEveryOption = Annotated[float, typer.Option(help="Seconds between two saves of the state.")]
+SaveEveryOption = Annotated[float, typer.Option(help="Seconds between two saves of the state.", callback=save_seconds)]
 CacheOption = Annotated[
     Literal["auto", "on", "off"],
     typer.Option(help="Read teacher outputs from a cache: where that saves forward passes, always, or never."),

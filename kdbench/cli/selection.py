@@ -114,19 +114,31 @@ def read_selection(
         _report_incomplete(records)
         raise UserError(f"no finished cells in {runs}: run 'kdbench demo', 'kdbench train' or 'kdbench grid run' first")
     filters = Filters(
-        protocols=[protocol] if protocol else [],
+        protocols=[protocol] if protocol is not None else [],
         rules=rules or [],
         methods=split_names(methods),
         pairs=pairs or [],
-        baselines=[baseline] if baseline else [],
+        baselines=[baseline] if baseline is not None else [],
     )
     selected, remarks = select(comparisons, filters)
     return Selection(selected, records, remarks)
 
 
 def split_names(words: list[str] | None) -> list[str]:
-    """Split options that hold names separated by commas; a comma in brackets belongs to a value."""
-    return [name.strip() for word in words or [] for name in re.split(r",(?![^\[]*\])", word) if name.strip()]
+    """Split options that hold names separated by commas; a comma in brackets belongs to a value.
+
+    Raises
+    ------
+    UserError
+        An option holds no name.
+    """
+    names = []
+    for word in words or []:
+        parts = [name.strip() for name in re.split(r",(?![^\[]*\])", word) if name.strip()]
+        if not parts:
+            raise UserError(f"{word!r} names nothing: give a name, or leave the option out")
+        names += parts
+    return names
 
 
 def _report_incomplete(records: Records) -> None:

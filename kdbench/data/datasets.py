@@ -234,7 +234,7 @@ def subset(dataset: Dataset, train_per_class: int | None, test_per_class: int | 
         if count is None:
             continue
         labels: Tensor = getattr(dataset, f"{split}_labels")
-        fewest, smallest = torch.bincount(labels, minlength=dataset.num_classes).min(0)
+        fewest, smallest = map(int, torch.bincount(labels, minlength=dataset.num_classes).min(0))
         if not 1 <= count <= fewest:
             raise UserError(
                 f"{dataset.name} has no {count} {split} images per class: give 1 to {fewest}, all that class "

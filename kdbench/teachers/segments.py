@@ -27,7 +27,7 @@ from torch import Tensor
 from kdbench.errors import UserError
 from kdbench.net import PARTS, Part
 from kdbench.utils.files import explain_os_errors, write_atomic, write_json
-from kdbench.utils.reading import read_json
+from kdbench.utils.reading import Unreadable, read_json
 from kdbench.utils.text import one_line
 from kdbench.utils.values import whole_number
 
@@ -54,22 +54,30 @@ class Segment:
         try:
             self._open(folder)
         except DAMAGE as error:
-            raise ValueError(f"{type(error).__name__}: {one_line(error)}") from None
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            raise ValueError(f"{kind}{one_line(error)}") from None
 
     def _open(self, folder: Path) -> None:
-        described = read_json(folder / SEGMENT)
+        try:
+            described = read_json(folder / SEGMENT)
+        except Unreadable as error:
+            raise ValueError(f"{SEGMENT} {error}") from None
         dtypes: dict[Part, str] = described["dtypes"]
         if not dtypes.keys() <= PARTS:
             raise ValueError(f"{SEGMENT} names parts that there are not")
-        for name in (PAIRS, *(f"{part}.npy" for part in dtypes)):
-            if _sha256(folder / name) != described["sha256"][name]:
-                raise ValueError(f"{name} is not what was written")
         # Mapped copy-on-write: PyTorch wants memory that it may write to; nothing ever does.
-        self.pairs: Pairs = np.load(folder / PAIRS, mmap_mode="c")
+        names = (PAIRS, *(f"{part}.npy" for part in dtypes))
+        arrays = {name: np.load(folder / name, mmap_mode="c") for name in names}
+        for name, array in arrays.items():
+            # A file that grew by terabytes is told by its size, long before its hash.
+            whole = (folder / name).stat().st_size == array.offset + array.nbytes
+            if not whole or _sha256(folder / name) != described["sha256"][name]:
+                raise ValueError(f"{name} is not what was written")
+        self.pairs: Pairs = arrays[PAIRS]
         self.parts: dict[Part, Tensor] = {}
         for part, name in dtypes.items():
             dtype = getattr(torch, name)
-            bits = torch.from_numpy(np.load(folder / f"{part}.npy", mmap_mode="c"))
+            bits = torch.from_numpy(arrays[f"{part}.npy"])
             if bits.dtype != _bits(dtype) or len(bits) != len(self.pairs):
                 raise ValueError(f"{part}.npy is not what {SEGMENT} describes")
             self.parts[part] = bits.view(dtype)

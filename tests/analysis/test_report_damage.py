@@ -12,8 +12,8 @@ import pytest
 import tomli_w
 from cells import Typed
 from fake_records import fake_record
-from report_pages import report, undrawn
-from report_runs import EPOCHS, line, records, write_runs
+from report_pages import report
+from report_runs import EPOCHS, line, records, undrawn, write_runs
 
 from kdbench.analysis.records import read_records
 from kdbench.analysis.report import write_report
