@@ -6,7 +6,7 @@ import itertools
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 from kdbench.data.place import DataPlace
 from kdbench.engine.session import Session
@@ -16,6 +16,7 @@ from kdbench.experiment.pairs import Pair, TeacherSpec
 from kdbench.experiment.protocol import load_protocol
 from kdbench.grid.file import GridFile, error_context, read_grid
 from kdbench.teachers.cards import TeacherCard, find_teacher, teachers_of
+from kdbench.utils.scheduler import Scheduler
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +53,22 @@ class Grid:
         self.teachers = {key: teacher for key, teacher in self.teachers.items() if key in needed}
 
     @classmethod
-    def open(cls, path: Path, **session: Any) -> Grid:
+    def open(
+        cls,
+        path: Path,
+        *,
+        runs: str | Path = "runs",
+        data: str | Path | None = None,
+        download: bool = False,
+        device: str | None = None,
+        scheduler: Scheduler | None = None,
+    ) -> Grid:
         """Read a grid's file and resolve its names.
 
         Parameters
         ----------
-        **session
-            ``runs``, ``data``, ``device`` and so on, as :meth:`Session.open` takes them; the file holds what decides
-            results.
+        runs, data, download, device, scheduler
+            See :meth:`Session.open`; the file holds what decides results, and may hold ``data``.
 
         Raises
         ------
@@ -67,14 +76,21 @@ class Grid:
             A name in the file is unknown or repeated, or a teacher is ambiguous.
         """
         file = read_grid(path)
-        data = session.pop("data", None)
         if data is None:
             data = file.data
             with error_context(path, "data", data):
                 DataPlace.parse(data).check(load_protocol(file.protocol).dataset, download=False)
-        return cls(
-            file, Session.open(file.protocol, data=data, epochs=file.epochs, precision=file.precision, **session)
+        session = Session.open(
+            file.protocol,
+            runs=runs,
+            data=data,
+            epochs=file.epochs,
+            precision=file.precision,
+            device=device,
+            download=download,
+            scheduler=scheduler,
         )
+        return cls(file, session)
 
     @property
     def to_train(self) -> tuple[Cell, ...]:
