@@ -8,7 +8,8 @@ from kdbench.errors import UserError
 from kdbench.utils.platform import check_platform
 
 if TYPE_CHECKING:
-    from kdbench.engine.session import Session, train
+    from kdbench.engine.api import train
+    from kdbench.engine.session import Session
 
 __all__ = ["Session", "UserError", "train"]
 
@@ -17,7 +18,7 @@ def __getattr__(name: str) -> Any:
     # torch is imported where it is first needed, so that the command line answers at once.
     if name in {"Session", "train"}:
         check_platform()
-        from kdbench.engine import session  # noqa: PLC0415
+        from kdbench.engine import api, session  # noqa: PLC0415
 
-        return getattr(session, name)
+        return getattr(api if name == "train" else session, name)
     raise AttributeError(f"module 'kdbench' has no attribute {name!r}")

@@ -9,10 +9,15 @@ import inspect
 import itertools
 import math
 import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, dataclass_transform, final
 
+from kdbench.utils.values import shown
+
 _BOUNDS, _RESOURCE, _LATER = "bounds", "resource", "later"
+_LARGEST = 1e100
+"""The largest size of a number: its square and its cube can still be computed."""
 
 
 @final
@@ -49,17 +54,30 @@ class Config:
     Raises
     ------
     ValueError
-        A value is out of bounds, or `check` refuses the settings.
+        A value is out of bounds or not finite, or `check` refuses the settings.
     """
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            for value in _numbers_in(getattr(self, field.name)):
+                if not -_LARGEST <= value <= _LARGEST:
+                    raise ValueError(f"{field.name} must be a finite number, at most {_LARGEST:g}, not {shown(value)}")
         for name, bounds in bounds_of(type(self)).items():  # type: ignore[arg-type]
             if (value := getattr(self, name)) not in bounds:
-                raise ValueError(f"{name} must be {bounds}, not {value}")
+                raise ValueError(f"{name} must be {bounds}, not {shown(value)}")
         self.check()
 
     def check(self) -> None:
         """Raise ValueError for settings that do not fit each other; by default all do."""
+
+
+def _numbers_in(value: Any) -> Iterator[float]:
+    """Yield a setting's numbers, those in lists and tables among them."""
+    if isinstance(value, int | float):
+        yield value
+    elif isinstance(value, dict | list | tuple | set | frozenset):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _numbers_in(item)
 
 
 def weight(default: float, *, later: bool = False, resource: bool = False) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_records import record_of
 from timed_command import timed
 
 from kdbench.experiment.folder import CONFIG, RECORD
@@ -40,15 +41,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
         place.mkdir(parents=True)
         (place / CONFIG).write_text("")
         if number % 10:
-            record = dict.fromkeys(("protocol", "student", "method", "seed", "config"))
-            cost = {"train_seconds": 3600.0, "evaluate_seconds": 60.0}
-            (place / RECORD).write_text(
-                json.dumps(
-                    record
-                    | {"cell": cell.id, "top1": 70.0, "epochs": 240, "cost": cost}
-                    | {"environment": {"device": "a device", "device_type": "cuda", "threads": 1}}
-                )
-            )
+            (place / RECORD).write_text(json.dumps(record_of(cell, 70.0)))
     return folder
 
 

@@ -71,7 +71,7 @@ WRITERS = {
 COMMANDS = READERS | WRITERS
 _TABLES = ("table", "leaderboard", "compare", "report")
 _GRIDS = ("grid status", "grid plan")
-_CACHES = ("cache list", "cache prune", "cache build", "train begun", "table", "grid plan")
+_CACHES = ("table", "grid plan", "cache list", "cache prune", "cache build", "train begun")
 
 KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "record": (f"{DONE}-*/record.json", (*_TABLES, *_GRIDS, "train done", "cache prune")),
@@ -88,7 +88,7 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "reason of a failure": (f"{FAILED}-*/failed.json", (*_TABLES, *_GRIDS)),
     "teacher's card": (
         f"{RUNS}/teachers/*/teacher.json",
-        (*_GRIDS, "teacher list", "table", *_CACHES, "teacher train"),
+        ("grid status", "teacher list", *_CACHES, "teacher train"),
     ),
     "teacher's weights": (f"{RUNS}/teachers/*/model.safetensors", ("teacher list", "train begun", "teacher train")),
     "identity of a cache": (f"{CACHE}/identity.json", _CACHES),

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from kdbench.experiment.cell import Cell
 from kdbench.experiment.identity import identity_hash, identity_text
 from kdbench.experiment.protocol import Protocol, load_protocol
 
@@ -67,7 +68,7 @@ def fake_record(
         "top5": min(top1 + 20, 100.0),
         "nll": 1.0,
         "ece": 2.0,
-        "best_on_test": {"top1": min(top1 + 0.3, 100.0), "epoch": protocol.epochs - 1},
+        "best_on_test": {"top1": min(top1 + 0.3, 100.0), "epoch": max(1, protocol.epochs - 1)},
         "loss": {"ce": 0.1},
         "cost": {
             "train_seconds": 20.0 * views,
@@ -97,6 +98,22 @@ def fake_record(
     if teacher:
         record |= {"agreement": 90.0, "teacher_kl": 0.5}
     return record | changes
+
+
+def record_of(cell: Cell, top1: float) -> dict[str, Any]:
+    """A record of a cell that was never run."""
+    return fake_record(
+        cell.method,
+        cell.seed,
+        top1,
+        protocol=cell.protocol,
+        teacher=cell.teacher.network if cell.teacher else None,
+        student=cell.student,
+        teacher_id=cell.teacher.id if cell.teacher else "",
+        settings=cell.settings.values(),
+        chosen=cell.settings.chosen,
+        version=cell.method_version,
+    )
 
 
 def write_records(folder: Path, records: Iterable[dict[str, Any]], indent: int | None = None) -> list[Path]:

@@ -66,6 +66,7 @@ def left(runs: Path) -> dict[str, Any]:
     record = json.loads(path.read_bytes())
     for name in ("train_seconds", "evaluate_seconds", "images_per_second", "peak_memory_mb"):
         del record["cost"][name]
+    del record["record_hash"]  # it covers the times
     record["metrics"] = path.with_name("metrics.jsonl").read_text()
     record["files"] = sorted(f.name for f in path.parent.iterdir())
     return record

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
-import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,11 @@ import pandas as pd
 from kdbench.errors import UserError
 from kdbench.experiment.folder import CONFIG, FAILURE, RECORD, parse_record
 from kdbench.experiment.identity import identity_hash, identity_text
-from kdbench.utils.files import read_object
+from kdbench.experiment.record_checks import check_record
+from kdbench.utils.reading import Unreadable, read_object, read_toml
+
+_CELL_FOLDER = re.compile(r"seed\d+-[0-9a-f]{8}")
+"""Name of a cell's folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +56,21 @@ def read_records(runs: Path) -> Records:
     if not runs.is_dir():
         raise UserError(f"the folder {runs} does not exist: 'kdbench demo' and 'kdbench train' create one")
     rows: list[dict[str, Any]] = []
-    unfinished, problems = [], []
-    for folder, names in _folders(runs):
+    unfinished: list[UnfinishedCell] = []
+    problems: list[str] = []
+    for folder, names in _folders(runs, problems):
         if RECORD in names:
             path = os.path.join(folder, RECORD)  # noqa: PTH118
-            record = parse_record(path)
-            row = record if isinstance(record, str) else _row(record, folder)
-            if isinstance(row, str):
-                problems.append(f"{path} is left out: {row}")
-            else:
-                rows.append(row)
+            try:
+                rows.append(_row(parse_record(path), folder))
+            except Unreadable as error:
+                problems.append(f"{path} is left out: it {error}")
         elif CONFIG in names:
-            cell = _unfinished_cell(Path(folder))
-            if cell:
-                unfinished.append(cell)
+            try:
+                unfinished.append(_unfinished_cell(Path(folder), failed=FAILURE in names))
+            except Unreadable as error:
+                if _CELL_FOLDER.fullmatch(os.path.basename(folder)):  # noqa: PTH119
+                    problems.append(f"{os.path.join(folder, CONFIG)} is left out: it {error}")  # noqa: PTH118
     frame = _frame(rows)
     _check_unique(frame)
     return Records(frame, unfinished, problems)
@@ -85,100 +90,98 @@ def as_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """
     rows = []
     for record in records:
-        row = _row(record, "")
-        if isinstance(row, str):
-            raise ValueError(row)
-        rows.append(row)
+        check_record(record)
+        rows.append(_row(record, ""))
     return _frame(rows)
 
 
-def _folders(top: Path) -> Iterator[tuple[str, set[str]]]:
-    """Yield the folders below ``top``, in the order of their names, each with the names of its files."""
-    stack = [str(top)]
-    while stack:
+def _folders(top: Path, problems: list[str]) -> Iterator[tuple[str, set[str]]]:
+    """Yield the folders below ``top``, in the order of their names, each with the names of its files.
+
+    Links are followed after all folders proper. A folder is yielded once, and one that holds ``top`` never. One that
+    cannot be read is added to ``problems``.
+    """
+    yielded = {_inode(parent) for parent in top.resolve().parents}
+    stack, links = [str(top)], list[str]()
+    while stack or links:
+        if not stack:
+            stack, links = sorted(links, reverse=True), []
         folder = stack.pop()
         files, subfolders = set(), []
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    subfolders.append(entry.path)
-                else:
-                    files.add(entry.name)
+        try:
+            if (inode := _inode(folder)) in yielded:
+                continue
+            yielded.add(inode)
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        subfolders.append(entry.path)
+                    elif entry.is_symlink() and os.path.isdir(entry.path):  # noqa: PTH112
+                        links.append(entry.path)
+                    else:
+                        files.add(entry.name)
+        except FileNotFoundError:
+            continue  # deleted meanwhile
+        except OSError as error:
+            problems.append(f"folder {folder} is left out: it cannot be read: {error.strerror}")
+            continue
         yield folder, files
         stack += sorted(subfolders, reverse=True)
 
 
-def _row(record: dict[str, Any], folder: str) -> dict[str, Any] | str:
-    """Return the columns that tables need, or the reason why ``record`` is not a record."""
-    try:
-        config = record["config"]
-        if identity_hash(identity_text(config)) != record["cell"]:
-            return "its configuration does not match its cell id"
-        rules, method, teacher = config["protocol"], config["method"], record["teacher"]
-        settings = {key: value for key, value in method.items() if key not in {"name", "version"}}
-        cost, environment, best = record["cost"], record["environment"], record["best_on_test"]
-        if (teacher or {}).get("id") != config["teacher"].get("id"):
-            return "its teacher does not match its configuration"
-        fingerprint = record["data_fingerprint"]
-        row = {
-            "folder": folder,
-            "cell": record["cell"],
-            "rules": _shared(rules | {"data": fingerprint, "epoch_rule": record["epoch_rule"]}),
-            "protocol": sys.intern(rules["name"]),
-            "overrides": _shared(record["overrides"]),
-            "epochs": int(rules["epochs"]),
-            "teacher": sys.intern(teacher["network"]) if teacher else "",
-            "teacher_id": sys.intern(teacher["id"]) if teacher else "",
-            "teacher_weights": sys.intern(teacher["weights"]) if teacher else "",
-            "teacher_accuracy": _number(teacher["accuracy"]) if teacher else math.nan,
-            "student": sys.intern(config["student"]),
-            "method": sys.intern(method["name"]),
-            "method_version": int(method["version"]),
-            "code": sys.intern(str(record.get("method_source", "")).partition("sha256:")[2]),
-            "family": sys.intern(record.get("family", "")),
-            "settings": _shared(settings),
-            "chosen": _shared(record["settings_chosen"]),
-            "source": sys.intern(record["settings_source"]),
-            "seed": int(config["seed"]),
-            "top1": _accuracy(record["top1"]),
-            "best_top1": _accuracy(best["top1"]),
-            "best_epoch": int(best["epoch"]),
-            "nll": _number(record["nll"]),
-            "ece": _number(record["ece"]),
-            "agreement": _number(record["agreement"]) if teacher else math.nan,
-            "teacher_kl": _number(record["teacher_kl"]) if teacher else math.nan,
-            "views": int(cost["views_per_image"]),
-            "train_seconds": _number(cost["train_seconds"]),
-            "teacher_forwards": int(cost["teacher_forwards"]),
-            "student_views": int(cost["student_views"]),
-            "pretraining_epochs": int(cost.get("pretraining_epochs", 0)),
-            "extra_parameters": int(cost["extra_parameters"]),
-            "device": sys.intern(environment["device"]),
-            "commit": sys.intern(_commit(environment)),
-            "torch": sys.intern(environment["versions"]["torch"]),
-        }
-    except KeyError as error:
-        return f"not a kdbench record: {error} is missing"
-    except (TypeError, ValueError, AttributeError) as error:
-        return f"not a kdbench record: {error}"
-    return row
+def _inode(folder: str | Path) -> tuple[int, int]:
+    status = os.stat(folder)  # noqa: PTH116
+    return status.st_dev, status.st_ino
+
+
+def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
+    """Return the columns that tables need of a record that was checked."""
+    config, teacher, cost = record["config"], record["teacher"], record["cost"]
+    rules, method = config["protocol"], config["method"]
+    settings = {key: value for key, value in method.items() if key not in {"name", "version"}}
+    environment, best = record["environment"], record["best_on_test"]
+    return {
+        "folder": folder,
+        "cell": record["cell"],
+        "rules": _shared(rules | {"data": record["data_fingerprint"], "epoch_rule": record["epoch_rule"]}),
+        "protocol": sys.intern(rules["name"]),
+        "overrides": _shared(record["overrides"]),
+        "epochs": rules["epochs"],
+        "teacher": sys.intern(teacher["network"]) if teacher else "",
+        "teacher_id": sys.intern(teacher["id"]) if teacher else "",
+        "teacher_weights": sys.intern(teacher["weights"]) if teacher else "",
+        "teacher_accuracy": float(teacher["accuracy"]) if teacher else math.nan,
+        "student": sys.intern(config["student"]),
+        "method": sys.intern(method["name"]),
+        "method_version": method["version"],
+        "code": sys.intern(str(record.get("method_source", "")).partition("sha256:")[2]),
+        "family": sys.intern(record.get("family", "")),
+        "settings": _shared(settings),
+        "chosen": _shared(record["settings_chosen"]),
+        "source": sys.intern(record["settings_source"]),
+        "seed": config["seed"],
+        "top1": float(record["top1"]),
+        "best_top1": float(best["top1"]),
+        "best_epoch": best["epoch"],
+        "nll": float(record["nll"]),
+        "ece": float(record["ece"]),
+        "agreement": float(record["agreement"]) if teacher else math.nan,
+        "teacher_kl": float(record["teacher_kl"]) if teacher else math.nan,
+        "views": cost["views_per_image"],
+        "train_seconds": float(cost["train_seconds"]),
+        "teacher_forwards": cost["teacher_forwards"],
+        "student_views": cost["student_views"],
+        "pretraining_epochs": cost.get("pretraining_epochs", 0),
+        "extra_parameters": cost["extra_parameters"],
+        "device": sys.intern(environment["device"]),
+        "commit": sys.intern(_commit(environment)),
+        "torch": sys.intern(environment["versions"]["torch"]),
+    }
 
 
 def _commit(environment: dict[str, Any]) -> str:
     """Return the first letters of the commit, with a plus if the working tree had changes."""
-    return f"{(environment['commit'] or 'unknown')[:8]}{'+' if environment['dirty'] else ''}"
-
-
-def _number(value: Any) -> float:
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{value!r} is not a number")
-    return float(value)
-
-
-def _accuracy(value: Any) -> float:
-    if not 0 <= _number(value) <= 100:
-        raise ValueError(f"{value!r} is not an accuracy in percent")
-    return float(value)
+    return f"{(environment.get('commit') or 'unknown')[:8]}{'+' if environment.get('dirty') else ''}"
 
 
 def _shared(value: Any) -> str:
@@ -208,14 +211,17 @@ def _check_unique(frame: pd.DataFrame) -> None:
     )
 
 
-def _unfinished_cell(folder: Path) -> UnfinishedCell | None:
-    """Return the cell of a folder without a record; None if the folder is not a cell's."""
+def _unfinished_cell(folder: Path, *, failed: bool) -> UnfinishedCell:
+    """Return the cell of a folder without a record; Unreadable if it does not describe one."""
+    config = read_toml(folder / CONFIG)
+    identity = {key: config.get(key) for key in ("protocol", "teacher", "student", "method", "seed")}
     try:
-        config = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not config.keys() >= {"protocol", "teacher", "student", "method", "seed", "id"}:
-        return None
-    failed = (folder / FAILURE).exists()
+        matches = identity_hash(identity_text(identity)) == config.get("id")
+    except TypeError:  # TOML knows dates
+        matches = False
+    if not matches:
+        raise Unreadable("does not match its cell id")
+    if not isinstance(config.get("chosen", {}), dict):
+        raise Unreadable("does not hold the settings that were chosen")
     failure = str(read_object(folder / FAILURE).get("reason", "error")) if failed else ""
     return UnfinishedCell(folder, config, failure)

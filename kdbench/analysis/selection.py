@@ -6,7 +6,6 @@ it, so that a few records under other rules do not stand in its way.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,6 +15,7 @@ from kdbench.analysis.comparison import ComparedPair, Comparison, Row, settings_
 from kdbench.errors import UserError
 from kdbench.experiment.pairs import Pair, named_pairs
 from kdbench.utils.names import squeeze, unknown_name
+from kdbench.utils.reading import parse_word
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,17 +122,8 @@ def _rules(comparison: Comparison, word: str) -> list[str]:
     if key not in comparison.rules:
         return []
     value = comparison.rules[key]
-    alike = str(value).startswith(text) if key == "data" else str(value) == text or value == _read(text)
+    alike = str(value).startswith(text) if key == "data" else str(value) == text or value == parse_word(text)
     return [key] if alike else []
-
-
-def _read(text: str) -> Any:
-    """Read a value in TOML's notation; text that is none stands for itself."""
-    try:
-        values = tomllib.loads(f"value = {text}")
-    except (ValueError, RecursionError):
-        return text
-    return values["value"] if len(values) == 1 else text
 
 
 def _rule_words(key: str, comparison: Comparison) -> list[str]:

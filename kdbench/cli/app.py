@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from kdbench.cli import bench, cache, data, grid, own, report, show, tables, teacher, train
+from kdbench.cli import bench, cache, data, demo, grid, own, report, show, tables, teacher, train
 from kdbench.cli.options import echo
 from kdbench.cli.output import unexpected, write_error
 from kdbench.errors import Interrupted, UserError
@@ -26,7 +26,7 @@ app = typer.Typer(
     context_settings={"token_normalize_func": lambda name: _OLD_NAMES.get(name, name)},
 )
 for command in (
-    train.demo,
+    demo.demo,
     train.train,
     tables.table,
     tables.leaderboard,

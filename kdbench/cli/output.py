@@ -92,9 +92,12 @@ def _open_closed_descriptors() -> None:
 
 def write_utf8(text: str) -> None:
     """Write text for programs to standard output, in UTF-8 whatever the terminal's encoding is."""
-    sys.stdout.flush()
-    sys.stdout.buffer.write(text.encode())
-    sys.stdout.buffer.flush()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode())
+        sys.stdout.buffer.flush()
+    else:  # a text of Python's, without an encoding
+        sys.stdout.write(text)
 
 
 def write_error(text: str) -> None:

@@ -38,7 +38,7 @@ def report(
     from kdbench.analysis.report import write_report
 
     # Without --out: the folder of the report must not change the report.
-    named = [protocol] if protocol else []
+    named = [] if protocol is None else [protocol]
     options = (("--protocol", named), ("--rules", rules), ("--methods", methods), ("--pairs", pairs))
     words = [word for option, values in options for value in values or [] for word in (option, value)]
     selection = read_selection(runs, protocol=protocol, rules=rules, methods=methods, pairs=pairs)

@@ -128,7 +128,7 @@ def warn_of_changes(session: Session, done: list[Cell]) -> None:
     """Print which of the user's methods have changed since these finished cells were run."""
     from kdbench.experiment.folder import RECORD
     from kdbench.experiment.registry import method_source
-    from kdbench.utils.files import read_object
+    from kdbench.utils.reading import read_object
 
     changed = Counter[str]()
     for cell in done:

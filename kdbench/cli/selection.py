@@ -114,11 +114,11 @@ def read_selection(
         _report_incomplete(records)
         raise UserError(f"no finished cells in {runs}: run 'kdbench demo', 'kdbench train' or 'kdbench grid run' first")
     filters = Filters(
-        protocols=[] if protocol is None else [protocol],
+        protocols=[protocol] if protocol is not None else [],
         rules=rules or [],
         methods=split_names(methods),
         pairs=pairs or [],
-        baselines=[] if baseline is None else [baseline],
+        baselines=[baseline] if baseline is not None else [],
     )
     selected, remarks = select(comparisons, filters)
     return Selection(selected, records, remarks)
@@ -130,11 +130,14 @@ def split_names(words: list[str] | None) -> list[str]:
     Raises
     ------
     UserError
-        Options are given, but hold no name: nothing is not everything.
+        An option holds no name.
     """
-    names = [name.strip() for word in words or [] for name in re.split(r",(?![^\[]*\])", word) if name.strip()]
-    if words and not names:
-        raise UserError("an option names nothing: give it a name, or leave it out")
+    names = []
+    for word in words or []:
+        parts = [name.strip() for name in re.split(r",(?![^\[]*\])", word) if name.strip()]
+        if not parts:
+            raise UserError(f"{word!r} names nothing: give a name, or leave the option out")
+        names += parts
     return names
 
 

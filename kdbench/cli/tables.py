@@ -67,25 +67,25 @@ def table(
     from kdbench.analysis.tables.differences import choose_baseline
     from kdbench.analysis.tables.layouts import detail, paper
 
-    if published and runs is None:
-        if protocol or rules or beside or epoch != "last":
+    if published is not None and runs is None:
+        if protocol is not None or rules or beside or epoch != "last":
             raise UserError(
                 "--protocol, --rules, --beside and --epoch are about your records: name their folder, as in "
                 f"'kdbench table runs --layout paper --published {published}'"
             )
         print_tables(_published(published, source, methods, pairs, baseline, marks or "clear"), form)
         return
-    if (source or beside) and not published:
+    if (source or beside) and published is None:
         raise UserError("--source and --beside need published values: add --published DATASET")
-    if (published or marks) and layout != "paper":
-        raise UserError(f"--{'published' if published else 'marks'} needs the paper layout: add --layout paper")
+    if (published is not None or marks) and layout != "paper":
+        raise UserError(f"--{'marks' if published is None else 'published'} needs the paper layout: add --layout paper")
     selection = read_selection(
         runs or Path("runs"), protocol=protocol, rules=rules, methods=methods, pairs=pairs, baseline=baseline
     )
-    values = load_published(published).select(sources=split_names(source) or None) if published else None
+    values = load_published(published).select(sources=split_names(source) or None) if published is not None else None
 
     def tables_of(comparison: Comparison) -> list[Table]:
-        base = choose_baseline(comparison, baseline) if baseline else None
+        base = choose_baseline(comparison, baseline) if baseline is not None else None
         if layout == "detail":
             return [detail(comparison, pair, epoch, base) for pair in comparison.pairs]
         ours = paper(comparison, base, marks or "clear", epoch)
@@ -212,6 +212,6 @@ def _published(
     source = names[0] if len(names := split_names(sources)) == 1 else None
     if source and values.is_printed(source):
         return [printed_table(values, source, baseline, "none" if marks == "none" else "all")]
-    if baseline:
+    if baseline is not None:
         raise UserError("--baseline needs one source that is a printed table, for example --source pckd")
     return published_tables(values)

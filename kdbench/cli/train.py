@@ -1,15 +1,13 @@
-"""``kdbench demo`` and ``kdbench train``."""
+"""``kdbench train``: train students."""
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kdbench.cli.options import (
-    DEMO,
     CacheOption,
     CompileOption,
     DataOption,
@@ -22,38 +20,14 @@ from kdbench.cli.options import (
     SaveEveryOption,
     SeedsOption,
     TeacherHelp,
-    command_line,
     echo,
     next_command,
 )
-from kdbench.cli.running import open_session, run_cells, train_teacher
+from kdbench.cli.running import open_session, run_cells
 from kdbench.errors import UserError
 
 if TYPE_CHECKING:
-    from kdbench.engine.session import Session
     from kdbench.experiment.cell import Cell
-
-
-def demo(context: typer.Context, runs: RunsOption = Path("runs"), device: DeviceOption = None) -> None:
-    """Run a small comparison on embedded data, in minutes.
-
-    Trains a teacher, then students with and without it, prints a table and writes a report.
-    """
-    from kdbench.experiment.pairs import Pair
-    from kdbench.experiment.protocol import load_protocol
-
-    session = open_session(DEMO, runs=runs, device=device)
-    _compare(context, session)
-    protocol = load_protocol(session.protocol.demo.next)
-    pair = Pair.parse(protocol.demo.pair)
-    echo("\nThe same on CIFAR-100 (a GPU is advised):")
-    rules, data, keep = ("--protocol", protocol.name), ("--data", "data"), ("runs", "device")
-    teacher = command_line(
-        context, "teacher", "train", *rules, "--network", pair.teacher, *data, "--download", keep=keep
-    )
-    taught = ("--teacher", pair.teacher, "--student", pair.student, "--method", protocol.demo.methods[-1], "--seed", 1)
-    echo(f"  {teacher}")
-    echo(f"  {command_line(context, 'train', *rules, *taught, *data, keep=keep)}")
 
 
 def train(
@@ -137,30 +111,3 @@ def _described(cell: Cell) -> str:
     """Describe a cell's method, its settings and their source."""
     values = ", ".join(f"{key} = {value}" for key, value in cell.settings.values().items())
     return f"{cell.method}: {values} ({cell.settings.source})"
-
-
-def _compare(context: typer.Context, session: Session) -> None:
-    """Run the comparison that a protocol proposes, print its table and write a report of all records."""
-    from kdbench.analysis.records import Records, as_frame, read_records
-    from kdbench.analysis.report import write_report
-    from kdbench.analysis.splitting import split
-    from kdbench.analysis.tables.layouts import detail
-    from kdbench.analysis.tables.render import render
-    from kdbench.experiment.pairs import Pair
-
-    pair = Pair.parse(session.protocol.demo.pair)
-    train_teacher(session, pair.teacher.network, seed=0)
-    cells = [
-        session.cell(method=method, student=pair.student, teacher=str(pair.teacher), seed=seed)
-        for method in session.protocol.demo.methods
-        for seed in session.protocol.demo.seeds
-    ]
-    (comparison,) = split(Records(as_frame(run_cells(session, cells)), [], []))
-    echo(f"\n{render([detail(comparison, column) for column in comparison.pairs], 'terminal')}", end="")
-    runs = session.runs
-    table = next_command(context, "table", runs)
-    echo(f"\nRecords: {runs / session.protocol.name}; type {table} to print this table again.")
-    records = read_records(runs)
-    command = shlex.join(["kdbench", "report", str(runs)])
-    page, *_ = write_report(runs, runs / "report", split(records), records, command=command)
-    echo(f"Report: {page}; open it in a browser.")

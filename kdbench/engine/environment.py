@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import platform
 import subprocess
 from importlib import metadata, resources
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from kdbench.utils.device import processor
+from kdbench.utils.reading import Unreadable, read_json
 
 CODE_STATE = "code.json"
 """Beside a copy of the package: the commit that it was copied from."""
@@ -38,8 +38,8 @@ def code_state() -> dict[str, Any]:
     """
     folder = Path(str(resources.files("kdbench"))).parent
     unknown = {"commit": None, "dirty": None}
-    with contextlib.suppress(OSError, ValueError):
-        return unknown | dict(json.loads((folder / CODE_STATE).read_bytes()))
+    with contextlib.suppress(Unreadable):
+        return unknown | read_json(folder / CODE_STATE)
     if not (folder / ".git").exists():
         return unknown
 

@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, final
 
-import torch
-
 from kdbench.engine.progress import Diverged
 from kdbench.engine.run import Run
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.folder import FAILURE
+from kdbench.utils.device import is_out_of_memory
 from kdbench.utils.files import NotWritten, write_json
 from kdbench.utils.leases import Busy, Superseded
+from kdbench.utils.text import one_line
 
 Outcome = dict[str, Any] | Exception
 """A cell's record, or why there is none."""
@@ -76,9 +76,12 @@ class Outcomes:
                 failure = {"reason": error.reason, "text": str(error)} | error.failure
             case UserError():
                 failure = {"reason": error.reason, "text": str(error)}
-            case torch.OutOfMemoryError():
-                text = str(error).splitlines()[0]
-                outcome = UserError(f"{cell} failed: out of memory ({text}); its last state is kept in {folder}")
+            case MemoryError() | RuntimeError() if is_out_of_memory(error):
+                text = one_line(error)
+                outcome = UserError(
+                    f"{cell} failed: out of memory ({text}); its last state is kept in {folder}. Smaller sizes with "
+                    "--set, or fewer cells with --lockstep, need less"
+                )
                 failure = {"reason": "out of memory", "text": text}
             case _:
                 trace = "".join(traceback.format_exception(error))

@@ -10,6 +10,7 @@ import torch
 from kdbench.data.datasets import Dataset
 from kdbench.engine.environment import environment
 from kdbench.experiment.cell import Cell
+from kdbench.experiment.record_checks import sealed
 from kdbench.experiment.registry import load_method, method_source
 from kdbench.teachers.cards import TeacherCard
 from kdbench.utils.device import peak_memory_mb
@@ -46,7 +47,7 @@ def make_record(
     weights: str,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Return the record as plain values.
+    """Return the record as plain values, with its hash.
 
     The metrics are those of the last epoch; the best epoch on the test set is stored under a name that says so.
 
@@ -63,7 +64,7 @@ def make_record(
     protocol, last = cell.protocol, history[-1]
     best = max(history, key=lambda row: row["top1"])
     views = counts.num_images * counts.views_per_image
-    return {
+    record = {
         "cell": cell.id,
         "protocol": protocol.name,
         "protocol_version": protocol.rules.version,
@@ -105,3 +106,4 @@ def make_record(
         "environment": environment(device),
         "config": cell.identity(),
     }
+    return sealed(record)

@@ -33,7 +33,7 @@ from kdbench.teachers.store import TeacherStore
 from kdbench.teachers.watch import Watch
 from kdbench.utils.device import pick_device, prepare_process
 from kdbench.utils.scheduler import Scheduler
-from kdbench.utils.values import save_seconds
+from kdbench.utils.values import argument, flag, number, text, whole_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +90,19 @@ class Session:
         UserError
             A name is unknown, the data file is not usable, or an option says nothing about the protocol's data.
         """
+        with argument("--protocol"):
+            text(protocol)
+        with argument("--runs"):
+            folder = runs if isinstance(runs, Path) else Path(text(runs))
+        with argument("--data"):
+            data = data if data is None or isinstance(data, Path) else text(data)
+        with argument("--save-every"):
+            save_every = number(save_every, 0)
+        with argument("--device"):
+            device = device if device is None or isinstance(device, torch.device) else text(device)
+        for name, value in (("--download", download), ("--compile", compile)):
+            with argument(name):
+                flag(value)
         resolved = load_protocol(protocol).override(epochs=epochs, precision=precision)
         place = DataPlace.parse(data)
         place.check(resolved.dataset, download=download)
@@ -98,11 +111,11 @@ class Session:
             resolved = resolved.override(dataset=f"{NPZ}{given.fingerprint[:16]}")
         return cls(
             protocol=resolved,
-            runs=Path(runs),
+            runs=folder,
             data=place,
             device=prepare_process(pick_device(device, compiling=compile)),
             download=download,
-            save_every=save_seconds(save_every),
+            save_every=save_every,
             compile=compile,
             scheduler=scheduler or Scheduler(),
             given=given,
@@ -143,18 +156,24 @@ class Session:
         UserError
             A name or setting is unknown, or there is no such teacher.
         """
-        method, student = method_name(method), canonical_network(student)
+        with argument("--method"):
+            method = method_name(text(method))
+        with argument("--student"):
+            student = canonical_network(text(student))
+        with argument("--seed"):
+            seed = whole_number(seed, 0, 2**31 - 1)
         kind = load_method(method)
         if kind.READS.teacher and not teacher:
             raise UserError(f"method {method} needs a teacher: name one with --teacher NETWORK")
-        spec = teacher if isinstance(teacher, TeacherRef) else TeacherSpec.parse(teacher or "")
-        network = canonical_network(spec.network) if spec.network else None
-        if not 0 <= seed < 2**31:
-            raise UserError(f"--seed must be between 0 and {2**31 - 1}, not {seed}")
+        spec: TeacherSpec | TeacherRef | None = None
+        if teacher:
+            with argument("--teacher"):
+                spec = teacher if isinstance(teacher, TeacherRef) else TeacherSpec.parse(text(teacher))
+        network = canonical_network(spec.network) if spec else None
         resolved = resolve_settings(
             method, dataset=self.protocol.dataset, teacher=network, student=student, chosen=settings
         )
-        ref = teacher if isinstance(teacher, TeacherRef) else None
+        ref = spec if isinstance(spec, TeacherRef) else None
         if isinstance(spec, TeacherSpec) and network and kind.READS.teacher:
             ref = self.teachers.find(spec, network).ref
         return Cell(
@@ -248,6 +267,9 @@ class Session:
         self, path: Path, network: str, *, expected: float | None = None, key: str | None = None
     ) -> TeacherCard:
         """Import a checkpoint as a teacher; see :func:`kdbench.teachers.make.import_teacher`."""
+        if expected is not None:
+            with argument("--accuracy"):
+                expected = number(expected, 0, 100)
         return import_teacher(
             path,
             canonical_network(network),
@@ -269,48 +291,3 @@ class Session:
             scheduler=self.scheduler,
             compile=self.compile,
         )
-
-
-def train(
-    protocol: str,
-    *,
-    student: str,
-    method: str,
-    teacher: str | None = None,
-    seed: int = 1,
-    settings: dict[str, Any] | None = None,
-    cache: CacheMode = "auto",
-    observer: Observer = lambda _: None,
-    **session: Any,
-) -> dict[str, Any]:
-    """Run one cell, or find its record; what ``kdbench train`` does.
-
-    Parameters
-    ----------
-    protocol, student, method, teacher
-        Names; ``teacher`` may be ``NETWORK@HASH``. A method that reads no teacher ignores it.
-    seed
-        Decides the student's initial weights, the order of the images and their views.
-    settings
-        Hyper-parameters that differ from the method's recipe.
-    cache
-        ``auto``, ``on`` or ``off``: see :meth:`Session.run_all`.
-    observer
-        Is called with a :class:`kdbench.engine.progress.Progress` while training.
-    **session
-        ``runs``, ``data``, ``epochs``, ``precision``, ``device``, ``download``, ``save_every``, ``compile``:
-        see :meth:`Session.open`.
-
-    Returns
-    -------
-    dict
-        The record: accuracy, calibration, fidelity, cost, configuration and environment.
-
-    Raises
-    ------
-    kdbench.UserError
-        A name does not exist, or the cell cannot be run; nothing is lost.
-    """
-    opened = Session.open(protocol, **session)
-    cell = opened.cell(method=method, student=student, teacher=teacher, seed=seed, settings=settings)
-    return opened.run(cell, observer, cache=cache)

@@ -15,6 +15,7 @@ from kdbench.experiment.protocol import Protocol
 from kdbench.experiment.registry import load_method
 from kdbench.experiment.settings import Settings
 from kdbench.utils.names import safe_name
+from kdbench.utils.values import argument, whole_number
 
 _SEED = "\0seed"
 
@@ -121,5 +122,8 @@ def lockstep_groups(cells: Sequence[Cell], together: int | None) -> list[list[Ce
     by_seed: dict[int, list[Cell]] = {}
     for cell in {cell.id: cell for cell in cells}.values():
         by_seed.setdefault(cell.seed, []).append(cell)
+    if together is not None:
+        with argument("--lockstep"):
+            together = whole_number(together, 1)
     size = together or len(cells)
     return [group[start : start + size] for group in by_seed.values() for start in range(0, len(group), size)]

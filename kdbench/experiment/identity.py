@@ -6,10 +6,12 @@ import hashlib
 import json
 from typing import Any
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+
 
 def identity_text(identity: Any) -> str:
     """Return everything that decides a cell's results as one line of JSON, independent of the order of keys."""
-    return json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return _ENCODER.encode(identity)
 
 
 def identity_hash(text: str) -> str:

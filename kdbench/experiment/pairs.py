@@ -21,8 +21,16 @@ class TeacherSpec:
 
     @classmethod
     def parse(cls, text: str) -> TeacherSpec:
-        """Read ``NETWORK`` or ``NETWORK@HASH``."""
+        """Read ``NETWORK`` or ``NETWORK@HASH``.
+
+        Raises
+        ------
+        UserError
+            It names no network.
+        """
         network, _, digits = text.partition("@")
+        if not network.strip():
+            raise UserError(f"{text!r} names no teacher: type NETWORK, or NETWORK@HASH if there are several")
         return cls(network.strip(), digits.strip())
 
     def __str__(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
@@ -12,6 +11,8 @@ from kdbench.errors import UserError
 from kdbench.experiment.rules import Rules, read_table
 from kdbench.utils.names import find_name
 from kdbench.utils.precision import Precision
+from kdbench.utils.reading import Unreadable, parse_toml
+from kdbench.utils.values import argument, whole_number
 
 _FOLDER = resources.files("kdbench.experiment") / "protocols"
 
@@ -81,8 +82,9 @@ class Protocol:
             There is no such rule, or a value is out of range.
         """
         given = {key: value for key, value in changes.items() if value is not None}
-        if given.get("epochs", 1) < 1:
-            raise UserError(f"--epochs must be at least 1, not {given['epochs']}")
+        if "epochs" in given:
+            with argument("--epochs"):
+                given["epochs"] = whole_number(given["epochs"], 1)
         try:
             rules = self.rules.replace(**given)
         except ValueError as error:
@@ -145,9 +147,9 @@ def read_protocol(name: str, text: str, where: str) -> Protocol:
         begins with ``where``.
     """
     try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{where} is not TOML: {error}") from None
+        values = parse_toml(text)
+    except Unreadable as error:
+        raise UserError(f"{where} {error}") from None
     rules, about = ([f.name for f in dataclasses.fields(kind)] for kind in (Rules, _About))
     for key in values:
         if key not in {*rules, *about}:

@@ -24,6 +24,7 @@ from kdbench.errors import UserError
 from kdbench.experiment import user_methods
 from kdbench.method import Method
 from kdbench.utils.names import find_name, squeeze
+from kdbench.utils.reading import Unreadable, read_bytes
 
 _PACKAGE = "kdbench.methods"
 _GROUP = "kdbench.methods"
@@ -195,7 +196,10 @@ def _digest(file: Path) -> str:
     """Return the hash of a module's file and of the helpers beside it, 64 hexadecimal digits."""
     digest = hashlib.sha256()
     for path in (file, *sorted(file.parent.glob("_*.py"))):
-        digest.update(f"{path.name}\n".encode() + path.read_bytes())
+        try:
+            digest.update(f"{path.name}\n".encode() + read_bytes(path))
+        except Unreadable as error:
+            raise UserError(f"{path} {error}: the record of a method holds the hash of its helpers") from None
     return digest.hexdigest()
 
 

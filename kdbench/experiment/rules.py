@@ -16,8 +16,11 @@ from typing import Any, Literal, TypeVar, final
 
 from kdbench.errors import UserError
 from kdbench.utils.precision import Precision
+from kdbench.utils.values import shown
 
 _Table = TypeVar("_Table")
+MAX_EPOCHS = 1_000_000
+"""Far beyond any schedule; epochs are counted and enumerated."""
 
 
 @final
@@ -106,6 +109,7 @@ class ScheduleRules:
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, "epochs", "at least 1", self.epochs)
+        _require(self.epochs <= MAX_EPOCHS, "epochs", f"at most {MAX_EPOCHS}", shown(self.epochs))
         _require(self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
         _belongs("milestones", self.milestones, self.name, "step")
         for milestone in self.milestones or ():
@@ -168,6 +172,7 @@ class Rules:
     evaluation: EvaluationRules = field(default_factory=EvaluationRules)
 
     def __post_init__(self) -> None:
+        _require(self.precision in typing.get_args(Precision), "precision", "fp32, bf16 or fp16", shown(self.precision))
         _require(0 <= self.label_smoothing < 1, "label_smoothing", "in [0, 1)", self.label_smoothing)
 
     def values(self) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import tomllib
+import math
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +14,10 @@ from kdbench.config import deciding
 from kdbench.errors import UserError
 from kdbench.experiment.pairs import Pair
 from kdbench.experiment.registry import load_method, method_name, method_source
-from kdbench.utils.values import number
+from kdbench.utils.reading import Missing, Unreadable, parse_word, read_toml
+from kdbench.utils.values import number, shown, whole_number
+
+_NUMBERS: dict[Any, Callable[[object], float]] = {float: number, int: whole_number}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +54,25 @@ def load_recipes(name: str) -> list[Recipe]:
     """
     file = method_source(name).recipe_file
     try:
-        entries = tomllib.loads(file.read_text(encoding="utf-8")).get("recipe", []) if file.is_file() else []
-        return [Recipe(e["dataset"], tuple(e["pairs"]), e.get("settings", {}), e["source"]) for e in entries]
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not TOML: {error}") from None
+        return [_recipe(entry) for entry in read_toml(file).get("recipe", [])]
+    except Missing:
+        return []
+    except Unreadable as error:
+        raise UserError(f"{file} {error}") from None
     except (KeyError, TypeError, AttributeError):
         raise UserError(
             f'{file}: each [[recipe]] needs dataset = "...", pairs = ["TEACHER>STUDENT"], settings = {{...}}, '
             'source = "..."'
         ) from None
+
+
+def _recipe(entry: dict[str, Any]) -> Recipe:
+    """Read an entry of a recipe file; KeyError, TypeError or AttributeError if it is none."""
+    recipe = Recipe(entry["dataset"], tuple(entry["pairs"]), entry.get("settings", {}), entry["source"])
+    texts = (recipe.dataset, recipe.source, *recipe.pairs)
+    if not (all(isinstance(text, str) for text in texts) and isinstance(recipe.settings, dict)):
+        raise TypeError
+    return recipe
 
 
 def resolve_settings(
@@ -71,6 +86,8 @@ def resolve_settings(
         A key is not a setting, or a value is of the wrong kind or out of range.
     """
     config = load_method(name).Config
+    if not isinstance(chosen or {}, dict):
+        raise UserError(f"settings of method {name} must be a dictionary, not {shown(chosen)}")
     chosen = _typed(name, config, chosen or {})
     pair = str(Pair.of(teacher, student)) if teacher else ""
     recipes = [recipe for recipe in load_recipes(name) if recipe.dataset == dataset and pair in recipe.pairs]
@@ -103,26 +120,17 @@ def parse_settings(words: list[str], methods: list[str]) -> dict[str, list[dict[
     for word in words:
         key, equals, text = word.partition("=")
         if not (key and equals and text):
-            raise UserError(f"--set takes key=value, not {word!r}")
-        value = _read(text)
+            raise UserError(f"--set takes key=value, not {shown(word)}")
+        value = parse_word(text)
         for name, setting in _meant(key, methods):
             values = chosen[name].setdefault(setting, [])
             if value in values:
-                raise UserError(f"--set gives {key} the value {text} twice")
+                raise UserError(f"--set gives {key} the value {shown(value)} twice")
             values.append(value)
     return {
         name: [dict(zip(settings, values, strict=True)) for values in itertools.product(*settings.values())]
         for name, settings in chosen.items()
     }
-
-
-def _read(text: str) -> Any:
-    """Read a value in TOML's notation; what is no single value, or too long for one, is text."""
-    try:
-        values = tomllib.loads(f"value = {text}")
-    except (ValueError, RecursionError):
-        return text
-    return values["value"] if len(values) == 1 else text
 
 
 def _meant(key: str, methods: list[str]) -> list[tuple[str, str]]:
@@ -155,15 +163,18 @@ def _typed(name: str, config: type, chosen: dict[str, Any]) -> dict[str, Any]:
 
 
 def _convert(name: str, key: str, value: Any, kind: Any) -> Any:
-    if kind is float and type(value) is int:
-        try:
-            return number(value)
-        except ValueError as error:
-            raise UserError(f"setting {key} of method {name}: {error}") from None
-    options = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else None
-    if options and value in options and type(value) in {type(o) for o in options}:
-        return value
-    if not options and type(value) is kind:
-        return value
-    wanted = " or ".join(map(repr, options)) if options else kind.__name__
-    raise UserError(f"setting {key} of method {name} must be {wanted}, not {value!r}")
+    options = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
+    with contextlib.suppress(ValueError):
+        if kind in _NUMBERS:
+            return _NUMBERS[kind](value)
+        if type(value) is kind or any(type(value) is type(option) and value == option for option in options):
+            return value
+    wanted = " or ".join(map(repr, options)) or getattr(kind, "__name__", str(kind))
+    raise UserError(f"setting {key} of method {name} must be {wanted}, not {shown(value)}{_why(value)}")
+
+
+def _why(value: Any) -> str:
+    """Return what is wrong with a number or its text, if it is one that is not finite."""
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
+        return "" if math.isfinite(float(value)) else ", which is not finite"
+    return ""

@@ -15,7 +15,7 @@ from kdbench.experiment.cell import Cell, TeacherRef
 from kdbench.experiment.pairs import Pair, TeacherSpec
 from kdbench.experiment.protocol import load_protocol
 from kdbench.grid.file import GridFile, error_context, read_grid
-from kdbench.teachers.cards import TeacherCard, find_teacher, list_teachers
+from kdbench.teachers.cards import TeacherCard, find_teacher, teachers_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +98,7 @@ class Grid:
                 # A teacher of other rules, of fewer epochs say, is used only if it is named.
                 cards = [
                     card
-                    for card in list_teachers(session.runs, session.protocol.name)
-                    if card.network == network and card.dataset == session.protocol.dataset
+                    for card in teachers_of(session.runs, session.protocol, network)
                     if card.ref == trained or card.imported
                 ]
                 if len(cards) > 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.experiment.cell import Cell
-from kdbench.experiment.folder import CONFIG, FAILURE, METRICS, PRETRAINING, RECORD, STATE, parse_record
+from kdbench.experiment.folder import CONFIG, FAILURE, METRICS, PRETRAINING, RECORD, STATE, parse_record, record_flaw
 from kdbench.utils.checkpoint import state_names
-from kdbench.utils.files import is_temporary, read_object
+from kdbench.utils.files import is_temporary
 from kdbench.utils.holder import Holder
 from kdbench.utils.leases import LEASE_PREFIX, holder_of, living
+from kdbench.utils.reading import Unreadable, parse_json, read_last_line, read_object
 from kdbench.utils.scheduler import Scheduler
 from kdbench.utils.text import counted
 
@@ -126,12 +126,8 @@ def _damage(cell: Cell, folder: Path, record_size: int, *, parse: bool) -> str:
     """
     if not record_size:
         return f"{folder / RECORD} is empty"
-    record = parse_record(folder / RECORD) if parse else {"cell": cell.id}
-    if isinstance(record, str):
-        return f"{folder / RECORD} is damaged ({record})"
-    if record["cell"] != cell.id:
-        return f"{folder / RECORD} belongs to another cell"
-    return ""
+    flaw = record_flaw(folder / RECORD, cell.id) if parse else None
+    return f"{folder / RECORD} {flaw}" if flaw else ""
 
 
 def _is_untidy(files: set[str]) -> bool:
@@ -167,11 +163,11 @@ def _names(folder: Path | str) -> tuple[set[str], int]:
 
 
 def _accuracy(folder: Path) -> str:
-    record = read_object(folder / RECORD)
-    top1, epochs = record.get("top1"), record.get("epochs", 0)
-    if isinstance(top1, float) and isinstance(epochs, int):
-        return f"{top1:.2f} % after {counted(epochs, 'epoch')}"
-    return f"{folder / RECORD} is damaged"
+    try:
+        record = parse_record(folder / RECORD)
+    except Unreadable:
+        return f"{folder / RECORD} is damaged"
+    return f"{record['top1']:.2f} % after {counted(record['epochs'], 'epoch')}"
 
 
 def _failure(status: Status) -> str:
@@ -187,14 +183,14 @@ def _progress(status: Status) -> str:
     try:
         row = _last_line(status.folder / METRICS)
         return f"epoch {row['epoch']}/{status.cell.protocol.epochs}, {row['top1']:.2f} %; "
-    except (OSError, ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError):
         pass
     try:
         return f"pre-training, epoch {_last_line(status.folder / PRETRAINING)['epoch']}; "
-    except (OSError, ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError):
         return ""
 
 
 def _last_line(path: Path) -> dict[str, Any]:
     """Parse the last line of a file of metrics."""
-    return json.loads(path.read_text(encoding="utf-8").splitlines()[-1])  # type: ignore[no-any-return]
+    return parse_json(read_last_line(path))  # type: ignore[no-any-return]

@@ -15,6 +15,7 @@ from kdbench.utils.leases import holder_of, living
 from kdbench.utils.names import safe_name
 from kdbench.utils.reading import read_json
 from kdbench.utils.scheduler import Scheduler
+from kdbench.utils.values import argument, number
 
 Launcher = Literal["slurm", "local"]
 """Who starts the jobs: Slurm, or this machine."""
@@ -37,6 +38,10 @@ class Launch:
     device: str | None = None
     compile: bool = False
     save_every: float = 60.0
+
+    def __post_init__(self) -> None:
+        with argument("--save-every"):
+            number(self.save_every, 0)
 
     def session(self, grid: Grid) -> dict[str, Any]:
         """Return the arguments with which a job opens its session, in any folder."""

@@ -78,7 +78,8 @@ def _read(path: Path, head: bytes) -> Any:
     if head.startswith(b"\x80"):
         return _unpickle(path)
     with contextlib.suppress(tarfile.TarError, OSError, EOFError, zlib.error), tarfile.open(path) as archive:
-        raise _archive_error(path, [member.name for member in archive if member.isfile()])
+        if names := [member.name for member in archive if member.isfile()]:
+            raise _archive_error(path, names)
     raise UserError(f"{path} is {_kind(head)}")
 
 

@@ -51,10 +51,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     UserError
         The file is missing or damaged.
     """
+    if not path.is_file():
+        raise UserError(f"{path} is missing")
     try:
-        return safetensors.torch.load(path.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing") from None
+        return safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError, ValueError, KeyError) as error:
         raise UserError(f"{path} is damaged ({one_line(error)})") from None
 

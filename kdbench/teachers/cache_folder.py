@@ -15,6 +15,7 @@ from kdbench.data.datasets import Dataset
 from kdbench.experiment.protocol import Protocol
 from kdbench.teachers.cards import TeacherCard
 from kdbench.utils.names import safe_name
+from kdbench.utils.reading import read_json
 
 FOLDER = "teacher-cache"
 _VERSION = 1
@@ -60,10 +61,10 @@ class Identity:
 def read_identity(folder: Path) -> Identity | None:
     """Return what a cache's outputs depend on; None where its folder's name does not confirm its description."""
     try:
-        values = json.loads((folder / IDENTITY).read_bytes())
+        values = read_json(folder / IDENTITY)
         identity = Identity(**values | {"mean": tuple(values["mean"]), "std": tuple(values["std"])})
         return identity if identity.name == folder.name else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         return None
 
 

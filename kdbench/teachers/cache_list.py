@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from kdbench.teachers.cache_folder import FOLDER, Identity, lock_use, read_ident
 from kdbench.teachers.segments import DAMAGE, PAIRS, PARTIAL, SEGMENT
 from kdbench.utils.files import explain_os_errors
 from kdbench.utils.leases import Busy, Leases
+from kdbench.utils.reading import read_json
 from kdbench.utils.scheduler import Scheduler
 
 
@@ -45,7 +45,7 @@ def _info(folder: Path) -> CacheInfo:
     pairs = 0
     for segment in whole:
         with contextlib.suppress(*DAMAGE):
-            parts |= json.loads((segment / SEGMENT).read_bytes())["dtypes"].keys()
+            parts |= read_json(segment / SEGMENT)["dtypes"].keys()
             pairs += len(np.load(segment / PAIRS, mmap_mode="r"))
     return CacheInfo(
         name=folder.name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,9 @@ from kdbench.experiment.cell import TeacherRef
 from kdbench.experiment.pairs import TeacherSpec
 from kdbench.experiment.protocol import Protocol
 from kdbench.utils.names import safe_name
+from kdbench.utils.reading import read_json
 from kdbench.utils.text import one_line
+from kdbench.utils.values import number, whole_number
 
 CARD = "teacher.json"
 
@@ -43,13 +45,11 @@ class TeacherCard:
             One is not.
         """
         texts = self.network, self.id, self.dataset, self.weights, self.origin
-        accuracies = self.accuracy, 0.0 if self.expected is None else self.expected
-        if not all(isinstance(text, str) for text in texts) or not self.id.startswith(("cell:", "file:")):
+        if not all(isinstance(text, str) for text in texts) or not re.fullmatch(r"(cell|file):\w+", self.id):
             raise ValueError("a text is missing in it")
-        if not all(type(value) in (int, float) and 0 <= value <= 100 for value in accuracies):
-            raise ValueError("an accuracy in it is not between 0 and 100 %")
-        if self.epochs is not None and type(self.epochs) is not int:
-            raise ValueError("its number of epochs is no number")
+        number(self.accuracy, 0, 100)
+        number(0.0 if self.expected is None else self.expected, 0, 100)
+        whole_number(1 if self.epochs is None else self.epochs, 1)
 
     @property
     def short(self) -> str:
@@ -96,9 +96,9 @@ def read_card(path: Path) -> TeacherCard:
         It is damaged.
     """
     try:
-        card = TeacherCard(**json.loads(path.read_bytes()))
+        card = TeacherCard(**read_json(path))
         card.check()
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError) as error:
         raise UserError(
             f"{path} is damaged ({one_line(error)}): delete its folder and make the teacher again"
         ) from None
@@ -126,6 +126,21 @@ def _read_cards(runs: Path, protocol: str) -> tuple[list[TeacherCard], dict[Path
     return cards, damaged
 
 
+def teachers_of(runs: Path, protocol: Protocol, network: str, digits: str = "") -> list[TeacherCard]:
+    """Return the teachers of a network on a protocol's data.
+
+    Raises
+    ------
+    UserError
+        A card is damaged that may be of a teacher whose hash begins with ``digits``.
+    """
+    cards, damaged = _read_cards(runs, protocol.name)
+    for path, error in damaged.items():
+        if path.parent.name.startswith(f"{safe_name(network)}-{digits[:8]}"):
+            raise error
+    return [card for card in cards if card.network == network and card.dataset == protocol.dataset]
+
+
 def find_teacher(runs: Path, protocol: Protocol, spec: TeacherSpec, network: str) -> TeacherCard:
     """Find the teacher that is meant; ``network`` is the one spelling of its network's name.
 
@@ -137,11 +152,7 @@ def find_teacher(runs: Path, protocol: Protocol, spec: TeacherSpec, network: str
     UserError
         There is none, or there are several, or one that may be meant is damaged.
     """
-    cards, damaged = _read_cards(runs, protocol.name)
-    for path, error in damaged.items():
-        if path.parent.name.startswith(f"{safe_name(network)}-{spec.hash[:8]}"):
-            raise error
-    cards = [card for card in cards if card.network == network and card.dataset == protocol.dataset]
+    cards = teachers_of(runs, protocol, network, spec.hash)
     matches = [card for card in cards if card.ref.hash.startswith(spec.hash)]
     if len(matches) > 1 and protocol.teacher_epochs is not None and not spec.hash:
         matches = [card for card in matches if card.imported or card.epochs == protocol.teacher_epochs] or matches

@@ -18,6 +18,9 @@ from kdbench.net import Part
 from kdbench.teachers.cache import STORED
 from kdbench.teachers.segments import Pairs
 
+_CHECK_EVERY = 100
+"""Epochs after which it is checked whether all pairs are visited: an endless schedule visits no others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -60,6 +63,8 @@ class Visits:
         """Add what a seed visits in epochs, given by their numbers in streams."""
         index = torch.arange(self._num_images)
         for epoch in epochs:
+            if epoch % _CHECK_EVERY == 0 and self._visited.all():
+                return
             ids = views(seed, epoch, self._num_images, self._augmentation, plan)
             self._visited[self._augmentation.pair(index, ids).flatten()] = True
 

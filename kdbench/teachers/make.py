@@ -94,7 +94,7 @@ def import_teacher(
     if expected is None and "dataset" not in protocol.overrides():
         expected = protocol.accuracy.get(network)
     if expected is not None and not agrees(accuracy, expected, dataset):
-        percent = f"--accuracy is in percent: {100 * expected:g}? " if agrees(accuracy, 100 * expected, dataset) else ""
+        percent = f"--accuracy is in percent: {100 * expected:g}? " if 0 < expected <= 1 < accuracy else ""
         raise TeacherMismatch(
             f"teacher mismatch: {path} has {accuracy:.2f} % on the test set of {dataset.name}, expected "
             f"{expected:.2f} %: {percent}another checkpoint, normalisation or data set? If it is right:"
@@ -110,7 +110,7 @@ def import_teacher(
         weights=weights,
         accuracy=accuracy,
         expected=expected,
-        origin=f"imported from {path.name}" + (f", {printable(label)}" if chosen else ""),
+        origin=f"imported from {path.name}" + (f", {printable(label)}" if label else ""),
     )
     folder = card_folder(runs, protocol.name, card)
     if known is None or _hash_of(folder / WEIGHTS) != weights:

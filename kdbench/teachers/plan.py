@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from kdbench.utils.device import forward_batch
 from kdbench.utils.files import free_space
 from kdbench.utils.reading import Unreadable, read_toml
 from kdbench.utils.signals import Stop
+from kdbench.utils.values import argument, choice
 
 CacheMode = Literal["auto", "on", "off", "ready"]
 """``ready``: from a cache that has all already; it is what ``auto`` means once others have decided what to build."""
@@ -100,6 +102,8 @@ class Sources:
     """The source of teacher outputs of each cell. Decided when the first cell that needs a teacher asks."""
 
     def __init__(self, store: TeacherStore, groups: Sequence[Sequence[Cell]], mode: CacheMode, watch: Watch) -> None:
+        with argument("--cache"):
+            choice(mode, typing.get_args(CacheMode))
         self._store, self._groups, self._mode, self._watch = store, groups, mode, watch
         self._caches: dict[str, TeacherCache | _Failure] | None = None
         self._kinds: dict[str, Kind] = {}

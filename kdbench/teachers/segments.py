@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 import io
 import itertools
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -28,14 +27,16 @@ from torch import Tensor
 from kdbench.errors import UserError
 from kdbench.net import PARTS, Part
 from kdbench.utils.files import explain_os_errors, write_atomic, write_json
+from kdbench.utils.reading import Unreadable, read_json
 from kdbench.utils.text import one_line
+from kdbench.utils.values import whole_number
 
 Pairs = npt.NDArray[np.int64]
 SEGMENT, PARTIAL = "segment.json", ".partial"
 PAIRS, _PROGRESS = "pairs.npy", "progress.json"
 _NUM_KEPT = 16_384
 """Outputs that are kept in memory before they are written, so that most go to disk beside their neighbours."""
-DAMAGE = (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)
+DAMAGE = (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError)
 """What reading files that are not as they were written may raise."""
 
 
@@ -53,22 +54,30 @@ class Segment:
         try:
             self._open(folder)
         except DAMAGE as error:
-            raise ValueError(f"{type(error).__name__}: {one_line(error)}") from None
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            raise ValueError(f"{kind}{one_line(error)}") from None
 
     def _open(self, folder: Path) -> None:
-        described = json.loads((folder / SEGMENT).read_bytes())
+        try:
+            described = read_json(folder / SEGMENT)
+        except Unreadable as error:
+            raise ValueError(f"{SEGMENT} {error}") from None
         dtypes: dict[Part, str] = described["dtypes"]
         if not dtypes.keys() <= PARTS:
             raise ValueError(f"{SEGMENT} names parts that there are not")
-        for name in (PAIRS, *(f"{part}.npy" for part in dtypes)):
-            if _sha256(folder / name) != described["sha256"][name]:
-                raise ValueError(f"{name} is not what was written")
         # Mapped copy-on-write: PyTorch wants memory that it may write to; nothing ever does.
-        self.pairs: Pairs = np.load(folder / PAIRS, mmap_mode="c")
+        names = (PAIRS, *(f"{part}.npy" for part in dtypes))
+        arrays = {name: np.load(folder / name, mmap_mode="c") for name in names}
+        for name, array in arrays.items():
+            # A file that grew by terabytes is told by its size, long before its hash.
+            whole = (folder / name).stat().st_size == array.offset + array.nbytes
+            if not whole or _sha256(folder / name) != described["sha256"][name]:
+                raise ValueError(f"{name} is not what was written")
+        self.pairs: Pairs = arrays[PAIRS]
         self.parts: dict[Part, Tensor] = {}
         for part, name in dtypes.items():
             dtype = getattr(torch, name)
-            bits = torch.from_numpy(np.load(folder / f"{part}.npy", mmap_mode="c"))
+            bits = torch.from_numpy(arrays[f"{part}.npy"])
             if bits.dtype != _bits(dtype) or len(bits) != len(self.pairs):
                 raise ValueError(f"{part}.npy is not what {SEGMENT} describes")
             self.parts[part] = bits.view(dtype)
@@ -125,10 +134,8 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
     def _noted(self) -> int:
         """Return how many pairs are stored as the notes say; 0 where files and notes do not fit."""
         try:
-            notes = json.loads((self.path / _PROGRESS).read_bytes())
-            done = notes["done"]
-            if not isinstance(done, int) or not 0 < done <= len(self.pairs):
-                return 0
+            notes = read_json(self.path / _PROGRESS)
+            done = whole_number(notes["done"], 1, len(self.pairs))
             fits = [file.resume(self._order[:done], notes["sha256"][part]) for part, file in self._files.items()]
         except DAMAGE:
             return 0

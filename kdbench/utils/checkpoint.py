@@ -13,6 +13,7 @@ import torch
 
 from kdbench.errors import UserError
 from kdbench.utils.files import explain_os_errors, write_atomic
+from kdbench.utils.reading import Missing, Unreadable, read_bytes
 
 _MAGIC = b"kdbench-state-1 "
 
@@ -48,26 +49,25 @@ def load_state(path: Path) -> dict[str, Any] | None:
     """
     previous = path.with_name(path.name + ".previous")
     for candidate in (path, previous):
-        if candidate.exists():
-            state = _read(candidate)
-            if state is not None:
-                return state
-            remedy = (
-                "resume from the state before it"
-                if candidate == path and previous.exists()
-                else "start from the beginning"
-            )
-            raise UserError(f"{candidate} is damaged: delete that file to {remedy}")
+        try:
+            return _read(candidate)
+        except Missing:
+            continue
+        except Unreadable as error:
+            before = candidate == path and previous.exists()
+            remedy = "resume from the state before it" if before else "start from the beginning"
+            raise UserError(f"{candidate} {error}: delete that file to {remedy}") from None
     return None
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    content = path.read_bytes()
-    header, _, payload = content.partition(b"\n")
+def _read(path: Path) -> dict[str, Any]:
+    header, _, payload = read_bytes(path).partition(b"\n")
     if header != _MAGIC + hashlib.sha256(payload).hexdigest().encode():
-        return None
+        raise Unreadable("is damaged")
     try:
         state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError):
-        return None
-    return state if isinstance(state, dict) else None
+        raise Unreadable("is damaged") from None
+    if not isinstance(state, dict):
+        raise Unreadable("is damaged")
+    return state

@@ -138,6 +138,17 @@ def peak_memory_mb(device: torch.device) -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether memory could not be had, or more was asked for than can be addressed."""
+    words = (
+        "can't allocate memory",
+        "not enough memory",
+        "Storage size calculation overflowed",
+        "multiplication overflow",
+    )
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in words)
+
+
 def processor(device: torch.device) -> str:
     """Return the name that a device's maker gives it."""
     if device.type == "cuda":

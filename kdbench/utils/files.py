@@ -156,15 +156,6 @@ def write_json(path: Path, value: Any, *, permit: Callable[[], None] = lambda: N
     write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n", permit=permit)
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; empty if the file is missing or unreadable."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
 def free_space(folder: Path) -> int:
     """Bytes that are free where a folder is or will be."""
     place = folder.absolute()

@@ -248,6 +248,8 @@ def _locked(path: Path, holder: Holder) -> bool | None:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return False
+    except OSError:  # another user's
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -273,7 +275,7 @@ def _places(folder: Path) -> list[Path]:
 
 
 def _all(folder: Path) -> list[Path]:
-    return [path for path in folder.glob(f"{LEASE_PREFIX}*") if path.name.removeprefix(LEASE_PREFIX).isdigit()]
+    return [path for path in folder.glob(f"{LEASE_PREFIX}*") if path.name.removeprefix(LEASE_PREFIX).isdecimal()]
 
 
 def _highest(folder: Path) -> Path | None:

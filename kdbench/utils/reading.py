@@ -140,6 +140,15 @@ def parse_toml(text: str) -> dict[str, Any]:
     return value
 
 
+def parse_word(text: str) -> Any:
+    """Return a value in TOML's notation; what is no single value stands for itself."""
+    try:
+        values = parse_toml(f"value = {text}")
+    except Unreadable:
+        return text
+    return values["value"] if len(values) == 1 else text
+
+
 def _reason(error: Exception) -> str:
     """Return why something failed, as one short line."""
     if isinstance(error, RecursionError):

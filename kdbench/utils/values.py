@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import numbers
+from collections.abc import Iterator, Sequence
 
 from kdbench.errors import UserError
 
@@ -17,13 +19,14 @@ def whole_number(value: object, low: int = -LARGEST, high: int = LARGEST) -> int
     Raises
     ------
     ValueError
-        It is not one, or not in ``[low, high]``; the message holds the value and what it must be.
+        It is not one, or not in ``[low, high]``; the message, such as ``must be at least 1, not 0``, is for behind a
+        name.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise ValueError(f"{shown(value)} is not a whole number")
+        raise ValueError(f"must be a whole number, not {shown(value)}")
     converted = int(value)
     if not low <= converted <= high:
-        raise ValueError(f"{shown(value)} is not {_range(low, high)}")
+        raise ValueError(f"must be {_range(low, high)}, not {shown(value)}")
     return converted
 
 
@@ -33,18 +36,20 @@ def number(value: object, low: float = -math.inf, high: float = math.inf) -> flo
     Raises
     ------
     ValueError
-        It is not one, not finite, or not in ``[low, high]``; the message holds the value and what it must be.
+        It is not one, not finite, or not in ``[low, high]``; the message is for behind a name.
     """
+    if type(value) is float and low <= value <= high and math.isfinite(value):
+        return value  # the usual case, fast
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise ValueError(f"{shown(value)} is not a number")
+        raise ValueError(f"must be a number, not {shown(value)}")
     try:
         converted = float(value)
     except OverflowError:
-        raise ValueError(f"{shown(value)} is too large") from None
+        raise ValueError(f"must be a finite number, not {shown(value)}") from None
     if not math.isfinite(converted):
-        raise ValueError(f"{converted} is not a finite number")
+        raise ValueError(f"must be a finite number, not {converted}")
     if not low <= converted <= high:
-        raise ValueError(f"{shown(value)} is not {_range(low, high)}")
+        raise ValueError(f"must be {_range(low, high)}, not {shown(value)}")
     return converted
 
 
@@ -62,6 +67,38 @@ def save_seconds(value: object) -> float:
         raise UserError(f"--save-every: {error}") from None
 
 
+def text(value: object) -> str:
+    """Return a text that is not empty, or raise ValueError with a message for behind a name."""
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"must be a text, not {shown(value)}")
+    return value
+
+
+def choice(value: object, choices: Sequence[str]) -> str:
+    """Return one of some words, or raise ValueError with a message for behind a name."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"must be {' or '.join(choices)}, not {shown(value)}")
+    return value
+
+
+def flag(value: object) -> bool:
+    """Return True or False, or raise ValueError with a message for behind a name."""
+    if not isinstance(value, bool):
+        raise ValueError(f"must be True or False, not {shown(value)}")
+    return value
+
+
+@contextlib.contextmanager
+def argument(name: str) -> Iterator[None]:
+    """Turn a ValueError about an argument of a user into a UserError that begins with its name."""
+    try:
+        yield
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{name} {error}") from None
+
+
 def shown(value: object) -> str:
     """Return a value of unknown kind and size as a short text for messages."""
     try:
@@ -72,6 +109,6 @@ def shown(value: object) -> str:
 
 
 def _range(low: float, high: float) -> str:
-    if high in (math.inf, LARGEST):
+    if high in (math.inf, LARGEST) and low not in (-math.inf, -LARGEST):
         return f"at least {low}"
-    return f"at most {high}" if low in (-math.inf, -LARGEST) else f"between {low} and {high}"
+    return f"between {low} and {high}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from report_pages import Page, report, undrawn
-from report_runs import records, write_runs
+from report_pages import Page, report
+from report_runs import records, undrawn, write_runs
 
 from kdbench.analysis.published.values import Published, load_published
 

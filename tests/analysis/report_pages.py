@@ -7,11 +7,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from kdbench.analysis.records import read_records
 from kdbench.analysis.report import write_report
-from kdbench.analysis.report.drawing import DrawnPlot, Plot
 from kdbench.analysis.splitting import split
 
 
@@ -53,8 +50,3 @@ def report(runs: Path, out: Path) -> Page:
     assert paths[0] == out / "index.html"
     assert all(path.exists() for path in paths)
     return Page(paths[0].read_text(encoding="utf-8"))
-
-
-def undrawn(plot: Plot) -> DrawnPlot:
-    """A plot that was never drawn, which takes most of the time."""
-    return DrawnPlot(plot.name, plot.title, Markup("<svg></svg>"), "<svg/>", b"%PDF")

@@ -44,9 +44,9 @@ def changed(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "half-written": (lambda path: path.write_bytes(path.read_bytes()[:500]), "not readable as JSON"),
     "empty": (lambda path: path.write_bytes(b""), "not readable as JSON"),
-    "binary": (lambda path: path.write_bytes(bytes(range(256))), "not readable as JSON"),
+    "binary": (lambda path: path.write_bytes(bytes(range(256))), "not UTF-8 text"),
     "deep": (lambda path: path.write_text("[" * 100_000), "not readable as JSON"),
-    "a list": (lambda path: path.write_text("[1, 2]"), "not a kdbench record"),
+    "a list": (lambda path: path.write_text("[1, 2]"), "not a JSON object"),
     "foreign": (lambda path: path.write_text('{"accuracy": 71.2}'), "not a kdbench record"),
     "another seed": (changed(lambda r: r["config"].update(seed=9)), "its configuration does not match its cell id"),
     "another teacher": (
@@ -54,9 +54,9 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         "its teacher does not match its configuration",
     ),
     "no cost": (changed(lambda r: r.pop("cost")), "'cost' is missing"),
-    "a word": (changed(lambda r: r.update(top1="71.2")), "'71.2' is not a number"),
+    "a word": (changed(lambda r: r.update(top1="71.2")), "top1 must be a number, not '71.2'"),
     "not a number": (changed(lambda r: r.update(nll=float("nan"))), "nan is not a number"),
-    "a fraction": (changed(lambda r: r.update(top1=101.0)), "101.0 is not an accuracy in percent"),
+    "a fraction": (changed(lambda r: r.update(top1=101.0)), "top1 must be between 0 and 100, not 101.0"),
     "null": (changed(lambda r: r.update(environment=None)), "not a kdbench record"),
 }
 

@@ -9,10 +9,11 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import tomli_w
 from cells import Typed
 from fake_records import fake_record
-from report_pages import report, undrawn
-from report_runs import EPOCHS, line, records, write_runs
+from report_pages import report
+from report_runs import EPOCHS, line, records, undrawn, write_runs
 
 from kdbench.analysis.records import read_records
 from kdbench.analysis.report import write_report
@@ -105,10 +106,8 @@ def test_unfinished_and_damaged_cells_are_named(tmp_path: Path, typed: Typed) ->
     (tmp_path / "runs" / "0" / "record.json").write_text("{")
     begun = tmp_path / "runs" / "begun"
     begun.mkdir()
-    config = (
-        'student = "resnet8"\nseed = 9\nid = "1"\nprotocol = {}\nteacher = {}\nmethod = {name = "kd", version = 1}\n'
-    )
-    (begun / "config.toml").write_text(config)
+    record = fake_record("kd", 9, 70.0)
+    (begun / "config.toml").write_text(tomli_w.dumps(record["config"] | {"id": record["cell"]}))
     code, out, err = typed("report", "runs", "--out", "here")
     assert code == 2
     assert out == "here/index.html\n"

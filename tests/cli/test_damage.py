@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from damaged_runs import COMMANDS, KINDS, READERS, Ending, build, place_of, type_in
 from damages import DAMAGES, rights_of_a_user
-from report_pages import undrawn
+from report_runs import undrawn
 
 COMBINATIONS = [(kind, damage) for kind in KINDS for damage in DAMAGES]
 PART = random.Random(20).sample(COMBINATIONS, 40)

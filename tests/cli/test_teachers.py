@@ -106,3 +106,23 @@ def test_two_teachers_of_one_network_must_be_told_apart(typed: Typed, small: lis
     assert len(spec) == 2
     assert typed(*words, spec[1])[0] == 0
     assert "no teacher resnet8@ffff" in typed(*words, "resnet8@ffff")[2]
+
+
+def test_an_import_says_what_is_doubtful_and_which_weights_it_took(
+    typed: Typed, small: list[str], tmp_path: Path
+) -> None:
+    words = [*(w for w in small if w not in {"--epochs", "1"}), "--network", "resnet8"]
+    weights = torch.load(checkpoint(tmp_path / "a.pth"))["model"]
+    torch.save({"state_dict": weights, "state_dict_ema": {k: v / 2 for k, v in weights.items()}}, tmp_path / "b.pth")
+    code, _, err = typed("teacher", "import", tmp_path / "b.pth", *words)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "choose with --key one of state_dict.module, state_dict_ema.module" in err
+    code, out, err = typed("teacher", "import", tmp_path / "b.pth", *words, "--key", "state_dict_ema")
+    assert code == 0, err
+    assert "(imported from b.pth, state_dict_ema.module; not checked: no expected value)" in out
+    assert "warning: " in out
+    assert "normalisation" in out
+    card = json.loads(next(Path("runs").glob("**/teacher.json")).read_bytes())
+    assert card["weights"][:8] in typed("teacher", "list")[1]
+    code, _, err = typed("teacher", "import", tmp_path / "b.pth", *words, "--accuracy", "nan")
+    assert (code, len(err.splitlines())) == (2, 1)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import tomli_w
 from cells import Typed
+from fake_records import record_of
 
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.folder import FAILURE, RECORD
@@ -102,7 +103,7 @@ def test_a_worker_is_stopped_whatever_its_grid_has_become(change: str, cancelled
     if change == "all done":
         (cell,) = (cell for cell in grid.cells if cell.method == "ce" and cell.seed == 1)
         cell.folder(Path("runs")).mkdir(parents=True)
-        (cell.folder(Path("runs")) / RECORD).write_text(json.dumps({"cell": cell.id, "top1": 50.0, "epochs": 1}))
+        (cell.folder(Path("runs")) / RECORD).write_text(json.dumps(record_of(cell, 50.0)))
     out, signalled = cancelled(submission.folder / "worker-1")
     assert out.startswith(f"stopping worker-1 (process {os.getpid()}), which saves its running cells\n")
     assert signalled

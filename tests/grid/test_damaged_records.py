@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from cells import Typed
+from fake_records import fake_record, record_of
 from rich.console import Console
 from test_cancel import make_grid, queue
 
@@ -28,11 +29,11 @@ __all__ = ["queue"]
 
 DAMAGES = {
     "": "is empty",
-    "{": "is damaged (not readable as JSON",
-    "[]": "is damaged (not a kdbench record)",
-    "{}": "is damaged (not a kdbench record)",
-    "[" * 100_000: "is damaged (not readable as JSON",
-    '{"cell": "another"}': "belongs to another cell",
+    "{": "is not readable as JSON",
+    "[]": "is not a JSON object",
+    "{}": "is not a kdbench record: 'config' is missing",
+    "[" * 100_000: "is not readable as JSON",
+    json.dumps(fake_record("kd", 1, 70.0)): "belongs to another cell",
 }
 
 
@@ -82,7 +83,7 @@ def test_what_a_command_says_to_type_next_works_as_typed(typed: Typed, monkeypat
 def test_of_very_many_records_only_the_size_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     grid = make_grid(methods=["ce"], seeds=3)
-    for cell, text in zip(grid.cells, ("", "{", json.dumps({"cell": grid.cells[2].id})), strict=True):
+    for cell, text in zip(grid.cells, ("", "{", json.dumps(record_of(grid.cells[2], 70.0))), strict=True):
         cell.folder(Path("runs")).mkdir(parents=True)
         (cell.folder(Path("runs")) / RECORD).write_text(text)
     found = [status.state for status in survey(grid.cells, Path("runs"), Scheduler(), {}, {})]
@@ -97,11 +98,11 @@ def test_a_view_survives_records_of_the_wrong_kind(typed: Typed) -> None:
     grid = make_grid(methods=["ce"], seeds=2)
     for cell, top1, epochs in zip(grid.cells, (50.0, "50"), ("many", 1), strict=True):
         cell.folder(Path("runs")).mkdir(parents=True)
-        record = {"cell": cell.id, "top1": top1, "epochs": epochs}
+        record = record_of(cell, 50.0) | {"top1": top1, "epochs": epochs}
         (cell.folder(Path("runs")) / RECORD).write_text(json.dumps(record))
     code, out, _ = typed("grid", "status", "grid.toml")
     assert code == 0
-    assert out.count("record.json is damaged") == 2
+    assert out.count("record.json is damaged: ") == 2
     make_grid(methods=["ce"], seeds=3)
     assert typed("grid", "plan", "grid.toml")[0] == 0, "their times are left out"
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import tomli_w
 from cells import Typed
+from fake_records import record_of
 from slurm_cluster.cluster import wait_for
 from test_grid_files import write
 
@@ -162,7 +163,7 @@ def test_states(tmp_path: Path) -> None:
     folders = [cell.folder(tmp_path) for cell in grid.cells]
     for folder in folders[:6]:
         folder.mkdir(parents=True)
-    (folders[0] / RECORD).write_text(json.dumps({"cell": grid.cells[0].id, "top1": 71.25, "epochs": 1}))
+    (folders[0] / RECORD).write_text(json.dumps(record_of(grid.cells[0], 71.25)))
     (folders[1] / FAILURE).write_text(json.dumps({"reason": "out of memory", "text": "CUDA\nmore"}))
     (folders[2] / CONFIG).write_text("")
     (folders[2] / STATE).write_text("")

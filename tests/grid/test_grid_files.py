@@ -157,3 +157,14 @@ def test_a_file_that_is_not_there(typed: Typed) -> None:
     code, _, err = typed("grid", "plan", "nothing.toml")
     assert (code, err.count("\n")) == (2, 1)
     assert "file nothing.toml does not exist" in err
+
+
+@pytest.mark.parametrize("words", [["run"], ["submit", "--cluster", "local"]])
+@pytest.mark.parametrize("seconds", ["nan", "-5", "inf"])
+def test_seconds_between_saves_are_checked_before_anything_starts(words: list[str], seconds: str, typed: Typed) -> None:
+    lines = 'protocol = "digits-demo-v1"', 'pairs = ["resnet14>resnet8"]', 'methods = ["ce"]', "seeds = 1"
+    write(Path("small.toml"), "\n".join(lines))
+    code, _, err = typed("grid", *words, "small.toml", "--save-every", seconds)
+    assert code == 2
+    assert err.startswith("kdbench: --save-every must be ")
+    assert not Path("runs").exists()

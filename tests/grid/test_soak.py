@@ -73,6 +73,7 @@ def left(folder: Path) -> dict[str, Any]:
         record = json.loads(path.read_bytes())
         for name in TIMES:
             del record["cost"][name]
+        del record["record_hash"]  # it covers the times
         records[record["cell"]] = record | {"metrics": path.with_name("metrics.jsonl").read_text()}
     return records
 

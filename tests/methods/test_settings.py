@@ -47,9 +47,10 @@ def test_settings_are_described_and_checked(method: type[Method]) -> None:
             continue
         with pytest.raises(ValueError, match=name):
             method.Config(**{name: -1})
-        if hints[name] is float:
-            with pytest.raises(ValueError, match=name):
-                method.Config(**{name: math.nan})
+        for value in (math.nan, math.inf, 1e308) if hints[name] is float else (10**400,):
+            with pytest.raises(ValueError, match=name) as refused:
+                method.Config(**{name: value})
+            assert len(str(refused.value)) < 150
         if "temperature" in name:
             with pytest.raises(ValueError, match=name):
                 method.Config(**{name: 0.0})

@@ -41,6 +41,7 @@ def refusal(path: Path) -> str:
         (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
         (b"\x93NUMPY\x01\x00", "a NumPy array"),
         (b"\x00\x01\x02\x03" * 9, "no file of torch.save or safetensors"),
+        (bytes(10_240), "no file of torch.save or safetensors"),
         (b"\x80\x02junk\x1b[1m", "is damaged or no checkpoint"),
         (b"PK\x03\x04 and no more", "is damaged or no checkpoint"),
     ],

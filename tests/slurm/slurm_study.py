@@ -82,7 +82,7 @@ def comparable(folder: Path) -> dict[str, Any]:
     record = json.loads((folder / RECORD).read_text())
     for name in TIMES:
         del record["cost"][name]
-    del record["environment"]
+    del record["environment"], record["record_hash"]
     return record | {
         "metrics": (folder / "metrics.jsonl").read_text(),
         "files": sorted(p.name for p in folder.iterdir()),

@@ -177,6 +177,19 @@ def test_a_cell_that_was_begun_goes_on_as_it_began(kind: str, session: kdbench.S
     assert [outcome["weights"] for outcome in outcomes] == [expected["weights"]]
 
 
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"teacher_outputs = [", b"[a]\n" * 2])
+def test_a_begun_cell_resumes_without_its_configuration(content: bytes, session: kdbench.Session) -> None:
+    (cell,) = cells(session, "kd")
+
+    def stop(_: Cell) -> Callable[[Progress], None]:
+        return lambda progress: os.kill(os.getpid(), signal.SIGTERM) if progress.fraction > 0.4 else None
+
+    with pytest.raises(Interrupted):
+        session.run_all([cell], stop)
+    (cell.folder(session.runs) / CONFIG).write_bytes(content)
+    assert kinds(session.run_all([cell])) in (["live"], ["cache"])
+
+
 @pytest.mark.parametrize("error", [RuntimeError("CUDA error: an illegal memory access"), OSError("stale handle")])
 def test_a_build_that_fails_in_any_way_fails_all_that_should_read_it(
     error: Exception, session: kdbench.Session, monkeypatch: pytest.MonkeyPatch

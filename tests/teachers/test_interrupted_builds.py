@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -136,6 +137,15 @@ def test_a_segment_without_its_description_is_built_again(tmp_path: Path) -> Non
     (description,) = (tmp_path / teacher_cache.FOLDER).glob("*/*/segment.json")
     description.unlink()
     assert build_again(tmp_path) == visited().tolist()
+
+
+@pytest.mark.parametrize("name", ["pairs.npy", "logits.npy", "segment.json"])
+def test_a_file_that_no_disk_holds_is_damaged_at_once(name: str, tmp_path: Path) -> None:
+    build_again(tmp_path)
+    (file,) = (tmp_path / teacher_cache.FOLDER).glob(f"*/*/{name}")
+    os.truncate(file, 2**40)
+    with pytest.raises(UserError, match="is damaged"):
+        TeacherCache(tmp_path, IDENTITY)
 
 
 @pytest.mark.parametrize("change", [{"sha256": {}}, {"dtypes": {"logits": "int32"}}, {"dtypes": {"../x": "float32"}}])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,7 +48,11 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
 
 
-DAMAGES = pytest.mark.parametrize("damage", [flip, empty, cut, Path.unlink])
+def grow(path: Path) -> None:
+    os.truncate(path, 2**40)
+
+
+DAMAGES = pytest.mark.parametrize("damage", [flip, empty, cut, grow, Path.unlink])
 
 
 def files_of(session: kdbench.Session, card: TeacherCard) -> tuple[Path, Path]:

@@ -13,7 +13,8 @@ from kdbench.analysis.report.cells import Cells
 from kdbench.analysis.report.page import page_html
 from kdbench.analysis.report.sections import OnProgress, file_name, make_sections
 from kdbench.errors import UserError
-from kdbench.utils.files import explain_os_errors, read_object, write_atomic, write_json
+from kdbench.utils.files import explain_os_errors, write_atomic, write_json
+from kdbench.utils.reading import read_object
 
 PAGE, PLOTS = "index.html", "plots"
 _WRITTEN = ".plots.json"

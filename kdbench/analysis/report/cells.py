@@ -20,7 +20,7 @@ from kdbench.analysis.report.curves import Curve, Curves
 from kdbench.analysis.tables.table import MISSING, Entry, Table
 from kdbench.experiment.folder import RECORD
 from kdbench.experiment.identity import identity_text
-from kdbench.utils.files import read_object
+from kdbench.utils.reading import read_object
 
 CELLS_LISTED = 10
 """Number of cells per method and pair that the table lists; the page's script lists the others on request."""
@@ -51,6 +51,7 @@ _LABELS = {
     "cost.peak_memory_mb": "peak memory, MB",
     "cost.extra_parameters": "trainable parameters that the method adds",
     "weights": "hash of the weights",
+    "record_hash": "hash of the record",
     "family": "family of the method",
     "data_fingerprint": "fingerprint of the data",
 }

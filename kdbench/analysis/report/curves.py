@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from kdbench.analysis.comparison import Comparison
 from kdbench.experiment.folder import METRICS
+from kdbench.utils.reading import Unreadable, read_bytes
 
 Quantity = Literal["top1", "loss"]
 CELLS_READ = 10
@@ -78,8 +79,8 @@ def read_curves(comparison: Comparison) -> Curves:
 def read_curve(path: Path) -> Curve | None:
     """Read the curve in a file of metrics, without its damaged lines; None if the file does not exist."""
     try:
-        lines = path.read_bytes().splitlines()
-    except OSError:
+        lines = read_bytes(path).splitlines()
+    except Unreadable:
         return None
     points: dict[int, tuple[float, float]] = {}
     damaged = []

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from kdbench.analysis.comparison import COLUMN, ComparedPair, Comparison, EpochRule, Row
+from kdbench.analysis.comparison import ComparedPair, Comparison, EpochRule, Row
 from kdbench.analysis.stats.paired import TOLERANCE
-from kdbench.analysis.stats.ranks import Ranking, average_ranks, friedman, nemenyi, rank_stability, wilcoxon_holm
+from kdbench.analysis.stats.ranks import Ranking, friedman, nemenyi, rank_stability, wilcoxon_holm
 from kdbench.analysis.tables.differences import (
     MARGIN,
     Versus,
@@ -25,6 +25,7 @@ from kdbench.analysis.tables.differences import (
 from kdbench.analysis.tables.entries import LEVEL, fixed
 from kdbench.analysis.tables.layouts import views_entry
 from kdbench.analysis.tables.notes import label_entry, provenance, teacher_notes, top1_note
+from kdbench.analysis.tables.scores import rank_rows, ranked_scores, row_means
 from kdbench.analysis.tables.table import MISSING, Entry, Table, words
 from kdbench.errors import UserError
 
@@ -67,10 +68,10 @@ class Leaderboard:
 
 def leaderboard(comparison: Comparison, epoch_rule: EpochRule = "last") -> Leaderboard:
     """Rank the methods that have a record in every pair; other methods follow without a rank."""
-    means = {row: _means(comparison, row, epoch_rule) for row in comparison.rows}
-    ranked, scores = _scores(comparison, means)
+    means = {row: row_means(comparison, row, epoch_rule) for row in comparison.rows}
+    ranked, scores = ranked_scores(comparison, means)
     ranking = friedman(scores) if len(ranked) > 2 and len(comparison.pairs) > 1 else None
-    ranks = _ranks(ranked, scores)
+    ranks = rank_rows(ranked, scores)
     baseline = comparison.student_only
     versus = {result.row: result for result in against(comparison, baseline, epoch_rule)} if baseline else {}
     standings = [
@@ -90,13 +91,13 @@ def pairwise_table(comparison: Comparison, epoch_rule: EpochRule = "last") -> Ta
     UserError
         Fewer than three methods have records in all pairs, or the comparison has fewer than two pairs.
     """
-    means = {row: _means(comparison, row, epoch_rule) for row in comparison.rows}
-    ranked, scores = _scores(comparison, means)
+    means = {row: row_means(comparison, row, epoch_rule) for row in comparison.rows}
+    ranked, scores = ranked_scores(comparison, means)
     if len(ranked) < 3 or len(comparison.pairs) < 2:
         raise UserError(
             f"{comparison.title}: --pairwise needs at least three methods with records in all pairs, and two pairs"
         )
-    ranks = _ranks(ranked, scores)
+    ranks = rank_rows(ranked, scores)
     by_rank, by_sign = nemenyi(scores), wilcoxon_holm(scores)
     order = sorted(range(len(ranked)), key=lambda index: ranks[ranked[index]])
     rows = [
@@ -125,7 +126,7 @@ def pairwise_table(comparison: Comparison, epoch_rule: EpochRule = "last") -> Ta
 
 def leaderboard_table(board: Leaderboard, stability: Sequence[str] = ()) -> Table:
     """Make a table of a leaderboard, with the notes of :func:`stability_notes`."""
-    comparison = board.comparison
+    comparison, dagger = board.comparison, "†" if board.epoch_rule == "best" else ""
     rows = []
     for standing in board.standings:
         place = 1 + sum(other.rank < standing.rank - TOLERANCE for other in board.standings)
@@ -139,10 +140,7 @@ def leaderboard_table(board: Leaderboard, stability: Sequence[str] = ()) -> Tabl
                 Entry(MISSING if missing else str(place)),
                 label_entry(comparison, standing.row, tuple(notes)),
                 Entry(fixed(standing.rank) or MISSING),
-                Entry(
-                    (fixed(standing.mean) or MISSING) + ("†" if board.epoch_rule == "best" else ""),
-                    {"top-1 %": fixed(standing.mean)},
-                ),
+                Entry(f"{fixed(standing.mean) or MISSING}{dagger}", {"top-1 %": fixed(standing.mean)}),
                 _gain_entry(standing),
                 Entry(p_text(versus.holm_p) if versus else MISSING),
                 Entry("/".join(map(str, versus.outcome)) if versus else MISSING),
@@ -215,30 +213,8 @@ def _tau(what: str, first: Mapping[str, float], second: Mapping[str, float]) -> 
 
 def _order(comparison: Comparison, epoch_rule: EpochRule) -> dict[str, float]:
     """Return the negative average rank of each ranked method, by its label."""
-    means = {row: _means(comparison, row, epoch_rule) for row in comparison.rows}
-    return {row.label: -rank for row, rank in _ranks(*_scores(comparison, means)).items()}
-
-
-def _scores(
-    comparison: Comparison, means: Mapping[Row, Mapping[ComparedPair, float]]
-) -> tuple[tuple[Row, ...], list[list[float]]]:
-    """Return the methods that have a record in every pair, and their means."""
-    ranked = tuple(row for row, by_pair in means.items() if len(by_pair) == len(comparison.pairs))
-    return ranked, [list(means[row].values()) for row in ranked]
-
-
-def _ranks(ranked: Sequence[Row], scores: Sequence[Sequence[float]]) -> dict[Row, float]:
-    """Return the average rank of each of these methods over pairs, 1 is best."""
-    return dict(zip(ranked, average_ranks(scores).tolist(), strict=True)) if ranked else {}
-
-
-def _means(comparison: Comparison, row: Row, epoch_rule: EpochRule) -> dict[ComparedPair, float]:
-    means = {}
-    for pair in comparison.pairs:
-        result = comparison.result(row, pair)
-        if result and len(result.frame):
-            means[pair] = float(result.frame[COLUMN[epoch_rule]].mean())
-    return means
+    means = {row: row_means(comparison, row, epoch_rule) for row in comparison.rows}
+    return {row.label: -rank for row, rank in rank_rows(*ranked_scores(comparison, means)).items()}
 
 
 def _standing(
