@@ -13,7 +13,6 @@ import typer
 
 from kdbench.cli.output import write_utf8
 from kdbench.utils.text import printable, quoted
-from kdbench.utils.values import save_seconds
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,7 +44,7 @@ PrecisionOption = Annotated[
 DeviceOption = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, ... [default: a GPU if there is one, else cpu]")
 ]
-SaveEveryOption = Annotated[float, typer.Option(help="Seconds between two saves of the state.", callback=save_seconds)]
+SaveEveryOption = Annotated[float, typer.Option(help="Seconds between two saves of the state.")]
 CacheOption = Annotated[
     Literal["auto", "on", "off"],
     typer.Option(help="Read teacher outputs from a cache: where that saves forward passes, always, or never."),

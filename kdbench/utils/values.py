@@ -53,20 +53,6 @@ def number(value: object, low: float = -math.inf, high: float = math.inf) -> flo
     return converted
 
 
-def save_seconds(value: object) -> float:
-    """Return how many seconds lie between two saves of a state.
-
-    Raises
-    ------
-    UserError
-        It is no finite number, or below 0.
-    """
-    try:
-        return number(value, 0)
-    except ValueError as error:
-        raise UserError(f"--save-every: {error}") from None
-
-
 def text(value: object) -> str:
     """Return a text that is not empty, or raise ValueError with a message for behind a name."""
     if not isinstance(value, str) or not value.strip():

@@ -257,14 +257,11 @@ def typed(words: list[str]) -> tuple[int, str, str]:
 def fault(case: Case) -> str:
     """What is wrong with the answer to a bad value; empty if nothing is."""
     code, out, error = typed(case.words())
-    if "Traceback" in error:
-        return error.strip().splitlines()[-1][:200]
-    if code not in (0, 2):
-        return f"exit code {code}: {error[-200:]}"
+    if code not in (0, 2) or "Traceback" in error:
+        return f"exit code {code}: {error.strip()[-300:]}"
     if code == 0:
-        senseless = NUMBERS[3:7] if case.is_number else ["", " "]
-        is_path = case.parameter in PATHS
-        return f"{case.value[:40]!r} is taken" if case.value in senseless and not is_path else ""
+        senseless = NUMBERS[3:7] if case.is_number else [] if case.parameter in PATHS else ["", " "]
+        return f"{case.value[:40]!r} is taken" if case.value in senseless else ""
     return _fault_of_message(out, error, case.value)
 
 
