@@ -39,13 +39,15 @@ class NetShape:
 
 @final
 class _Valueless(TorchFunctionMode):
-    """Skip normal initialisation: on the meta device, torch would load its compiler for it, which takes seconds."""
+    """Skip what changes values alone, and for which torch would load its compiler on the meta device, in seconds."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         keywords = kwargs or {}
-        return keywords["tensor"] if func is nn.init.normal_ else func(*args, **keywords)
+        if func is nn.init.normal_:
+            return keywords["tensor"]
+        return args[0] if func is nn.functional.batch_norm else func(*args, **keywords)
 
 
 @contextlib.contextmanager

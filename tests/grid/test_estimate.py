@@ -241,6 +241,7 @@ def test_the_plan_says_which_methods_do_not_take_the_images(plan: Any, tmp_path:
         ("pckd", "images of 16 x 12 pixels cannot be turned"),
         ("sskd", "images of 16 x 12 pixels cannot be turned"),
     ]
+    assert not re.search("without pckd", out), "it needs no cache"
 
 
 @pytest.mark.parametrize("width", [20, 40, 200])

@@ -14,10 +14,12 @@ from cells import CPU, make_teacher, tiny_protocol
 from kdbench.data.batches import DeviceData
 from kdbench.data.datasets import DataShape, load_dataset
 from kdbench.data.views import Augmentation
+from kdbench.grid import unsupported
 from kdbench.grid.cache_needs import expected_pairs
 from kdbench.grid.shapes import net_shape
 from kdbench.method import PLAIN, ViewPlan
 from kdbench.models import NETWORKS, build_backbone
+from kdbench.models.build import build_net
 from kdbench.teachers.demand import Visits
 from kdbench.teachers.outputs import LiveTeacher
 
@@ -74,3 +76,13 @@ def test_a_row_of_a_cache_takes_the_bytes_that_the_teacher_says(network: str, pr
     said = live.forward(DeviceData(dataset, protocol, CPU), torch.arange(3))
     shape = net_shape(network, DataShape(42, (16, 16), 3), precision)
     assert shape.row == {part: values[0].nbytes for part, values in said.items()}
+
+
+@pytest.mark.parametrize("network", ["resnet8", "wrn_16_1", "MobileNetV2", "timm:test_resnet", "timm:test_vit"])
+def test_maps_without_values_have_the_shapes_of_those_with_values(network: str, tiny_npz: Path) -> None:
+    dataset = load_dataset(f"npz:{tiny_npz}", Path())
+    protocol = tiny_protocol(dataset)
+    net = build_net(network, protocol, dataset, seed=0, purpose="student")
+    found = unsupported._net(network, protocol, dataset.shape)
+    assert found
+    assert (found.shapes, found.stem_shape, found.map_shape) == (net.shapes, net.stem_shape, net.map_shape)
