@@ -11,6 +11,7 @@ from kdbench.data.datasets import EMBEDDED, Dataset, dataset_name, load_dataset
 from kdbench.data.npz import NPZ, file_of
 from kdbench.errors import UserError
 from kdbench.utils.text import one_line
+from kdbench.utils.values import argument, text
 
 DEFAULT_FOLDER: Final = Path("data")
 """Where data sets are kept if nothing else is said."""
@@ -37,18 +38,19 @@ class DataPlace:
         """
         if word is None:
             return cls()
-        text = str(word)
-        if (file := file_of(text)) is not None:
-            return cls(Path(file), is_npz=True, given=True)
-        if not text.strip():
+        if isinstance(word, str) and not word.strip():
             raise UserError("--data is empty: give a folder of data sets, or npz:FILE")
+        with argument("--data"):
+            typed = str(word) if isinstance(word, Path) else text(word)
+        if (file := file_of(typed)) is not None:
+            return cls(Path(file), is_npz=True, given=True)
         try:
-            path = Path(text).expanduser()
+            path = Path(typed).expanduser()
             is_file = path.is_file()
         except (OSError, RuntimeError, ValueError) as error:
-            raise UserError(f"--data {text!r} is no folder ({one_line(error)}): give DIR or npz:FILE") from None
+            raise UserError(f"--data {typed!r} is no folder ({one_line(error)}): give DIR or npz:FILE") from None
         if is_file:
-            raise UserError(f"--data {text} is a file, not a folder of data sets: type {shlex.quote(NPZ + text)}")
+            raise UserError(f"--data {typed} is a file, not a folder of data sets: type {shlex.quote(NPZ + typed)}")
         return cls(path, given=True)
 
     def load(self, name: str, *, download: bool) -> Dataset:

@@ -94,8 +94,6 @@ class Session:
             text(protocol)
         with argument("--runs"):
             folder = runs if isinstance(runs, Path) else Path(text(runs))
-        with argument("--data"):
-            data = data if data is None or isinstance(data, Path) else text(data)
         with argument("--save-every"):
             save_every = number(save_every, 0)
         with argument("--device"):
