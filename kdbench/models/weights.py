@@ -79,9 +79,10 @@ def load_weights(net: Net, weights: Mapping[str, Tensor], origin: str, names: Ma
     if misfit := describe_misfit(net, weights, names):
         raise UserError(f"{origin} is no {net.name} with {net.num_classes} classes: {misfit}")
     for name, value in weights.items():
-        if reason := _unusable(value, expected[name]):
+        if not name.endswith(COUNTER) and (reason := _unusable(value, expected[name])):
             raise UserError(f"{origin} cannot be used: entry {names.get(name, name)} {reason}")
-    net.backbone.load_state_dict(expected | dict(weights))
+    entries = {name: value for name, value in weights.items() if not name.endswith(COUNTER) or _is_counter(value)}
+    net.backbone.load_state_dict(expected | entries)
 
 
 def describe_misfit(net: Net, weights: Mapping[str, Tensor], names: Mapping[str, str]) -> str:
@@ -107,6 +108,11 @@ def describe_misfit(net: Net, weights: Mapping[str, Tensor], names: Mapping[str,
         if entries
     ]
     return f"entries {'; '.join(parts)}. Name the right network with --network, or the right data set with --protocol"
+
+
+def _is_counter(value: Tensor) -> bool:
+    """Return whether a counter can be loaded: averaged ones are no whole numbers, and nothing depends on them."""
+    return not (value.is_meta or value.is_floating_point() or value.is_complex() or value.layout != torch.strided)
 
 
 def _unusable(value: Tensor, expected: Tensor) -> str:

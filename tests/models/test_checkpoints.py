@@ -44,6 +44,7 @@ OPTIMIZER = torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=0.1).state_dict()
 FORMS: dict[str, tuple[Any, str]] = {
     "alone": (W, ""),
     "torch 0.4": ({name: value for name, value in W.items() if not name.endswith("num_batches_tracked")}, ""),
+    "averaged counters": ({n: v / 1 if n.endswith("num_batches_tracked") else v for n, v in W.items()}, ""),
     **{name: ({name: W, "epoch": 3}, name) for name in ("model", "net", "state_dict", "model_state_dict", "student")},
     "nested": ({"checkpoint": {"network": {"weights": W}}}, "checkpoint.network.weights"),
     "DataParallel": ({"model": behind("module.", W), "optimizer": OPTIMIZER}, "model.module"),
