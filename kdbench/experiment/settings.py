@@ -174,7 +174,10 @@ def _convert(name: str, key: str, value: Any, kind: Any) -> Any:
 
 
 def _why(value: Any) -> str:
-    """Return what is wrong with a number or its text, if it is one that is not finite."""
-    with contextlib.suppress(ValueError, TypeError, OverflowError):
+    """Return what is wrong with a number or its text, if it is one that is not finite or too large."""
+    try:
         return "" if math.isfinite(float(value)) else ", which is not finite"
-    return ""
+    except OverflowError:
+        return ", which is too large"
+    except (ValueError, TypeError):
+        return ""
