@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kdbench.errors import UserError
-from kdbench.utils.platform import check_platform
 
 if TYPE_CHECKING:
     from kdbench.engine.api import train
@@ -15,8 +14,10 @@ __all__ = ["Session", "UserError", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    # torch is imported where it is first needed, so that the command line answers at once.
+    # torch is imported where it is first needed, so that the command line answers at once, to Ctrl-C as well.
     if name in {"Session", "train"}:
+        from kdbench.utils.platform import check_platform  # noqa: PLC0415
+
         check_platform()
         from kdbench.engine import api, session  # noqa: PLC0415
 

@@ -12,7 +12,9 @@ def main() -> None:
     # Threads that wait long by spinning make a busy machine many times slower; read when torch is first imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # Until there is something to save, Ctrl-C ends the process as the system does it, in the middle of an import too.
-    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    handler = signal.getsignal(signal.SIGINT)
+    if handler != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     from kdbench.cli.app import run
     from kdbench.cli.output import with_lasting_streams
 
