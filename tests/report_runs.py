@@ -32,7 +32,7 @@ def records(seeds: int = 2) -> list[dict[str, Any]]:
 
 def write_runs(folder: Path, made: Iterable[dict[str, Any]], *, metrics: bool = True) -> list[Path]:
     """Write records, each with a line of metrics an epoch that ends at its accuracy; returns their folders."""
-    folders, made = [], list(made)
+    folders, made = [], [record | {"loss": {"ce": 2 / EPOCHS, "kd": 1.0}} if metrics else record for record in made]
     for record, path in zip(made, write_records(folder, made), strict=True):
         if metrics:
             lines = [json.dumps(line(record, epoch)) for epoch in range(1, EPOCHS + 1)]
@@ -43,7 +43,7 @@ def write_runs(folder: Path, made: Iterable[dict[str, Any]], *, metrics: bool = 
 
 def line(record: dict[str, Any], epoch: int) -> dict[str, Any]:
     """An epoch's metrics."""
-    return {"epoch": epoch, "lr": 0.05, "loss/ce": 2 / epoch, "loss/kd": 1.0, "top1": record["top1"] - EPOCHS + epoch}
+    return {"epoch": epoch, "lr": 0.05, "loss/ce": 2 / epoch, "loss/kd": 1.0, "top1": record["top1"] + (epoch - EPOCHS)}
 
 
 def undrawn(plot: Plot) -> DrawnPlot:

@@ -267,7 +267,7 @@ class Session:
         """Import a checkpoint as a teacher; see :func:`kdbench.teachers.make.import_teacher`."""
         if expected is not None:
             with argument("--accuracy"):
-                expected = number(expected, 0, 100)
+                expected = number(expected)
         return import_teacher(
             path,
             canonical_network(network),

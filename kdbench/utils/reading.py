@@ -125,15 +125,15 @@ def parse_json(text: str) -> Any:
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """Return the content of a TOML text.
+    """Return the content of a TOML text; numbers may be infinite, or none: who takes them names their keys.
 
     Raises
     ------
     Unreadable
-        It is not TOML, nests too deep, or holds a number that is not finite.
+        It is not TOML, or nests too deep.
     """
     try:
-        value = tomllib.loads(text, parse_float=_finite)
+        value = tomllib.loads(text)
         _check_depth(value)
     except (ValueError, RecursionError) as error:
         raise Unreadable(f"is not TOML: {_reason(error)}") from None

@@ -72,6 +72,7 @@ def left(session: kdbench.Session, cell: Cell) -> dict[str, Any]:
     cost = record["cost"]
     for name in ("train_seconds", "evaluate_seconds", "images_per_second", "peak_memory_mb", "cells_together"):
         del cost[name]
+    del record["record_hash"]  # it covers the times
     return record | {"metrics": (folder / "metrics.jsonl").read_text()}
 
 
