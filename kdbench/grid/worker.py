@@ -16,6 +16,7 @@ from kdbench.engine.session import Session
 from kdbench.errors import Interrupted, UserError
 from kdbench.experiment.cell import Cell, by_teacher, lockstep_groups
 from kdbench.experiment.folder import FAILURE, RECORD
+from kdbench.teachers.cache import DoesNotFit
 from kdbench.teachers.cards import list_teachers
 from kdbench.teachers.demand import Wanted
 from kdbench.teachers.make import register_trained
@@ -166,6 +167,8 @@ class Worker:
                 )
             except (Busy, Superseded):
                 continue
+            except DoesNotFit as error:  # cells that do not need it can run
+                self._note(error)
             except NotWritten:
                 raise
             except Exception as error:
@@ -201,7 +204,7 @@ class Worker:
             cells, self._display.observer, cache=mode, together=self._workload.lockstep, watch=self._display
         )
         for cell, outcome in zip(cells, outcomes, strict=True):
-            if isinstance(outcome, NotWritten):
+            if isinstance(outcome, NotWritten) and not isinstance(outcome, DoesNotFit):
                 raise outcome
             if isinstance(outcome, dict):
                 self._display.done(cell, outcome)

@@ -33,7 +33,7 @@ from kdbench.teachers.cache_folder import FOLDER, IDENTITY, Identity, lock_use
 from kdbench.teachers.places import Forward, PlacedBatches
 from kdbench.teachers.segments import PARTIAL, SEGMENT, Pairs, Segment, SegmentWriter
 from kdbench.teachers.watch import Estimate, Watch
-from kdbench.utils.files import free_space, write_json
+from kdbench.utils.files import NotWritten, free_space, write_json
 from kdbench.utils.leases import Busy, Lease, Leases, tidy
 from kdbench.utils.scheduler import Scheduler
 from kdbench.utils.signals import Stop
@@ -43,6 +43,10 @@ STORED: frozenset[Part] = frozenset({"logits", "penultimate"})
 """The parts that are kept; maps would take hundreds of times the space."""
 _SAVE_EVERY = 10.0
 """Seconds between two notes of how far a build is."""
+
+
+class DoesNotFit(NotWritten):
+    """A cache is larger than the free space of the disk."""
 
 
 @final
@@ -177,7 +181,7 @@ class TeacherCache:
         writer = SegmentWriter(self.folder, pairs, batches.order, sample)
         views, free = len(pairs) - writer.done, free_space(self.folder)
         if writer.bytes_left > free:
-            raise UserError(
+            raise DoesNotFit(
                 f"the teacher cache of {self.identity.network} needs {size(writer.bytes_left)} in {self.folder}, but "
                 f"{size(free)} are free: free some, choose another folder with --runs DIR, or query the live teacher "
                 "with --cache off"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from cells import Typed
+from fake_records import record_of
 from test_cancel import make_grid, submit
 
 from kdbench.engine.run_state import tidy_ended
@@ -139,7 +140,7 @@ def test_a_run_removes_what_killed_runs_left(typed: Typed) -> None:
     (cell,) = grid.cells
     folder = cell.folder(Path("runs"))
     folder.mkdir(parents=True)
-    for name, text in ((RECORD, json.dumps({"cell": cell.id, "top1": 50.0})), (STATE, "")):
+    for name, text in ((RECORD, json.dumps(record_of(cell, 50.0))), (STATE, "")):
         (folder / name).write_text(text)
     dead_lease(folder)
     killed, working, starting = (submit(grid, {"worker-1": grid.cells}).folder for _ in range(3))

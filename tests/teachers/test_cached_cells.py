@@ -225,4 +225,5 @@ def test_a_cache_that_does_not_fit_stops_only_those_that_need_it(
     outcomes = session.run_all(cells(session, "ce", "kd", "reviewkd", "dkd"), cache="on")
     assert [isinstance(outcome, UserError) for outcome in outcomes] == [False, True, False, True]
     assert re.search(r"needs .* kB in .* 1\.0 kB are free", str(outcomes[1]))
+    assert not list(session.runs.glob("**/failed.json")), "with more space the same command resumes"
     assert kinds(session.run_all(cells(session, "kd"), cache="auto")) == ["live"]
