@@ -53,7 +53,6 @@ READERS = {
     "report": ["report", "runs", "--out", "../report"],
     "grid status": ["grid", "status", "grid.toml"],
     "grid plan": ["grid", "plan", "grid.toml"],
-    "grid submit": ["grid", "submit", "done.toml", "--profile", "profile.toml"],
     "teacher list": ["teacher", "list"],
     "cache list": ["cache", "list"],
     "show": ["--methods", "own", "show", "mine"],
@@ -61,6 +60,7 @@ READERS = {
 }
 """Commands that only read."""
 WRITERS = {
+    "grid submit": ["grid", "submit", "done.toml", "--profile", "profile.toml"],
     "cache prune": ["cache", "prune"],
     "cache build": ["cache", "build", *BASE, "--teacher", "resnet8", "--method", "kd", "--seed", "4"],
     "teacher train": ["teacher", "train", *BASE, "--network", "resnet8"],

@@ -17,8 +17,12 @@ if TYPE_CHECKING:
     from kdbench.experiment.protocol import Protocol
 
 
+_LOCKSTEP = 3
+"""Cells of one seed that a process trains in lockstep: half of the methods."""
+
+
 def demo(context: typer.Context, runs: RunsOption = Path("runs"), device: DeviceOption = None) -> None:
-    """Run a small comparison on embedded data, in about a minute.
+    """Run a small comparison on embedded data, in minutes.
 
     Trains a teacher, then students with and without it, prints a table and writes a report.
     """
@@ -29,10 +33,11 @@ def demo(context: typer.Context, runs: RunsOption = Path("runs"), device: Device
     protocol = load_protocol(DEMO)
     opened = open_grid(context, _write_grid(protocol, runs), runs, None, device=device)
     if cells := cells_to_run(opened):
-        # Networks this small are faster in several processes of one thread than in one process of several.
+        # Networks this small gain little from threads: a process for each core, and groups that fill the processes.
         on_cpu = opened.grid.session.device.type == "cpu"
         jobs = min(len(protocol.demo.seeds), os.cpu_count() or 1) if on_cpu else 1
-        start(opened, cells, None, Launch(jobs=jobs, lockstep=3, device=device), stay=True)
+        launch = Launch(jobs=jobs, lockstep=_LOCKSTEP, device=device)
+        start(opened, cells, None, launch, stay=True)
     _show(context, opened)
     following = load_protocol(protocol.demo.next)
     pair = Pair.parse(following.demo.pair)

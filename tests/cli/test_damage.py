@@ -160,6 +160,9 @@ def test_a_part_of_all_damages(whole: Whole, kind: str, damage: str, tmp_path: P
 
 @pytest.mark.once
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_damage(whole: Whole, kind: str, tmp_path: Path) -> None:
+def test_every_damage(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> None:
+    if request.config.option.markexpr != "once":
+        pytest.skip("takes a quarter of an hour: pytest -m once tests/cli/test_damage.py")
+    whole: Whole = request.getfixturevalue("whole")
     wrong = [text for damage in DAMAGES for text in problems(whole, kind, damage, tmp_path)]
     assert not wrong, "\n".join(wrong)
