@@ -114,7 +114,9 @@ def _folders(top: Path, problems: list[str]) -> Iterator[tuple[str, set[str]]]:
             yielded.add(inode)
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
+                    if entry.name in (RECORD, CONFIG):
+                        files.add(entry.name)  # a folder of this name is damage, which its reader names
+                    elif entry.is_dir(follow_symlinks=False):
                         subfolders.append(entry.path)
                     elif entry.is_symlink() and os.path.isdir(entry.path):  # noqa: PTH112
                         links.append(entry.path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,8 @@ def finish(run: Run) -> dict[str, Any]:
     write_json(run.folder / RECORD, record, permit=run.permit)
     sweep(run.folder, held=True)
     for name in _STATES:
-        (run.folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the cell has ended, whatever is left of its states
+            (run.folder / name).unlink(missing_ok=True)
     return record
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,7 @@ def card_folder(runs: Path, protocol: str, card: TeacherCard) -> Path:
 
 def protocols_with_teachers(runs: Path) -> list[str]:
     """Names of the protocols that have teachers."""
-    return sorted({path.parent.parent.parent.name for path in runs.glob(f"*/teachers/*/{CARD}")})
+    return sorted(folder.parent.name for folder in runs.glob("*/teachers") if _card_paths(folder))
 
 
 def read_card(path: Path) -> TeacherCard:
@@ -118,12 +119,17 @@ def damaged_cards(runs: Path, protocol: str) -> dict[Path, UserError]:
 def _read_cards(runs: Path, protocol: str) -> tuple[list[TeacherCard], dict[Path, UserError]]:
     cards: list[TeacherCard] = []
     damaged: dict[Path, UserError] = {}
-    for path in sorted(folder_of(runs, protocol).glob(f"*/{CARD}")):
+    for path in _card_paths(folder_of(runs, protocol)):
         try:
             cards.append(read_card(path))
         except UserError as error:
             damaged[path] = error
     return cards, damaged
+
+
+def _card_paths(folder: Path) -> list[Path]:
+    """Return the cards in a folder of teachers, those that are links to nothing among them."""
+    return [path for teacher in sorted(folder.glob("*")) if os.path.lexists(path := teacher / CARD)]
 
 
 def teachers_of(runs: Path, protocol: Protocol, network: str, digits: str = "") -> list[TeacherCard]:

@@ -89,6 +89,8 @@ def _opened(path: str | Path) -> Iterator[BinaryIO]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe that nobody writes to would be waited for
     except (FileNotFoundError, NotADirectoryError):
+        if os.path.islink(path):  # noqa: PTH114
+            raise Unreadable("is a link to a file that does not exist") from None
         raise Missing("does not exist") from None
     except (OSError, ValueError) as error:
         raise Unreadable(f"cannot be read: {_reason(error)}") from None

@@ -66,12 +66,19 @@ def test_a_file_without_rights_is_a_reason(tmp_path: Path, monkeypatch: pytest.M
         read_json(tmp_path / "file")
 
 
-@pytest.mark.parametrize("path", ["absent", "file/below", "link"])
+@pytest.mark.parametrize("path", ["absent", "file/below"])
 def test_a_missing_file_can_be_told_from_a_damaged_one(path: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    (tmp_path / "link").symlink_to("nowhere")
     with pytest.raises(Missing):
         read_json(tmp_path / path)
+
+
+def test_a_link_to_nothing_is_damage(tmp_path: Path) -> None:
+    """Its disk may only be away, so that what belongs to the file is kept."""
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(Unreadable, match="is a link to a file that does not exist") as caught:
+        read_json(tmp_path / "link")
+    assert not isinstance(caught.value, Missing)
 
 
 def test_a_path_that_no_file_can_have_is_a_reason() -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from kdbench.analysis.comparison import Comparison
 from kdbench.experiment.folder import METRICS
-from kdbench.utils.reading import Unreadable, read_bytes
+from kdbench.utils.reading import MAX_BYTES, Missing, Unreadable, read_bytes
 
 Quantity = Literal["top1", "loss"]
 CELLS_READ = 10
@@ -70,17 +70,32 @@ def read_curves(comparison: Comparison) -> Curves:
         folders = result.frame["folder"].tolist()
         selected |= dict.fromkeys(folders[:CELLS_READ])
         all_folders |= set(folders)
-    curves = {folder: curve for folder in selected if (curve := read_curve(Path(folder) / METRICS))}
-    problems = [_damage_message(folder, curve) for folder, curve in curves.items() if curve.damaged]
+    curves, problems = dict[str, Curve](), list[str]()
+    for folder in selected:
+        path = Path(folder) / METRICS
+        try:
+            curve = read_curve(path)
+        except Unreadable as error:
+            problems.append(f"{path} {error}")
+            continue
+        if curve:
+            curves[folder] = curve
+            problems += [_damage_message(folder, curve)] if curve.damaged else []
     readable = {folder: curve for folder, curve in curves.items() if curve.epochs}
     return Curves(readable, len(selected), len(all_folders) - len(selected), tuple(problems))
 
 
 def read_curve(path: Path) -> Curve | None:
-    """Read the curve in a file of metrics, without its damaged lines; None if the file does not exist."""
+    """Read the curve in a file of metrics, without its damaged lines; None if the file does not exist.
+
+    Raises
+    ------
+    Unreadable
+        The file cannot be read at all.
+    """
     try:
-        lines = read_bytes(path).splitlines()
-    except Unreadable:
+        lines = read_bytes(path, MAX_BYTES).splitlines()
+    except Missing:
         return None
     points: dict[int, tuple[float, float]] = {}
     damaged = []
