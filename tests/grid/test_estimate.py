@@ -258,7 +258,7 @@ def test_every_count_is_seen_on_any_terminal(width: int, tiny_npz: Path, tmp_pat
     text = re.sub(r"\s+", " ", " ".join(lines))
     assert "…" not in text
     if width == 20:
-        assert "resnet14 > resnet8 1 done 4 to do resnet20 > resnet8 1 done 4 to do" in text
+        assert "resnet14 > resnet8: done 1, to do 4 resnet20 > resnet8: done 1, to do 4" in text
     else:
         assert "resnet14 > resnet8 1" in text
 
