@@ -9,10 +9,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from kdbench.teachers.cache_folder import FOLDER, Identity, lock_use, read_identity
-from kdbench.teachers.segments import DAMAGE, PAIRS, PARTIAL, SEGMENT
+from kdbench.teachers.segments import DAMAGE, PAIRS, PARTIAL, SEGMENT, mapped
 from kdbench.utils.files import explain_os_errors
 from kdbench.utils.leases import Busy, Leases
 from kdbench.utils.reading import read_json
@@ -46,7 +44,7 @@ def _info(folder: Path) -> CacheInfo:
     for segment in whole:
         with contextlib.suppress(*DAMAGE):
             parts |= read_json(segment / SEGMENT)["dtypes"].keys()
-            pairs += len(np.load(segment / PAIRS, mmap_mode="r"))
+            pairs += len(mapped(segment / PAIRS))
     return CacheInfo(
         name=folder.name,
         identity=read_identity(folder),

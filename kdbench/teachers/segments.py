@@ -17,7 +17,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,16 @@ _NUM_KEPT = 16_384
 """Outputs that are kept in memory before they are written, so that most go to disk beside their neighbours."""
 DAMAGE = (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError)
 """What reading files that are not as they were written may raise."""
+
+
+def mapped(path: Path) -> Any:
+    """Map an array of a segment; a pipe, which would be waited for, is none.
+
+    It is mapped copy-on-write: PyTorch wants memory that it may write to; nothing ever does.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path.name} is not there, or no regular file")
+    return np.load(path, mmap_mode="c")
 
 
 @final
@@ -65,9 +75,8 @@ class Segment:
         dtypes: dict[Part, str] = described["dtypes"]
         if not dtypes.keys() <= PARTS:
             raise ValueError(f"{SEGMENT} names parts that there are not")
-        # Mapped copy-on-write: PyTorch wants memory that it may write to; nothing ever does.
         names = (PAIRS, *(f"{part}.npy" for part in dtypes))
-        arrays = {name: np.load(folder / name, mmap_mode="c") for name in names}
+        arrays = {name: mapped(folder / name) for name in names}
         for name, array in arrays.items():
             # A file that grew by terabytes is told by its size, long before its hash.
             whole = (folder / name).stat().st_size == array.offset + array.nbytes
@@ -238,6 +247,8 @@ class _Rows:
         OSError, ValueError, IndexError
             The file is missing or too short.
         """
+        if not self._path.is_file():
+            return False
         content = np.memmap(self._path, mode="r")
         start = len(self._header)
         num_whole = (len(content) - start) // self._row_bytes
@@ -256,6 +267,8 @@ class _Rows:
         """Have the file open for writing, without what else than rows is in it."""
         if new:
             self.hash = hashlib.sha256()
+            if not self._path.is_file():  # a pipe would be waited for
+                self._path.unlink(missing_ok=True)
         with self._path.open("wb" if new else "r+b") as self._file:
             self._file.write(self._header)
             written = self._file.seek(0, os.SEEK_END)
