@@ -39,6 +39,11 @@ class ComparedPair:
     """Network of the teacher, with its hashes if several teachers of this network are compared."""
 
     @property
+    def id_hash(self) -> str:
+        """Hash in the teacher's id."""
+        return self.teacher_id.partition(":")[2]
+
+    @property
     def name(self) -> str:
         """``TEACHER > STUDENT``, with the label of the teacher."""
         return f"{self.teacher_label} > {self.student}" if self.teacher else f"{self.student}, student only"

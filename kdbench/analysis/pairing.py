@@ -42,19 +42,15 @@ def _with_labels(pairs: Sequence[ComparedPair]) -> list[ComparedPair]:
     networks = Counter(network for network, _, _ in teachers)
     copies = Counter((network, weights) for network, _, weights in teachers)
     num_weights = num_digits(pair.teacher_weights for pair in pairs)
-    num_id = num_digits(_hash_of_id(pair) for pair in pairs)
+    num_id = num_digits(pair.id_hash for pair in pairs)
     labelled = []
     for pair in pairs:
         weights = f"weights {pair.teacher_weights[:num_weights]}" if pair.teacher_weights else ""
         is_copy = copies[pair.teacher, pair.teacher_weights] > 1 or not weights
-        hashes = ", ".join(filter(None, (weights, f"id {_hash_of_id(pair)[:num_id]}" if is_copy else "")))
+        hashes = ", ".join(filter(None, (weights, f"id {pair.id_hash[:num_id]}" if is_copy else "")))
         label = f"{pair.teacher} ({hashes})" if networks[pair.teacher] > 1 else pair.teacher
         labelled.append(replace(pair, hashes=hashes, teacher_label=label))
     return labelled
-
-
-def _hash_of_id(pair: ComparedPair) -> str:
-    return pair.teacher_id.partition(":")[2]
 
 
 def _with_accuracies(pairs: Sequence[ComparedPair], frame: pd.DataFrame) -> tuple[ComparedPair, ...]:

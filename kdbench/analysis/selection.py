@@ -152,9 +152,7 @@ def _pairs(comparison: Comparison, text: str) -> list[ComparedPair]:
         pair
         for pair in comparison.pairs
         if (squeeze(pair.teacher), squeeze(pair.student)) == networks
-        and any(
-            text.startswith(wanted.teacher.hash) for text in (pair.teacher_id.partition(":")[2], pair.teacher_weights)
-        )
+        and any(text.startswith(wanted.teacher.hash) for text in (pair.id_hash, pair.teacher_weights))
     ]
 
 

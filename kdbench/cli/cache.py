@@ -115,7 +115,7 @@ def cache_prune(
     """Delete caches; without names, those whose teacher no longer exists, and unfinished builds."""
     from kdbench.teachers.cache_folder import FOLDER
     from kdbench.teachers.cache_list import list_caches, remove_cache
-    from kdbench.teachers.cards import damaged_cards, list_teachers, protocols_with_teachers
+    from kdbench.teachers.cards import protocols_with_teachers, read_cards
     from kdbench.utils.leases import tidy
     from kdbench.utils.text import size
 
@@ -123,10 +123,10 @@ def cache_prune(
     if missing := sorted(set(names or []) - caches.keys()):
         listing = next_command(context, "cache", "list", keep=("runs",))
         raise UserError(f"no cache {', '.join(missing)} in {runs}: type {listing} to list those that exist")
-    protocols = protocols_with_teachers(runs)
-    weights = {card.weights for name in protocols for card in list_teachers(runs, name)}
-    damaged = [error for name in protocols for error in damaged_cards(runs, name).values()]
-    total = 0
+    read = [read_cards(runs, name) for name in protocols_with_teachers(runs)]
+    weights = {card.weights for cards, _ in read for card in cards}
+    damaged = [error for _, errors in read for error in errors.values()]
+    scheduler, total = find_scheduler(), 0
     for name, cache in caches.items():
         doubt = "its description cannot be read" if cache.identity is None else str(damaged[0]) if damaged else ""
         orphaned = cache.identity is None or cache.identity.weights not in weights
@@ -135,9 +135,9 @@ def cache_prune(
             orphaned = False
         whole = everything or name in (names or []) or (not names and orphaned)
         if not whole and (names or not cache.unfinished):
-            tidy(runs / FOLDER / name, find_scheduler())
+            tidy(runs / FOLDER / name, scheduler)
             continue
-        freed = remove_cache(runs, name, unfinished_only=not whole, scheduler=find_scheduler())
+        freed = remove_cache(runs, name, unfinished_only=not whole, scheduler=scheduler)
         if freed is None:
             echo(f"{name}: kept, since a process is using it")
         else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from kdbench.cli.grid_running import OpenGrid, cells_to_run, open_grid, start
-from kdbench.cli.options import DEMO, DeviceOption, RunsOption, command_line, echo, next_command
+from kdbench.cli.options import DEMO, DeviceOption, RunsOption, command_line, echo, next_command, print_tables
 from kdbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -76,7 +76,6 @@ def _show(context: typer.Context, opened: OpenGrid) -> None:
     from kdbench.analysis.report import write_report
     from kdbench.analysis.splitting import split
     from kdbench.analysis.tables.layouts import detail
-    from kdbench.analysis.tables.render import render
     from kdbench.experiment.folder import read_record
 
     protocol, runs = opened.grid.session.protocol, opened.grid.session.runs
@@ -84,7 +83,9 @@ def _show(context: typer.Context, opened: OpenGrid) -> None:
     if len(finished) < len(opened.grid.cells):
         raise UserError(f"some cells are not finished: type {opened.command('status')} to see why")
     (comparison,) = split(Records(as_frame(finished), [], []))
-    echo(f"\n{render([detail(comparison, column) for column in comparison.pairs], 'terminal')}")
+    echo()
+    print_tables([detail(comparison, column) for column in comparison.pairs], "terminal")
+    echo()
     echo(
         f"The teacher trained for {protocol.teacher_epochs} epochs, the students for {protocol.epochs}: "
         "a teacher helps most where training is short.\n"

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdbench.cli.options import console, echo
+from kdbench.cli.options import console, echo, spinner
 from kdbench.errors import Interrupted
 
 if TYPE_CHECKING:
@@ -26,14 +26,11 @@ def measure_unknown(grid: Grid, estimate: GridEstimate) -> GridEstimate:
     Interrupted
         A signal came; what was timed is kept.
     """
-    from rich.progress import Progress, SpinnerColumn, TextColumn
-
     from kdbench.grid.timing import measure
     from kdbench.utils.signals import Stop
     from kdbench.utils.text import clock
 
-    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False)
-    progress = Progress(*columns, console=console(), transient=True, disable=not console().is_terminal)
+    progress = spinner(console())
     started = time.monotonic()
     printed = started - _TELL_SECONDS
     with tempfile.TemporaryDirectory(prefix="kdbench-") as scratch, Stop() as stop, progress:

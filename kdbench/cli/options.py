@@ -78,6 +78,14 @@ def progress_bar(terminal: Console) -> Progress:
     return Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal)
 
 
+def spinner(terminal: Console) -> Progress:
+    """Return a spinner beside text as it is, for work of unknown length; nothing is shown but on a terminal."""
+    from rich.progress import Progress, SpinnerColumn, TextColumn
+
+    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False)
+    return Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal)
+
+
 def echo(text: str = "", end: str = "\n") -> None:
     """Print text as it is, but for control characters."""
     console().print("\n".join(map(printable, text.split("\n"))), end=end)

@@ -32,7 +32,7 @@ codecs.register_error(_REPLACE, _replaced)
 
 @final
 class _Descriptor(io.FileIO):
-    """Write to a file descriptor until that fails; what comes after is dropped, so that work goes on."""
+    """Write to a file descriptor until that fails; what comes after is dropped, so that the work continues."""
 
     failure: OSError | None = None
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from kdbench.cli.options import DEMO, command_line, console, echo, print_rows
+from kdbench.cli.options import DEMO, command_line, console, echo, print_rows, spinner
 from kdbench.experiment.user_methods import folders
 
 
@@ -47,8 +47,6 @@ def validate(method: Annotated[str, typer.Argument(help="Method; 'kdbench list m
 
     Trains it for a few steps on small pairs; the exit code is 1 if a check fails.
     """
-    from rich.progress import Progress, SpinnerColumn, TextColumn
-
     from kdbench.engine.checks import validate as checking
     from kdbench.engine.checks.small import PAIRS
     from kdbench.engine.checks.table import CHECKS
@@ -56,8 +54,7 @@ def validate(method: Annotated[str, typer.Argument(help="Method; 'kdbench list m
 
     name = method_name(method)
     title = f"{name}, version {load_method(name).VERSION}, {method_source(name).text}"
-    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False)
-    progress = Progress(*columns, console=console(), transient=True, disable=not console().is_terminal)
+    progress = spinner(console())
     with tempfile.TemporaryDirectory(prefix="kdbench-") as scratch, progress:
         task = progress.add_task("")
         verdicts = checking.validate(name, Path(scratch), lambda step: progress.update(task, description=step))

@@ -91,11 +91,12 @@ def teacher_list(
 ) -> None:
     """List the teachers in a folder of runs."""
     from kdbench.experiment.protocol import load_protocol
-    from kdbench.teachers.cards import damaged_cards, list_teachers, protocols_with_teachers
+    from kdbench.teachers.cards import protocols_with_teachers, read_cards
 
     names = protocols_with_teachers(runs) if protocol is None else [load_protocol(protocol).name]
-    cards = [(name, card) for name in names for card in list_teachers(runs, name)]
-    damaged = [error for name in names for error in damaged_cards(runs, name).values()]
+    read = [(name, *read_cards(runs, name)) for name in names]
+    cards = [(name, card) for name, whole, _ in read for card in whole]
+    damaged = [error for _, _, errors in read for error in errors.values()]
     for error in damaged:
         echo(f"left out: {error}")
     if not cards and not damaged:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Self, final
 
@@ -95,4 +95,4 @@ class DataPlace:
         """Return the word for another process in another folder, which loads the data set of this name."""
         if name in EMBEDDED and not self.given:
             return None
-        return f"{NPZ if self.is_npz else ''}{self.path.expanduser().absolute()}"
+        return replace(self, path=self.path.expanduser().absolute()).word

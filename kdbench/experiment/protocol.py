@@ -8,7 +8,8 @@ from importlib import resources
 from typing import Any
 
 from kdbench.errors import UserError
-from kdbench.experiment.rules import Rules, read_table
+from kdbench.experiment.rules import Rules
+from kdbench.experiment.toml_tables import read_table
 from kdbench.utils.names import find_name
 from kdbench.utils.precision import Precision
 from kdbench.utils.reading import Unreadable, parse_toml

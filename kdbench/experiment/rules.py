@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import types
 import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, final
+from typing import Any, Literal, final
 
-from kdbench.errors import UserError
 from kdbench.utils.precision import Precision
 from kdbench.utils.values import shown
 
-_Table = TypeVar("_Table")
 MAX_EPOCHS = 1_000_000
 """Far beyond any schedule; epochs are counted and enumerated."""
 
@@ -250,60 +246,6 @@ _BEFORE: dict[str, Any] = {
     "reported_epoch": "last",
 }
 """Rules that were added after results had been kept, with the value that means as before: no part of an identity."""
-
-
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", dict: "a table"}
-
-
-def read_table(kind: type[_Table], values: Mapping[str, Any], where: str) -> _Table:
-    """Make a dataclass of a table of TOML: its keys are the fields, its tables those that are dataclasses.
-
-    Raises
-    ------
-    UserError
-        A key is unknown or missing, or a value is of the wrong kind or out of range; the message begins with
-        ``where``.
-    """
-    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    known, hints = ", ".join(fields), typing.get_type_hints(kind)
-    for key in values:
-        if key not in fields:
-            raise UserError(f"{where}: unknown key {key!r}: known are {known}")
-    for key, each in fields.items():
-        if key not in values and each.default is each.default_factory is dataclasses.MISSING:
-            raise UserError(f"{where}: {key} is missing: known are {known}")
-    try:
-        return kind(**{key: _converted(key, value, hints[key], where) for key, value in values.items()})
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(f"{where}: {error}") from None
-
-
-def _converted(key: str, value: Any, hint: Any, where: str) -> Any:
-    """Return a value of TOML as the type of a field."""
-    if isinstance(hint, types.UnionType):
-        (hint,) = (each for each in typing.get_args(hint) if each is not types.NoneType)
-    origin, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
-    if origin is Literal:
-        if value not in arguments:
-            raise ValueError(f"{key} must be {' or '.join(map(repr, arguments))}, not {value!r}")
-        return value
-    if origin is tuple:
-        number = None if arguments[-1] is Ellipsis else len(arguments)
-        if type(value) is not list or number not in {None, len(value)}:
-            raise ValueError(f"{key} must be a list{f' of {number}' if number else ''}, not {value!r}")
-        return tuple(_converted(key, each, arguments[0], where) for each in value)
-    if origin is float and type(value) is int:
-        value = float(value)
-    kind = dict if dataclasses.is_dataclass(origin) else origin
-    if type(value) is not kind:
-        raise ValueError(f"{key} must be {_WORDS[kind]}, not {value!r}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{key} must be finite, not {value}")
-    if origin is dict:
-        return {name: _converted(f"{key}.{name}", each, arguments[1], where) for name, each in value.items()}
-    return read_table(origin, value, f"{where}: [{key}]") if kind is dict else value
 
 
 def _require(holds: bool, key: str, words: str, value: Any) -> None:

@@ -15,6 +15,7 @@ from kdbench.errors import UserError
 from kdbench.experiment.pairs import Pair, named_pairs
 from kdbench.experiment.protocol import protocol_names
 from kdbench.experiment.registry import method_names
+from kdbench.experiment.rules import MAX_EPOCHS
 from kdbench.models import NETWORKS, parse_pair
 from kdbench.utils.names import find_name
 from kdbench.utils.precision import Precision
@@ -24,7 +25,6 @@ _KEYS = ("protocol", "pairs", "methods", "seeds", "epochs", "precision", "data",
 _Name = TypeVar("_Name", str, Pair)
 MAX_CELLS = 200_000
 """Cells that a grid may have: a plan of them takes about ten seconds."""
-MAX_EPOCHS = 1_000_000
 _EXAMPLE = 'pairs = ["ResNet50>MobileNetV2"]'
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import signal
@@ -19,7 +18,7 @@ from kdbench.engine.display import Display
 from kdbench.errors import Interrupted
 from kdbench.experiment.folder import RECORD, STATE
 from kdbench.grid.submissions import REPORT
-from kdbench.grid.worker import Worker, Workload
+from kdbench.grid.worker import Worker, Workload, print_line
 from kdbench.teachers.cache_folder import FOLDER as CACHES
 from kdbench.utils.files import NotWritten, write_json
 from kdbench.utils.leases import Leases
@@ -55,7 +54,7 @@ class GridJob:
         console = Console(width=160, highlight=False, markup=False, emoji=False, force_terminal=False)
         scheduler = self.make_scheduler()
         code = resources.files("kdbench")
-        _print(console, f"kdbench {code}, process {os.getpid()}, {scheduler.own_job() or ''}")
+        print_line(console, f"kdbench {code}, process {os.getpid()}, {scheduler.own_job() or ''}")
         try:
             # From its lease on, others may signal it to stop.
             with Stop(), Leases(scheduler) as leases, Display(console) as display:
@@ -64,15 +63,17 @@ class GridJob:
                     (self.folder / REPORT).unlink(missing_ok=True)
                 report = Worker(self.workload, scheduler, display).run()
         except Interrupted as stopped:
-            _print(console, str(stopped))
+            print_line(console, str(stopped))
             self._write_report({"stopped": stopped.signum})
             if stopped.signum == signal.SIGUSR2:  # states are saved: now submitit may have the job started again
                 signal.raise_signal(signal.SIGUSR2)
             sys.exit(128 + stopped.signum)
         for text in report.left:
-            _print(console, f"left: {text}")
+            print_line(console, f"left: {text}")
         self._write_report(dataclasses.asdict(report))
-        _print(console, f"{counted(report.done, 'cell')} done, {len(report.failed)} failed, {len(report.left)} left")
+        print_line(
+            console, f"{counted(report.done, 'cell')} done, {len(report.failed)} failed, {len(report.left)} left"
+        )
         if report.failed or report.left:
             sys.exit(1)
 
@@ -91,11 +92,6 @@ class GridJob:
             sys.stdout.write(f"{self.idle_starts} starts in a row without progress: is the time limit too short?\n")
             return None
         return submitit.helpers.DelayedSubmission(self)
-
-
-def _print(console: Console, text: str) -> None:
-    with contextlib.suppress(OSError):  # the log may be on a full disk
-        console.print(text, markup=False)
 
 
 def progress_mark(workload: Workload) -> int:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
+from rich.console import Console
+
 from kdbench.engine.display import Display
 from kdbench.engine.run_state import tidy_ended
 from kdbench.engine.session import Session
@@ -154,7 +156,7 @@ class Worker:
         except Exception as error:
             self._note(error)
         else:
-            self._print(f"teacher {card.spec}: {card.accuracy:.2f} %")
+            print_line(self._display.console, f"teacher {card.spec}: {card.accuracy:.2f} %")
 
     def _build_caches(self, check_signal: Callable[[], None]) -> bool:
         moved = False
@@ -218,11 +220,7 @@ class Worker:
         if not isinstance(error, UserError):
             text = "".join(traceback.format_exception(error))
         self._report.failed.append(text)
-        self._print(text)
-
-    def _print(self, text: str) -> None:
-        with contextlib.suppress(OSError):  # the log may be on a full disk
-            self._display.console.print(text, highlight=False, markup=False)
+        print_line(self._display.console, text)
 
     def _teacher_ids(self) -> set[str]:
         return {card.id for card in list_teachers(self._runs, self._session.protocol.name)}
@@ -249,3 +247,9 @@ class Worker:
         if cell.teacher and cell.teacher.id not in self._teacher_ids():
             return f"its teacher {cell.teacher.network} does not exist"
         return "another process is running it"
+
+
+def print_line(console: Console, text: str) -> None:
+    """Print a line of a worker's log, unless its disk is full."""
+    with contextlib.suppress(OSError):
+        console.print(text, highlight=False, markup=False)

@@ -108,15 +108,11 @@ def read_card(path: Path) -> TeacherCard:
 
 def list_teachers(runs: Path, protocol: str) -> list[TeacherCard]:
     """Return all teachers of a protocol whose cards can be read."""
-    return _read_cards(runs, protocol)[0]
+    return read_cards(runs, protocol)[0]
 
 
-def damaged_cards(runs: Path, protocol: str) -> dict[Path, UserError]:
-    """Return the cards of a protocol's teachers that cannot be read, with the reasons."""
-    return _read_cards(runs, protocol)[1]
-
-
-def _read_cards(runs: Path, protocol: str) -> tuple[list[TeacherCard], dict[Path, UserError]]:
+def read_cards(runs: Path, protocol: str) -> tuple[list[TeacherCard], dict[Path, UserError]]:
+    """Return all teachers of a protocol whose cards can be read, and the other cards with the reasons."""
     cards: list[TeacherCard] = []
     damaged: dict[Path, UserError] = {}
     for path in _card_paths(folder_of(runs, protocol)):
@@ -140,7 +136,7 @@ def teachers_of(runs: Path, protocol: Protocol, network: str, digits: str = "") 
     UserError
         A card is damaged that may be of a teacher whose hash begins with ``digits``.
     """
-    cards, damaged = _read_cards(runs, protocol.name)
+    cards, damaged = read_cards(runs, protocol.name)
     for path, error in damaged.items():
         if path.parent.name.startswith(f"{safe_name(network)}-{digits[:8]}"):
             raise error

@@ -19,7 +19,7 @@ from kdbench.teachers.cache import STORED
 from kdbench.teachers.segments import Pairs
 
 _CHECK_EVERY = 100
-"""Epochs after which it is checked whether all pairs are visited: an endless schedule visits no others."""
+"""Epochs after which it is checked whether all pairs are visited: a long schedule visits no others."""
 
 
 @dataclass(frozen=True, slots=True)

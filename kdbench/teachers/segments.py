@@ -12,10 +12,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import itertools
-import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
@@ -26,7 +24,8 @@ from torch import Tensor
 
 from kdbench.errors import UserError
 from kdbench.net import PARTS, Part
-from kdbench.utils.files import explain_os_errors, write_atomic, write_json
+from kdbench.teachers.rows import NUM_KEPT, Rows, bits_of
+from kdbench.utils.files import explain_os_errors, sweep, write_atomic, write_json
 from kdbench.utils.reading import Unreadable, read_json
 from kdbench.utils.text import one_line
 from kdbench.utils.values import whole_number
@@ -34,8 +33,6 @@ from kdbench.utils.values import whole_number
 Pairs = npt.NDArray[np.int64]
 SEGMENT, PARTIAL = "segment.json", ".partial"
 PAIRS, _PROGRESS = "pairs.npy", "progress.json"
-_NUM_KEPT = 16_384
-"""Outputs that are kept in memory before they are written, so that most go to disk beside their neighbours."""
 DAMAGE = (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError)
 """What reading files that are not as they were written may raise."""
 
@@ -87,7 +84,7 @@ class Segment:
         for part, name in dtypes.items():
             dtype = getattr(torch, name)
             bits = torch.from_numpy(arrays[f"{part}.npy"])
-            if bits.dtype != _bits(dtype) or len(bits) != len(self.pairs):
+            if bits.dtype != bits_of(dtype) or len(bits) != len(self.pairs):
                 raise ValueError(f"{part}.npy is not what {SEGMENT} describes")
             self.parts[part] = bits.view(dtype)
 
@@ -129,7 +126,7 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
         self.pairs, self._order, self._sample = pairs, order, sample
         self._place = folder / name
         self._files = {
-            part: _Rows(self.path / f"{part}.npy", values, len(pairs)) for part, values in sorted(sample.items())
+            part: Rows(self.path / f"{part}.npy", values, len(pairs)) for part, values in sorted(sample.items())
         }
         self.done = self._noted()
         """Pairs that have been added."""
@@ -157,9 +154,7 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
         return (len(self.pairs) - self.done) * width + (0 if self.done else self.pairs.nbytes)
 
     def __enter__(self) -> SegmentWriter:
-        with explain_os_errors(self.path):
-            for leftover in self.path.glob(".*.tmp"):  # of processes that were killed while they wrote
-                leftover.unlink()
+        sweep(self.path, held=True)
         content = io.BytesIO()
         np.save(content, self.pairs)
         write_atomic(self.path / PAIRS, content.getvalue())
@@ -179,7 +174,7 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
         """Add the outputs of the next pairs, on the CPU."""
         self._kept.append(chunk)
         self.done += len(next(iter(chunk.values())))
-        if self.done - self._num_written >= _NUM_KEPT:
+        if self.done - self._num_written >= NUM_KEPT:
             self._write()
 
     def note(self) -> None:
@@ -222,78 +217,6 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
                 file.append(rows, torch.cat([chunk[part] for chunk in self._kept]))
         self._kept.clear()
         self._num_written = self.done
-
-
-@final
-class _Rows:
-    """A .npy file whose rows are written in any order; it grows up to the last row that was written."""
-
-    def __init__(self, path: Path, like: Tensor, num_rows: int) -> None:
-        bits = like.view(_bits(like.dtype)).numpy()
-        descr = np.lib.format.dtype_to_descr(bits.dtype)
-        shape = (num_rows, *like.shape[1:])
-        header = io.BytesIO()
-        np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": shape})
-        self._path, self._header, self._row_bytes = path, header.getvalue(), bits[0].nbytes
-        self._end = len(self._header) + num_rows * self._row_bytes
-        self.hash = hashlib.sha256()
-        """Of all rows in the order in which they came."""
-
-    def resume(self, rows: npt.NDArray[np.int64], digest: str) -> bool:
-        """Return whether the file holds these rows with this hash; the hash then goes on from there.
-
-        Raises
-        ------
-        OSError, ValueError, IndexError
-            The file is missing or too short.
-        """
-        if not self._path.is_file():
-            return False
-        content = np.memmap(self._path, mode="r")
-        start = len(self._header)
-        num_whole = (len(content) - start) // self._row_bytes
-        stored = content[start : start + num_whole * self._row_bytes].reshape(num_whole, self._row_bytes)
-        self.hash = hashlib.sha256()
-        for first in range(0, len(rows), _NUM_KEPT):
-            chunk = rows[first : first + _NUM_KEPT]
-            ascending = np.argsort(chunk)
-            bits = np.empty((len(chunk), self._row_bytes), np.uint8)
-            bits[ascending] = stored[chunk[ascending]]
-            self.hash.update(bits.data)
-        return content[:start].tobytes() == self._header and self.hash.hexdigest() == digest
-
-    @contextlib.contextmanager
-    def opened(self, *, new: bool) -> Iterator[None]:
-        """Have the file open for writing, without what else than rows is in it."""
-        if new:
-            self.hash = hashlib.sha256()
-            if not self._path.is_file():  # a pipe would be waited for
-                self._path.unlink(missing_ok=True)
-        with self._path.open("wb" if new else "r+b") as self._file:
-            self._file.write(self._header)
-            written = self._file.seek(0, os.SEEK_END)
-            self._file.truncate(min(written, self._end))
-            yield
-
-    def append(self, rows: npt.NDArray[np.int64], values: Tensor) -> None:
-        """Write the next rows, those that are neighbours in one go."""
-        bits = values.contiguous().view(_bits(values.dtype)).numpy()
-        self.hash.update(bits.data)
-        ascending = np.argsort(rows)
-        rows, bits = rows[ascending], bits[ascending]
-        gaps = np.flatnonzero(np.diff(rows) != 1) + 1
-        for start, stop in itertools.pairwise((0, *gaps.tolist(), len(rows))):
-            self._file.seek(len(self._header) + int(rows[start]) * self._row_bytes)
-            self._file.write(bits[start:stop].data)
-
-    def sync(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-
-def _bits(dtype: torch.dtype) -> torch.dtype:
-    """Return the type in which values are stored: NumPy has no bfloat16."""
-    return torch.int16 if dtype == torch.bfloat16 else dtype
 
 
 def _sha256(path: Path) -> str:

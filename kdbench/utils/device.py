@@ -139,7 +139,7 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether memory could not be had, or more was asked for than can be addressed."""
+    """Return whether an allocation failed, or its size was more than can be addressed."""
     words = (
         "can't allocate memory",
         "not enough memory",

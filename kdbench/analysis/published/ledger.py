@@ -114,10 +114,8 @@ def ledger_table(comparison: Comparison, claims: Sequence[Claim]) -> Table:
         previous = claim.pair, claim.row
         published = f"{fixed(value.top1)}" + (f" ± {fixed(value.std)}" if value.std else "")
         numbers = {"top-1 %": fixed(value.top1)} | ({"sd": fixed(value.std)} if value.std else {})
-        runs, sources = (
-            Entry(str(value.n or "?"), {"n": str(value.n or "")}),
-            ", ".join((value.source, *value.also_in[:1])),
-        )
+        runs = Entry(str(value.n or "?"), {"n": str(value.n or "")})
+        sources = ", ".join((value.source, *value.also_in[:1]))
         more = f" + {len(value.also_in) - 1}" if len(value.also_in) > 1 else ""
         rows.append(
             (

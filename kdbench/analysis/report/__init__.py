@@ -73,9 +73,8 @@ def write_report(
     written = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     earlier = read_object(out / _WRITTEN)
     with explain_os_errors(out, _REMEDY):
-        write_json(
-            out / _WRITTEN, earlier | written
-        )  # before the plots: an interrupted report is cleared up by the next
+        # Before the plots: what an interrupted report leaves is removed by the next.
+        write_json(out / _WRITTEN, earlier | written)
         for name, content in files.items():
             write_atomic(out / PLOTS / name, content, _REMEDY)
         write_atomic(out / PAGE, page.encode(errors="replace"), _REMEDY)

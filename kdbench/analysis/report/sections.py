@@ -19,6 +19,7 @@ from kdbench.analysis.report.plots import QUANTITIES, cost_plot, curves_plot, di
 from kdbench.analysis.tables.differences import pooled_table
 from kdbench.analysis.tables.layouts import detail, paper
 from kdbench.analysis.tables.leaderboard import Leaderboard, leaderboard, leaderboard_table, stability_notes
+from kdbench.utils.text import counted
 
 _MAX_NAME = 60
 """Largest number of letters of a comparison or a pair in the name of a file."""
@@ -149,7 +150,7 @@ def _single(board: Leaderboard, name: str) -> dict[str, Plot | str]:
         or "No plot of accuracy against cost: fewer than two methods have a record in every pair.",
         "ranks": ranks_plot(board, f"{name}-ranks")
         or "No critical-difference diagram: it needs three methods or more with records in all pairs, and two pairs. "
-        f"Here are {_count(len(board.ranked), 'method')} and {_count(len(comparison.pairs), 'pair')}.",
+        f"Here are {counted(len(board.ranked), 'method')} and {counted(len(comparison.pairs), 'pair')}.",
     }
 
 
@@ -193,9 +194,9 @@ def _summary(comparison: Comparison) -> str:
     baseline = comparison.student_only
     rows = [row for row in comparison.rows if row != baseline]
     num_methods = len({row.method for row in rows})
-    variants = f" in {_count(len(rows), 'variant')}" if len(rows) > num_methods else ""
-    methods = f"{_count(num_methods, 'method')}{variants}"
-    counts = f"{_count(len(cells), 'record')} of {methods} on {_count(num_pairs, 'pair')}"
+    variants = f" in {counted(len(rows), 'variant')}" if len(rows) > num_methods else ""
+    methods = f"{counted(num_methods, 'method')}{variants}"
+    counts = f"{counted(len(cells), 'record')} of {methods} on {counted(num_pairs, 'pair')}"
     with_baseline = f", with {baseline.label} as the student-only baseline" if baseline else ""
     changed = f"; changed rules: {settings_text(comparison.overrides)}" if comparison.overrides else ""
     return f"{counts}{with_baseline}{changed}"
@@ -209,10 +210,6 @@ def _cells_notes(comparison: Comparison) -> list[str]:
             f"The first {CELLS_LISTED} seeds of each method and pair are listed; the others are shown on request."
         )
     return notes
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def _part_of(on_progress: OnProgress, start: float, share: float) -> OnProgress:
