@@ -48,7 +48,7 @@ class Whole:
         return {number for ending in self.endings.values() for number in ACCURACY.findall(ending.out)}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, tiny_npz: Path) -> Iterator[Whole]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kdbench.analysis.report.sections.draw", undrawn)
