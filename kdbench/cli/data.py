@@ -44,7 +44,7 @@ def data_subset(
     download: DownloadOption = False,
 ) -> None:
     """Write the first images of each class, or all images, to an npz file."""
-    from kdbench.data.datasets import save_npz, subset
+    from kdbench.data.datasets import ArrayDataset, save_npz, subset
     from kdbench.data.npz import NPZ
     from kdbench.data.place import DataPlace
     from kdbench.utils.files import explain_os_errors
@@ -57,7 +57,10 @@ def data_subset(
     place = DataPlace.parse(data)
     if place.is_npz:
         raise UserError(f"--data {data} is not used: name the file in place of {dataset}, or give a folder with --data")
-    part = subset(place.load(dataset, download=download), *counts)
+    whole = place.load(dataset, download=download)
+    if not isinstance(whole, ArrayDataset):
+        raise UserError(f"{dataset} is not in memory: copy the files of a part into a folder, for --data folder:DIR")
+    part = subset(whole, *counts)
     save_npz(part, out)
     echo(f"{out}: {len(part.train_labels)} training and {len(part.test_labels)} test images")
     echo(f"fingerprint {part.fingerprint}\nuse it with --data {shlex.quote(f'{NPZ}{out}')}")

@@ -8,7 +8,7 @@ from typing import final
 import torch
 
 from kdbench.data.batches import DeviceData
-from kdbench.data.datasets import Dataset
+from kdbench.data.images import Dataset
 from kdbench.data.place import DataPlace
 from kdbench.experiment.protocol import Protocol
 

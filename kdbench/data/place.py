@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Self, final
 
-from kdbench.data.datasets import EMBEDDED, Dataset, dataset_name, load_dataset
+from kdbench.data.datasets import EMBEDDED, dataset_name, load_dataset
+from kdbench.data.images import Dataset
 from kdbench.data.npz import NPZ, file_of
 from kdbench.errors import UserError
 from kdbench.utils.text import one_line

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from kdbench.data.batches import DeviceData
-from kdbench.data.datasets import Dataset
+from kdbench.data.images import Dataset
 from kdbench.data.lazy import LazyData
 from kdbench.data.npz import NPZ
 from kdbench.data.place import DataPlace
