@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Final, Literal, Protocol, get_args
 
 from kdbench.data.image_folders import Folders
-from kdbench.data.image_index import Index, Split, keep, kept, places
-from kdbench.data.image_names import NAMED, Progress, Report
+from kdbench.data.image_index import Index, Split, keep, kept
+from kdbench.data.image_names import Progress, Report
+from kdbench.data.image_rows import Rows
+from kdbench.data.image_tars import Tars
 from kdbench.data.listing import ImageFiles, Listing, Reader
 from kdbench.errors import UserError
 
@@ -25,6 +27,13 @@ class Source(Protocol):
     @property
     def word(self) -> str:
         """What the user typed."""
+
+    @property
+    def name(self) -> str:
+        """As tables show it."""
+
+    def places(self) -> Sequence[Path]:
+        """Return the files that may keep the index, in the order in which they are tried."""
 
     def stamps(self) -> dict[str, int]:
         """Return what stays as it is as long as the data set does, without a look at each image."""
@@ -88,25 +97,27 @@ def open_image_files(
     UserError
         There is no such data set, or something in it is not as it must be; the message names it.
     """
-    word = f"{kind}:{path}"
-    root = Path(expanded(path)).absolute()
-    source: Source = Folders(kind, root, word)
-    stamps = source.stamps()
-    stale = []
-    for place in () if anew else places(kind, root):
+    source = _source(kind, expanded(path), f"{kind}:{path}")
+    stamps, stale = source.stamps(), []
+    for place in () if anew else source.places():
         if index := kept(place):
             if index.is_fresh(stamps):
-                return _opened(source, index, kind, root, place)
+                return _opened(source, index, place)
             stale.append(index)
-    index = source.find(stale, Progress(report, word))
-    index = replace(index, stamps=stamps)
-    return _opened(source, index, kind, root, keep(index, kind, root))
+    index = replace(source.find(stale, Progress(report, source.word)), stamps=stamps)
+    return _opened(source, index, keep(index, source.places()))
 
 
-def _opened(source: Source, index: Index, kind: Kind, root: Path, kept_in: Path | None) -> ImageFiles:
+def _source(kind: Kind, path: str, word: str) -> Source:
+    if kind == "hfds":
+        return Rows(path, word)
+    root = Path(path).absolute()
+    return Tars(root, word) if kind == "tar" else Folders(kind, root, word)
+
+
+def _opened(source: Source, index: Index, kept_in: Path | None) -> ImageFiles:
     train, test = (
         Listing(split.names, split.labels, split.sizes, source.reader(name, split), source.word)
         for name, split in (("train", index.train), ("test", index.test))
     )
-    name = kind if kind in NAMED else f"{kind}:{root.resolve().name}"
-    return ImageFiles(name, train, test, index.class_names, kept_in)
+    return ImageFiles(source.name, train, test, index.class_names, kept_in)

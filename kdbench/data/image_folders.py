@@ -25,8 +25,10 @@ from typing import Final, final
 import numpy as np
 
 from kdbench.data import image_keys
-from kdbench.data.image_index import Index, Split, stamp
+from kdbench.data.image_index import Index, Split, places, stamp
 from kdbench.data.image_names import (
+    NAMED,
+    TESTS,
     Progress,
     common_classes,
     is_ignored,
@@ -42,8 +44,6 @@ from kdbench.errors import UserError
 from kdbench.utils.text import one_line
 
 TRAIN: Final = "train"
-TESTS: Final = ("val", "validation", "test")
-"""Names of the folder of test images: the first, or that of the others which exists."""
 _IMAGES = "images"
 """The folder inside a class's of Tiny ImageNet, and inside ``val``."""
 _THREADS = 16
@@ -82,6 +82,15 @@ class Folders:
     root: Path
     word: str
     """Begins messages."""
+
+    @property
+    def name(self) -> str:
+        """As tables show it."""
+        return self.kind if self.kind in NAMED else f"{self.kind}:{self.root.resolve().name}"
+
+    def places(self) -> list[Path]:
+        """Return the files that may keep the index."""
+        return places(self.kind, self.root)
 
     def stamps(self) -> dict[str, int]:
         """Return the times of change of all folders, which are looked at, and not of the files in them."""

@@ -16,7 +16,7 @@ import re
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, final
@@ -83,32 +83,35 @@ def stamp(nanoseconds: int) -> int:
     return nanoseconds if nanoseconds < time.time_ns() - _RECENT else CHANGING
 
 
-def places(kind: str, root: Path) -> Iterator[Path]:
-    """Yield the files that may keep the index of a folder, in the order in which they are tried."""
-    yield root / f".kdbench-{kind}.npz"
+def places(kind: str, root: Path) -> list[Path]:
+    """Return the files that may keep the index of a folder, in the order in which they are tried."""
+    return [root / f".kdbench-{kind}.npz", *place_of_user(kind, os.fsdecode(root.resolve()))]
+
+
+def place_of_user(kind: str, where: str) -> list[Path]:
+    """Return the file in the user's cache folder that may keep an index; none where there is no home."""
     home = os.environ.get("XDG_CACHE_HOME", "")
-    cache = Path(home if home.startswith("/") else os.path.expanduser("~/.cache"))  # noqa: PTH111 - as it is without a home
-    if cache.is_absolute():
-        key = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()
-        yield cache / "kdbench" / f"{key}-{kind}.npz"
+    folder = home if home.startswith("/") else os.path.expanduser("~/.cache")  # noqa: PTH111 - as it is without a home
+    key = hashlib.sha256(os.fsencode(where)).hexdigest()
+    return [Path(folder) / "kdbench" / f"{key}-{kind}.npz"] if folder.startswith("/") else []
 
 
-def keep(index: Index, kind: str, root: Path) -> Path | None:
-    """Write an index to the first place that takes it, and return its path; None where none does."""
+def keep(index: Index, paths: Iterable[Path]) -> Path | None:
+    """Write an index to the first file that can be written, and return its path; None where none can."""
     data = _packed(index)
-    for place in places(kind, root):
+    for path in paths:
         try:
-            write_atomic(place, data)
+            write_atomic(path, data)
         except NotWritten:
             continue
-        return place
+        return path
     return None
 
 
-def kept(place: Path) -> Index | None:
+def kept(path: Path) -> Index | None:
     """Return the index that a file keeps; None where there is none, or a damaged one."""
     try:
-        with np.load(io.BytesIO(read_bytes(place, _MOST)), allow_pickle=False) as archive:
+        with np.load(io.BytesIO(read_bytes(path, _MOST)), allow_pickle=False) as archive:
             return _unpacked({name: archive[name] for name in archive.files})
     except (Unreadable, MemoryError, *_DAMAGES):
         return None

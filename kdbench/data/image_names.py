@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from typing import Final, final
 
 import numpy as np
-from timm.data.readers.img_extensions import get_img_extensions
 
 from kdbench.data.image_index import Split
 from kdbench.errors import UserError
@@ -17,10 +16,12 @@ from kdbench.utils.text import counted
 
 Report = Callable[[str], None]
 """Takes a line on how far a long listing has come, every few seconds."""
-EXTENSIONS: Final = frozenset(get_img_extensions(as_set=True))  # type: ignore[no-untyped-call]
-"""Of image files, in lower case, as timm's readers take them."""
+EXTENSIONS: Final = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""Of image files, in lower case, as torchvision's ``ImageFolder`` takes them; timm's readers take the first three."""
 NAMED: Final = {"imagenet": (1000, 1_281_167, 50_000), "tinyimagenet": (200, 100_000, 10_000)}
 """Classes, training images and test images of what may be called so."""
+TESTS: Final = ("val", "validation", "test")
+"""Names of the folder or tar file of test images: the first, or that of the others which exists."""
 _IGNORED = frozenset({"thumbs.db", "desktop.ini"})
 _UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 """Control characters, and the halves of pairs that Python puts for bytes that are not UTF-8."""
@@ -71,7 +72,7 @@ def require_printable(where: str, names: list[str]) -> None:
 def require_images(word: str, strays: list[str], reason: str = "") -> None:
     """Raise UserError that names the first of the files that are no images, where there are any."""
     if strays:
-        reason = reason or f"no image by its extension ({', '.join(sorted(EXTENSIONS))})"
+        reason = reason or f"no image by its extension ({', '.join(EXTENSIONS)})"
         more = f", and {counted(len(strays) - 1, 'file')} more" if len(strays) > 1 else ""
         raise UserError(f"{word}: {strays[0]} is {reason}{more}: move what is no image elsewhere")
 
