@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from kdbench.errors import UserError
-from kdbench.experiment.rules import AugmentationRules
+from kdbench.experiment.rule_groups import AugmentationRules
 from kdbench.method import ViewPlan
 from kdbench.utils.streams import generator
 
@@ -39,6 +39,7 @@ class Augmentation:
     @classmethod
     def of(cls, rules: AugmentationRules) -> Augmentation:
         """Return the augmentation that a protocol's rules describe."""
+        assert rules.pad is not None, "the rules are those of resized crops"
         return cls(pad=rules.pad, flip=rules.flip)
 
     @property

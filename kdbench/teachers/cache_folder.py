@@ -34,7 +34,7 @@ class Identity:
     """Fingerprint of the data set."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    pad: int
+    pad: int | None
     precision: str
     version: int = _VERSION
 

@@ -21,7 +21,7 @@ from kdbench.engine.outcomes import Outcomes
 from kdbench.engine.progress import quietly
 from kdbench.engine.run import Run
 from kdbench.engine.run_state import resume, save
-from kdbench.experiment.rules import OptimizerRules
+from kdbench.experiment.rule_groups import OptimizerRules
 from kdbench.functional import cross_entropy
 from kdbench.method import PLAIN
 from kdbench.models.build import build_net
