@@ -104,7 +104,9 @@ def open_image_files(
             if index.is_fresh(stamps):
                 return _opened(source, index, place)
             stale.append(index)
-    index = replace(source.find(stale, Progress(report, source.word)), stamps=stamps)
+    index = replace(
+        source.find(stale, Progress(report, f"listing {source.word}, once for all later jobs")), stamps=stamps
+    )
     return _opened(source, index, keep(index, source.places()))
 
 

@@ -137,7 +137,7 @@ class Folders:
                 images[label] = [f"{folder}/{name}" for name in self._images(folder, strays)]
                 progress(done := done + len(images[label]))
             splits.append(images)
-        require_images(self.word, strays)
+        self._refuse(strays)
         counts = [{label: len(paths) for label, paths in images.items()} for images in splits]
         class_names = common_classes(self.word, {TRAIN: counts[0], layout.test_name: counts[1]})
         train, test = (_split(images, class_names) for images in splits)
@@ -171,20 +171,27 @@ class Folders:
         strays: list[str] = []
         if self.kind == "tinyimagenet":
             classes = {label: f"{folder}/{_IMAGES}" for label, folder in self._classes(TRAIN, strays).items()}
-            require_images(self.word, strays)
+            self._refuse(strays)
             return _Layout(classes, f"val/{_IMAGES}", "val", (image_keys.ANNOTATIONS,))
         test_name = self._test_name()
         others: list[str] = []
         train, test = self._classes(TRAIN, strays), self._classes(test_name, others)
         images = [path for path in others if is_image(path)]
         if images and not test and self.kind == "imagenet":
-            require_images(self.word, [*strays, *(path for path in others if not is_image(path))])
+            self._refuse([*strays, *(path for path in others if not is_image(path))])
             return _Layout(train, test_name, test_name, image_keys.find_devkit(self.root))
         if images := [path for path in strays + others if is_image(path)]:
             hint = " (type imagenet:DIR for ImageNet's validation images)" if images[0] in others and not test else ""
             require_images(self.word, images, f"an image in no folder of a class{hint}")
-        require_images(self.word, strays + others)
+        self._refuse(strays + others)
         return _Layout(train, test, test_name)
+
+    def _refuse(self, strays: list[str]) -> None:
+        """Raise UserError that names the first file or folder that is neither an image nor a class, if there is one."""
+        if strays:
+            path = self.root / strays[0]
+            folder, link = "a folder, where only images may be", "a link to nothing"
+            require_images(self.word, strays, folder if path.is_dir() else "" if path.exists() else link)
 
     def _require_root(self) -> None:
         names = {entry.name for entry in self._entries(".")}

@@ -89,12 +89,15 @@ def ground_truth(root: Path, images: list[str]) -> dict[str, str]:
 
 def _wordnet_ids(path: Path) -> Mapping[int, str]:
     """Return the WordNet ids of ``meta.mat`` by ILSVRC id, of the classes alone: the leaves of the tree of words."""
-    from scipy.io import loadmat  # noqa: PLC0415 - only here
+    from scipy.io import loadmat, matlab  # noqa: PLC0415 - only here
 
     try:
         rows = loadmat(path, squeeze_me=True)["synsets"]
-        leaves = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in rows if int(row["num_children"]) == 0}
-    except (OSError, EOFError, KeyError, ValueError, TypeError, IndexError, NotImplementedError, zlib.error) as error:
+        leaves = {int(row[0]): str(row[1]) for row in rows if int(row[4]) == 0}  # id, WordNet id, ..., children
+    except (
+        *(OSError, EOFError, LookupError, ValueError, TypeError, NotImplementedError, MemoryError, zlib.error),
+        matlab.MatReadError,
+    ) as error:
         raise UserError(
             f"{path} cannot be read as the {META} of ImageNet's development kit ({one_line(error)}): unpack it again"
         ) from None

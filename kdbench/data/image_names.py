@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final, final
 
 import numpy as np
@@ -15,10 +16,12 @@ from kdbench.errors import UserError
 from kdbench.utils.text import counted
 
 Report = Callable[[str], None]
-"""Takes a line on how far a long listing has come, every few seconds."""
+"""Takes a line on how far long work has come."""
 EXTENSIONS: Final = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Of image files, in lower case, as torchvision's ``ImageFolder`` takes them; timm's readers take the first three."""
-NAMED: Final = {"imagenet": (1000, 1_281_167, 50_000), "tinyimagenet": (200, 100_000, 10_000)}
+NAMED: Final[Mapping[str, tuple[int, int, int]]] = MappingProxyType(
+    {"imagenet": (1000, 1_281_167, 50_000), "tinyimagenet": (200, 100_000, 10_000)}
+)
 """Classes, training images and test images of what may be called so."""
 TESTS: Final = ("val", "validation", "test")
 """Names of the folder or tar file of test images: the first, or that of the others which exists."""
@@ -26,24 +29,26 @@ _IGNORED = frozenset({"thumbs.db", "desktop.ini"})
 _UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 """Control characters, and the halves of pairs that Python puts for bytes that are not UTF-8."""
 _WORDNET_ID = re.compile(r"n\d{8}")
-_SECONDS = 5.0
-"""Between two lines of progress."""
+_SECONDS, _LONGEST = 5.0, 60.0
+"""Before the first line of progress, and between later ones: twice as long each time, up to the second number."""
 
 
 @final
 class Progress:
-    """Reports how far a listing has come, at most every few seconds; work that is done sooner reports nothing."""
+    """Reports how far work on many files has come, now and then; short work reports nothing."""
 
-    def __init__(self, report: Report, what: str) -> None:
-        self._report, self._what = report, what
-        self._next = time.monotonic() + _SECONDS
+    def __init__(self, report: Report, work: str) -> None:
+        self._report, self._work = report, work
+        self._pause = _SECONDS
+        self._next = time.monotonic() + self._pause
 
     def __call__(self, done: int, total: int | None = None) -> None:
-        """Take the number of files that have been listed, of how many."""
+        """Take the number of files that are done, of how many."""
         if time.monotonic() >= self._next:
-            self._next = time.monotonic() + _SECONDS
+            self._pause = min(2 * self._pause, _LONGEST)
+            self._next = time.monotonic() + self._pause
             number = f"{done:,} of {total:,} files" if total else counted(done, "file")
-            self._report(f"listing {self._what}, which is done once: {number}")
+            self._report(f"{self._work}: {number}")
 
 
 def is_image(name: str) -> bool:

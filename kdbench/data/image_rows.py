@@ -62,7 +62,8 @@ class Rows:
     """
 
     def __init__(self, path: str, word: str) -> None:
-        self.word = self.name = word
+        self.word = word
+        self.name = f"hfds:{Path(path).resolve().name}" if Path(path).is_dir() else word
         if importlib.util.find_spec("datasets") is None:
             raise UserError(f"{word} needs the package datasets: type 'pip install datasets'")
         train, test = self._load(path, "train"), None
