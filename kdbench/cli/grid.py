@@ -15,6 +15,7 @@ from kdbench.cli.options import (
     DownloadOption,
     RunsOption,
     SaveEveryOption,
+    WorkersOption,
     console,
     echo,
 )
@@ -111,6 +112,7 @@ def grid_run(
     device: DeviceOption = None,
     compile_: CompileOption = False,
     save_every: SaveEveryOption = 60.0,
+    workers: WorkersOption = None,
 ) -> None:
     """Run the unfinished cells on this machine, or resume them.
 
@@ -119,7 +121,15 @@ def grid_run(
     from kdbench.grid.submissions import Launch
 
     opened = open_grid(context, file, runs, data, download=download, device=device)
-    launch = Launch(jobs=jobs, lockstep=lockstep, cache=cache, device=device, compile=compile_, save_every=save_every)
+    launch = Launch(
+        jobs=jobs,
+        lockstep=lockstep,
+        cache=cache,
+        device=device,
+        compile=compile_,
+        save_every=save_every,
+        workers=workers,
+    )
     start(opened, cells_to_run(opened), None, launch, stay=True)
 
 
@@ -138,6 +148,7 @@ def grid_submit(
     device: DeviceOption = None,
     compile_: CompileOption = False,
     save_every: SaveEveryOption = 60.0,
+    workers: WorkersOption = None,
 ) -> None:
     """Submit the unfinished cells to Slurm or background workers.
 
@@ -156,7 +167,15 @@ def grid_submit(
             )
         resources = load_profile(profile)
     opened = open_grid(context, file, runs, data, download=download, device=device)
-    launch = Launch(jobs=jobs, lockstep=lockstep, cache=cache, device=device, compile=compile_, save_every=save_every)
+    launch = Launch(
+        jobs=jobs,
+        lockstep=lockstep,
+        cache=cache,
+        device=device,
+        compile=compile_,
+        save_every=save_every,
+        workers=workers,
+    )
     start(opened, cells_to_run(opened, slurm=cluster == "slurm"), resources, launch, stay=False)
 
 

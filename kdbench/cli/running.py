@@ -42,6 +42,7 @@ def open_session(
     device: str | None = None,
     download: bool = False,
     save_every: float = 60.0,
+    workers: int | None = None,
     compile_: bool = False,
 ) -> Session:
     """Open a session with the options of a command.
@@ -62,6 +63,8 @@ def open_session(
         device=device,
         download=download,
         save_every=save_every,
+        workers=workers,
+        report=echo,
         compile=compile_,
         scheduler=find_scheduler(),
     )

@@ -17,6 +17,7 @@ from kdbench.cli.options import (
     ProtocolOption,
     RunsOption,
     SaveEveryOption,
+    WorkersOption,
     echo,
     next_command,
     print_rows,
@@ -42,6 +43,7 @@ def teacher_train(
     download: DownloadOption = False,
     device: DeviceOption = None,
     save_every: SaveEveryOption = 60.0,
+    workers: WorkersOption = None,
 ) -> None:
     """Train a network on the labels only, and make it a teacher."""
     session = open_session(
@@ -53,6 +55,7 @@ def teacher_train(
         device=device,
         download=download,
         save_every=save_every,
+        workers=workers,
     )
     card = train_teacher(session, network, seed)
     echo(f"teacher {card.spec}: {card.accuracy:.2f} % on the test set of {card.dataset}")

@@ -20,6 +20,7 @@ from kdbench.cli.options import (
     SaveEveryOption,
     SeedsOption,
     TeacherHelp,
+    WorkersOption,
     echo,
     next_command,
 )
@@ -61,6 +62,7 @@ def train(
     device: DeviceOption = None,
     compile_: CompileOption = False,
     save_every: SaveEveryOption = 60.0,
+    workers: WorkersOption = None,
 ) -> None:
     """Train students, or resume them where they were stopped.
 
@@ -83,6 +85,7 @@ def train(
         device=device,
         download=download,
         save_every=save_every,
+        workers=workers,
         compile_=compile_,
     )
     named = [

@@ -27,6 +27,7 @@ def train(
     device: str | None = None,
     download: bool = False,
     save_every: float = 60.0,
+    workers: int | None = None,
     compile: bool = False,  # noqa: A002 - the word users know
 ) -> dict[str, Any]:
     """Run one cell, or find its record; what ``kdbench train`` does.
@@ -43,7 +44,7 @@ def train(
         ``auto``, ``on`` or ``off``: see :meth:`Session.run_all`.
     observer
         Is called with a :class:`kdbench.engine.progress.Progress` while training.
-    runs, data, epochs, precision, device, download, save_every, compile
+    runs, data, epochs, precision, device, download, save_every, workers, compile
         See :meth:`Session.open`.
 
     Returns
@@ -65,6 +66,7 @@ def train(
         device=device,
         download=download,
         save_every=save_every,
+        workers=workers,
         compile=compile,
     )
     cell = session.cell(method=method, student=student, teacher=teacher, seed=seed, settings=settings)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from kdbench.data.place import MAX_WORKERS
 from kdbench.errors import UserError
 from kdbench.grid.grid import Grid
 from kdbench.teachers.plan import CacheMode
@@ -14,8 +15,9 @@ from kdbench.utils.files import explain_os_errors, write_json
 from kdbench.utils.leases import holder_of, living
 from kdbench.utils.names import safe_name
 from kdbench.utils.reading import read_json
+from kdbench.utils.resources import owned_cpus
 from kdbench.utils.scheduler import Scheduler
-from kdbench.utils.values import argument, number
+from kdbench.utils.values import argument, number, whole_number
 
 Launcher = Literal["slurm", "local"]
 """Who starts the jobs: Slurm, or this machine."""
@@ -38,10 +40,15 @@ class Launch:
     device: str | None = None
     compile: bool = False
     save_every: float = 60.0
+    workers: int | None = None
+    """Processes that decode image files, for each worker or job; their share of the CPUs if not given."""
 
     def __post_init__(self) -> None:
         with argument("--save-every"):
             number(self.save_every, 0)
+        with argument("--workers"):
+            if self.workers is not None:
+                whole_number(self.workers, 0, MAX_WORKERS)
 
     def session(self, grid: Grid) -> dict[str, Any]:
         """Return the arguments with which a job opens its session, in any folder."""
@@ -55,6 +62,7 @@ class Launch:
             "device": self.device,
             "compile": self.compile,
             "save_every": self.save_every,
+            "workers": max(1, owned_cpus() // self.jobs) if self.workers is None and self.jobs > 1 else self.workers,
         }
 
 
