@@ -119,7 +119,7 @@ def compare(
     baseline: BaselineOption = None,
     form: Form = "terminal",
     margin: Annotated[
-        float, typer.Option(help="Largest mean difference that counts as a tie, in percentage points.", min=0)
+        float, typer.Option(help="Largest mean difference that counts as a tie, in percentage points.", min=0, max=100)
     ] = 0.2,
     by_teacher: Annotated[
         bool,
