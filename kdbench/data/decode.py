@@ -74,7 +74,7 @@ class Decoder:
                     f"is {image.width} x {image.height} pixels, too narrow: it would be resized to {width} x {height}"
                 )
         except Unusable as error:
-            raise UserError(f"{self.files.name(index)} {error}; repair or remove it") from None
+            raise UserError(f"{self.files.name(index)} {error}; replace or remove it") from None
         return image
 
     def views(self, index: int, crop: int, *, seed: int = 0, epoch: int = 0, num_strong: int = 0) -> Tensor:
@@ -91,7 +91,7 @@ class Decoder:
         """Return a strongly augmented view of the decoded training image at ``index``, uint8 ``(3, S, S)``."""
         crop = strong_crop(self.rules, (image.height, image.width), seed, epoch, index, row)
         draw = generator(seed, "strong-image", epoch, index, row)
-        return strongly_augmented(self._cropped(image, crop)[None], draw)[0]
+        return strongly_augmented(self._cropped(image, crop)[None].contiguous(), draw)[0]
 
     def test(self, index: int) -> Tensor:
         """Return the test image at ``index``, uint8 ``(3, S, S)``: resized, and its centre."""
@@ -154,5 +154,5 @@ def rgb(data: bytes) -> Image.Image:
 
 
 def _pixels(image: Image.Image) -> Tensor:
-    """Return an RGB image as uint8 ``(3, H, W)``."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    """Return an RGB image as uint8 ``(3, H, W)``; channels lie innermost in memory, as in Pillow."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)

@@ -151,6 +151,7 @@ class ImageLoader:
         atexit.unregister(self._end)
         self._loader = None
         self._workers.clear()
+        self._call += 1
 
     def _begin(self) -> Iterator[Tensor | Exception]:
         if self._loader is not None:
@@ -265,7 +266,8 @@ def _reason(code: int, num_workers: int) -> str:
 
 
 def _prepare_worker(_: int) -> None:
-    signal.signal(signal.SIGBUS, signal.SIG_DFL)  # PyTorch's handler writes to the terminal; the parent says it
+    for signum in (signal.SIGBUS, signal.SIGSEGV, signal.SIGFPE):
+        signal.signal(signum, signal.SIG_DFL)  # PyTorch's handlers write to the terminal; the parent says it
     gc.freeze()  # else the collector writes to the parent's objects, and each worker would get a copy of them
 
 

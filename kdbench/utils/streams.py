@@ -1,26 +1,23 @@
 """Random streams: every random choice has its own, derived from the seed and a purpose.
 
 A consumer that draws more numbers changes nothing for another, and a stream can be opened again at any time without
-replaying what came before it. All purposes, with what follows them (``crop-box`` and ``strong-box`` are keys of NumPy's
-Philox generator, the rest are seeds of PyTorch's):
+replaying what came before it. All purposes, with what follows them:
 
-==========================  ===========================================================================
-``"init"``, ``WHAT``        initial weights of the student, a teacher to be loaded, or a method's heads
-``"method"``, epoch, step   a method's own draws (``Batch.generator``) in a step
-``"step"``, epoch, step     torch's global generator in a step: dropout and the like
-``"order"``, epoch          the order of the training images
-``"flip"``, epoch           which images are mirrored
-``"crop"``, epoch, row      crop positions of one view
-``"strong"``, epoch, row    one strongly augmented view
-``"crop-box"``, image,      crop and flip of a large image, by the number of the crop; of seed 0 in every run
-crop
-``"strong-box"``, epoch,    crop and flip of a strongly augmented view of a large image
-image, row
-``"strong-image"``, epoch,  the strong operations on it
-image, row
-``"digits"``                the split of the embedded digits
-==========================  ===========================================================================
+=====================================  ===========================================================================
+``"init"``, ``WHAT``                   initial weights of the student, a teacher to be loaded, or a method's heads
+``"method"``, epoch, step              a method's own draws (``Batch.generator``) in a step
+``"step"``, epoch, step                torch's global generator in a step: dropout and the like
+``"order"``, epoch                     the order of the training images
+``"flip"``, epoch                      which images are mirrored
+``"crop"``, epoch, row                 crop positions of one view
+``"strong"``, epoch, row               one strongly augmented view
+``"crop-box"``, image, crop            box and flip of an image file's crop with a number; of seed 0 in every run
+``"strong-box"``, epoch, image, row    box and flip of a strongly augmented view of an image file
+``"strong-image"``, epoch, image, row  the strong operations on it
+``"digits"``                           the split of the embedded digits
+=====================================  ===========================================================================
 
+The two boxes are keys of NumPy's counter-based generator, Philox; the others are seeds of PyTorch's generators.
 Epochs are those of the protocol, counted from 1; pre-training counts down to it, so that its last epoch is 0.
 """
 
