@@ -66,7 +66,7 @@ def data_subset(
     if exists:
         raise UserError(f"{out} exists, and nothing is overwritten: give another path, or delete it first")
     place = DataPlace.parse(data)
-    if place.is_npz:
+    if place.kind:
         raise UserError(f"--data {data} is not used: name the file in place of {dataset}, or give a folder with --data")
     whole = place.load(dataset, download=download)
     if not isinstance(whole, ArrayDataset):

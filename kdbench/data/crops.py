@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple, final
 
 import numpy as np
 
+from kdbench.experiment.rule_groups import AugmentationRules
 from kdbench.utils.streams import stream_seed
 
 ATTEMPTS = 10
@@ -35,6 +36,13 @@ class CropRules:
     """Shorter side of a test image before its central crop, in pixels."""
     flip: bool
     """Whether half of the training crops are mirrored left-right."""
+
+    @classmethod
+    def of(cls, rules: AugmentationRules) -> CropRules:
+        """Return the part of a protocol's rules that crops of image files follow."""
+        values = {field.name: getattr(rules, field.name) for field in fields(cls)}
+        assert None not in values.values(), "the protocol's crops are not resized"
+        return cls(**values)
 
 
 class Crop(NamedTuple):

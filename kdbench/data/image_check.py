@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import final
 
@@ -25,7 +26,10 @@ def faults(listing: Listing, num_workers: int) -> Iterator[str | None]:
         Processes beside this one; with 0 of them, this one decodes.
     """
     loader = DataLoader(_Faults(listing), batch_size=_BATCH, num_workers=num_workers, collate_fn=list)
-    for batch in loader:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a fork beside threads
+        batches = iter(loader)
+    for batch in batches:
         yield from batch
 
 

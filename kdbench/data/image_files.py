@@ -74,13 +74,7 @@ def expanded(path: str) -> str:
     return os.path.expanduser(os.path.expandvars(path))  # noqa: PTH111 - as it is where there is no home
 
 
-def open_image_files(
-    kind: Kind,
-    path: str,
-    report: Report = lambda _: None,
-    *,
-    anew: bool = False,
-) -> ImageFiles:
+def open_image_files(kind: Kind, path: str, report: Report = lambda _: None, *, anew: bool = False) -> ImageFiles:
     """Open a data set: read its listing where it is kept and nothing has changed, or else make and keep it.
 
     Parameters
@@ -104,9 +98,8 @@ def open_image_files(
             if index.is_fresh(stamps):
                 return _opened(source, index, place)
             stale.append(index)
-    index = replace(
-        source.find(stale, Progress(report, f"listing {source.word}, once for all later jobs")), stamps=stamps
-    )
+    progress = Progress(report, f"listing {source.word}, once for all later jobs")
+    index = replace(source.find(stale, progress), stamps=stamps)
     return _opened(source, index, keep(index, source.places()))
 
 
@@ -120,6 +113,6 @@ def _source(kind: Kind, path: str, word: str) -> Source:
 def _opened(source: Source, index: Index, kept_in: Path | None) -> ImageFiles:
     train, test = (
         Listing(split.names, split.labels, split.sizes, source.reader(name, split), source.word)
-        for name, split in (("train", index.train), ("test", index.test))
+        for name, split in zip(("train", "test"), index.splits, strict=True)
     )
     return ImageFiles(source.name, train, test, index.class_names, kept_in)

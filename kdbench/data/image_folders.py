@@ -39,7 +39,7 @@ from kdbench.data.image_names import (
     require_named,
     require_printable,
 )
-from kdbench.data.listing import Files
+from kdbench.data.listing import Files, Integers
 from kdbench.errors import UserError
 from kdbench.utils.text import one_line
 
@@ -48,7 +48,7 @@ _IMAGES = "images"
 """The folder inside a class's of Tiny ImageNet, and inside ``val``."""
 _THREADS = 16
 """A disk behind a network answers many questions at once."""
-_CHUNK = 500
+_CHUNK = 100
 """Files that a thread looks at in one go."""
 
 
@@ -111,11 +111,8 @@ class Folders:
         named = self._names(progress)
         require_named(self.kind, self.word, named.class_names, len(named.train.labels), len(named.test.labels))
         for index in stale:
-            if (
-                index.class_names == named.class_names
-                and index.train.same_names(named.train)
-                and index.test.same_names(named.test)
-            ):
+            same_classes = index.class_names == named.class_names
+            if same_classes and all(map(self._holds, index.splits, named.splits)):
                 return index
         total = len(named.train.labels) + len(named.test.labels)
         train = self._measured(named.train, lambda done: progress(done, total))
@@ -143,9 +140,22 @@ class Folders:
         train, test = (_split(images, class_names) for images in splits)
         return Index(class_names, train, test, stamps={})
 
+    def _holds(self, split: Split, named: Split) -> bool:
+        """Return whether an earlier look at a split holds: all names are the same, and one size of each class."""
+        if split.names != named.names or not np.array_equal(split.labels, named.labels):
+            return False
+        _, firsts = np.unique(split.labels, return_index=True)
+        paths = split.names.decode().splitlines()
+        return np.array_equal(self._all_sizes([paths[first] for first in firsts]), split.sizes[firsts])
+
     def _measured(self, split: Split, progress: Callable[[int], None]) -> Split:
         """Return a split with the sizes of its images."""
-        paths = split.names.decode().splitlines()
+        measured = replace(split, sizes=self._all_sizes(split.names.decode().splitlines(), progress))
+        require_bytes(self.word, measured)
+        return measured
+
+    def _all_sizes(self, paths: Sequence[str], progress: Callable[[int], None] = lambda _: None) -> Integers:
+        """Return the sizes of files, asked for by many threads at once."""
         sizes = np.empty(len(paths), np.int64)
         starts = range(0, len(paths), _CHUNK)
         with ThreadPoolExecutor(_THREADS) as pool:
@@ -153,9 +163,7 @@ class Folders:
             for start, part in zip(starts, parts, strict=True):
                 sizes[start : start + len(part)] = part
                 progress(start + len(part))
-        measured = replace(split, sizes=sizes)
-        require_bytes(self.word, measured)
-        return measured
+        return sizes
 
     def _sizes(self, paths: Sequence[str]) -> list[int]:
         sizes = []

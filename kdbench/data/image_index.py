@@ -3,8 +3,9 @@
 The index lies in the data's own folder, so that a copy of the folder has it too, or else in the user's cache folder.
 It is trusted as long as its stamps are those of the disk: times of change of the folders (a new, renamed or removed
 file changes its folder's) and of tar files. They cost one look a class. A copied folder mostly has other times: then
-the names are listed again, which takes one look a folder as well, and where all are as before, the sizes hold.
-Sizes are not looked at again, since every read compares the number of bytes with the listed one.
+the names are listed again and one size of each class is looked at, and where all are as before, the index holds.
+Not all sizes are looked at again, since every read compares the number of bytes with the listed one. What is not
+noticed is a file that was overwritten in place by another of the same size.
 """
 
 from __future__ import annotations
@@ -57,10 +58,6 @@ class Split:
     offsets: Integers = field(default_factory=_none)
     """``(N,)``, where an image begins in its tar file; empty for other images."""
 
-    def same_names(self, other: Split) -> bool:
-        """Return whether two splits have the same images, as far as names tell."""
-        return self.names == other.names and np.array_equal(self.labels, other.labels)
-
 
 @final
 @dataclass(frozen=True, eq=False, slots=True)
@@ -72,6 +69,11 @@ class Index:
     test: Split
     stamps: Mapping[str, int]
     """What had to stay as it was: times of change by path, and the like."""
+
+    @property
+    def splits(self) -> tuple[Split, Split]:
+        """Both splits, training images first."""
+        return self.train, self.test
 
     def is_fresh(self, stamps: Mapping[str, int]) -> bool:
         """Return whether nothing has changed, by the stamps of now."""
@@ -147,7 +149,9 @@ def _unpacked(arrays: Mapping[str, npt.NDArray[Any]]) -> Index:
     """Return the index that arrays hold; raise ValueError or KeyError where they hold none."""
     if arrays["version"] != _VERSION:
         raise ValueError("the index of another version")
-    class_names, stamped = (_bytes(arrays[name]).decode().splitlines() for name in ("class_names", "stamped"))
+    class_names, stamped = (
+        _bytes(arrays[name]).decode(errors="surrogateescape").splitlines() for name in ("class_names", "stamped")
+    )
     train, test = (_split(arrays, name, len(class_names)) for name in ("train", "test"))
     stamps = dict(zip(stamped, _integers(arrays["stamps"]).tolist(), strict=True))
     return Index(tuple(class_names), train, test, stamps)
@@ -170,7 +174,7 @@ def _split(arrays: Mapping[str, npt.NDArray[Any]], split: str, num_classes: int)
 
 
 def _text(lines: Mapping[str, int] | tuple[str, ...]) -> npt.NDArray[np.uint8]:
-    return np.frombuffer("".join(f"{line}\n" for line in lines).encode(), np.uint8)
+    return np.frombuffer("".join(f"{line}\n" for line in lines).encode(errors="surrogateescape"), np.uint8)
 
 
 def _bytes(array: npt.NDArray[Any]) -> bytes:

@@ -152,7 +152,9 @@ class Tars:
                             yield from self._image(
                                 place, stem, self._name(path, each), each, member.offset_data, strays
                             )
-        except (tarfile.TarError, EOFError, OSError) as error:
+        except UserError:
+            raise
+        except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError) as error:
             reason = (isinstance(error, OSError) and error.strerror) or one_line(error)
             raise UserError(
                 f"{self.word}: {path} cannot be read as an uncompressed tar file ({reason}): copy it again"

@@ -96,9 +96,9 @@ class ResidentImages(TrainingImages):
         self,
         seed: int,
         epoch: int,
-        order: Tensor,
-        layout: Layout,
-        plans: Sequence[ViewPlan],  # noqa: ARG002
+        order: Tensor,  # noqa: ARG002 - any image is at hand at any time
+        layout: Layout,  # noqa: ARG002
+        plans: Sequence[ViewPlan],
     ) -> ResidentViews:
         """Draw the ids of the plans' views; make the strong ones, of all images."""
         return ResidentViews(self, seed, epoch, plans)

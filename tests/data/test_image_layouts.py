@@ -38,7 +38,8 @@ def imagenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     fields = ["ILSVRC2012_ID", "WNID", "words", "gloss", "num_children", "children", "wordnet_height", "num_train"]
     rows = [(number, name, "a word", "a gloss", 0, [], 0, 3) for name, number in ids.items()]
     rows.append((4, "n00000009", "their parent", "a gloss", 3, [1, 2, 3], 1, 0))
-    savemat(root / "meta.mat", {"synsets": np.array(rows, [(field, "O") for field in fields])[:, None]})
+    synsets = np.array(rows, [(field, "O") for field in fields])[:, None]
+    savemat(root / "meta.mat", {"synsets": synsets}, do_compression=True)
     monkeypatch.setattr(image_names, "NAMED", {"imagenet": (3, 9, 4)})
     return root
 
