@@ -31,6 +31,16 @@ class ViewIds(abc.ABC):
     def num_views(self) -> int:
         """Number of view ids of an image."""
 
+    @property
+    def is_small(self) -> bool:
+        """Whether all views of all images can be enumerated."""
+        return self.num_views <= 2**12
+
+    @property
+    def repeats(self) -> bool:
+        """Whether epochs come back to the same views, so that what a teacher says of them is worth keeping."""
+        return True
+
     @abc.abstractmethod
     def draw(self, seed: int, epoch: int, num_images: int, plan: ViewPlan) -> Tensor:
         """Return the ids of an epoch's views that have one, int64 ``(V, N)``, by position in the training set.
@@ -120,6 +130,11 @@ class CropIds(ViewIds):
 
     pool: int | None = None
     """Crops of an image, shared by all seeds and epochs; None for practically a new one each time."""
+
+    @property
+    def repeats(self) -> bool:
+        """Whether there is a pool."""
+        return self.pool is not None
 
     @property
     def num_crops(self) -> int:
