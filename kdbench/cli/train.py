@@ -14,6 +14,7 @@ from kdbench.cli.options import (
     DeviceOption,
     DownloadOption,
     EpochsOption,
+    InitHelp,
     PrecisionOption,
     ProtocolOption,
     RunsOption,
@@ -23,7 +24,7 @@ from kdbench.cli.options import (
     echo,
     next_command,
 )
-from kdbench.cli.running import open_session, run_cells
+from kdbench.cli.running import bring, open_session, run_cells
 from kdbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def train(
             metavar="[METHOD.]KEY=VALUE",
         ),
     ] = None,
+    init: Annotated[str | None, typer.Option(help=InitHelp, metavar="FILE|NAME")] = None,
     epochs: EpochsOption = None,
     precision: PrecisionOption = None,
     cache: CacheOption = "auto",
@@ -72,6 +74,8 @@ def train(
 
     if lockstep is not None and lockstep < 1:
         raise UserError(f"--lockstep must be at least 1, not {lockstep}")
+    if init is not None and len(student) > 1:
+        raise UserError("--init gives the weights of one network: name one with --student")
     methods = list(dict.fromkeys(method_name(name) for name in method))
     settings_of = parse_settings(settings or [], methods)
     session = open_session(
@@ -85,8 +89,9 @@ def train(
         save_every=save_every,
         compile_=compile_,
     )
+    start = "" if init is None else bring(session, student[0], init)
     named = [
-        session.cell(method=name, student=network, teacher=teacher, seed=number, settings=values)
+        session.cell(method=name, student=network, teacher=teacher, seed=number, settings=values, init=start)
         for number in seed or [1]
         for network in student
         for name in methods

@@ -41,12 +41,13 @@ class Identity:
     @classmethod
     def of(cls, card: TeacherCard, protocol: Protocol, dataset: Dataset) -> Identity:
         """Return the identity of a teacher's outputs under a protocol."""
+        mean, std = card.normalisation or (protocol.rules.data.mean, protocol.rules.data.std)
         return cls(
             network=card.network,
             weights=card.weights,
             data=dataset.fingerprint,
-            mean=protocol.rules.data.mean,
-            std=protocol.rules.data.std,
+            mean=mean,
+            std=std,
             pad=protocol.rules.augmentation.pad,
             precision=protocol.precision,
         )
