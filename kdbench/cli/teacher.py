@@ -12,6 +12,7 @@ from kdbench.cli.options import (
     DeviceOption,
     DownloadOption,
     EpochsOption,
+    InitHelp,
     NetworkOption,
     PrecisionOption,
     ProtocolOption,
@@ -22,7 +23,7 @@ from kdbench.cli.options import (
     next_command,
     print_rows,
 )
-from kdbench.cli.running import open_session, train_teacher
+from kdbench.cli.running import bring, open_session, train_teacher
 
 if TYPE_CHECKING:
     from kdbench.engine.session import Session
@@ -36,6 +37,7 @@ def teacher_train(
     protocol: ProtocolOption,
     network: NetworkOption,
     seed: Annotated[int, typer.Option(help="Seed of the teacher.")] = 0,
+    start: Annotated[str | None, typer.Option("--from", help=InitHelp, metavar="FILE|NAME")] = None,
     epochs: EpochsOption = None,
     precision: PrecisionOption = None,
     runs: RunsOption = Path("runs"),
@@ -57,14 +59,21 @@ def teacher_train(
         save_every=save_every,
         workers=workers,
     )
-    card = train_teacher(session, network, seed)
+    init = "" if start is None else bring(session, network, start)
+    card = train_teacher(session, network, seed, init)
     echo(f"teacher {card.spec}: {card.accuracy:.2f} % on the test set of {card.dataset}")
     _warn(session, card)
 
 
 @app.command("import")
 def teacher_import(
-    file: Annotated[Path, typer.Argument(help="Checkpoint with a state dict (torch.save or safetensors).")],
+    file: Annotated[
+        str,
+        typer.Argument(
+            help="Checkpoint with a state dict (torch.save or safetensors), or published weights by name, e.g. "
+            "torchvision:resnet34.IMAGENET1K_V1."
+        ),
+    ],
     protocol: ProtocolOption,
     network: NetworkOption,
     accuracy: Annotated[

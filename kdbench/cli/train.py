@@ -14,6 +14,7 @@ from kdbench.cli.options import (
     DeviceOption,
     DownloadOption,
     EpochsOption,
+    InitHelp,
     PrecisionOption,
     ProtocolOption,
     RunsOption,
@@ -24,7 +25,7 @@ from kdbench.cli.options import (
     echo,
     next_command,
 )
-from kdbench.cli.running import open_session, run_cells
+from kdbench.cli.running import bring, open_session, run_cells
 from kdbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def train(
             metavar="[METHOD.]KEY=VALUE",
         ),
     ] = None,
+    init: Annotated[str | None, typer.Option(help=InitHelp, metavar="FILE|NAME")] = None,
     epochs: EpochsOption = None,
     precision: PrecisionOption = None,
     cache: CacheOption = "auto",
@@ -74,6 +76,8 @@ def train(
 
     if lockstep is not None and lockstep < 1:
         raise UserError(f"--lockstep must be at least 1, not {lockstep}")
+    if init is not None and len(student) > 1:
+        raise UserError("--init gives the weights of one network: name one with --student")
     methods = list(dict.fromkeys(method_name(name) for name in method))
     settings_of = parse_settings(settings or [], methods)
     session = open_session(
@@ -88,8 +92,9 @@ def train(
         workers=workers,
         compile_=compile_,
     )
+    start = "" if init is None else bring(session, student[0], init)
     named = [
-        session.cell(method=name, student=network, teacher=teacher, seed=number, settings=values)
+        session.cell(method=name, student=network, teacher=teacher, seed=number, settings=values, init=start)
         for number in seed or [1]
         for network in student
         for name in methods

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from kdbench.engine.inits import bring
 from kdbench.engine.progress import Observer
 from kdbench.engine.session import Session
 from kdbench.teachers.plan import CacheMode
@@ -18,6 +19,7 @@ def train(
     teacher: str | None = None,
     seed: int = 1,
     settings: dict[str, Any] | None = None,
+    init: str | Path | None = None,
     cache: CacheMode = "auto",
     observer: Observer = lambda _: None,
     runs: str | Path = "runs",
@@ -40,6 +42,8 @@ def train(
         Decides the student's initial weights, the order of the images and their views.
     settings
         Hyper-parameters that differ from the method's recipe.
+    init
+        Weights that the student's training starts from, a file or published ones by name; fresh ones by default.
     cache
         ``auto``, ``on`` or ``off``: see :meth:`Session.run_all`.
     observer
@@ -69,5 +73,6 @@ def train(
         workers=workers,
         compile=compile,
     )
-    cell = session.cell(method=method, student=student, teacher=teacher, seed=seed, settings=settings)
+    start = "" if init is None else bring(session, student, init)[0]
+    cell = session.cell(method=method, student=student, teacher=teacher, seed=seed, settings=settings, init=start)
     return session.run(cell, observer, cache=cache)

@@ -74,7 +74,7 @@ def make_record(
         "teacher": {name: getattr(teacher, name) for name in ("network", "id", "weights", "accuracy")}
         if teacher
         else None,
-        "student": cell.student,
+        "student": cell.student_label,
         "method": cell.method,
         "method_source": method_source(cell.method).text,
         "family": load_method(cell.method).FAMILY,

@@ -34,7 +34,7 @@ def variants_of(statuses: Iterable[Status]) -> tuple[Variant, ...]:
         cell = status.cell
         if id(cell.settings) not in settings_texts:
             settings_texts[id(cell.settings)] = json.dumps(cell.settings.values(), sort_keys=True)
-        key = cell.protocol.epochs, cell.teacher, cell.student, cell.method, settings_texts[id(cell.settings)]
+        key = cell.protocol.epochs, cell.teacher, cell.student_label, cell.method, settings_texts[id(cell.settings)]
         left, done = groups.setdefault(key, ([], []))
         (done if status.state == State.DONE else left).append(cell)
     return tuple(Variant(tuple(left), tuple(done)) for left, done in groups.values())

@@ -36,6 +36,9 @@ class TeacherCard:
     origin: str
     epochs: int | None = None
     """Epochs it was trained for; None where the card does not say so, as that of an imported one."""
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    """Normalisation of its input; None where it is the protocol's."""
 
     def check(self) -> None:
         """Make sure that each value is of the kind that it should be.
@@ -51,6 +54,16 @@ class TeacherCard:
         number(self.accuracy, 0, 100)
         number(0.0 if self.expected is None else self.expected, 0, 100)
         whole_number(1 if self.epochs is None else self.epochs, 1)
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std belong together")
+        for values, least in ((self.mean, 0), (self.std, 1e-6)):
+            if values is not None and len([number(value, least) for value in values]) != 3:
+                raise ValueError("mean and std have one number a channel")
+
+    @property
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Mean and standard deviation of its own; None where they are the protocol's."""
+        return None if self.mean is None or self.std is None else (self.mean, self.std)
 
     @property
     def short(self) -> str:
@@ -97,7 +110,8 @@ def read_card(path: Path) -> TeacherCard:
         It is damaged.
     """
     try:
-        card = TeacherCard(**read_json(path))
+        values = read_json(path)
+        card = TeacherCard(**values | {key: tuple(values[key]) for key in ("mean", "std") if values.get(key)})
         card.check()
     except (ValueError, TypeError) as error:
         raise UserError(

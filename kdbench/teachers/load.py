@@ -51,7 +51,7 @@ def load_teacher(runs: Path, card: TeacherCard, protocol: Protocol, dataset: Dat
         Its weights are not those on its card, or its accuracy is not: the text holds both numbers.
     """
     path = card_folder(runs, protocol.name, card) / WEIGHTS
-    net = build_net(card.network, protocol, dataset, seed=0, purpose="teacher")
+    net = build_net(card.network, protocol, dataset, seed=0, purpose="teacher", normalisation=card.normalisation)
     try:
         weights = read_weights(path)
     except UserError as error:
@@ -106,7 +106,7 @@ def doubts(card: TeacherCard, protocol: Protocol, dataset: Dataset) -> str:
         return ""
     doubt = f"{measured} cannot be told from guessing" if guessed else f"no accuracy is known to check {measured} with"
     data = protocol.rules.data
-    mean, std = (", ".join(f"{value:g}" for value in values) for values in (data.mean, data.std))
+    mean, std = (", ".join(f"{value:g}" for value in v) for v in card.normalisation or (data.mean, data.std))
     return (
         f"{doubt}: if the checkpoint is better elsewhere, compare its normalisation and pixel range (here pixels from "
         f"0 to 1, less the mean {mean}, over the deviation {std}) and its order of classes; --accuracy PERCENT checks "
