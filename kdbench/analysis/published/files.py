@@ -1,8 +1,9 @@
-"""Read the files of published values, sources and methods; ``results/published/README.md`` explains them."""
+"""Read the files of published values, networks, sources and methods; ``results/published/README.md`` explains them."""
 
 from __future__ import annotations
 
 import io
+import math
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
@@ -16,7 +17,7 @@ PublishedEpoch = Literal["last", "best", "unknown"]
 Family = Literal["logits", "features", "relations", "contrast", ""]
 
 METHODS_FILE = "methods.csv"
-_NUMBERS = ("top1", "std", "teacher_top1", "student_top1")
+_NUMBERS = ("top1", "top5", "std", "teacher_top1", "student_top1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,19 +42,31 @@ class Source:
     title: str
     url: str = ""
     """Address; empty if it is not certain."""
-    protocol: str
-    """Protocol whose results are comparable with the values; empty for none."""
+    protocols: tuple[str, ...]
+    """Protocols whose results are comparable with the values, at most one for each data set."""
     epoch: PublishedEpoch
     """Epoch that the source's own runs report."""
     own_methods: tuple[str, ...]
     """Published names of the methods that the source ran itself; its other values repeat those of other sources."""
     differs: str = ""
-    """Why no protocol is comparable."""
+    """Why there are none."""
     table: PrintedTable | None = None
 
     def __post_init__(self) -> None:
         assert self.epoch in get_args(PublishedEpoch), self.key
-        assert bool(self.protocol) != bool(self.differs), f"{self.key} needs either a protocol or a reason in differs"
+        assert bool(self.protocols) != bool(self.differs), f"{self.key} needs either protocols or a reason in differs"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedNetwork:
+    """What must be known of a network to read its values on a data set."""
+
+    names: tuple[str, ...] = ()
+    """Names in sources that mean it on this data set."""
+    note: str = ""
+    """Note on each of its values."""
+    alone: str = ""
+    """Why its accuracy without a teacher is not comparable with results under any protocol."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,11 +98,17 @@ def read_values(dataset: str) -> pd.DataFrame:
     """Read the values of a data set: numbers as numbers, ``also_in`` and ``disagrees`` as tuples, the rest as text."""
     frame = _read_csv(f"{dataset}.csv")
     for column in _NUMBERS:
-        frame[column] = pd.to_numeric(frame[column])
+        frame[column] = pd.to_numeric(frame[column]) if column in frame else math.nan
     frame["n"] = pd.to_numeric(frame["n"]).astype("Int64")
     frame["also_in"] = [tuple(text.split()) for text in frame["also_in"]]
     frame["disagrees"] = [tuple(float(value) for value in text.split()) for text in frame["disagrees"]]
     return frame
+
+
+def read_networks(dataset: str) -> dict[str, PublishedNetwork]:
+    """Read what must be known of the networks of a data set, by kdbench's names."""
+    entries = _read_toml("networks.toml").get(dataset, {})
+    return {name: PublishedNetwork(**entry | {"names": tuple(entry["names"])}) for name, entry in entries.items()}
 
 
 def read_methods() -> dict[str, PublishedMethod]:
@@ -100,15 +119,20 @@ def read_methods() -> dict[str, PublishedMethod]:
 
 def read_sources() -> dict[str, Source]:
     """Read the sources by key."""
-    entries = tomllib.loads((_folder() / "sources.toml").read_text(encoding="utf-8"))
-    return {key: _source(key, **entry) for key, entry in entries.items()}
+    return {key: _source(key, **entry) for key, entry in _read_toml("sources.toml").items()}
 
 
-def _source(key: str, own: list[str], table: dict[str, Any] | None = None, **texts: Any) -> Source:
-    if table is None:
-        return Source(key=key, own_methods=tuple(own), **texts)
-    lists = {name: tuple(table[name]) for name in ("pairs", "rows")}
-    return Source(key=key, own_methods=tuple(own), table=PrintedTable(**table | lists), **texts)
+def _source(
+    key: str, own: list[str], protocols: list[str], table: dict[str, Any] | None = None, **texts: Any
+) -> Source:
+    printed = None
+    if table is not None:
+        printed = PrintedTable(**table | {name: tuple(table[name]) for name in ("pairs", "rows")})
+    return Source(key=key, own_methods=tuple(own), protocols=tuple(protocols), table=printed, **texts)
+
+
+def _read_toml(name: str) -> dict[str, Any]:
+    return tomllib.loads((_folder() / name).read_text(encoding="utf-8"))
 
 
 def _read_csv(name: str) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from kdbench.analysis.comparison import FAMILIES, ComparedPair, Comparison, Row, position
 from kdbench.analysis.published.files import PublishedEpoch
-from kdbench.analysis.published.values import Published, PublishedValue
+from kdbench.analysis.published.values import SAME, Published, PublishedValue
 from kdbench.analysis.tables.entries import fixed, with_difference
 from kdbench.analysis.tables.layouts import Marks
 from kdbench.analysis.tables.table import MISSING, Entry, Mark, Table, words
@@ -18,8 +18,13 @@ from kdbench.errors import UserError
 from kdbench.experiment.pairs import Pair, usual_pairs
 from kdbench.experiment.protocol import load_protocol
 
-_NETWORKS = ("Teacher", "Student")
+_NETWORKS = {"Teacher": "teacher_top1", "Student": "student_top1"}
+"""Rows of the networks without distillation, and the columns with their accuracies."""
 NOT_OURS = "published values are copied from their sources; they are never ranked or tested with ours"
+_GROUPS = (
+    "the protocol computes batch norms over groups of {} images; published runs over the images of a GPU, whose number "
+    "most sources do not state"
+)
 _REPORTED: dict[PublishedEpoch, str] = {
     "last": "after the last epoch",
     "best": "in the best epoch on the test set",
@@ -145,12 +150,13 @@ def _number(top1: float, std: float | None, note: str = "") -> Entry:
 
 def _protocol_table(published: Published, protocol: str, frame: pd.DataFrame) -> Table:
     """Make a table of the values under one protocol; of values that disagree, the one that most sources print."""
-    accuracy = load_protocol(protocol).accuracy
+    rules = load_protocol(protocol)
     pairs = _ordered(frame)
     rows = [
-        (*words("", role), *(_number(accuracy[network], None) for network in networks))
+        (*words("", role), *(_network_entry(rules.accuracy[network], frame, role, network) for network in networks))
         for role, networks in zip(_NETWORKS, _networks(pairs), strict=True)
     ]
+    group_size = rules.rules.schedule.group_size
     rows += _method_rows(published, frame, pairs)
     return Table(
         f"Published under {protocol}",
@@ -159,6 +165,7 @@ def _protocol_table(published: Published, protocol: str, frame: pd.DataFrame) ->
         (
             f"top-1 on the test set of {published.dataset} in %, ± standard deviation where a source prints one",
             "if sources disagree: the value that most of them print; a footnote lists the others",
+            *([_GROUPS.format(group_size)] if group_size else []),
             f"sources: {_titles(published, frame)}",
             NOT_OURS,
         ),
@@ -173,8 +180,17 @@ def _source_table(published: Published, source: str, frame: pd.DataFrame) -> Tab
     firsts = frame.drop_duplicates("pair").set_index("pair")
     rows = [
         (*words("", role), *(_number(firsts[column][pair], None) for pair in pairs))
-        for role, column in zip(_NETWORKS, ("teacher_top1", "student_top1"), strict=True)
+        for role, column in _NETWORKS.items()
     ]
+    columns = list(_NETWORKS.values())
+    differences = frame[columns].to_numpy() - firsts.loc[frame["pair"], columns].to_numpy()
+    others = (abs(differences) > SAME).any(axis=1)
+    frame = frame.assign(
+        networks=[
+            f"of a teacher with {fixed(teacher)} % and a student with {fixed(student)} % without one" if other else ""
+            for other, teacher, student in zip(others, *(frame[column] for column in columns), strict=True)
+        ]
+    )
     reasons = list(dict.fromkeys(frame["differs"]))
     return Table(
         f"Published by {source}, not comparable",
@@ -213,14 +229,24 @@ def _method_rows(
 
 
 def _most_printed(values: pd.DataFrame, *, reasons: bool) -> Entry:
-    """Make an entry of the value that most sources print; a note lists the others, and why it is not comparable."""
+    """Make an entry of the value that most sources print, with what must be known of it; a note lists the others."""
     order = values["also_in"].map(len).sort_values(ascending=False, kind="stable").index
     first, others = values.loc[order[0]], values.loc[order[1:]]
-    notes = [str(first["differs"])] if reasons and first["differs"] else []
+    columns = (*(["differs"] if reasons else []), "note", "network_note", "networks")
+    notes = [str(first[column]) for column in columns if first.get(column)]
+    if not math.isnan(first["top5"]):
+        notes.append(f"top-5: {fixed(first['top5'])} %")
     if len(others):
         texts = (f"{fixed(v)} ({source})" for v, source in zip(others["top1"], others["source"], strict=True))
         notes.append(f"{first['source']}; also {', '.join(texts)}")
-    return _number(float(first["top1"]), None if math.isnan(first["std"]) else float(first["std"]), "; ".join(notes))
+    entry = _number(float(first["top1"]), None if math.isnan(first["std"]) else float(first["std"]))
+    return replace(entry, notes=tuple(notes))
+
+
+def _network_entry(accuracy: float, frame: pd.DataFrame, role: str, network: str) -> Entry:
+    """Make an entry of a network's accuracy under a protocol, with a note on what sources print where it is another."""
+    printed = sorted(set(frame.loc[frame[role.lower()] == network, _NETWORKS[role]]) | {accuracy})
+    return _number(accuracy, None, f"printed as {' and '.join(map(fixed, printed))}" if len(printed) > 1 else "")
 
 
 def _ordered(frame: pd.DataFrame) -> list[str]:
