@@ -15,6 +15,7 @@ from kdbench.data.datasets import Dataset
 from kdbench.data.lazy import LazyData
 from kdbench.data.npz import NPZ
 from kdbench.data.place import DataPlace
+from kdbench.engine.earlier import network_name
 from kdbench.engine.options import Options
 from kdbench.engine.outcomes import Outcome
 from kdbench.engine.progress import Observer, Observers, quietly
@@ -152,12 +153,12 @@ class Session:
         Raises
         ------
         UserError
-            A name or setting is unknown, or there is no such teacher.
+            A name or setting is unknown, there is no such teacher, or only cells of earlier versions have such a name.
         """
         with argument("--method"):
             method = method_name(text(method))
         with argument("--student"):
-            student = canonical_network(text(student))
+            student, refusal = network_name(text(student))
         with argument("--seed"):
             seed = whole_number(seed, 0, 2**31 - 1)
         kind = load_method(method)
@@ -167,14 +168,18 @@ class Session:
         if teacher:
             with argument("--teacher"):
                 spec = teacher if isinstance(teacher, TeacherRef) else TeacherSpec.parse(text(teacher))
-        network = canonical_network(spec.network) if spec else None
+        network = None
+        if spec:
+            network, unknown = network_name(spec.network)
+            if unknown and not self.teachers.has(network):
+                raise unknown
         resolved = resolve_settings(
             method, dataset=self.protocol.dataset, teacher=network, student=student, chosen=settings
         )
         ref = spec if isinstance(spec, TeacherRef) else None
         if isinstance(spec, TeacherSpec) and network and kind.READS.teacher:
             ref = self.teachers.find(spec, network).ref
-        return Cell(
+        cell = Cell(
             protocol=self.protocol,
             teacher=ref if kind.READS.teacher else None,
             student=student,
@@ -183,6 +188,9 @@ class Session:
             settings=resolved,
             seed=seed,
         )
+        if refusal and not cell.folder(self.runs).is_dir():
+            raise refusal
+        return cell
 
     def run(
         self,

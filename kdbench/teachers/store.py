@@ -13,7 +13,7 @@ from kdbench.experiment.pairs import TeacherSpec
 from kdbench.experiment.protocol import Protocol
 from kdbench.teachers.cache import TeacherCache
 from kdbench.teachers.cache_folder import Identity
-from kdbench.teachers.cards import TeacherCard, find_teacher
+from kdbench.teachers.cards import TeacherCard, find_teacher, list_teachers
 from kdbench.teachers.load import load_teacher
 from kdbench.teachers.outputs import LiveTeacher
 from kdbench.utils.scheduler import Scheduler
@@ -36,6 +36,10 @@ class TeacherStore:
         self.device, self.scheduler = device, scheduler
         self._live: dict[str, LiveTeacher] = {}
         self._caches: dict[str, TeacherCache] = {}
+
+    def has(self, network: str) -> bool:
+        """Return whether there is a teacher of a network on any data, by the spelling of its card."""
+        return any(card.network == network for card in list_teachers(self.runs, self.protocol.name))
 
     def find(self, spec: TeacherSpec, network: str) -> TeacherCard:
         """Find the card of a teacher; ``network`` is the one spelling of its network's name.
