@@ -43,7 +43,6 @@ def cache_build(
 ) -> None:
     """Run a teacher once on every view that methods and seeds will see, and store its outputs."""
     from kdbench.engine.display import Display
-    from kdbench.engine.earlier import network_name
     from kdbench.experiment.pairs import TeacherSpec
     from kdbench.teachers.demand import Wanted
     from kdbench.teachers.plan import Demand
@@ -52,10 +51,7 @@ def cache_build(
         protocol, runs=runs, data=data, epochs=epochs, precision=precision, device=device, download=download
     )
     spec = TeacherSpec.parse(teacher)
-    network, refusal = network_name(spec.network)
-    if refusal and not session.teachers.has(network):
-        raise refusal
-    card = session.teachers.find(spec, network)
+    card = session.teachers.find(spec, session.teachers.spelling(spec.network))
     cells = [
         session.cell(method=name, student=card.network, teacher=card.spec, seed=number)
         for name in dict.fromkeys(method)

@@ -10,7 +10,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from kdbench.experiment.rules import OptimizerRules, ScheduleRules
+from kdbench.experiment.rule_groups import OptimizerRules, ScheduleRules
 
 
 @final

@@ -11,7 +11,7 @@ from torch import nn
 
 from kdbench.engine.optim import LearningRate, build_optimizer
 from kdbench.experiment.cell import Cell
-from kdbench.experiment.rules import OptimizerRules, ScheduleRules
+from kdbench.experiment.rule_groups import OptimizerRules, ScheduleRules
 from kdbench.method import Loss, Method, Reads
 from kdbench.net import Net
 

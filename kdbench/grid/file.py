@@ -15,7 +15,7 @@ from kdbench.errors import UserError
 from kdbench.experiment.pairs import Pair, named_pairs
 from kdbench.experiment.protocol import protocol_names
 from kdbench.experiment.registry import method_names
-from kdbench.experiment.rules import MAX_EPOCHS
+from kdbench.experiment.rule_groups import MAX_EPOCHS
 from kdbench.models import NETWORKS, parse_pair
 from kdbench.utils.names import find_name
 from kdbench.utils.precision import Precision

@@ -172,6 +172,7 @@ class TeacherCache:
         permit: Callable[[], None],
     ) -> bool:
         """Write a segment, or resume writing it; return whether it is complete."""
+        assert self.identity.pad is not None
         images, _ = Augmentation(self.identity.pad, flip=False).split(torch.from_numpy(pairs))
         batches = PlacedBatches(pairs, images.numpy(), batch)
         batches.outputs(0, forward, parts)  # the first call prepares the device

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdbench.data.datasets import Dataset
+from kdbench.data.images import Dataset
 from kdbench.experiment.protocol import Protocol
 from kdbench.teachers.cards import TeacherCard
 from kdbench.utils.names import safe_name
@@ -34,7 +34,7 @@ class Identity:
     """Fingerprint of the data set."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    pad: int
+    pad: int | None
     precision: str
     version: int = _VERSION
 

@@ -9,7 +9,7 @@ from typing import final
 import torch
 
 from kdbench.data.batches import DeviceData
-from kdbench.data.views import Augmentation, check_plan, views
+from kdbench.data.views import ViewIds, check_plan
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.registry import load_method
@@ -55,9 +55,9 @@ class Wanted:
 class Visits:
     """A set of pairs of image and view."""
 
-    def __init__(self, num_images: int, augmentation: Augmentation) -> None:
-        self._num_images, self._augmentation = num_images, augmentation
-        self._visited = torch.zeros(num_images * augmentation.num_views, dtype=torch.bool)
+    def __init__(self, num_images: int, numbering: ViewIds) -> None:
+        self._num_images, self._numbering = num_images, numbering
+        self._visited = torch.zeros(num_images * numbering.num_views, dtype=torch.bool)
 
     def add(self, seed: int, epochs: range, plan: ViewPlan) -> None:
         """Add what a seed visits in epochs, given by their numbers in streams."""
@@ -65,8 +65,8 @@ class Visits:
         for epoch in epochs:
             if epoch % _CHECK_EVERY == 0 and self._visited.all():
                 return
-            ids = views(seed, epoch, self._num_images, self._augmentation, plan)
-            self._visited[self._augmentation.pair(index, ids).flatten()] = True
+            ids = self._numbering.draw(seed, epoch, self._num_images, plan)
+            self._visited[self._numbering.pair(index, ids).flatten()] = True
 
     def pairs(self) -> Pairs:
         """Return the pairs, in ascending order, int64 ``(P,)``."""
@@ -83,7 +83,7 @@ def visited(wanted: Sequence[Wanted], data: DeviceData) -> Pairs:
     """
     for plan in {each.plan for each in wanted}:
         data.images.check(plan)
-    visits = Visits(len(data.labels), data.images.augmentation)
+    visits = Visits(len(data.labels), data.images.numbering)
     for seed, plan, epochs in dict.fromkeys((one.seed, one.plan, one.epochs) for one in wanted):
         visits.add(seed, epochs, plan)
     return visits.pairs()

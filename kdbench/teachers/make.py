@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdbench.data.datasets import Dataset
+from kdbench.data.images import Dataset
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.folder import WEIGHTS

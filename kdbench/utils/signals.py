@@ -10,7 +10,8 @@ from typing import Any, ClassVar, final
 
 from kdbench.errors import Interrupted
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+DEFERRED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals that ask a process to end."""
 
 
 @final
@@ -31,7 +32,7 @@ class Stop(AbstractContextManager["Stop"]):
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():
-            for signum in _SIGNALS:
+            for signum in DEFERRED:
                 if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:
                     self._old[signum] = signal.signal(signum, self._note)
             if self._open:

@@ -1,7 +1,8 @@
 """Random streams: every random choice has its own, derived from the seed and a purpose.
 
 A consumer that draws more numbers changes nothing for another, and a stream can be opened again at any time without
-replaying what came before it. All purposes, with what follows them:
+replaying what came before it. All purposes, with what follows them (``crop-box`` and ``strong-box`` are keys of NumPy's
+Philox generator, the rest are seeds of PyTorch's):
 
 ==========================  ===========================================================================
 ``"init"``, ``WHAT``        initial weights of the student, a teacher to be loaded, or a method's heads
@@ -11,6 +12,12 @@ replaying what came before it. All purposes, with what follows them:
 ``"flip"``, epoch           which images are mirrored
 ``"crop"``, epoch, row      crop positions of one view
 ``"strong"``, epoch, row    one strongly augmented view
+``"crop-box"``, image,      crop and flip of a large image, by the number of the crop; of seed 0 in every run
+crop
+``"strong-box"``, epoch,    crop and flip of a strongly augmented view of a large image
+image, row
+``"strong-image"``, epoch,  the strong operations on it
+image, row
 ``"digits"``                the split of the embedded digits
 ==========================  ===========================================================================
 

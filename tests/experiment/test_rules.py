@@ -202,7 +202,7 @@ def test_rules_of_another_optimiser_and_schedule() -> None:
         ('"bf16"', '"bf61"', "vit-v1.toml: precision must be 'fp32' or 'bf16' or 'fp16', not 'bf61'"),
         ("label_smoothing = 0.1", "label_smoothing = 1", r"label_smoothing must be in \[0, 1\), not 1.0"),
         ("flip = true", "flip = 1", r"vit-v1.toml: \[augmentation\]: flip must be true or false, not 1"),
-        ("flip = true", "filp = true", r"\[augmentation\]: unknown key 'filp': known are pad, flip"),
+        ("flip = true", "filp = true", r"\[augmentation\]: unknown key 'filp': known are crop, flip, pad"),
         ("pad = 4", "pad = -1", r"\[augmentation\]: pad must be >= 0, not -1"),
         ("[augmentation]", "[[augmentation]]", "vit-v1.toml: augmentation must be a table, not "),
         ("[0.5, 0.5, 0.5]", "[0.5]", r"\[data\]: mean must be a list of 3, not \[0.5\]"),

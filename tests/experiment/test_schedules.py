@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, MultiStepLR, SequentialLR
 
-from kdbench.experiment.rules import ScheduleRules
+from kdbench.experiment.rule_groups import ScheduleRules
 
 STEPS = 7
 EPOCHS = 12

@@ -1,0 +1,158 @@
+"""Image files to pixels: one decode of a file serves every view of it, in training and in evaluation.
+
+Pillow decodes; pixels are those that torchvision's transforms give on its images. As torchvision's and timm's readers
+do, every mode becomes RGB by Pillow's conversion (alpha is dropped, not blended), the first frame is taken, and the
+orientation in EXIF is ignored. Grey images of 16 bits keep their upper 8, as Pillow does itself with colour of 16 bits;
+pixels of 32 bits have no known range and are refused.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+import warnings
+from typing import Final, Protocol, final
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from kdbench.data.crops import Crop, CropRules, central_box, evaluation_sides, plain_crop, strong_crop
+from kdbench.data.randaugment import strongly_augmented
+from kdbench.errors import UserError
+from kdbench.utils.streams import generator
+from kdbench.utils.text import one_line
+
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
+"""What is read, told by a file's first bytes; others of Pillow's run programs, or are no pixels."""
+MAX_PIXELS: Final = 89_478_485
+"""Pixels of the largest image, Pillow's own limit: a small file can claim to hold any number."""
+PAUSES: Final = (1.0, 3.0, 10.0)
+"""Seconds before a file that could not be read is read again."""
+_FILTERS: Final = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+class Files(Protocol):
+    """Files by number, such as one split of a data set."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """Return the name of a file in messages."""
+
+    def read(self, index: int) -> bytes:
+        """Return the content of a file, or raise OSError."""
+
+
+@final
+class Decoder:
+    """Views of image files as pure functions of numbers; picklable.
+
+    Legend: ``S`` side of the crop, ``R`` strong views.
+    """
+
+    def __init__(self, files: Files, rules: CropRules) -> None:
+        self.files, self.rules = files, rules
+
+    def image(self, index: int) -> Image.Image:
+        """Read and decode a file, in RGB.
+
+        Raises
+        ------
+        UserError
+            It is no image that can be used; the message names it.
+        OSError
+            It cannot be read, tried four times.
+        """
+        data = self._read(index)
+        try:
+            image = rgb(data)
+            height, width = evaluation_sides(self.rules, (image.height, image.width))
+            if height * width > MAX_PIXELS:
+                raise Unusable(
+                    f"is {image.width} x {image.height} pixels, too narrow: it would be resized to {width} x {height}"
+                )
+        except Unusable as error:
+            raise UserError(f"{self.files.name(index)} {error}; repair or remove it") from None
+        return image
+
+    def views(self, index: int, crop: int, *, seed: int = 0, epoch: int = 0, num_strong: int = 0) -> Tensor:
+        """Return the crop with a number and the strong views of a training image, uint8 ``(1 + R, 3, S, S)``."""
+        image = self.image(index)
+        strong = [self.strong(image, seed, epoch, index, row) for row in range(num_strong)]
+        return torch.stack([self.plain(image, index, crop), *strong])
+
+    def plain(self, image: Image.Image, index: int, crop: int) -> Tensor:
+        """Return the crop with a number of the decoded training image at ``index``, uint8 ``(3, S, S)``."""
+        return self._cropped(image, plain_crop(self.rules, (image.height, image.width), index, crop))
+
+    def strong(self, image: Image.Image, seed: int, epoch: int, index: int, row: int) -> Tensor:
+        """Return a strongly augmented view of the decoded training image at ``index``, uint8 ``(3, S, S)``."""
+        crop = strong_crop(self.rules, (image.height, image.width), seed, epoch, index, row)
+        draw = generator(seed, "strong-image", epoch, index, row)
+        return strongly_augmented(self._cropped(image, crop)[None], draw)[0]
+
+    def test(self, index: int) -> Tensor:
+        """Return the test image at ``index``, uint8 ``(3, S, S)``: resized, and its centre."""
+        image = self.image(index)
+        height, width = evaluation_sides(self.rules, (image.height, image.width))
+        resized = image.resize((width, height), _FILTERS[self.rules.interpolation])
+        return _pixels(resized.crop(central_box(self.rules, (height, width))))
+
+    def _cropped(self, image: Image.Image, crop: Crop) -> Tensor:
+        # First the crop and then the resize: with `box=`, pixels around the box would shine into its border.
+        box = image.crop((crop.left, crop.top, crop.left + crop.width, crop.top + crop.height))
+        resized = box.resize((self.rules.size, self.rules.size), _FILTERS[self.rules.interpolation])
+        return _pixels(resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if crop.flip else resized)
+
+    def _read(self, index: int) -> bytes:
+        for pause in PAUSES:
+            try:
+                return self.files.read(index)
+            except OSError:
+                time.sleep(pause)
+        try:
+            return self.files.read(index)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror or one_line(error), self.files.name(index)) from None
+
+
+class Unusable(ValueError):
+    """A file is no image that can be used; the message is a predicate for behind its name."""
+
+
+def rgb(data: bytes) -> Image.Image:
+    """Return the image in a file's content as RGB, without a warning.
+
+    Raises
+    ------
+    Unusable
+        It is no image that can be used.
+    """
+    if not data:
+        raise Unusable("is empty")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of damaged EXIF, and of a palette's transparency, which is dropped
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image.load()
+            if image.mode.startswith("I;16"):
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            elif image.mode in {"I", "F"}:
+                raise Unusable(f"has pixels of 32 bits (mode {image.mode}), whose range is unknown: save it as 8 bits")
+            return image if image.mode == "RGB" else image.convert("RGB")
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+            raise Unusable(f"is an image of more than {MAX_PIXELS:,} pixels") from None
+        except UnidentifiedImageError:
+            raise Unusable(f"is no image of a format that is read ({', '.join(FORMATS)})") from None
+        except (Unusable, MemoryError):
+            raise
+        except Exception as error:  # on damaged files Pillow's plugins raise what they happen to meet
+            raise Unusable(f"cannot be decoded: {one_line(error)}") from None
+
+
+def _pixels(image: Image.Image) -> Tensor:
+    """Return an RGB image as uint8 ``(3, H, W)``."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

@@ -1,0 +1,297 @@
+"""Batches of decoded images, made ahead of their use by processes that live on from one epoch to the next.
+
+What a batch holds is a function of its `Item` alone: it is equal with any number of processes. Those processes leave
+signals to their parent, and end with it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import multiprocessing.process
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, NamedTuple, final
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+from kdbench.data.decode import Decoder
+from kdbench.errors import UserError
+from kdbench.utils.resources import SHARED_MEMORY, free_shared_memory
+from kdbench.utils.signals import DEFERRED
+from kdbench.utils.text import size
+
+PREFETCH: Final = 2
+"""Batches that each process makes ahead."""
+_IN_USE: Final = 2
+"""Batches that the caller holds at once: the one in use, and the one before it."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A batch of training images, by numbers alone."""
+
+    index: Tensor
+    """Positions in the listing, int64 ``(B,)``; an image that comes several times in a row is decoded once."""
+    crops: Tensor
+    """Number of each image's crop, int64 ``(B,)``."""
+    seed: int = 0
+    """Of the strong views."""
+    epoch: int = 0
+    """Of the strong views."""
+    num_strong: int = 0
+    """Strongly augmented views beside the crop."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class EvaluationItem:
+    """A batch of test images."""
+
+    index: Tensor
+    """Positions in the listing, int64 ``(B,)``."""
+
+
+class _Job(NamedTuple):
+    """An item as plain numbers, since tensors would go to a worker through shared memory."""
+
+    images: list[int]
+    crops: list[int] | None
+    seed: int = 0
+    epoch: int = 0
+    num_strong: int = 0
+
+    @classmethod
+    def of(cls, item: Item | EvaluationItem) -> _Job:
+        if isinstance(item, EvaluationItem):
+            return cls(item.index.tolist(), None)
+        return cls(item.index.tolist(), item.crops.tolist(), item.seed, item.epoch, item.num_strong)
+
+    def shape(self, side: int) -> tuple[int, ...]:
+        shape = (len(self.images), 3, side, side)
+        return shape if self.crops is None else (1 + self.num_strong, *shape)
+
+
+@final
+class ImageLoader:
+    """Make batches of a decoder's images, in the order of items, with processes or, with 0 of them, in this one.
+
+    Processes start with the first batches. Use it from one thread at a time.
+    """
+
+    def __init__(self, decoder: Decoder, num_workers: int, *, pin: bool = False) -> None:
+        self._num_workers, self._side = num_workers, decoder.rules.size
+        self._jobs = _Jobs()
+        self._make = partial(
+            DataLoader,
+            _Batches(decoder),
+            batch_size=None,
+            sampler=self._jobs,
+            num_workers=num_workers,
+            pin_memory=pin,
+            generator=torch.Generator(),  # the global one is left alone
+            prefetch_factor=PREFETCH if num_workers else None,
+            persistent_workers=num_workers > 0,
+            multiprocessing_context=("fork" if sys.platform == "linux" else "spawn") if num_workers else None,
+            worker_init_fn=_prepare_worker,
+        )
+        self._loader: DataLoader[Any] | None = None
+        self._workers: list[multiprocessing.process.BaseProcess] = []
+        self._end = partial(_kill, self._workers)
+        self._largest = self._call = 0
+
+    def batches(self, items: Sequence[Item | EvaluationItem]) -> Iterator[Tensor]:
+        """Begin to make batches, and return them in the order of their items; an earlier call's are given up.
+
+        A batch is uint8: ``(1 + R, B, 3, S, S)`` of an `Item`, the crops and then ``R`` strong views; ``(B, 3, S, S)``
+        of an `EvaluationItem`.
+
+        Raises
+        ------
+        UserError
+            Shared memory is too small; and from the iterator: a file is no image that can be used.
+        OSError
+            From the iterator: a file cannot be read, or a process was ended from outside.
+        """
+        for item in items[:1]:
+            self.check_shared_memory(item)
+        self._jobs.items = items
+        self._call += 1
+        return self._results(self._begin(), self._call)
+
+    def check_shared_memory(self, item: Item | EvaluationItem) -> None:
+        """Raise ``UserError`` if batches as large as an item's do not fit into the system's shared memory."""
+        batch = torch.Size(_Job.of(item).shape(self._side)).numel()
+        free = free_shared_memory()
+        if not self._num_workers or batch <= self._largest or free is None:
+            return
+        needed = (PREFETCH * self._num_workers + _IN_USE) * batch
+        if free < needed:
+            fewer = (free // batch - _IN_USE) // PREFETCH
+            raise UserError(
+                f"{self._num_workers} workers need {size(needed)} of {SHARED_MEMORY} for batches of {size(batch)}, and "
+                f"{size(free)} are free: type --workers {max(0, fewer)}, or give the job or container more (--shm-size "
+                "of docker)"
+            )
+        self._largest = batch
+
+    def close(self) -> None:
+        """End the processes; batches that are asked for later start new ones."""
+        self._end()
+        atexit.unregister(self._end)
+        self._loader = None
+        self._workers.clear()
+
+    def _begin(self) -> Iterator[Tensor | Exception]:
+        if self._loader is not None:
+            with self._naming_dead_workers():
+                return iter(self._loader)
+        with _undisturbed_workers():
+            self._loader = self._make()
+            iterator = iter(self._loader)
+        if isinstance(iterator, _MultiProcessingDataLoaderIter):
+            self._workers += iterator._workers
+            # They ignore SIGTERM, with which Python would end them at its own end, and wait.
+            atexit.register(self._end)
+        return iterator
+
+    def _results(self, iterator: Iterator[Tensor | Exception], call: int) -> Iterator[Tensor]:
+        while True:
+            assert call == self._call, "these batches were given up for those of a later call"
+            with self._naming_dead_workers():
+                result = next(iterator, None)
+            if result is None:
+                return
+            if isinstance(result, Exception):
+                raise result
+            yield result
+
+    @contextlib.contextmanager
+    def _naming_dead_workers(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError:
+            dead = [worker for worker in self._workers if worker.exitcode is not None]
+            if not dead:
+                raise
+            reason = _reason(dead[0].exitcode or 0, len(self._workers))
+            self.close()
+            raise ChildProcessError(f"a process that decodes images (pid {dead[0].pid}) {reason}") from None
+
+
+class _Jobs(Sampler[_Job]):
+    """The jobs of the current call, in order."""
+
+    def __init__(self) -> None:
+        self.items: Sequence[Item | EvaluationItem] = ()
+
+    def __iter__(self) -> Iterator[_Job]:
+        return map(_Job.of, self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+class _Batches(Dataset["Tensor | Exception"]):
+    """Batches by their jobs; what a user or a disk has caused comes back as a value, without a traceback."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+
+    def __getitem__(self, job: _Job) -> Tensor | Exception:
+        try:
+            batch = _empty(job.shape(self._decoder.rules.size))
+            self._fill(batch, job)
+        except UserError as error:
+            return UserError(str(error))
+        except OSError as error:
+            return OSError(error.errno, error.strerror, error.filename)
+        return batch
+
+    def _fill(self, batch: Tensor, job: _Job) -> None:
+        if job.crops is None:
+            for place, index in enumerate(job.images):
+                batch[place] = self._decoder.test(index)
+            return
+        decoded, image = -1, None
+        for place, (index, crop) in enumerate(zip(job.images, job.crops, strict=True)):
+            if image is None or index != decoded:
+                decoded, image = index, self._decoder.image(index)
+            batch[0, place] = self._decoder.plain(image, index, crop)
+            for row in range(job.num_strong):
+                batch[1 + row, place] = self._decoder.strong(image, job.seed, job.epoch, index, row)
+
+
+def _empty(shape: tuple[int, ...]) -> Tensor:
+    """Return a batch to be filled: in shared memory in a worker, so that it is not copied, and failing is an error."""
+    batch = torch.empty(shape, dtype=torch.uint8)
+    worker = get_worker_info()
+    if worker is not None:
+        try:
+            batch.share_memory_()
+        except RuntimeError as error:
+            if "shared memory" not in str(error):
+                raise
+            raise UserError(_too_small(worker.num_workers)) from None
+    return batch
+
+
+def _too_small(num_workers: int) -> str:
+    return (
+        f"{SHARED_MEMORY} is full: type --workers 0, or fewer than {num_workers}, or give the job or container more "
+        "shared memory (--shm-size of docker)"
+    )
+
+
+def _reason(code: int, num_workers: int) -> str:
+    if code == -signal.SIGBUS:
+        return f"ended since {_too_small(num_workers)}"
+    if code == -signal.SIGKILL:
+        return (
+            f"was killed, as systems do when memory is short: type --workers 0, or fewer than {num_workers}, or give "
+            "the job more memory"
+        )
+    return f"ended with exit code {code}" if code > 0 else f"ended by signal {-code}"
+
+
+def _prepare_worker(_: int) -> None:
+    signal.signal(signal.SIGBUS, signal.SIG_DFL)  # PyTorch's handler writes to the terminal; the parent says it
+    gc.freeze()  # else the collector writes to the parent's objects, and each worker would get a copy of them
+
+
+def _kill(workers: Sequence[multiprocessing.process.BaseProcess]) -> None:
+    for worker in workers:
+        worker.kill()
+    for worker in workers:
+        worker.join()
+
+
+@contextlib.contextmanager
+def _undisturbed_workers() -> Iterator[None]:
+    """Start processes that never see the signals which ask their parent to end, and whose end disturbs no step.
+
+    A child inherits the signals that are blocked, so that there is no moment in which it could be interrupted.
+    PyTorch has the main thread raise an error wherever it is when a worker ends; here it is found where batches are
+    waited for.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGCHLD)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, DEFERRED)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of more workers than CPUs, and of a fork beside threads
+            yield
+    finally:
+        if is_main:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL if handler is None else handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
