@@ -49,9 +49,9 @@ def warnings(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list[str]
 
 def guessing_notes(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list[str]:
     """Return notes on teachers and methods that cannot be told from guessing; none where the test set is unknown."""
-    frames = [result.frame for result in comparison.results.values() if len(result.frame)]
-    images = max((int(frame["test_images"].max()) for frame in frames), default=0)
-    largest = max((int(frame["largest_class"].max()) for frame in frames), default=0)
+    frames = (result.frame for result in comparison.results.values() if len(result.frame))
+    sizes = ((int(frame["test_images"].iloc[0]), int(frame["largest_class"].iloc[0])) for frame in frames)
+    images, largest = next((size for size in sizes if size[0]), (0, 0))
     if not images:
         return []
     subjects = [
