@@ -27,6 +27,7 @@ from kdbench.experiment.registry import load_method, method_name
 from kdbench.experiment.settings import resolve_settings
 from kdbench.models import canonical_network
 from kdbench.models.build import check_name
+from kdbench.models.earlier import network_name
 from kdbench.teachers.cards import TeacherCard
 from kdbench.teachers.make import import_teacher, register_trained
 from kdbench.teachers.plan import CacheMode, Sources
@@ -176,12 +177,12 @@ class Session:
         Raises
         ------
         UserError
-            A name or setting is unknown, or there is no such teacher.
+            A name or setting is unknown, there is no such teacher, or only cells of earlier versions have such a name.
         """
         with argument("--method"):
             method = method_name(text(method))
         with argument("--student"):
-            student = canonical_network(text(student))
+            student, refusal = network_name(text(student))
         with argument("--seed"):
             seed = whole_number(seed, 0, 2**31 - 1)
         kind = load_method(method)
@@ -191,7 +192,7 @@ class Session:
         if teacher:
             with argument("--teacher"):
                 spec = teacher if isinstance(teacher, TeacherRef) else TeacherSpec.parse(text(teacher))
-        network = canonical_network(spec.network) if spec else None
+        network = self.teachers.spelling(spec.network) if spec else None
         for name in filter(None, (student, network)):
             check_name(name, self.protocol)
         resolved = resolve_settings(
@@ -200,7 +201,7 @@ class Session:
         ref = spec if isinstance(spec, TeacherRef) else None
         if isinstance(spec, TeacherSpec) and network and kind.READS.teacher:
             ref = self.teachers.find(spec, network).ref
-        return Cell(
+        cell = Cell(
             protocol=self.protocol,
             teacher=ref if kind.READS.teacher else None,
             student=student,
@@ -210,6 +211,9 @@ class Session:
             seed=seed,
             init=init,
         )
+        if refusal and not cell.folder(self.runs).is_dir():
+            raise refusal
+        return cell
 
     def run(
         self,
