@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -138,12 +138,10 @@ class Session:
 
     @cached_property
     def _lazy(self) -> LazyData:
-        return LazyData(self._open_dataset, self.protocol, self.device)
-
-    def _open_dataset(self) -> Dataset:
-        return self.given or self.data.open(
-            self.protocol, download=self.download, num_workers=self.workers, report=self.report
-        )
+        # It holds no session: caches are free for others as soon as a session is dropped.
+        given, options = self.given, {"num_workers": self.workers, "report": self.report}
+        opened = partial(self.data.open, self.protocol, download=self.download, **options)  # type: ignore[arg-type]
+        return LazyData((lambda: given) if given else opened, self.protocol, self.device)
 
     @property
     def dataset(self) -> Dataset:

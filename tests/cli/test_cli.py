@@ -100,7 +100,7 @@ def test_the_next_command_has_the_options_that_were_given(
 ) -> None:
     spelled = []
 
-    def catch(context: typer.Context, *_: Any) -> None:
+    def catch(context: typer.Context, *_: Any, **__: Any) -> None:
         spelled.append(next_command(context, "grid", "retry", "g.toml", keep=("runs", "data")))
         raise typer.Exit
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from cells import Typed
-from image_folder import NAME, RULES, register, write_digits
+from digit_files import NAME, RULES, register, write_digits
 
 from kdbench.data.batches import Batches
 from kdbench.data.streamed import StreamedDataset
@@ -161,7 +161,7 @@ def test_the_commands_take_image_files(digits: Path, typed: Typed) -> None:
     assert isinstance(dataset, StreamedDataset)
     assert {record["dataset"] for record in records} == {f"folder:{dataset.fingerprint[:16]}"}
     assert {record["data_fingerprint"] for record in records} == {dataset.fingerprint}
-    code, out, err = typed("table", "--runs", "runs")
+    code, out, err = typed("table", "runs")
     assert code == 0, out + err
     for workers in ("-1", "513", "x"):
         code, _, err = typed("train", *words[:-1], workers, "--student", "resnet8", "--method", "ce")
