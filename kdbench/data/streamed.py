@@ -6,6 +6,7 @@ Legend: ``N`` training images, ``n`` images of a group, ``S`` side of a crop, ``
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import final, overload
@@ -30,6 +31,16 @@ _ITEM = 16
 """Images that a process decodes at a time where no batch is waited for."""
 _EVALUATED = 64
 """Images of a forward pass in evaluation: they are large, and many batches wait in shared memory."""
+
+
+class Loader(typing.Protocol):
+    """Makes batches, ahead of their use."""
+
+    def batches(self, items: Sequence[Item | EvaluationItem]) -> Iterator[Tensor]:
+        """Return the batches of items in their order; those of an earlier call are given up."""
+
+    def close(self) -> None:
+        """End what makes them; later calls begin it again."""
 
 
 @final
@@ -73,7 +84,7 @@ class StreamedImages(TrainingImages):
     """Training images that processes decode; rotations are made on the device, from one crop an image."""
 
     def __init__(
-        self, loader: ImageLoader, shape: DataShape, pool: int | None, device: torch.device, layout: torch.memory_format
+        self, loader: Loader, shape: DataShape, pool: int | None, device: torch.device, layout: torch.memory_format
     ) -> None:
         self.loader, self.device = loader, device
         self.numbering = self.crops = CropIds(pool)
@@ -203,7 +214,7 @@ class _Items(Sequence[Item]):
 class StreamedEvaluation(EvaluationImages):
     """Test images that processes decode; the processes end with each pass."""
 
-    def __init__(self, loader: ImageLoader, num_images: int, device: torch.device) -> None:
+    def __init__(self, loader: Loader, num_images: int, device: torch.device) -> None:
         self._loader, self._num_images, self._device = loader, num_images, device
 
     def __iter__(self) -> Iterator[Tensor]:
