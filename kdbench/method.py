@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, final
 
@@ -16,8 +16,9 @@ from kdbench.functional import cross_entropy
 from kdbench.net import PARTS, Net, Outputs, Part, Shape
 
 __all__ = [
-    "PLAIN", "Batch", "Loss", "Method", "Net", "Outputs", "Paper", "Part", "PhaseName", "Pretraining", "Reads", "Setup",
-    "Shape", "ViewPlan", "count", "fraction", "later", "non_negative", "positive", "resource", "temperature", "weight",
+    "PLAIN", "Batch", "Loss", "Method", "Net", "Outputs", "Paper", "Part", "PhaseName", "Pretraining", "Reads", "Rows",
+    "Setup", "Shape", "ViewPlan", "count", "fraction", "later", "non_negative", "positive", "resource", "temperature",
+    "weight",
 ]  # fmt: skip
 
 PhaseName = Literal["pretraining", "training"]
@@ -162,13 +163,24 @@ class Batch:
 class Setup:
     """What a method is built from: the two networks, the training labels and the length of training."""
 
-    def __init__(self, *, student: Net, teacher: Net | None, labels: Tensor, epochs: int, steps_per_epoch: int) -> None:
+    def __init__(
+        self,
+        *,
+        student: Net,
+        teacher: Net | None,
+        labels: Tensor,
+        epochs: int,
+        steps_per_epoch: int,
+        group_size: int,
+    ) -> None:
         self.student = student
         self._teacher = teacher
         self.labels = labels
         """``(N,)``, class numbers of the training images."""
         self.epochs = epochs
         self.steps_per_epoch = steps_per_epoch
+        self.group_size = group_size
+        """Images that a loss is given at once; the last groups of an epoch may have fewer."""
 
     @property
     def teacher(self) -> Net:
@@ -178,8 +190,13 @@ class Setup:
         return self._teacher
 
 
-Loss = Callable[[Outputs, Outputs, Batch], dict[str, Tensor]]
-"""From the outputs of student and teacher for a batch to named, weighted scalar terms; their sum is minimised."""
+Rows = Mapping[str, Tensor]
+"""What a method will remember of a group of images: tensors by name, whose first dimension goes over the images."""
+Loss = Callable[[Outputs, Outputs, Batch], dict[str, Tensor] | tuple[dict[str, Tensor], Rows]]
+"""From the outputs of student and teacher for a batch to named, weighted scalar terms; their sum is minimised.
+
+A method with a memory returns a pair: the terms, and the rows that `Method.remember` is to be given.
+"""
 
 
 @final
@@ -304,5 +321,18 @@ class Method(nn.Module, abc.ABC):
         return setup.student
 
     @abc.abstractmethod
-    def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return named, weighted scalar terms; their sum is minimised."""
+    def loss(
+        self, student: Outputs, teacher: Outputs, batch: Batch
+    ) -> dict[str, Tensor] | tuple[dict[str, Tensor], Rows]:
+        """Return named, weighted scalar terms, whose sum is minimised; beside them, what `remember` is to be given.
+
+        It changes nothing of the method: a batch may come in groups, in any order.
+        """
+
+    @torch.no_grad()
+    def remember(self, rows: Rows) -> None:
+        """Take up what ``loss`` has returned for it, of all groups in the order of the batch; after the backward pass.
+
+        Called where there is something alone.
+        """
+        raise NotImplementedError

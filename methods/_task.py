@@ -8,7 +8,19 @@ from typing import Any, final
 
 from torch import Tensor
 
-from kdbench.method import Batch, Method, Net, Outputs, PhaseName, Pretraining, Reads, positive, temperature, weight
+from kdbench.method import (
+    Batch,
+    Method,
+    Net,
+    Outputs,
+    PhaseName,
+    Pretraining,
+    Reads,
+    Rows,
+    positive,
+    temperature,
+    weight,
+)
 
 from .kd import kl_per_image
 
@@ -37,11 +49,15 @@ class TaskMethod(Method, abc.ABC):
         return cls.READS | task_reads(config)
 
     @abc.abstractmethod
-    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the method's own terms, named and weighted."""
+    def distill(
+        self, student: Outputs, teacher: Outputs, batch: Batch
+    ) -> dict[str, Tensor] | tuple[dict[str, Tensor], Rows]:
+        """Return the method's own terms, named and weighted; beside them, what `remember` is to be given."""
 
     @final
-    def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+    def loss(
+        self, student: Outputs, teacher: Outputs, batch: Batch
+    ) -> dict[str, Tensor] | tuple[dict[str, Tensor], Rows]:
         """Return the weighted cross entropy, KD's divergence where it has a weight, and the method's own terms."""
         config = self.config
         terms = {"ce": config.ce_weight * batch.cross_entropy(student.logits[: batch.size]).mean()}
@@ -49,7 +65,8 @@ class TaskMethod(Method, abc.ABC):
             plain = slice(batch.size)
             kl = kl_per_image(student.logits[plain], teacher.logits[plain], config.kd_temperature)
             terms["kd"] = config.kd_weight * kl.mean()
-        return terms | self.distill(student, teacher, batch)
+        own = self.distill(student, teacher, batch)
+        return (terms | own[0], own[1]) if isinstance(own, tuple) else terms | own
 
 
 def task_reads(config: TaskMethod.Config) -> Reads:

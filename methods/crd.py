@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdbench.functional import at_least_float32, inner_products
-from kdbench.method import Batch, Paper, Reads, Setup, count, fraction, non_negative, temperature, weight
+from kdbench.method import Batch, Paper, Reads, Rows, Setup, count, fraction, non_negative, temperature, weight
 from kdbench.net import Outputs
 
 from ._task import TaskMethod
@@ -108,6 +108,12 @@ def nce_slope(log_ratios: Tensor, num_data: int, epsilon: float) -> Tensor:
     return slope.div_(len(slope))
 
 
+def joined_normaliser(log_z: Tensor, counts: Tensor) -> Tensor:
+    """``log Z`` of a batch from those of its groups, ``(G,)``, of so many images each."""
+    highest = log_z.max()
+    return highest + ((log_z - highest).exp() * (counts / counts.sum())).sum().log()
+
+
 def move_bank(bank: Tensor, index: Tensor, embedding: Tensor, momentum: float) -> None:
     """Move rows ``index`` of a bank ``(N, D)`` towards ``embedding``, in place, and normalise them."""
     moved = momentum * bank[index] + (1 - momentum) * embedding.detach().to(bank.dtype)
@@ -165,8 +171,8 @@ class CRD(TaskMethod):
             self.register_buffer(f"{side}_bank", torch.empty(size, dim).uniform_(-limit, limit))
             self.register_buffer(f"{side}_log_z", torch.tensor(math.inf))  # infinite until the first batch sets it
 
-    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted contrast; the banks then take the batch's embeddings."""
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> tuple[dict[str, Tensor], Rows]:
+        """Return the weighted contrast, and the embeddings that the banks will take."""
         config = self.config
         limits = (self.num_negatives, self.largest_class)
         negatives = draw_negatives(batch.targets, self.labels, *limits, batch.generator)
@@ -174,19 +180,35 @@ class CRD(TaskMethod):
         del negatives
         ours = functional.normalize(at_least_float32(self.student_embed(student.penultimate)), dim=1)
         theirs = functional.normalize(at_least_float32(self.teacher_embed(teacher.penultimate)), dim=1)
-        by_student = self._contrast(ours, self.teacher_bank, self.student_log_z, columns)
-        by_teacher = self._contrast(theirs, self.student_bank, self.teacher_log_z, columns)
-        move_bank(self.student_bank, batch.index, ours, config.momentum)
-        move_bank(self.teacher_bank, batch.index, theirs, config.momentum)
-        return {"crd": config.crd_weight * (by_student + by_teacher)}
+        by_student, student_log_z = self._contrast(ours, self.teacher_bank, self.student_log_z, columns)
+        by_teacher, teacher_log_z = self._contrast(theirs, self.student_bank, self.teacher_log_z, columns)
+        rows = {
+            "index": batch.index,
+            "student": ours.detach(),
+            "teacher": theirs.detach(),
+            "student_log_z": student_log_z.view(1),
+            "teacher_log_z": teacher_log_z.view(1),
+            "images": student_log_z.new_full((1,), batch.size),
+        }
+        return {"crd": config.crd_weight * (by_student + by_teacher)}, rows
 
-    def _contrast(self, embedding: Tensor, bank: Tensor, log_z: Tensor, columns: Tensor) -> Tensor:
+    @torch.no_grad()
+    def remember(self, rows: Rows) -> None:
+        """Move the banks towards a batch's embeddings; the first batch sets the normalisers."""
+        for side, bank, log_z in (
+            ("student", self.student_bank, self.student_log_z),
+            ("teacher", self.teacher_bank, self.teacher_log_z),
+        ):
+            move_bank(bank, rows["index"], rows[side], self.config.momentum)
+            log_z.copy_(torch.where(log_z.isinf(), joined_normaliser(rows[f"{side}_log_z"], rows["images"]), log_z))
+
+    def _contrast(self, embedding: Tensor, bank: Tensor, log_z: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss, and the ``log Z`` in it: that of these images until a first batch has set one."""
         config, size = self.config, bank.shape[0]
         scores = contrast_scores(embedding.detach(), bank, columns, config.temperature, config.max_products)
-        first = log_normaliser(scores, size).to(log_z.dtype)
-        log_z.copy_(torch.where(log_z.isinf(), first, log_z))
+        log_z = torch.where(log_z.isinf(), log_normaliser(scores, size).to(log_z.dtype), log_z)
         log_ratios = scores.sub_(log_z)
         slope = nce_slope(log_ratios, size, config.epsilon)
         gradient = weighted_rows(slope, bank, columns, config.max_products) / config.temperature
         loss = nce_loss(log_ratios, size, config.epsilon)
-        return loss + ((embedding - embedding.detach()) * gradient).sum()  # the value, with its gradient
+        return loss + ((embedding - embedding.detach()) * gradient).sum(), log_z  # the value, with its gradient

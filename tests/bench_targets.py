@@ -19,7 +19,7 @@ from stub_nets import stub_batch, stub_net, stub_setup
 from torch.nn import functional
 
 from kdbench.data.datasets import random_dataset
-from kdbench.data.views import order, views
+from kdbench.data.views import order
 from kdbench.engine.bench import Bench, Work, alternate, ratio
 from kdbench.engine.options import Options
 from kdbench.experiment.pairs import Pair
@@ -91,7 +91,7 @@ def test_the_trainer_over_a_loop_by_hand(benchmark: Any, opened: Opened) -> None
     net = build_net(bench.student, protocol, data.dataset, seed=1, purpose="student").train()
     net.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4, fused=True)
-    ids = views(1, 1, len(data.labels), data.images.augmentation, PLAIN)[0]
+    ids = data.images.numbering.draw(1, 1, len(data.labels), PLAIN)[0]
     batches = iter(order(1, 1, len(data.labels)).split(64))
 
     def by_hand() -> None:
@@ -154,7 +154,9 @@ def peak_with_imagenets_rows() -> float:
     for _ in range(2):
         ours = Outputs("student", logits=torch.randn(256, 1000), penultimate=torch.randn(256, 512))
         theirs = Outputs("teacher", penultimate=torch.randn(256, 2048))
-        torch.stack(list(method.loss(ours, theirs, stub_batch(labels[index], index=index)).values())).sum().backward()
+        terms, rows = method.distill(ours, theirs, stub_batch(labels[index], index=index))
+        torch.stack(list(terms.values())).sum().backward()
+        method.remember(rows)
     return peak()
 
 

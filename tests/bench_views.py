@@ -9,7 +9,7 @@ import torch
 
 from kdbench.data.randaugment import strongly_augmented
 from kdbench.data.resident import ResidentImages
-from kdbench.data.views import Augmentation, order, views
+from kdbench.data.views import Augmentation, order
 from kdbench.method import PLAIN, ViewPlan
 
 
@@ -20,7 +20,7 @@ def test_an_epoch_of_cifar_in_batches_of_64(benchmark: Any, plan: ViewPlan) -> N
     resident = ResidentImages(images, augmentation, memory_format=torch.channels_last)
 
     def epoch() -> None:
-        chosen = views(0, 1, len(resident), augmentation, plan)
+        chosen = augmentation.draw(0, 1, len(resident), plan)
         for index in order(0, 1, len(resident)).split(64):
             resident.augment(index, chosen[:, index])
 

@@ -13,7 +13,9 @@ from kdbench.data.batches import Batches, DeviceData
 from kdbench.data.datasets import load_dataset
 from kdbench.engine.checks import small
 from kdbench.engine.checks.small import CPU, PAIRS, make_source, make_teacher, steps, tiny_protocol
+from kdbench.engine.evaluation import evaluate_runs
 from kdbench.engine.options import Options
+from kdbench.engine.outcomes import Outcomes
 from kdbench.engine.run import Run
 from kdbench.engine.step import StepObserver
 from kdbench.errors import UserError
@@ -107,3 +109,10 @@ def make_run(npz: Path, runs: Path, method: str, pair: str = "cifar", seed: int 
             Run(cell, batches, source, options)
         pytest.skip(str(refused.value))
     return Run(cell, batches, source, options)
+
+
+def end_epoch(run: Run) -> None:
+    """Evaluate a run, if its epoch is the protocol's, and move to the next epoch."""
+    outcomes = Outcomes([run.cell])
+    measured = [] if run.phase.pretraining else [run]
+    run.end_epoch(evaluate_runs(measured, run.data.evaluation, outcomes).get(run.cell.id, {}))

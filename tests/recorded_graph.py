@@ -30,6 +30,9 @@ class RecordedGraph:
     def register_generator_state(self, generator: torch.Generator) -> None:
         assert isinstance(generator, torch.Generator)
 
+    def pool(self) -> object:
+        return self
+
     @torch.no_grad()
     def replay(self) -> None:
         assert self.calls
@@ -41,7 +44,7 @@ class RecordedGraph:
 
 
 class record(TorchDispatchMode):  # noqa: N801 - in place of torch.cuda.graph
-    def __init__(self, graph: RecordedGraph) -> None:
+    def __init__(self, graph: RecordedGraph, pool: object = None) -> None:
         super().__init__()
         self.graph = graph
         self.before: list[tuple[Tensor, Tensor]] = []

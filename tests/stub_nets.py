@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from kdbench.method import Batch, Setup
+from kdbench.method import Batch, Rows, Setup
 from kdbench.net import Backbone, Features, Net
 
 
@@ -55,9 +55,14 @@ def stub_net(
     return Net("stub", backbone, mean=(0.0,) * 3, std=(1.0,) * 3, image_size=(8, 8))
 
 
+def terms_of(result: dict[str, Tensor] | tuple[dict[str, Tensor], Rows]) -> dict[str, Tensor]:
+    """The terms alone of what a loss returns."""
+    return result[0] if isinstance(result, tuple) else result
+
+
 def stub_setup(student: Net, teacher: Net, labels: Tensor | None = None, epochs: int = 240) -> Setup:
     labels = torch.arange(40) % student.num_classes if labels is None else labels
-    return Setup(student=student, teacher=teacher, labels=labels, epochs=epochs, steps_per_epoch=1)
+    return Setup(student=student, teacher=teacher, labels=labels, epochs=epochs, steps_per_epoch=1, group_size=64)
 
 
 def stub_batch(

@@ -113,7 +113,7 @@ def test_a_half_trained_state_of_0_1_0_is_resumed_for_ever(
         now = run.state()
         names = stored.keys() - {"cell", "method_source"}
         check_equal({name: now[name] for name in names}, {name: stored[name] for name in names})
-        run.begin_step()
+        run.begin_group(run.batches.groups(run.step)[0])
         assert torch.randint(2**62, (3,), generator=run.generator).tolist() == written["method_draws"]
         assert torch.randint(2**62, (3,)).tolist() == written["draws"]
         resumed.append(run.cell.id)

@@ -17,10 +17,12 @@ from torch import Tensor
 from kdbench.config import Config, bounds_of, deciding, field_docs
 from kdbench.data.batches import Batches, DeviceData
 from kdbench.data.datasets import load_dataset
+from kdbench.data.groups import Layout
 from kdbench.engine.checks.small import CPU, PAIRS, make_source, tiny_protocol
 from kdbench.engine.run import Options, Run
 from kdbench.engine.step import check_batches
 from kdbench.errors import UserError
+from kdbench.experiment.rule_groups import ScheduleRules
 from kdbench.functional import deepest_pairs
 from kdbench.method import (
     Batch,
@@ -211,19 +213,31 @@ def test_a_batch_of_one_image_is_refused_when_the_run_is_built(tiny_npz: Path, t
 
 
 @pytest.mark.parametrize(
-    ("num_images", "batch_size", "least", "text"),
+    ("num_images", "batch_size", "group_size", "least", "text"),
     [
-        (42, 16, 10, ""),
-        (42, 16, 11, "a batch of 10 images, .* at least 11, in the last batch of an epoch as well"),
-        (33, 16, 16, ""),  # a last batch of one image is dropped
-        (10, 16, 11, "a batch of 10 images"),
-        (42, 1, 2, "a batch of one image, .* at least 2$"),
+        (42, 16, None, 10, ""),
+        (42, 16, None, 11, "a batch of 10 images, .* at least 11, in the last batch of an epoch as well"),
+        (33, 16, None, 16, ""),  # a last batch of one image is dropped
+        (10, 16, None, 11, "a batch of 10 images"),
+        (42, 1, None, 2, "a batch of one image, .* at least 2$"),
+        (42, 16, 4, 2, ""),
+        (
+            42,
+            16,
+            4,
+            3,
+            "a group of 2 images, .* each of 4 groups, .* at least 12, in the last batch",
+        ),
+        (39, 16, 4, 4, ""),  # a last batch of less than two images a group is dropped
+        (42, 16, 4, 5, "a group of 2 images"),
+        (7, 16, 4, 1, "7 images are no batch: it has 4 groups"),
     ],
 )
 def test_every_batch_of_an_epoch_has_the_images_that_a_method_needs(
-    num_images: int, batch_size: int, least: int, text: str
+    num_images: int, batch_size: int, group_size: int | None, least: int, text: str
 ) -> None:
     method = Plain(Plain.Config(), stub_setup(stub_net(), stub_net()))
     method.min_images = least
+    schedule = ScheduleRules(epochs=1, batch_size=batch_size, group_size=group_size, milestones=())
     with pytest.raises(ValueError, match=text) if text else contextlib.nullcontext():
-        check_batches(method, num_images, batch_size)
+        check_batches(method, Layout(num_images, schedule))

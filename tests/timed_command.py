@@ -10,6 +10,11 @@ from typing import Any
 
 def timed(benchmark: Any, *words: str, rounds: int = 3) -> float:
     """Type a command in a process of its own; returns its peak memory, or this process's if that is more, in MB."""
+    return timed_python(benchmark, "-m", "kdbench", *words, rounds=rounds)
+
+
+def timed_python(benchmark: Any, *words: str, rounds: int = 3) -> float:
+    """Run Python with these words, as `timed` runs a command."""
     memory = 0.0
 
     def run() -> None:
@@ -17,7 +22,7 @@ def timed(benchmark: Any, *words: str, rounds: int = 3) -> float:
         with Path(os.devnull).open("w") as nowhere:
             pid = os.posix_spawn(
                 sys.executable,
-                [sys.executable, "-m", "kdbench", *words],
+                [sys.executable, *words],
                 os.environ,
                 file_actions=[(os.POSIX_SPAWN_DUP2, nowhere.fileno(), 1)],
             )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from kdbench.config import field_docs
-from kdbench.data.datasets import DATASETS, SHAPES, Dataset
+from kdbench.data.datasets import DATASETS, SHAPES, ArrayDataset
 from kdbench.engine.phase import count_extra_parameters
 from kdbench.errors import UserError
 from kdbench.experiment.pairs import Pair, named_pairs, usual_pairs
@@ -77,7 +77,14 @@ def _setup(pair: Pair, protocol: Protocol) -> Setup:
     """Make what methods are built from, without loading the protocol's images."""
     teacher, student = (_net(name, protocol.name) for name in (pair.teacher.network, pair.student))
     labels = _placeholder(protocol).train_labels
-    return Setup(student=student, teacher=teacher, labels=labels, epochs=protocol.epochs, steps_per_epoch=1)
+    return Setup(
+        student=student,
+        teacher=teacher,
+        labels=labels,
+        epochs=protocol.epochs,
+        steps_per_epoch=1,
+        group_size=protocol.rules.schedule.images_together,
+    )
 
 
 @functools.cache
@@ -86,12 +93,12 @@ def _net(network: str, protocol: str) -> Net:
     return build_net(network, resolved, _placeholder(resolved), seed=0, purpose="list")
 
 
-def _placeholder(protocol: Protocol) -> Dataset:
+def _placeholder(protocol: Protocol) -> ArrayDataset:
     """Make a data set of the protocol's size, without its images."""
     shape = SHAPES[protocol.dataset]
     images = torch.zeros(1, dtype=torch.uint8).expand(shape.num_images, *shape.image_size, 3)
     labels = torch.arange(shape.num_images) % shape.num_classes
-    return Dataset(protocol.dataset, images, labels, images, labels, shape.num_classes)
+    return ArrayDataset(protocol.dataset, images, labels, images, labels, shape.num_classes)
 
 
 def _extra_parameters(name: str, protocol: Protocol, setup: Setup) -> tuple[str, str]:

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kdbench.cli.options import DataOption, DownloadOption, echo
 from kdbench.errors import UserError
 
+if TYPE_CHECKING:
+    from kdbench.data.listing import ImageFiles
+
 app = typer.Typer(help="Work with data sets.", no_args_is_help=True)
+
+_MOST_SHOWN = 20
+"""Broken files that are named."""
+
+WordArgument = Annotated[
+    str,
+    typer.Argument(help="folder:DIR, imagenet:DIR, tinyimagenet:DIR, tar:DIR or hfds:NAME.", metavar="WORD"),
+]
 
 
 def _count(option: str, text: str) -> int | None:
@@ -44,7 +55,7 @@ def data_subset(
     download: DownloadOption = False,
 ) -> None:
     """Write the first images of each class, or all images, to an npz file."""
-    from kdbench.data.datasets import save_npz, subset
+    from kdbench.data.datasets import ArrayDataset, save_npz, subset
     from kdbench.data.npz import NPZ
     from kdbench.data.place import DataPlace
     from kdbench.utils.files import explain_os_errors
@@ -55,9 +66,66 @@ def data_subset(
     if exists:
         raise UserError(f"{out} exists, and nothing is overwritten: give another path, or delete it first")
     place = DataPlace.parse(data)
-    if place.is_npz:
+    if place.kind:
         raise UserError(f"--data {data} is not used: name the file in place of {dataset}, or give a folder with --data")
-    part = subset(place.load(dataset, download=download), *counts)
+    whole = place.load(dataset, download=download)
+    if not isinstance(whole, ArrayDataset):
+        raise UserError(f"{dataset} is not in memory: copy the files of a part into a folder, for --data folder:DIR")
+    part = subset(whole, *counts)
     save_npz(part, out)
     echo(f"{out}: {len(part.train_labels)} training and {len(part.test_labels)} test images")
     echo(f"fingerprint {part.fingerprint}\nuse it with --data {shlex.quote(f'{NPZ}{out}')}")
+
+
+@app.command("index")
+def data_index(word: WordArgument) -> None:
+    """List the image files of a data set with their sizes, and keep the listing for all later jobs."""
+    files = _open(word, anew=True)
+    _print_summary(word, files)
+    kept = f"the listing is kept in {files.kept_in}" if files.kept_in else "the listing could be kept in no folder"
+    echo(f"{kept}\nuse the data with --data {shlex.quote(word)}")
+
+
+@app.command("check")
+def data_check(word: WordArgument) -> None:
+    """Read and decode all image files of a data set, and name the broken ones."""
+    from kdbench.data.image_check import faults
+    from kdbench.data.image_names import Progress
+    from kdbench.utils.resources import owned_cpus
+
+    files = _open(word)
+    total, done, broken = len(files.train) + len(files.test), 0, 0
+    progress = Progress(echo, f"checking {word}")
+    for listing in (files.train, files.test):
+        for fault in faults(listing, owned_cpus()):
+            if fault is not None and (broken := broken + 1) <= _MOST_SHOWN:
+                echo(fault)
+            progress(done := done + 1, total)
+    _print_summary(word, files)
+    if broken:
+        more = f"; the first {_MOST_SHOWN} are named" if broken > _MOST_SHOWN else ""
+        echo(f"{broken:,} of {total:,} images cannot be used{more}: copy them again, or remove them")
+        raise typer.Exit(1)
+    echo(f"all {total:,} images can be decoded")
+
+
+def _open(word: str, *, anew: bool = False) -> ImageFiles:
+    from kdbench.data.image_files import image_word, open_image_files
+
+    kind_and_path = image_word(word)
+    if kind_and_path is None:
+        raise UserError(
+            f"{word!r} names no data set of image files: type folder:DIR, imagenet:DIR, tinyimagenet:DIR, tar:DIR or "
+            "hfds:NAME"
+        )
+    return open_image_files(*kind_and_path, echo, anew=anew)
+
+
+def _print_summary(word: str, files: ImageFiles) -> None:
+    from kdbench.utils.text import size
+
+    total = int(files.train.sizes.sum() + files.test.sizes.sum())
+    echo(
+        f"{word}: {len(files.train):,} training and {len(files.test):,} test images of {files.num_classes:,} classes, "
+        f"{size(total)}\nfingerprint {files.fingerprint}"
+    )

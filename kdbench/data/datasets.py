@@ -29,8 +29,13 @@ from kdbench.data.arrays import (
     name_tuple,
     require_arrays,
 )
+from kdbench.data.images import Dataset, DataShape
 from kdbench.data.npz import NPZ, file_of, find_npz, read_npz, write_npz
+from kdbench.data.resident import ResidentEvaluation, ResidentImages
+from kdbench.data.views import Augmentation
 from kdbench.errors import UserError
+from kdbench.experiment.protocol import Protocol
+from kdbench.utils.device import memory_format
 from kdbench.utils.names import squeeze
 
 DATASETS: Final[Mapping[str, Callable[[Path, bool], Arrays]]] = MappingProxyType(
@@ -48,17 +53,6 @@ EMBEDDED: Final = frozenset({"digits"})
 """Those that come with a package that kdbench needs, and are read from no folder."""
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class DataShape:
-    """The shape of a data set's training images."""
-
-    num_images: int
-    image_size: tuple[int, int]
-    """Height and width in pixels."""
-    num_classes: int
-
-
 SHAPES: Final[Mapping[str, DataShape]] = MappingProxyType(
     {
         "digits": DataShape(1297, (8, 8), 10),
@@ -74,24 +68,19 @@ SHAPES: Final[Mapping[str, DataShape]] = MappingProxyType(
 
 @final
 @dataclass(frozen=True, eq=False)
-class Dataset:
-    """A labelled training and test set, on the CPU."""
+class ArrayDataset(Dataset):
+    """A data set in memory, on the CPU."""
 
     name: str
-    """As tables show it."""
     train_images: Tensor
     """``(N, H, W, 3)``, uint8."""
     train_labels: Tensor
-    """``(N,)``, int64."""
     test_images: Tensor
-    """``(N, H, W, 3)``, uint8; as high and wide as the training images."""
+    """As high and wide as the training images, uint8."""
     test_labels: Tensor
-    """``(N,)``, int64."""
     num_classes: int
-    """``K``; every class occurs in both sets."""
     class_names: tuple[str, ...] | None = None
     unused: tuple[str, ...] = ()
-    """Names of arrays that its file holds besides, and that nothing reads."""
 
     @property
     def shape(self) -> DataShape:
@@ -109,8 +98,29 @@ class Dataset:
             digest.update(array.data)
         return digest.hexdigest()
 
+    def training(self, protocol: Protocol, device: torch.device) -> ResidentImages:
+        """Return the training images on the device.
 
-def load_dataset(name: str, folder: Path, *, download: bool = False) -> Dataset:
+        Raises
+        ------
+        UserError
+            The protocol is for image files.
+        """
+        rules = protocol.rules.augmentation
+        if rules.crop != "pad":
+            raise UserError(
+                f"protocol {protocol.name} crops and resizes image files, and {self.name} is an array: give --data "
+                "folder:DIR, or choose a protocol for small images"
+            )
+        layout = memory_format(device, protocol.precision)
+        return ResidentImages(self.train_images, Augmentation.of(rules), device, layout)
+
+    def evaluation(self, device: torch.device) -> ResidentEvaluation:
+        """Return the test images on the device."""
+        return ResidentEvaluation(self.test_images, device)
+
+
+def load_dataset(name: str, folder: Path, *, download: bool = False) -> ArrayDataset:
     """Load a data set into memory.
 
     Parameters
@@ -156,7 +166,7 @@ def dataset_name(name: str) -> str:
     raise UserError(f"unknown data set {name!r}: {hint}there are {', '.join(DATASETS)} and npz:FILE")
 
 
-def from_arrays(name: str, arrays: Arrays, *, where: str | None = None) -> Dataset:
+def from_arrays(name: str, arrays: Arrays, *, where: str | None = None) -> ArrayDataset:
     """Check arrays and make a data set of them.
 
     Parameters
@@ -196,7 +206,7 @@ def from_arrays(name: str, arrays: Arrays, *, where: str | None = None) -> Datas
     check_classes(f"{where}: test_labels", test_labels, num_classes)
     if num_classes < 2:
         raise UserError(f"{where}: train_labels has one class: give two or more")
-    return Dataset(
+    return ArrayDataset(
         name=name,
         train_images=torch.from_numpy(train_images),
         train_labels=torch.from_numpy(train_labels),
@@ -207,7 +217,7 @@ def from_arrays(name: str, arrays: Arrays, *, where: str | None = None) -> Datas
     )
 
 
-def random_dataset(name: str) -> Dataset:
+def random_dataset(name: str) -> ArrayDataset:
     """Return noise in the shape of a known data set, for measurements that need no data; the test set is small."""
     shape = SHAPES[name]
     generator = torch.Generator().manual_seed(0)
@@ -218,10 +228,10 @@ def random_dataset(name: str) -> Dataset:
     test_labels = torch.arange(shape.num_classes)
     train_labels = torch.arange(shape.num_images) % shape.num_classes
     train_images, test_images = images(shape.num_images), images(shape.num_classes)
-    return Dataset(name, train_images, train_labels, test_images, test_labels, shape.num_classes)
+    return ArrayDataset(name, train_images, train_labels, test_images, test_labels, shape.num_classes)
 
 
-def subset(dataset: Dataset, train_per_class: int | None, test_per_class: int | None) -> Dataset:
+def subset(dataset: ArrayDataset, train_per_class: int | None, test_per_class: int | None) -> ArrayDataset:
     """Return the first so many images of each class, or all images for None, kept in the order of the data set.
 
     Raises
@@ -248,7 +258,7 @@ def subset(dataset: Dataset, train_per_class: int | None, test_per_class: int | 
     return replace(dataset, name=name, **parts)  # type: ignore[arg-type]
 
 
-def save_npz(dataset: Dataset, path: Path) -> None:
+def save_npz(dataset: ArrayDataset, path: Path) -> None:
     """Write a data set as a file for ``npz:FILE``; see :func:`kdbench.data.npz.write_npz`."""
     arrays = {name: getattr(dataset, name).numpy() for name in ARRAY_NAMES}
     if dataset.class_names is not None:

@@ -67,13 +67,13 @@ class Decoder:
         """
         data = self._read(index)
         try:
-            image = _rgb(data)
+            image = rgb(data)
             height, width = evaluation_sides(self.rules, (image.height, image.width))
             if height * width > MAX_PIXELS:
-                raise _Unusable(
+                raise Unusable(
                     f"is {image.width} x {image.height} pixels, too narrow: it would be resized to {width} x {height}"
                 )
-        except _Unusable as error:
+        except Unusable as error:
             raise UserError(f"{self.files.name(index)} {error}; replace or remove it") from None
         return image
 
@@ -118,14 +118,20 @@ class Decoder:
             raise OSError(error.errno, error.strerror or one_line(error), self.files.name(index)) from None
 
 
-class _Unusable(ValueError):
+class Unusable(ValueError):
     """A file is no image that can be used; the message is a predicate for behind its name."""
 
 
-def _rgb(data: bytes) -> Image.Image:
-    """Return the image in a file's content as RGB, without a warning."""
+def rgb(data: bytes) -> Image.Image:
+    """Return the image in a file's content as RGB, without a warning.
+
+    Raises
+    ------
+    Unusable
+        It is no image that can be used.
+    """
     if not data:
-        raise _Unusable("is empty")
+        raise Unusable("is empty")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of damaged EXIF, and of a palette's transparency, which is dropped
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -135,16 +141,16 @@ def _rgb(data: bytes) -> Image.Image:
             if image.mode.startswith("I;16"):
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             elif image.mode in {"I", "F"}:
-                raise _Unusable(f"has pixels of 32 bits (mode {image.mode}), whose range is unknown: save it as 8 bits")
+                raise Unusable(f"has pixels of 32 bits (mode {image.mode}), whose range is unknown: save it as 8 bits")
             return image if image.mode == "RGB" else image.convert("RGB")
         except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-            raise _Unusable(f"is an image of more than {MAX_PIXELS:,} pixels") from None
+            raise Unusable(f"is an image of more than {MAX_PIXELS:,} pixels") from None
         except UnidentifiedImageError:
-            raise _Unusable(f"is no image of a format that is read ({', '.join(FORMATS)})") from None
-        except (_Unusable, MemoryError):
+            raise Unusable(f"is no image of a format that is read ({', '.join(FORMATS)})") from None
+        except (Unusable, MemoryError):
             raise
         except Exception as error:  # on damaged files Pillow's plugins raise what they happen to meet
-            raise _Unusable(f"cannot be decoded: {one_line(error)}") from None
+            raise Unusable(f"cannot be decoded: {one_line(error)}") from None
 
 
 def _pixels(image: Image.Image) -> Tensor:

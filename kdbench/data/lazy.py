@@ -1,40 +1,29 @@
-"""A data set that is loaded, and moved to the device, when somebody first needs it."""
+"""A data set that is opened, and moved to the device, when somebody first needs it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import final
 
 import torch
 
 from kdbench.data.batches import DeviceData
-from kdbench.data.datasets import Dataset
-from kdbench.data.place import DataPlace
+from kdbench.data.images import Dataset
 from kdbench.experiment.protocol import Protocol
 
 
 @final
 class LazyData:
-    """The data set of one protocol on one device, loaded once.
+    """The data set of one protocol on one device, opened once."""
 
-    Parameters
-    ----------
-    place
-        Where it is read.
-    given
-        The data set of a file, in place of the protocol's by name.
-    """
-
-    def __init__(
-        self, protocol: Protocol, place: DataPlace, device: torch.device, *, download: bool, given: Dataset | None
-    ) -> None:
-        self._protocol, self._place, self._device = protocol, place, device
-        self._download, self._given = download, given
+    def __init__(self, open_dataset: Callable[[], Dataset], protocol: Protocol, device: torch.device) -> None:
+        self._open, self._protocol, self._device = open_dataset, protocol, device
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The data set, loaded and checked on first use."""
-        return self._given or self._place.load(self._protocol.dataset, download=self._download)
+        """The data set, opened and checked on first use."""
+        return self._open()
 
     @cached_property
     def on_device(self) -> DeviceData:

@@ -103,10 +103,15 @@ def _require_memory(path: Path, archive: zipfile.ZipFile) -> None:
             if num_bytes > member.file_size:
                 raise ValueError(f"{name} is said to take {size(num_bytes)}, but has {size(member.file_size)}")
             total += max(num_bytes, member.file_size)
-    if _COPIES * total > (limit := _memory()):
+    require_memory(str(path), total)
+
+
+def require_memory(what: str, num_bytes: int) -> None:
+    """Raise ``UserError`` for images that take more memory than this process may have."""
+    if _COPIES * num_bytes > (limit := _memory()):
         raise UserError(
-            f"{path} unpacks to {size(total)}, and training on it takes about {_COPIES} times as much memory, but this "
-            f"process may have {size(limit)}: give fewer or smaller images"
+            f"{what} unpacks to {size(num_bytes)}, and training on it takes about {_COPIES} times as much memory, but "
+            f"this process may have {size(limit)}: give fewer or smaller images"
         )
 
 

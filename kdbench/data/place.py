@@ -5,31 +5,47 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Self, final
+from types import MappingProxyType
+from typing import Final, Literal, Self, final
 
-from kdbench.data.datasets import EMBEDDED, Dataset, dataset_name, load_dataset
+from kdbench.data.datasets import EMBEDDED, dataset_name, load_dataset
+from kdbench.data.decoded import decoded
+from kdbench.data.image_files import Kind, image_word, open_image_files
+from kdbench.data.image_names import Report
+from kdbench.data.images import Dataset
 from kdbench.data.npz import NPZ, file_of
+from kdbench.data.streamed import StreamedDataset
 from kdbench.errors import UserError
+from kdbench.experiment.protocol import Protocol
 from kdbench.utils.text import one_line
 from kdbench.utils.values import argument, text
 
 DEFAULT_FOLDER: Final = Path("data")
 """Where data sets are kept if nothing else is said."""
+OWN_IMAGES: Final = "folder"
+"""What a protocol calls its data set where a user names the images."""
+FOLDERS: Final = MappingProxyType({"imagenet": "imagenet", "tinyimagenet": "tiny-imagenet-200"})
+"""Data sets of image files that are known by name, and what a folder of data sets calls their folders."""
+
+
+MAX_WORKERS: Final = 512
+"""Far beyond the CPUs of a node."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class DataPlace:
-    """A folder of data sets, or one npz file that replaces the protocol's data set."""
+    """A folder of data sets, or one data set that replaces the protocol's: an npz file, or image files."""
 
-    path: Path = DEFAULT_FOLDER
-    is_npz: bool = False
+    path: str = str(DEFAULT_FOLDER)
+    kind: Literal["npz"] | Kind | None = None
+    """Of the one data set; None for a folder of data sets."""
     given: bool = False
     """Whether a user named it; what is given is read, or refused."""
 
     @classmethod
     def parse(cls, word: str | Path | None) -> Self:
-        """Read ``DIR`` or ``npz:FILE``; None is the default folder, which need not exist.
+        """Read ``DIR``, ``npz:FILE`` or ``KIND:DIR``; None is the default folder, which need not exist.
 
         Raises
         ------
@@ -43,18 +59,49 @@ class DataPlace:
         with argument("--data"):
             typed = str(word) if isinstance(word, Path) else text(word)
         if (file := file_of(typed)) is not None:
-            return cls(Path(file), is_npz=True, given=True)
+            return cls(file, "npz", given=True)
+        if images := image_word(typed):
+            return cls(images[1], images[0], given=True)
         try:
             path = Path(typed).expanduser()
             is_file = path.is_file()
         except (OSError, RuntimeError, ValueError) as error:
-            raise UserError(f"--data {typed!r} is no folder ({one_line(error)}): give DIR or npz:FILE") from None
+            raise UserError(
+                f"--data {typed!r} is no folder ({one_line(error)}): give DIR, npz:FILE or folder:DIR"
+            ) from None
         if is_file:
             raise UserError(f"--data {typed} is a file, not a folder of data sets: type {shlex.quote(NPZ + typed)}")
-        return cls(path, given=True)
+        return cls(str(path), given=True)
+
+    def open(
+        self, protocol: Protocol, *, download: bool, num_workers: int | None = None, report: Report = lambda _: None
+    ) -> Dataset:
+        """Open the data set that a protocol is run on: the one that this names, or else the protocol's.
+
+        Parameters
+        ----------
+        num_workers
+            Processes that decode image files; as many as the job has CPUs if not given.
+        report
+            Takes lines on the progress of what takes long.
+
+        Raises
+        ------
+        UserError
+            It cannot be opened, or `check` refuses it.
+        """
+        self.check(protocol.dataset, download=download)
+        if self.kind and self.kind != "npz":
+            kind, path = self.kind, self.path
+        elif self.kind is None and protocol.dataset in FOLDERS:
+            kind, path = protocol.dataset, str(Path(self.path) / FOLDERS[protocol.dataset])  # type: ignore[assignment]
+        else:
+            return self.load(protocol.dataset, download=download)
+        files, rules = open_image_files(kind, path, report), protocol.rules.augmentation
+        return StreamedDataset(files, rules, num_workers) if rules.crop == "resized" else decoded(files, report)
 
     def load(self, name: str, *, download: bool) -> Dataset:
-        """Load the data set of the file, or else the one of a name, which may be ``npz:FILE`` itself.
+        """Load the data set of the npz file, or else the one of a name, which may be ``npz:FILE`` itself.
 
         Raises
         ------
@@ -62,37 +109,56 @@ class DataPlace:
             It cannot be loaded, or `check` refuses it.
         """
         self.check(name, download=download)
-        if self.is_npz:
+        if self.kind == "npz":
             return load_dataset(self.word, Path())
-        if self.given and not download and file_of(name) is None and not self.path.is_dir():
+        if self.given and not download and file_of(name) is None and not Path(self.path).is_dir():
             raise UserError(
-                f"there is no folder {self.path.absolute()}: type --download to have {name} fetched into it, or "
+                f"there is no folder {Path(self.path).absolute()}: type --download to have {name} fetched into it, or "
                 "--data DIR with a folder that has it"
             )
-        return load_dataset(name, self.path, download=download)
+        return load_dataset(name, Path(self.path), download=download)
 
     def check(self, name: str, *, download: bool) -> None:
         """Raise UserError for options that a data set has no use for: none of them is dropped in silence."""
-        if self.is_npz or file_of(name) is not None:
+        if self.kind or file_of(name) is not None:
             if download:
-                raise UserError(
-                    "--download is of no use with npz:FILE: it fetches a data set by its name; leave it out"
-                )
+                word = "npz:FILE" if self.kind in {"npz", None} else f"{self.kind}:DIR"
+                raise UserError(f"--download is of no use with {word}: it fetches a data set by its name; leave it out")
+        elif name == OWN_IMAGES:
+            raise UserError("this protocol is for images of your own: type --data folder:DIR")
+        elif name in FOLDERS:
+            if download:
+                raise UserError(f"--download cannot fetch {name}: get it from its own site, and type --data {name}:DIR")
         elif dataset_name(name) in EMBEDDED and (self.given or download):
             option = f"--data {self.path}" if self.given else "--download"
-            there = f" there is no folder {self.path.absolute()}, and" if self.given and not self.path.is_dir() else ""
+            folder = Path(self.path)
+            there = f" there is no folder {folder.absolute()}, and" if self.given and not folder.is_dir() else ""
             raise UserError(
                 f"{option} is of no use:{there} {name} comes with kdbench; leave it out, or type --data npz:FILE for "
                 "data of your own"
             )
 
+    def rule(self, dataset: Dataset) -> str | None:
+        """Return what the protocol's rule ``dataset`` becomes by the data set that this names; None if it stays.
+
+        Data sets of image files that are known by name keep it; all others are named by what they hold.
+        """
+        if self.kind is None:
+            return None
+        return self.kind if self.kind in FOLDERS else f"{self.kind}:{dataset.fingerprint[:16]}"
+
     @property
     def word(self) -> str:
         """The word that `parse` reads as this place."""
-        return f"{NPZ if self.is_npz else ''}{self.path}"
+        return f"{self.kind}:{self.path}" if self.kind else self.path
 
     def absolute(self, name: str) -> str | None:
-        """Return the word for another process in another folder, which loads the data set of this name."""
+        """Return the word for another process in another folder, which opens the data set of this name.
+
+        What is not a path here stays as it is, such as one that begins with an environment variable.
+        """
         if name in EMBEDDED and not self.given:
             return None
-        return replace(self, path=self.path.expanduser().absolute()).word
+        if self.kind == "hfds" or (self.kind not in {"npz", None} and "$" in self.path):
+            return self.word
+        return replace(self, path=str(Path(self.path).expanduser().absolute())).word

@@ -5,38 +5,26 @@ Legend: ``N`` training images, ``B`` images of a batch, ``V`` views of an image,
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import final
 
 import torch
 from torch import Tensor
 
+from kdbench.data.groups import Group, Layout
+from kdbench.data.images import EpochViews, EvaluationImages, TrainingImages
 from kdbench.data.randaugment import strongly_augmented
-from kdbench.data.views import Augmentation, check_plan
+from kdbench.data.views import Augmentation
 from kdbench.method import ViewPlan
+from kdbench.utils.device import forward_batch
 from kdbench.utils.streams import generator
 
 _CHUNK = 4096
 """Images that are augmented at once for a whole epoch; changes no value."""
 
 
-def strong_views(seed: int, epoch: int, images: ResidentImages, row: int) -> Tensor:
-    """Return one strongly augmented view of each image, uint8 ``(N, 3, H, W)``, by position in the training set.
-
-    Each is mirrored or not and cropped on its own, and then augmented by :mod:`kdbench.data.randaugment`.
-    """
-    num_images, augmentation = len(images), images.augmentation
-    draw = generator(seed, "strong", epoch, row)
-    flip = torch.randint(2 if augmentation.flip else 1, (num_images,), generator=draw)
-    dy, dx = torch.randint(augmentation.num_offsets, (2, num_images), generator=draw)
-    ids = augmentation.view_id(flip, torch.zeros_like(flip), dy, dx).to(images.device)
-    index = torch.arange(num_images, device=images.device)
-    chunks = zip(index.split(_CHUNK), ids.split(_CHUNK), strict=True)
-    pixels = torch.cat([images.augment(*chunk).mul_(255).round_().to(torch.uint8) for chunk in chunks])
-    return strongly_augmented(pixels, draw)
-
-
 @final
-class ResidentImages:
+class ResidentImages(TrainingImages):
     """Images that live on the device and are augmented there by one gather.
 
     They are kept with their zero border, a pixel as one 32-bit word. In such an image every view is an affine walk
@@ -70,7 +58,7 @@ class ResidentImages:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
             raise ValueError(f"images must be uint8 (N, H, W, 3), not {images.dtype} {tuple(images.shape)}")
         num_images, height, width, _ = images.shape
-        self.augmentation = augmentation
+        self.augmentation = self.numbering = augmentation
         self.memory_format = memory_format
         self.size = (height, width)
         pad, offsets = augmentation.pad, augmentation.num_offsets
@@ -96,10 +84,6 @@ class ResidentImages:
         # CUDA multiplies by the reciprocal of a Python number; by a tensor it divides, as the CPU does.
         self._white = torch.tensor(255.0, device=device)
 
-    def check(self, plan: ViewPlan) -> None:
-        """Raise ``UserError`` for a plan with a quarter turn when the images are not square."""
-        check_plan(plan, self.size)
-
     def __len__(self) -> int:
         return self._pixels.numel() // self._area
 
@@ -107,6 +91,21 @@ class ResidentImages:
     def device(self) -> torch.device:
         """Where the images live, and where ``index`` and ``view`` must be."""
         return self._pixels.device
+
+    def epoch(
+        self,
+        seed: int,
+        epoch: int,
+        order: Tensor,  # noqa: ARG002 - any image is at hand at any time
+        layout: Layout,  # noqa: ARG002
+        plans: Sequence[ViewPlan],
+    ) -> ResidentViews:
+        """Draw the ids of the plans' views; make the strong ones, of all images."""
+        return ResidentViews(self, seed, epoch, plans)
+
+    def views(self, pairs: Tensor) -> Tensor:
+        """Return views by their numbers ``(P,)``."""
+        return self.augment(*self.augmentation.split(pairs.to(self.device, non_blocking=True)))
 
     def augment(self, index: Tensor, view: Tensor) -> Tensor:
         """Return views of images, float32 ``(V*B, 3, H, W)`` in [0, 1], view-major. Never waits for the device.
@@ -126,3 +125,58 @@ class ResidentImages:
     def scaled(self, pixels: Tensor) -> Tensor:
         """Return uint8 pixels ``(B, 3, H, W)`` as float32 in [0, 1]."""
         return pixels.to(torch.float32, memory_format=self.memory_format).div_(self._white)
+
+
+@final
+class ResidentViews(EpochViews):
+    """The views of an epoch of resident images: ids, and strongly augmented images."""
+
+    def __init__(self, images: ResidentImages, seed: int, epoch: int, plans: Sequence[ViewPlan]) -> None:
+        self._images = images
+        self._ids = {plan: images.augmentation.draw(seed, epoch, len(images), plan) for plan in plans}
+        self._device_ids = {plan: ids.to(images.device, non_blocking=True) for plan, ids in self._ids.items()}
+        num_strong = max((plan.num_strong for plan in plans), default=0)
+        self._strong = [strong_views(seed, epoch, images, row) for row in range(num_strong)]
+
+    def ids(self, plan: ViewPlan) -> Tensor:
+        """Return the ids of all views that have one, int64 ``(V, N)`` on the CPU."""
+        return self._ids[plan]
+
+    def look_up(self, group: Group, plan: ViewPlan) -> Tensor:
+        """Return the ids ``(V, n)`` of a group's views that have one, on the device."""
+        return self._device_ids[plan][:, group.index]
+
+    def make(self, index: Tensor, source: Tensor, plan: ViewPlan) -> Tensor:
+        """Make the views with the given ids ``(V, n)``, and the strong ones."""
+        plain = self._images.augment(index, source)
+        strong = [self._images.scaled(rows[index]) for rows in self._strong[: plan.num_strong]]
+        return torch.cat([plain, *strong]) if strong else plain
+
+
+def strong_views(seed: int, epoch: int, images: ResidentImages, row: int) -> Tensor:
+    """Return one strongly augmented view of each image, uint8 ``(N, 3, H, W)``, by position in the training set.
+
+    Each is mirrored or not and cropped on its own, and then augmented by :mod:`kdbench.data.randaugment`.
+    """
+    num_images, augmentation = len(images), images.augmentation
+    draw = generator(seed, "strong", epoch, row)
+    flip = torch.randint(2 if augmentation.flip else 1, (num_images,), generator=draw)
+    dy, dx = torch.randint(augmentation.num_offsets, (2, num_images), generator=draw)
+    ids = augmentation.view_id(flip, torch.zeros_like(flip), dy, dx).to(images.device)
+    index = torch.arange(num_images, device=images.device)
+    chunks = zip(index.split(_CHUNK), ids.split(_CHUNK), strict=True)
+    pixels = torch.cat([images.augment(*chunk).mul_(255).round_().to(torch.uint8) for chunk in chunks])
+    return strongly_augmented(pixels, draw)
+
+
+@final
+class ResidentEvaluation(EvaluationImages):
+    """Test images ``(N, H, W, 3)``, uint8, where they are used."""
+
+    def __init__(self, images: Tensor, device: torch.device) -> None:
+        self._images = images.to(device)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Return all images in their order, float32 ``(B, 3, H, W)`` in [0, 1]."""
+        for chunk in self._images.split(forward_batch(self._images.device)):
+            yield chunk.permute(0, 3, 1, 2).float().div_(255)

@@ -10,7 +10,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from kdbench.data.batches import Batches, DeviceData
-from kdbench.data.datasets import Dataset
+from kdbench.data.images import Dataset
 from kdbench.engine.lockstep import Lockstep
 from kdbench.engine.options import Options
 from kdbench.engine.outcomes import Outcomes
@@ -89,7 +89,7 @@ class Stepper:
         self._outcomes = Outcomes(cells)
         self._lockstep = Lockstep(self._runs, batches, self._outcomes, options)
         # Whole batches; of fewer images than that there is one, of all.
-        self._steps = min(_STEPS, max(1, batches.num_images // batches.batch_size))
+        self._steps = min(_STEPS, max(1, batches.num_images // batches.schedule.batch_size))
         if batches.epoch != 1:
             batches.begin(1)
         for run in self._runs:
@@ -183,15 +183,20 @@ class Bench:
     def data_step(self, plan: ViewPlan) -> Work:
         """Making the images of one step."""
         batches = self.batches(plan)
-        return lambda: batches.images(batches.index(0), batches.ids(0, plan), plan)
+        return lambda: [batches.images(group, plan) for group in batches.groups(0)]
 
     def teacher_step(self, cell: Cell, source: TeacherSource) -> Work:
         """Asking for the teacher's outputs of one step after the other."""
         wanted, batches = Wanted.by(cell), self.batches(_plan(cell))
         reader = source.reader(batches, wanted.plan, wanted.parts)
-        images = batches.images(batches.index(0), batches.ids(0, wanted.plan), wanted.plan)
+        images = [batches.images(group, wanted.plan) for group in batches.groups(0)]
         count = itertools.cycle(range(min(_STEPS, max(1, batches.steps - 1))))
-        return lambda: reader.outputs(images, reader.inputs(next(count)))
+
+        def work() -> None:
+            for shown, group in zip(images, batches.groups(next(count)), strict=True):
+                reader.outputs(shown, reader.inputs(group))
+
+        return work
 
 
 @final
@@ -204,11 +209,13 @@ class _OnViews:
         self._batches, self._plan = batches, plan
 
     def __call__(self) -> None:
-        run, index = self._run, self._batches.index(0)
-        images = self._batches.images(index, self._batches.ids(0, self._plan), self._plan)
-        repeated = index.repeat(self._plan.num_views)
+        run = self._run
         run.begin_step()
-        run.update(images, repeated, Outputs("teacher"))
+        for group in self._batches.groups(0):
+            images = self._batches.images(group, self._plan)
+            run.begin_group(group)
+            run.add(replace(group, index=group.index.repeat(self._plan.num_views)), images, Outputs("teacher"))
+        run.update()
 
 
 def _plan(cell: Cell) -> ViewPlan:

@@ -11,16 +11,16 @@ import time
 from collections.abc import Callable, Mapping
 from typing import final
 
-from torch import Tensor
-
 from kdbench.data.batches import Batches
+from kdbench.data.groups import Group
+from kdbench.engine.evaluation import evaluate_runs
 from kdbench.engine.graphs import StepGraphs
 from kdbench.engine.options import Options
 from kdbench.engine.outcomes import Outcomes
 from kdbench.engine.progress import Observer, Observers
 from kdbench.engine.run import Run
 from kdbench.engine.run_state import finish, save
-from kdbench.engine.shared import Group, Shared, SharedInputs
+from kdbench.engine.shared import Feed, Shared, SharedInputs
 from kdbench.errors import Interrupted
 from kdbench.utils.device import Span
 from kdbench.utils.signals import Stop
@@ -63,9 +63,10 @@ class Lockstep:
             epoch = min(run.stream_epoch for run in self.active)
             behind = [run for run in self.active if run.stream_epoch == epoch]
             self._run_epoch(behind, stop, observe)
+            metrics = self._evaluate(self._still(behind))
             for run in self._still(behind):
                 with self.outcomes.attempt(run):
-                    run.end_epoch()
+                    run.end_epoch(metrics.get(run.cell.id, {}))
                     if run.done:
                         self.outcomes.set(run.cell, finish(run))
                 observe[run.cell.id](run.progress())
@@ -78,12 +79,12 @@ class Lockstep:
         for run in runs:
             with self.outcomes.attempt(run):
                 # What takes long is to make the strong views.
-                run.begin_epoch([beginning] if run.group.plan.num_strong else [])
+                run.begin_epoch([beginning] if run.feed.plan.num_strong else [])
         self.open_readers(runs)
 
     def open_readers(self, runs: list[Run]) -> None:
         """Let runs be given what they need of their teachers in the phases that they are in."""
-        self.shared.open((run.group, run.needs) for run in runs)
+        self.shared.open((run.feed, run.needs) for run in runs)
 
     def _run_epoch(self, behind: list[Run], stop: Stop, observe: dict[str, Observer]) -> None:
         self.begin_epoch(behind)
@@ -111,41 +112,55 @@ class Lockstep:
 
     def tick(self, step: int, joined: list[Run]) -> None:
         """Do one step of the runs that are there."""
-        batches = self.shared.batches
-        index = batches.index(step)
-        try:
-            if self.graphs and len(index) == batches.batch_size and self.graphs.replay(step, joined):
-                return
-        except Exception as error:  # what is recorded fails for all of them
-            for run in joined:
-                self.outcomes.fail(run, error)
+        if self.graphs and self.shared.batches.layout.is_full(step) and self.graphs.replay(step, joined):
             return
-        shared = self._shared(step, index, joined)
+        joined = self._still(joined)
+        for run in joined:
+            run.begin_step()
+        for group in self.shared.batches.groups(step):
+            still = self._still(joined)
+            shared = self._shared(group, still)
+            for run in self._still(still):
+                given = shared[run.feed]
+                with self.outcomes.attempt(run), Span(self.options.device) as adding:
+                    run.begin_group(group)
+                    run.add(group, given.images, given.teacher)
+                run.tally.time([*given.spans, adding])
         for run in self._still(joined):
-            given = shared[run.group]
             with self.outcomes.attempt(run):
-                run.begin_step()
                 with Span(self.options.device) as updating:
-                    values = run.update(given.images, index, given.teacher)
-                run.count(values, [*given.spans, updating])
+                    values = run.update()
+                run.count(values, [updating])
 
-    def _shared(self, step: int, index: Tensor, runs: list[Run]) -> Mapping[Group, Shared]:
-        """Make what runs share; where that fails, each group's apart, so that no run fails with another group's error.
+    def _shared(self, group: Group, runs: list[Run]) -> Mapping[Feed, Shared]:
+        """Make what runs share; where that fails, each feed's apart, so that no run fails with another feed's error.
 
         Images are functions of the seed and the epoch: they are the same when they are made again.
         """
-        groups = list(dict.fromkeys(run.group for run in runs))
+        feeds = list(dict.fromkeys(run.feed for run in runs))
         try:
-            return self.shared.make(index, self.shared.look_up(step, groups))
+            return self.shared.make(group.index, self.shared.look_up(group, feeds))
         except Exception as error:
-            if len(groups) == 1:
+            if len(feeds) == 1:
                 for run in runs:
                     self.outcomes.fail(run, error)
                 return {}
-        made: dict[Group, Shared] = {}
-        for group in groups:
-            made |= self._shared(step, index, [run for run in runs if run.group == group])
+        made: dict[Feed, Shared] = {}
+        for feed in feeds:
+            made |= self._shared(group, [run for run in runs if run.feed == feed])
         return made
+
+    def _evaluate(self, runs: list[Run]) -> Mapping[str, dict[str, float]]:
+        """Measure the runs whose epoch is the protocol's; where there are no images, each of them fails with that."""
+        measured = [run for run in runs if not run.phase.pretraining]
+        if not measured:
+            return {}
+        try:
+            return evaluate_runs(measured, self.shared.batches.data.evaluation, self.outcomes)
+        except Exception as error:
+            for run in self._still(measured):
+                self.outcomes.fail(run, error)
+            return {}
 
     def _still(self, runs: list[Run]) -> list[Run]:
         return [run for run in runs if not self.outcomes.has(run.cell)]

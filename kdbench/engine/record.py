@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from kdbench.data.datasets import Dataset
+from kdbench.data.images import Dataset
 from kdbench.engine.environment import environment
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.record_checks import sealed

@@ -14,20 +14,22 @@ import torch
 from torch import Tensor
 
 from kdbench.data.batches import Batches, DeviceData
-from kdbench.engine.optim import clip_gradients, load_optimizer
+from kdbench.data.groups import Group
+from kdbench.engine.optim import load_optimizer
 from kdbench.engine.options import Options
 from kdbench.engine.phase import Phase, count_extra_parameters, phases_of
 from kdbench.engine.progress import Diverged, Progress
-from kdbench.engine.shared import Group
+from kdbench.engine.shared import Feed
 from kdbench.engine.step import StepObserver, build_step
 from kdbench.engine.tally import Tally
+from kdbench.engine.update import StepUpdate
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.folder import METRICS, PRETRAINING
 from kdbench.experiment.registry import load_method
 from kdbench.method import Batch, Method
 from kdbench.models.build import build_net
-from kdbench.models.evaluate import evaluate, predict
+from kdbench.models.evaluate import Evaluation
 from kdbench.net import Net, Outputs, Part
 from kdbench.teachers.outputs import TeacherSource
 from kdbench.utils.device import Span, memory_format
@@ -61,10 +63,10 @@ class Run:
         device = options.device
         self.cell, self.batches, self.options, self.permit = cell, batches, options, permit
         method_class = load_method(cell.method)
-        self.group = Group(source, method_class.views(cell.settings.config))
+        self.feed = Feed(source, method_class.views(cell.settings.config))
         student = build_net(cell.student, cell.protocol, self.data.dataset, seed=cell.seed, purpose="student")
         try:
-            batches.add(self.group.plan)
+            batches.add(self.feed.plan)
             compiled = options.compile and device.type != "cuda"
             self.module = build_step(cell, student, batches, source.teacher.net if source else None, compiled=compiled)
         except ValueError as error:
@@ -73,8 +75,8 @@ class Run:
         self.module.to(device, memory_format=layout)  # type: ignore[call-overload]
         self.extra_parameters = count_extra_parameters(student, self.student, self.method)
         self.generator = generator(cell.seed, "method", device=device)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=cell.protocol.precision == "fp16")
         self.tally = Tally()
+        self.step_update = StepUpdate(self.module, cell.protocol, device)
         self.num_lockstep = 1
         self.phases = phases_of(cell, self.method, self.student, batches.steps)
         self._enter(self.phases[0])
@@ -94,7 +96,7 @@ class Run:
     @property
     def source(self) -> TeacherSource | None:
         """Where its teacher outputs come from; None without a teacher."""
-        return self.group.source
+        return self.feed.source
 
     @property
     def data(self) -> DeviceData:
@@ -129,6 +131,7 @@ class Run:
     def _enter(self, phase: Phase, epoch: int = 1, step: int = 0) -> None:
         self.phase, self.epoch, self.step = phase, epoch, step
         self.optimizer = phase.optimizer(self.cell.protocol.rules.optimizer)
+        self.step_update.enter(phase, self.optimizer)
         self._learning_rate = phase.learning_rate.holder(self.options.device)
 
     def skip_pretraining(self) -> None:
@@ -167,36 +170,35 @@ class Run:
         self.phase.set_modes()
 
     def begin_step(self) -> None:
-        """Set the random streams, and the learning rate where each step has its own, to the beginning of the step."""
+        """Set the learning rate of the step, where each step has its own."""
         if self._learning_rate is not None:
             self._learning_rate.fill_(self.phase.learning_rate(self.epoch, self.step))
-        torch.manual_seed(stream_seed(self.cell.seed, "step", self.stream_epoch, self.step))
-        self.generator.manual_seed(stream_seed(self.cell.seed, "method", self.stream_epoch, self.step))
 
-    def update(self, images: Tensor, index: Tensor, teacher: Outputs) -> Tensor:
-        """Do one update, and return the loss terms ``(num_terms,)``. Never waits for the device.
+    def begin_group(self, group: Group) -> None:
+        """Set the random streams to the beginning of a group of images."""
+        place = (self.stream_epoch, self.step) + ((group.number,) if group.number else ())
+        torch.manual_seed(stream_seed(self.cell.seed, "step", *place))
+        self.generator.manual_seed(stream_seed(self.cell.seed, "method", *place))
+
+    def add(self, group: Group, images: Tensor, teacher: Outputs) -> None:
+        """Add the gradients of a group. Never waits for the device.
 
         Parameters
         ----------
         images
-            Views ``(V*B, 3, H, W)`` of the images at ``index`` ``(B,)``.
+            Views ``(V*n, 3, H, W)`` of the group's images.
         teacher
             At least the parts that the phase needs, of these views.
         """
-        rules, labels = self.cell.protocol.rules, self.data.labels[index]
+        labels, smoothing = self.data.labels[group.index], self.cell.protocol.rules.label_smoothing
         epochs = self.epoch, self.phase.epochs
-        batch = Batch(images, labels, index, *epochs, self.generator, rules.label_smoothing)
-        self._observer.begins(batch, teacher)
-        terms = self.module(self.phase, batch, teacher)
-        self._observer.computed(terms)
-        values = torch.stack([v.float() for v in terms.values()])
-        self.tally.name(terms)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(values.sum()).backward()
-        clip_gradients(rules.optimizer, self.phase.parameters, self.optimizer, self.scaler)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return values.detach()
+        batch = Batch(images, labels, group.index, *epochs, self.generator, smoothing)
+        self.step_update.add(group, batch, teacher, self._observer)
+
+    def update(self) -> Tensor:
+        """Do the update for the groups that were added, and return the loss terms ``(num_terms,)``."""
+        self.tally.name(self.step_update.terms)
+        return self.step_update.apply()
 
     def count(self, values: Tensor, spans: Iterable[Span]) -> None:
         """Move past a step that gave these loss terms ``(num_terms,)`` and took this time."""
@@ -230,7 +232,7 @@ class Run:
         before = self.phase.pretraining
         where = f"pre-training, epoch {self.epoch}," if before else f"epoch {self.epoch}"
         remedy = f"its last good state is kept in {self.folder}. Try smaller loss weights with --set, or fp32"
-        if self.source and not self.source.is_finite(self.batches, self.group.plan, self.needs, step - 1):
+        if self.source and not self.source.is_finite(self.batches, self.feed.plan, self.needs, step - 1):
             remedy = (
                 f"the outputs of its teacher {self.source.teacher.card.spec} are not finite there, so loss weights are "
                 f"not the reason. Use fp32, or import or train the teacher again"
@@ -240,8 +242,8 @@ class Run:
             {"pretraining": before, "epoch": self.epoch, "step": step, "terms": terms},
         )
 
-    def end_epoch(self) -> None:
-        """Evaluate, write the epoch's line of metrics and move to the next epoch; pre-training is not evaluated.
+    def end_epoch(self, metrics: Mapping[str, float]) -> None:
+        """Write the epoch's line with its metrics, of which pre-training has none, and move to the next epoch.
 
         Raises
         ------
@@ -253,12 +255,9 @@ class Run:
         if self.phase.pretraining:
             self._note(row, self.tally.history_before, PRETRAINING)
         else:
-            started = time.monotonic()
-            metrics = self.evaluate()
             if not all(map(math.isfinite, metrics.values())):
                 self._diverged(self.step, metrics)
-            self.tally.seconds["evaluate"] += time.monotonic() - started
-            self._note(row | metrics, self.tally.history, METRICS)
+            self._note(row | dict(metrics), self.tally.history, METRICS)
         if self.phase.pretraining and self.epoch == self.phase.epochs:
             self._enter(self.phases[-1])
         else:
@@ -268,11 +267,9 @@ class Run:
         history.append(row)
         write_atomic(self.folder / name, "".join(f"{json.dumps(row)}\n" for row in history), permit=self.permit)
 
-    def evaluate(self) -> dict[str, float]:
-        """Return the metrics of the student on the test set."""
-        logits = predict(self.student, self.data.test_images)
-        teacher_logits = self.source.teacher.test_logits if self.source else None
-        return evaluate(logits, self.data.dataset.test_labels, teacher_logits)
+    def evaluation(self) -> Evaluation:
+        """Begin to measure the student on the test set."""
+        return Evaluation(self.data.dataset.test_labels, self.source.teacher.test_logits if self.source else None)
 
     def state(self) -> dict[str, Any]:
         """Return everything that the rest of the run depends on."""
@@ -282,7 +279,7 @@ class Run:
             "student": self.student.backbone.state_dict(),
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            "scaler": self.step_update.scaler.state_dict(),
             **self.tally.state(),
         }
 
@@ -290,7 +287,7 @@ class Run:
         """Continue from what `state` returned."""
         self.student.backbone.load_state_dict(state["student"])
         self.method.load_state_dict(state["method"])
-        self.scaler.load_state_dict(state["scaler"])
+        self.step_update.scaler.load_state_dict(state["scaler"])
         phase = next(phase for phase in self.phases if phase.holds(state["epoch"]))
         self._enter(phase, phase.epoch_of(state["epoch"]), state["step"])
         load_optimizer(self.optimizer, state["optimizer"])

@@ -54,8 +54,8 @@ def finish(run: Run) -> dict[str, Any]:
     digest = save_weights(run.folder / WEIGHTS, run.student, permit=run.permit)
     batches, tally = run.batches, run.tally
     counts = Counts(
-        num_images=min(batches.num_images, batches.steps * run.cell.protocol.batch_size),
-        views_per_image=run.group.plan.num_views,
+        num_images=min(batches.num_images, batches.steps * batches.schedule.batch_size),
+        views_per_image=run.feed.plan.num_views,
         student_epochs=sum(phase.epochs for phase in run.phases if phase.reads.student),
         teacher_epochs=sum(phase.epochs for phase in run.phases if phase.reads.teacher),
         extra_parameters=run.extra_parameters,

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from kdbench.data.batches import DeviceData
-from kdbench.data.datasets import Dataset
+from kdbench.data.image_names import Report
+from kdbench.data.images import Dataset
 from kdbench.data.lazy import LazyData
-from kdbench.data.npz import NPZ
-from kdbench.data.place import DataPlace
+from kdbench.data.place import MAX_WORKERS, DataPlace
 from kdbench.engine.options import Options
 from kdbench.engine.outcomes import Outcome
 from kdbench.engine.progress import Observer, Observers, quietly
@@ -53,7 +53,9 @@ class Session:
     scheduler
         Knows about the jobs of other processes that work on cells.
     given
-        The data set of a file, in place of one by name.
+        The data set that the user named, in place of the protocol's.
+    workers, report
+        See :meth:`kdbench.data.place.DataPlace.open`.
     """
 
     protocol: Protocol
@@ -65,6 +67,8 @@ class Session:
     compile: bool = False
     scheduler: Scheduler = field(default_factory=Scheduler)
     given: Dataset | None = None
+    workers: int | None = None
+    report: Report = lambda _: None
 
     @classmethod
     def open(
@@ -80,8 +84,13 @@ class Session:
         save_every: float = 60.0,
         compile: bool = False,  # noqa: A002 - the word users know
         scheduler: Scheduler | None = None,
+        workers: int | None = None,
+        report: Report = lambda _: None,
     ) -> Session:
-        """Resolve names; ``data`` is a folder, ``data`` by default, or ``npz:FILE`` in place of the protocol's data.
+        """Resolve names; ``data`` is a folder, ``data`` by default, or a data set in place of the protocol's.
+
+        Such a data set is ``npz:FILE`` or image files, ``folder:DIR``; see :mod:`kdbench.data.place`. ``workers`` are
+        the processes that decode image files, by default as many as the job has CPUs.
 
         The process is prepared for training: see :func:`kdbench.utils.device.prepare_process`.
 
@@ -104,9 +113,13 @@ class Session:
         resolved = load_protocol(protocol).override(epochs=epochs, precision=precision)
         place = DataPlace.parse(data)
         place.check(resolved.dataset, download=download)
-        given = place.load(resolved.dataset, download=download) if place.is_npz else None
-        if given:
-            resolved = resolved.override(dataset=f"{NPZ}{given.fingerprint[:16]}")
+        if workers is not None:
+            with argument("--workers"):
+                workers = whole_number(workers, 0, MAX_WORKERS)
+        given = None
+        if place.kind:
+            given = place.open(resolved, download=download, num_workers=workers, report=report)
+            resolved = resolved.override(dataset=place.rule(given))
         return cls(
             protocol=resolved,
             runs=folder,
@@ -117,11 +130,18 @@ class Session:
             compile=compile,
             scheduler=scheduler or Scheduler(),
             given=given,
+            workers=workers,
+            report=report,
         )
 
     @cached_property
     def _lazy(self) -> LazyData:
-        return LazyData(self.protocol, self.data, self.device, download=self.download, given=self.given)
+        return LazyData(self._open_dataset, self.protocol, self.device)
+
+    def _open_dataset(self) -> Dataset:
+        return self.given or self.data.open(
+            self.protocol, download=self.download, num_workers=self.workers, report=self.report
+        )
 
     @property
     def dataset(self) -> Dataset:

@@ -1,6 +1,6 @@
-"""What cells in lockstep have in common: the images of a step, and what teachers say of them, made once.
+"""What cells in lockstep have in common: the images of a group, and what teachers say of them, made once.
 
-A step has two halves: `SharedInputs.look_up` finds on the host what the step needs, `SharedInputs.make` works on the
+That has two halves: `SharedInputs.look_up` finds on the host what a group needs, `SharedInputs.make` works on the
 device alone, so that it can be part of a CUDA graph.
 """
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kdbench.data.batches import Batches
+from kdbench.data.groups import Group
 from kdbench.method import ViewPlan
 from kdbench.net import Outputs, Part
 from kdbench.teachers.outputs import Reader, TeacherSource
@@ -23,8 +24,8 @@ from kdbench.utils.device import Span
 
 @final
 @dataclass(frozen=True, slots=True)
-class Group:
-    """A source of teacher outputs and a plan of views; runs of one group get the same tensors."""
+class Feed:
+    """A source of teacher outputs and a plan of views; runs of one feed are given the same tensors."""
 
     source: TeacherSource | None
     plan: ViewPlan
@@ -33,7 +34,7 @@ class Group:
 @final
 @dataclass(frozen=True, slots=True)
 class TeacherInputs:
-    """What a group's reader looked up for a step: tensors on the device, and the time that took."""
+    """What a feed's reader looked up for a group of images: tensors on the device, and the time that took."""
 
     parts: dict[Part, Tensor]
     span: Span
@@ -41,24 +42,24 @@ class TeacherInputs:
 
 @final
 @dataclass(frozen=True, slots=True)
-class StepInputs:
-    """What was looked up for a step."""
+class Inputs:
+    """What was looked up for a group of images."""
 
-    ids: dict[ViewPlan, Tensor]
-    """View ids ``(V, B)`` of the plans whose images are made; all other plans are the beginning of one of them."""
-    teacher: dict[Group, TeacherInputs]
+    views: dict[ViewPlan, Tensor]
+    """What the views of a plan are made of; plans that are not here are the beginning of one of these."""
+    teacher: dict[Feed, TeacherInputs]
 
     def tensors(self) -> list[Tensor]:
-        """Return all tensors, in an order that steps of the same groups share."""
-        return [*self.ids.values(), *(tensor for inputs in self.teacher.values() for tensor in inputs.parts.values())]
+        """Return all tensors, in an order that groups of the same feeds share."""
+        return [*self.views.values(), *(tensor for inputs in self.teacher.values() for tensor in inputs.parts.values())]
 
-    def clone(self) -> StepInputs:
-        """Copy the tensors to memory that no later step uses."""
-        return StepInputs(
-            {plan: ids.clone() for plan, ids in self.ids.items()},
+    def clone(self) -> Inputs:
+        """Copy the tensors to memory that no later group uses."""
+        return Inputs(
+            {plan: source.clone() for plan, source in self.views.items()},
             {
-                group: replace(inputs, parts={part: tensor.clone() for part, tensor in inputs.parts.items()})
-                for group, inputs in self.teacher.items()
+                feed: replace(inputs, parts={part: tensor.clone() for part, tensor in inputs.parts.items()})
+                for feed, inputs in self.teacher.items()
             },
         )
 
@@ -66,10 +67,10 @@ class StepInputs:
 @final
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What the runs of a group are given in a step."""
+    """What the runs of a feed are given of a group of images."""
 
     images: Tensor
-    """``(V*B, 3, H, W)``."""
+    """``(V*n, 3, H, W)``."""
     teacher: Outputs
     spans: tuple[Span, ...]
     """The time that making it took."""
@@ -88,45 +89,41 @@ class SharedInputs:
 
     def __init__(self, batches: Batches, device: torch.device) -> None:
         self.batches, self.device = batches, device
-        self._readers: dict[Group, Reader] = {}
+        self._readers: dict[Feed, Reader] = {}
 
-    def open(self, wanted: Iterable[tuple[Group, frozenset[Part]]]) -> None:
-        """Let runs be given, from now on, what each of them needs of its group's teacher."""
-        needs: dict[Group, frozenset[Part]] = {}
-        for group, parts in wanted:
-            needs[group] = needs.get(group, frozenset()) | parts
+    def open(self, wanted: Iterable[tuple[Feed, frozenset[Part]]]) -> None:
+        """Let runs be given, from now on, what each of them needs of its feed's teacher."""
+        needs: dict[Feed, frozenset[Part]] = {}
+        for feed, parts in wanted:
+            needs[feed] = needs.get(feed, frozenset()) | parts
         self._readers = {
-            group: group.source.reader(self.batches, group.plan, parts)
-            for group, parts in needs.items()
-            if group.source
+            feed: feed.source.reader(self.batches, feed.plan, parts) for feed, parts in needs.items() if feed.source
         }
 
-    def look_up(self, step: int, groups: Iterable[Group]) -> StepInputs:
-        """Look up what a step needs."""
-        teacher: dict[Group, TeacherInputs] = {}
-        for group in dict.fromkeys(groups):
+    def look_up(self, group: Group, feeds: Iterable[Feed]) -> Inputs:
+        """Look up what a group of images needs."""
+        teacher: dict[Feed, TeacherInputs] = {}
+        for feed in dict.fromkeys(feeds):
             with Span(self.device) as span:
-                parts = self._readers[group].inputs(step) if group in self._readers else {}
-            teacher[group] = TeacherInputs(parts, span)
-        made = dict.fromkeys(makers(frozenset(group.plan for group in teacher)).values())
-        return StepInputs({plan: self.batches.ids(step, plan) for plan in made}, teacher)
+                parts = self._readers[feed].inputs(group) if feed in self._readers else {}
+            teacher[feed] = TeacherInputs(parts, span)
+        made = dict.fromkeys(makers(frozenset(feed.plan for feed in teacher)).values())
+        return Inputs({plan: self.batches.views.look_up(group, plan) for plan in made}, teacher)
 
-    def make(self, index: Tensor, inputs: StepInputs) -> Mapping[Group, Shared]:
-        """Make images and teacher outputs of each group, for images at ``index`` ``(B,)``."""
+    def make(self, index: Tensor, inputs: Inputs) -> Mapping[Feed, Shared]:
+        """Make images and teacher outputs of each feed, for images at ``index`` ``(n,)``."""
         images: dict[ViewPlan, tuple[Tensor, Span]] = {}
-        for plan, ids in inputs.ids.items():
+        for plan, source in inputs.views.items():
             with Span(self.device) as augmenting:
-                images[plan] = self.batches.images(index, ids, plan), augmenting
-        maker = makers(frozenset(group.plan for group in inputs.teacher))
-        shared: dict[Group, Shared] = {}
-        for group, looked_up in inputs.teacher.items():
-            whole, augmenting = images[maker[group.plan]]
-            views = whole[: group.plan.num_views * len(index)]
+                images[plan] = self.batches.views.make(index, source, plan), augmenting
+        maker = makers(frozenset(feed.plan for feed in inputs.teacher))
+        shared: dict[Feed, Shared] = {}
+        for feed, looked_up in inputs.teacher.items():
+            whole, augmenting = images[maker[feed.plan]]
+            views = whole[: feed.plan.num_views * len(index)]
             with Span(self.device) as querying:
                 outputs = (
-                    self._readers[group].outputs(views, looked_up.parts)
-                    if group in self._readers
-                    else Outputs("teacher")
+                    self._readers[feed].outputs(views, looked_up.parts) if feed in self._readers else Outputs("teacher")
                 )
-            shared[group] = Shared(views, outputs, (augmenting, looked_up.span, querying))
+            shared[feed] = Shared(views, outputs, (augmenting, looked_up.span, querying))
         return shared

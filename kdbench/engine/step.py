@@ -10,12 +10,13 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from kdbench.data.batches import Batches, smallest_batch
+from kdbench.data.batches import Batches
+from kdbench.data.groups import Layout
 from kdbench.engine.phase import Phase
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.registry import load_method
-from kdbench.method import Batch, Loss, Method, Setup
+from kdbench.method import Batch, Loss, Method, Rows, Setup
 from kdbench.net import Net, Outputs
 from kdbench.utils.device import autocast
 from kdbench.utils.precision import Precision
@@ -47,8 +48,8 @@ class Step(nn.Module):
             torch.compile(student.forward, dynamic=False) if compiled else None
         )
 
-    def forward(self, phase: Phase, batch: Batch, teacher: Outputs) -> dict[str, Tensor]:
-        """Return the named, weighted scalar terms of the loss.
+    def forward(self, phase: Phase, batch: Batch, teacher: Outputs) -> tuple[dict[str, Tensor], Rows]:
+        """Return the named, weighted scalar terms of the loss, and the rows that the method will remember.
 
         Parameters
         ----------
@@ -61,9 +62,10 @@ class Step(nn.Module):
         with autocast(batch.images.device, self._precision):
             query = self._compiled or self.student
             student = query(batch.images, reads) if reads else Outputs("student")
-            terms = phase.loss(student, teacher.narrowed(phase.reads.teacher), batch)
+            result = phase.loss(student, teacher.narrowed(phase.reads.teacher), batch)
+        terms, rows = result if isinstance(result, tuple) else (result, {})
         check_terms(phase.loss, terms)
-        return terms
+        return terms, rows
 
 
 def check_terms(loss: Loss, terms: object) -> None:
@@ -98,24 +100,33 @@ def build_step(cell: Cell, student: Net, batches: Batches, teacher: Net | None, 
         labels=batches.data.dataset.train_labels,
         epochs=protocol.epochs,
         steps_per_epoch=batches.steps,
+        group_size=batches.schedule.images_together,
     )
     with seeded(cell.seed, "init", "method"):
         method = method_class(cell.settings.config, setup)
         net = method.wrap(setup)
-    check_batches(method, batches.num_images, protocol.batch_size)
+    check_batches(method, batches.layout)
     return Step(net, method, protocol.precision, compiled=compiled)
 
 
-def check_batches(method: Method, num_images: int, batch_size: int) -> None:
-    """Raise ValueError where a batch of an epoch has fewer images than a method can train on."""
-    smallest = smallest_batch(num_images, batch_size)
-    if smallest < method.min_images:
-        images = "one image" if smallest == 1 else f"{smallest} images"
-        last = "" if smallest == batch_size else ", in the last batch of an epoch as well"
+def check_batches(method: Method, layout: Layout) -> None:
+    """Raise ValueError where a group of an epoch has fewer images than a method can train on."""
+    num_images, schedule = layout.num_images, layout.schedule
+    if not layout.steps:
         raise ValueError(
-            f"the method cannot train on a batch of {images}, and an epoch of {num_images} images in batches of "
-            f"{batch_size} has one: choose a batch size of at least {method.min_images}{last}"
+            f"{num_images} images are no batch: it has {schedule.num_groups} groups, of two images each at least"
         )
+    smallest = layout.smallest
+    if smallest >= max(method.min_images, 1):
+        return
+    images = "one image" if smallest == 1 else f"{smallest} images"
+    groups, last = schedule.num_groups, smallest < min(schedule.batch_size, num_images) // schedule.num_groups
+    what, parts = ("a batch", "") if groups == 1 else ("a group", f", each of {groups} groups,")
+    raise ValueError(
+        f"the method cannot train on {what} of {images}, and an epoch of {num_images} images in batches of "
+        f"{schedule.batch_size}{parts} has one: choose a batch size of at least {max(method.min_images, 1) * groups}"
+        f"{', in the last batch of an epoch as well' if last else ''}"
+    )
 
 
 class StepObserver:

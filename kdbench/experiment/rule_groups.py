@@ -148,9 +148,14 @@ class ScheduleRules:
         require(0 <= self.warmup < 1, "warmup", "in [0, 1)", self.warmup)
 
     @property
+    def images_together(self) -> int:
+        """Images of a whole group."""
+        return self.group_size or self.batch_size
+
+    @property
     def num_groups(self) -> int:
         """Groups of a batch."""
-        return self.batch_size // (self.group_size or self.batch_size)
+        return self.batch_size // self.images_together
 
     @property
     def per_step(self) -> bool:

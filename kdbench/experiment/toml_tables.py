@@ -42,7 +42,7 @@ def read_table(kind: type[_Table], values: Mapping[str, Any], where: str) -> _Ta
 
 def _converted(key: str, value: Any, hint: Any, where: str) -> Any:
     """Return a value of TOML as the type of a field."""
-    if isinstance(hint, types.UnionType):
+    if typing.get_origin(hint) in {types.UnionType, typing.Union}:  # the latter for a Literal or None
         (hint,) = (each for each in typing.get_args(hint) if each is not types.NoneType)
     origin, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
     if origin is Literal:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from kdbench.data.datasets import DataShape
+from kdbench.data.images import DataShape
 from kdbench.data.views import Augmentation
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.protocol import Protocol

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from kdbench.data.datasets import SHAPES, DataShape
+from kdbench.data.datasets import SHAPES
+from kdbench.data.images import DataShape
 from kdbench.engine.session import Session
 from kdbench.errors import UserError
 from kdbench.grid.grid import Grid

@@ -9,8 +9,8 @@ from statistics import median
 
 import torch
 
-from kdbench.data.batches import num_steps
 from kdbench.data.datasets import random_dataset
+from kdbench.data.groups import Layout
 from kdbench.engine.bench import Bench, alternate, forward_seconds
 from kdbench.experiment.cell import Cell, TeacherRef
 from kdbench.experiment.pairs import Pair
@@ -52,7 +52,7 @@ def measure(
     session = grid.session
     protocol, data = session.protocol, data_shape(session)
     dataset = session.given or random_dataset(protocol.dataset)
-    steps = num_steps(data.num_images, protocol.batch_size)
+    steps = Layout(data.num_images, protocol.rules.schedule).steps
     cached = {need.teacher.ref for need in estimate.caches if need.used}
     build = {need.teacher.ref.network for need in estimate.to_build}
     measured = Measured(grid, this_device(session.device))

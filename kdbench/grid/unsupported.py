@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 import torch
 
-from kdbench.data.datasets import DataShape
+from kdbench.data.groups import Layout
+from kdbench.data.images import DataShape
 from kdbench.data.views import check_plan
 from kdbench.engine.step import check_batches
 from kdbench.experiment.pairs import Pair
@@ -47,10 +48,11 @@ def unsupported(grid: Grid, variants: Iterable[Variant], data: DataShape) -> dic
                     labels=labels,
                     epochs=protocol.epochs,
                     steps_per_epoch=1,
+                    group_size=protocol.rules.schedule.images_together,
                 )
                 method = load_method(cell.method)(cell.settings.config, setup)
                 method.wrap(setup)
-            check_batches(method, data.num_images, protocol.batch_size)
+            check_batches(method, Layout(data.num_images, protocol.rules.schedule))
         except ValueError as error:
             pair = Pair.of(cell.teacher.network, cell.student) if cell.teacher else cell.student
             reasons[f"{cell.method} {pair}"] = str(error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kdbench.data.datasets import Dataset
+from kdbench.data.images import Dataset
 from kdbench.experiment.protocol import Protocol
 from kdbench.models import build_backbone
 from kdbench.net import Net

@@ -2,54 +2,106 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import final
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kdbench.data.images import EvaluationImages
 from kdbench.net import Net
-from kdbench.utils.device import forward_batch
 
 NUM_ECE_BINS = 15
 
 
-@torch.no_grad()
-def evaluate(logits: Tensor, targets: Tensor, teacher_logits: Tensor | None = None) -> dict[str, float]:
-    """Return accuracy, calibration and fidelity.
+_AT_ONCE = 2**14
+"""Images whose logits are looked at together: bounds memory; a test set of as many has the same numbers as ever."""
+
+
+@final
+class Evaluation:
+    """Accuracy, calibration and fidelity of logits that come in batches; keeps sums, and few logits at once.
 
     Parameters
     ----------
-    logits, targets
-        ``(N, K)`` and ``(N,)``.
+    targets
+        ``(N,)``, on the CPU, of the images in the order in which their logits come.
     teacher_logits
-        ``(N, K)``; without them, the fidelity metrics are left out.
-
-    Returns
-    -------
-    dict
-        ``top1``, ``top5`` (percent; the first min(5, K) classes), ``nll`` (nats), ``ece`` (percent), and with
-        a teacher ``agreement`` (percent of equal predictions) and ``teacher_kl`` (KL(teacher || student) at
-        temperature 1, nats).
+        ``(N, K)``, on the CPU; without them, the fidelity metrics are left out.
     """
-    logits = logits.double()
-    log_p = F.log_softmax(logits, dim=1)
-    ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices
-    hits = ranked == targets[:, None]
-    results = {
-        "top1": 100 * hits[:, 0].double().mean().item(),
-        "top5": 100 * hits.any(dim=1).double().mean().item(),
-        "nll": F.nll_loss(log_p, targets).item(),
-        "ece": 100 * expected_calibration_error(log_p.exp(), targets),
-    }
-    if teacher_logits is not None:
-        teacher_log_p = F.log_softmax(teacher_logits.double(), dim=1)
-        agree = logits.argmax(dim=1) == teacher_logits.argmax(dim=1)
-        results["agreement"] = 100 * agree.double().mean().item()
-        results["teacher_kl"] = F.kl_div(log_p, teacher_log_p, reduction="batchmean", log_target=True).item()
-    return results
+
+    def __init__(self, targets: Tensor, teacher_logits: Tensor | None = None) -> None:
+        self._targets, self._teacher_logits = targets, teacher_logits
+        self._waiting: list[Tensor] = []
+        self._num_waiting = self._done = 0
+        self._hits, self._gaps = Counter[str](), torch.zeros(NUM_ECE_BINS, dtype=torch.float64)
+        self._sums = dict[str, float]()
+
+    def add(self, logits: Tensor) -> None:
+        """Add the logits ``(B, K)`` of the next images, on any device; seldom waits for it."""
+        for part in logits.split(_AT_ONCE):
+            self._waiting.append(part)
+            self._num_waiting += len(part)
+            if self._num_waiting >= _AT_ONCE:
+                self._look()
+
+    def results(self) -> dict[str, float]:
+        """Return the metrics of all images.
+
+        Returns
+        -------
+        dict
+            ``top1``, ``top5`` (percent; the first min(5, K) classes), ``nll`` (nats), ``ece`` (percent), and with
+            a teacher ``agreement`` (percent of equal predictions) and ``teacher_kl`` (KL(teacher || student) at
+            temperature 1, nats).
+        """
+        self._look()
+        num_images = len(self._targets)
+        assert self._done == num_images, f"{self._done} of {num_images} test images have logits"
+        results = {name: 100 * (self._hits[name] / num_images) for name in ("top1", "top5")}
+        results["nll"] = self._sums["nll"] / num_images
+        results["ece"] = 100 * (self._gaps.abs().sum() / num_images).item()
+        if self._teacher_logits is not None:
+            results["agreement"] = 100 * (self._hits["agreement"] / num_images)
+            results["teacher_kl"] = self._sums["teacher_kl"] / num_images
+        return results
+
+    @torch.no_grad()
+    def _look(self) -> None:
+        if not self._waiting:
+            return
+        logits = torch.cat(self._waiting).cpu().double()
+        rows = slice(self._done, self._done + len(logits))
+        self._waiting, self._num_waiting, self._done = [], 0, rows.stop
+        targets, log_p = self._targets[rows], F.log_softmax(logits, dim=1)
+        hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == targets[:, None]
+        self._hits["top1"] += int(hits[:, 0].sum())
+        self._hits["top5"] += int(hits.any(dim=1).sum())
+        self._add("nll", F.nll_loss(log_p, targets, reduction="sum"))
+        self._gaps += confidence_gaps(log_p.exp(), targets)
+        if self._teacher_logits is not None:
+            teacher = self._teacher_logits[rows].double()
+            self._hits["agreement"] += int((logits.argmax(dim=1) == teacher.argmax(dim=1)).sum())
+            teacher_log_p = F.log_softmax(teacher, dim=1)
+            self._add("teacher_kl", F.kl_div(log_p, teacher_log_p, reduction="sum", log_target=True))
+
+    def _add(self, name: str, value: Tensor) -> None:
+        self._sums[name] = self._sums.get(name, 0.0) + value.item()
 
 
-def expected_calibration_error(probabilities: Tensor, targets: Tensor) -> float:
-    """Return the ECE over 15 equal-width bins of confidence, in [0, 1] (Guo et al., ICML 2017, equation 3).
+def evaluate(logits: Tensor, targets: Tensor, teacher_logits: Tensor | None = None) -> dict[str, float]:
+    """Return what `Evaluation.results` does for logits ``(N, K)`` that are there."""
+    evaluation = Evaluation(targets, teacher_logits)
+    evaluation.add(logits)
+    return evaluation.results()
+
+
+def confidence_gaps(probabilities: Tensor, targets: Tensor) -> Tensor:
+    """Return correct predictions less confidences, summed over the images of each of 15 equal-width bins, ``(15,)``.
+
+    The expected calibration error is the sum of their absolute values over the number of images (Guo et al., ICML
+    2017, equation 3).
 
     Parameters
     ----------
@@ -59,18 +111,12 @@ def expected_calibration_error(probabilities: Tensor, targets: Tensor) -> float:
     confidence, predicted = probabilities.max(dim=1)
     correct = (predicted == targets).double()
     bins = (confidence * NUM_ECE_BINS).ceil().long().clamp(1, NUM_ECE_BINS) - 1
-    gap = torch.zeros(NUM_ECE_BINS, dtype=torch.float64, device=probabilities.device)
-    gap.index_add_(0, bins, correct - confidence.double())
-    return (gap.abs().sum() / len(targets)).item()
+    gaps = torch.zeros(NUM_ECE_BINS, dtype=torch.float64, device=probabilities.device)
+    return gaps.index_add_(0, bins, correct - confidence.double())
 
 
 @torch.inference_mode()
-def predict(net: Net, images: Tensor) -> Tensor:
-    """Return float32 logits ``(N, K)`` on the CPU of uint8 images ``(N, H, W, 3)``; leave it in eval mode."""
+def predict(net: Net, images: EvaluationImages) -> Tensor:
+    """Return float32 logits ``(N, K)`` on the CPU of test images; leave the network in eval mode."""
     net.eval()
-    device = net.mean.device
-    parts = []
-    for chunk in images.split(forward_batch(device)):
-        pixels = chunk.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
-        parts.append(net.logits(pixels).float())
-    return torch.cat(parts).cpu()
+    return torch.cat([net.logits(pixels).float() for pixels in images]).cpu()

@@ -13,7 +13,6 @@ Legend: ``P`` pairs, ``N`` training images.
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import os
 import time
@@ -26,7 +25,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdbench.data.views import Augmentation
 from kdbench.errors import UserError
 from kdbench.net import Part
 from kdbench.teachers.cache_folder import FOLDER, IDENTITY, Identity, lock_use
@@ -172,7 +170,7 @@ class TeacherCache:
         permit: Callable[[], None],
     ) -> bool:
         """Write a segment, or resume writing it; return whether it is complete."""
-        images, _ = Augmentation(self.identity.pad, flip=False).split(torch.from_numpy(pairs))
+        images, _ = self.identity.numbering.split(torch.from_numpy(pairs))
         batches = PlacedBatches(pairs, images.numpy(), batch)
         batches.outputs(0, forward, parts)  # the first call prepares the device
         started = time.perf_counter()
@@ -188,7 +186,7 @@ class TeacherCache:
             )
         first = batches.begun(writer.done)
         watch.estimate(name, Estimate(views, writer.bytes_left, free, pace * (len(batches) - first), self.folder))
-        write_json(self.folder / IDENTITY, dataclasses.asdict(self.identity))
+        write_json(self.folder / IDENTITY, self.identity.values())
         with writer:
             saved = started = time.perf_counter()
             for number in range(first, len(batches)):

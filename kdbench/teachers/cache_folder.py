@@ -10,9 +10,12 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from kdbench.data.datasets import Dataset
+from kdbench.data.images import Dataset
+from kdbench.data.views import Augmentation, CropIds, ViewIds
 from kdbench.experiment.protocol import Protocol
+from kdbench.experiment.rule_groups import plain
 from kdbench.teachers.cards import TeacherCard
 from kdbench.utils.names import safe_name
 from kdbench.utils.reading import read_json
@@ -35,26 +38,41 @@ class Identity:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     pad: int | None
+    """Of padded crops."""
     precision: str
     version: int = _VERSION
+    crop: dict[str, Any] | None = None
+    """The rules of resized crops."""
 
     @classmethod
     def of(cls, card: TeacherCard, protocol: Protocol, dataset: Dataset) -> Identity:
         """Return the identity of a teacher's outputs under a protocol."""
+        rules = protocol.rules.augmentation
+        crop = {key: plain(value) for key, value in dataclasses.asdict(rules).items() if key not in {"crop", "pad"}}
         return cls(
             network=card.network,
             weights=card.weights,
             data=dataset.fingerprint,
             mean=protocol.rules.data.mean,
             std=protocol.rules.data.std,
-            pad=protocol.rules.augmentation.pad,
+            pad=rules.pad,
             precision=protocol.precision,
+            crop=crop if rules.crop == "resized" else None,
         )
+
+    def values(self) -> dict[str, Any]:
+        """Return what a file describes it by; padded crops are described as they always were."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if key != "crop" or value is not None}
+
+    @property
+    def numbering(self) -> ViewIds:
+        """What the view ids of the stored outputs mean."""
+        return CropIds(self.crop["pool"]) if self.crop else Augmentation(self.pad or 0, flip=False)
 
     @property
     def name(self) -> str:
         """Name of the folder."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        text = json.dumps(self.values(), sort_keys=True)
         return f"{safe_name(self.network)}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 

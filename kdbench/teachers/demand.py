@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
+from torch import Tensor
 
 from kdbench.data.batches import DeviceData
-from kdbench.data.views import Augmentation, check_plan, views
+from kdbench.data.views import ViewIds, check_plan
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.registry import load_method
@@ -53,24 +54,31 @@ class Wanted:
 
 @final
 class Visits:
-    """A set of pairs of image and view."""
+    """A set of pairs of image and view; where an image has few views, a table of all of them."""
 
-    def __init__(self, num_images: int, augmentation: Augmentation) -> None:
-        self._num_images, self._augmentation = num_images, augmentation
-        self._visited = torch.zeros(num_images * augmentation.num_views, dtype=torch.bool)
+    def __init__(self, num_images: int, numbering: ViewIds) -> None:
+        self._num_images, self._numbering = num_images, numbering
+        self._table = torch.zeros(num_images * numbering.num_views if numbering.is_small else 0, dtype=torch.bool)
+        self._pairs = [torch.empty(0, dtype=torch.int64)]
 
     def add(self, seed: int, epochs: range, plan: ViewPlan) -> None:
         """Add what a seed visits in epochs, given by their numbers in streams."""
         index = torch.arange(self._num_images)
         for epoch in epochs:
-            if epoch % _CHECK_EVERY == 0 and self._visited.all():
+            if self._numbering.is_small and epoch % _CHECK_EVERY == 0 and self._table.all():
                 return
-            ids = views(seed, epoch, self._num_images, self._augmentation, plan)
-            self._visited[self._augmentation.pair(index, ids).flatten()] = True
+            pairs = self._numbering.pair(index, self._numbering.draw(seed, epoch, self._num_images, plan)).flatten()
+            if self._numbering.is_small:
+                self._table[pairs] = True
+            else:
+                self._pairs.append(pairs)
 
     def pairs(self) -> Pairs:
         """Return the pairs, in ascending order, int64 ``(P,)``."""
-        return self._visited.nonzero().flatten().numpy()
+        if self._numbering.is_small:
+            return self._table.nonzero().flatten().numpy()
+        pairs: Tensor = torch.cat(self._pairs).unique()
+        return pairs.numpy()
 
 
 def visited(wanted: Sequence[Wanted], data: DeviceData) -> Pairs:
@@ -83,7 +91,7 @@ def visited(wanted: Sequence[Wanted], data: DeviceData) -> Pairs:
     """
     for plan in {each.plan for each in wanted}:
         data.images.check(plan)
-    visits = Visits(len(data.labels), data.images.augmentation)
+    visits = Visits(len(data.labels), data.images.numbering)
     for seed, plan, epochs in dict.fromkeys((one.seed, one.plan, one.epochs) for one in wanted):
         visits.add(seed, epochs, plan)
     return visits.pairs()

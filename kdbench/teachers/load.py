@@ -9,7 +9,7 @@ import torch
 from scipy.special import bdtrc
 from torch import Tensor
 
-from kdbench.data.datasets import Dataset
+from kdbench.data.images import Dataset
 from kdbench.errors import UserError
 from kdbench.experiment.folder import WEIGHTS
 from kdbench.experiment.protocol import Protocol
@@ -78,7 +78,7 @@ def measure(net: Net, dataset: Dataset, device: torch.device, origin: str) -> tu
     UserError
         The logits are not finite.
     """
-    logits = predict(freeze(net).to(device), dataset.test_images)
+    logits = predict(freeze(net).to(device), dataset.evaluation(device))
     broken = int((~logits.isfinite()).any(dim=1).sum())
     if broken:
         raise UserError(

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from kdbench.data.datasets import Dataset
+from kdbench.data.images import Dataset
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.folder import WEIGHTS

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from kdbench.data.batches import Batches, DeviceData
+from kdbench.data.groups import Group
 from kdbench.method import ViewPlan
 from kdbench.models.fuse import fused
 from kdbench.net import Net, Outputs, Part
@@ -49,25 +50,24 @@ class LiveTeacher:
 
     def forward(self, data: DeviceData, pairs: Tensor) -> dict[Part, Tensor]:
         """Return the parts that a cache keeps, for pairs of image and view ``(P,)``."""
-        index, view = data.images.augmentation.split(pairs.to(self.device, non_blocking=True))
-        outputs = self.outputs(data.images.augment(index, view), STORED)
+        outputs = self.outputs(data.images.views(pairs), STORED)
         return {"logits": outputs.logits, "penultimate": outputs.penultimate}
 
 
 class Reader(abc.ABC):
     """Teacher outputs for one plan's views of the batches of one seed.
 
-    What is done for a step has two halves: ``inputs`` looks things up on the host, ``outputs`` works on the device
-    alone, so that it can be part of a CUDA graph.
+    What is done for a group of images has two halves: ``inputs`` looks things up on the host, ``outputs`` works on the
+    device alone, so that it can be part of a CUDA graph.
     """
 
     @abc.abstractmethod
-    def inputs(self, step: int) -> dict[Part, Tensor]:
+    def inputs(self, group: Group) -> dict[Part, Tensor]:
         """Tensors on the device that ``outputs`` needs besides the images."""
 
     @abc.abstractmethod
     def outputs(self, images: Tensor, inputs: Mapping[Part, Tensor]) -> Outputs:
-        """Outputs for a step's images ``(V*B, 3, H, W)``."""
+        """Outputs for a group's images ``(V*n, 3, H, W)``."""
 
 
 @final
@@ -77,7 +77,7 @@ class LiveReader(Reader):
     def __init__(self, live: LiveTeacher, reads: frozenset[Part]) -> None:
         self._live, self._reads = live, reads
 
-    def inputs(self, step: int) -> dict[Part, Tensor]:  # noqa: ARG002
+    def inputs(self, group: Group) -> dict[Part, Tensor]:  # noqa: ARG002
         """Nothing."""
         return {}
 
@@ -99,17 +99,18 @@ class CachedReader(Reader):
         self._where = (0, -1)
         self._block: dict[Part, Tensor] = {}
 
-    def inputs(self, step: int) -> dict[Part, Tensor]:
-        """Return the cached parts of a step's rows."""
-        epoch, start = self._batches.epoch, step - step % _BLOCK
+    def inputs(self, group: Group) -> dict[Part, Tensor]:
+        """Return the cached parts of a group's rows."""
+        epoch, start = self._batches.epoch, group.step - group.step % _BLOCK
         if self._where != (epoch, start):
             steps = range(start, min(start + _BLOCK, self._batches.steps))
             pairs = self._batches.visits(steps, self._plan).numpy()
             self._block = {part: self._to_device(self._cache.read(pairs, part)) for part in sorted(self._reads)}
             self._where = (epoch, start)
-        rows = self._plan.num_views * self._batches.batch_size
-        first = (step - start) * rows
-        return {part: values[first : first + rows] for part, values in self._block.items()}
+        num_views = self._plan.num_views
+        first = num_views * (group.first - start * self._batches.schedule.batch_size)
+        rows = slice(first, first + num_views * len(group.index))
+        return {part: values[rows] for part, values in self._block.items()}
 
     def outputs(self, images: Tensor, inputs: Mapping[Part, Tensor]) -> Outputs:  # noqa: ARG002
         """Wrap what was read."""
@@ -152,9 +153,10 @@ class TeacherSource:
 
     def is_finite(self, batches: Batches, plan: ViewPlan, reads: frozenset[Part], step: int) -> bool:
         """Return whether all outputs for a step of this epoch are finite; looks them up again."""
-        index, reader = batches.index(step), self.reader(batches, plan, reads)
-        images = batches.images(index, batches.ids(step, plan), plan)
-        parts = reader.outputs(images, reader.inputs(step)).parts().values()
-        return all(
-            tensor.isfinite().all() for part in parts for tensor in (part if isinstance(part, tuple) else (part,))
-        )
+        reader = self.reader(batches, plan, reads)
+        for group in batches.groups(step):
+            parts = reader.outputs(batches.images(group, plan), reader.inputs(group)).parts().values()
+            tensors = [tensor for part in parts for tensor in (part if isinstance(part, tuple) else (part,))]
+            if not all(tensor.isfinite().all() for tensor in tensors):
+                return False
+        return True

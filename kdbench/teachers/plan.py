@@ -162,7 +162,8 @@ class Sources:
             kept = [cell for cell in readers if Wanted.by(cell).cacheable]
             begun = {cell.id: _begun(cell.folder(runs)) for cell in kept} if self._mode != "on" else {}
             kept = [cell for cell in kept if begun.get(cell.id) != "live"]
-            if not kept:
+            repeats = self._store.data.on_device.images.numbering.repeats
+            if not kept or (self._mode != "on" and not repeats and not any(begun.values())):
                 continue
             try:
                 ref = kept[0].teacher

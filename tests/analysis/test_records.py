@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import tomli_w
-from cells import Typed, make_run, steps
+from cells import Typed, end_epoch, make_run, steps
 from fake_records import fake_record, write_records
 
 from kdbench.analysis.records import as_frame, read_records
@@ -159,7 +159,7 @@ def test_what_a_killed_process_was_writing_is_tidied_away(tiny_npz: Path, tmp_pa
     for _ in run.cell.epochs:
         steps(run, 3)
         run.flush_losses()
-        run.end_epoch()
+        end_epoch(run)
     left = run.folder / ".metrics.jsonl.e_lqp3kw.tmp"
     left.write_text("half a li")
     finish(run)

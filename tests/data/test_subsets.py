@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_data import message, small_arrays
 
-from kdbench.data.datasets import Dataset, from_arrays, load_dataset, save_npz, subset
+from kdbench.data.datasets import ArrayDataset, from_arrays, load_dataset, save_npz, subset
 
 
-def small() -> Dataset:
+def small() -> ArrayDataset:
     return from_arrays("small", small_arrays() | {"class_names": np.array(["a", "b", "c"])})
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad as pad_with_zeros
 
 from kdbench.data.resident import ResidentImages
-from kdbench.data.views import Augmentation, order, views
+from kdbench.data.views import Augmentation, order
 from kdbench.method import PLAIN, ViewPlan
 
 CIFAR = Augmentation(pad=4, flip=True)
@@ -93,7 +93,7 @@ def test_the_turn_is_counter_clockwise_and_after_the_flip() -> None:
 def test_rows_are_view_major_and_one_view_needs_no_row() -> None:
     images = random_images(5, 6, 6)
     resident = ResidentImages(images, CIFAR)
-    index, chosen = torch.tensor([3, 0, 4]), views(0, 1, 5, CIFAR, ROTATIONS)
+    index, chosen = torch.tensor([3, 0, 4]), CIFAR.draw(0, 1, 5, ROTATIONS)
     result = resident.augment(index, chosen[:, index]).view(4, 3, 3, 6, 6)
     for row in range(4):
         for b, i in enumerate(index.tolist()):
@@ -141,7 +141,7 @@ def test_images_of_another_kind_are_refused(images: Tensor) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_makes_the_same_bits_without_waiting() -> None:
     images = random_images(256, 32, 32)
-    index, chosen = order(0, 1, 256), views(0, 1, 256, CIFAR, ROTATIONS)
+    index, chosen = order(0, 1, 256), CIFAR.draw(0, 1, 256, ROTATIONS)
     resident = ResidentImages(images, CIFAR, "cuda")
     on_gpu = index.cuda(), chosen[:, index].cuda()
     torch.cuda.set_sync_debug_mode("error")
@@ -157,19 +157,19 @@ def test_a_gpu_makes_the_same_bits_without_waiting() -> None:
 def test_plain_views_are_the_same_for_every_plan(
     seed: int, epoch: int, num_images: int, augmentation: Augmentation, plan: ViewPlan
 ) -> None:
-    chosen = views(seed, epoch, num_images, augmentation, plan)
+    chosen = augmentation.draw(seed, epoch, num_images, plan)
     assert chosen.shape == (plan.num_views, num_images)
     assert chosen.dtype == torch.int64
-    assert torch.equal(chosen[:1], views(seed, epoch, num_images, augmentation, PLAIN))
+    assert torch.equal(chosen[:1], augmentation.draw(seed, epoch, num_images, PLAIN))
     shorter = ViewPlan(plan.quarter_turns[:2])
-    assert torch.equal(chosen[:2], views(seed, epoch, num_images, augmentation, shorter))
+    assert torch.equal(chosen[:2], augmentation.draw(seed, epoch, num_images, shorter))
 
 
 def test_rotations_are_paired_with_the_plain_views_of_a_whole_grid() -> None:
     for seed in range(5):
         for epoch in range(1, 241):
-            plain = views(seed, epoch, 20, CIFAR, PLAIN)
-            assert torch.equal(views(seed, epoch, 20, CIFAR, ROTATIONS)[:1], plain)
+            plain = CIFAR.draw(seed, epoch, 20, PLAIN)
+            assert torch.equal(CIFAR.draw(seed, epoch, 20, ROTATIONS)[:1], plain)
 
 
 @settings(deadline=None)
@@ -177,7 +177,7 @@ def test_rotations_are_paired_with_the_plain_views_of_a_whole_grid() -> None:
 def test_all_views_of_an_image_share_its_flip_and_follow_the_plan(
     seed: int, augmentation: Augmentation, plan: ViewPlan
 ) -> None:
-    flip, turns, dy, dx = augmentation.parts(views(seed, 1, 30, augmentation, plan))
+    flip, turns, dy, dx = augmentation.parts(augmentation.draw(seed, 1, 30, plan))
     assert torch.equal(flip, flip[:1].expand_as(flip))
     assert augmentation.flip or not flip.any()
     assert torch.equal(turns, torch.tensor(plan.quarter_turns).unsqueeze(1).expand_as(turns))
@@ -187,12 +187,12 @@ def test_all_views_of_an_image_share_its_flip_and_follow_the_plan(
 
 
 def test_order_and_views_are_pure() -> None:
-    before = order(7, 3, 100), views(7, 3, 100, CIFAR, ROTATIONS)
+    before = order(7, 3, 100), CIFAR.draw(7, 3, 100, ROTATIONS)
     torch.manual_seed(1)
     torch.rand(10)
     order(8, 3, 100)
     state = torch.get_rng_state()
-    after = order(7, 3, 100), views(7, 3, 100, CIFAR, ROTATIONS)
+    after = order(7, 3, 100), CIFAR.draw(7, 3, 100, ROTATIONS)
     assert torch.equal(before[0], after[0])
     assert torch.equal(before[1], after[1])
     assert torch.equal(torch.get_rng_state(), state)
@@ -201,16 +201,16 @@ def test_order_and_views_are_pure() -> None:
 def test_every_seed_and_epoch_has_its_own_order_and_views() -> None:
     keys = [(seed, epoch) for seed in range(6) for epoch in range(1, 7)]
     assert len({tuple(order(*key, 50).tolist()) for key in keys}) == len(keys)
-    assert len({tuple(views(*key, 50, CIFAR, PLAIN)[0].tolist()) for key in keys}) == len(keys)
-    assert len({tuple(row.tolist()) for row in CIFAR.parts(views(0, 1, 50, CIFAR, ROTATIONS))[2]}) == 4
+    assert len({tuple(CIFAR.draw(*key, 50, PLAIN)[0].tolist()) for key in keys}) == len(keys)
+    assert len({tuple(row.tolist()) for row in CIFAR.parts(CIFAR.draw(0, 1, 50, ROTATIONS))[2]}) == 4
 
 
 def test_the_flip_setting_and_the_pad_do_not_move_one_another() -> None:
     both, crop = CIFAR, dataclasses.replace(CIFAR, flip=False)
     flip = Augmentation(pad=0, flip=True)
-    parts = both.parts(views(0, 1, 100, both, PLAIN))
-    assert torch.equal(parts[0], flip.parts(views(0, 1, 100, flip, PLAIN))[0])
-    assert torch.equal(parts[2], crop.parts(views(0, 1, 100, crop, PLAIN))[2])
+    parts = both.parts(both.draw(0, 1, 100, PLAIN))
+    assert torch.equal(parts[0], flip.parts(flip.draw(0, 1, 100, PLAIN))[0])
+    assert torch.equal(parts[2], crop.parts(crop.draw(0, 1, 100, PLAIN))[2])
 
 
 def test_an_order_visits_every_image_once() -> None:
@@ -225,7 +225,7 @@ def test_orders_are_uniform() -> None:
 
 def test_flips_and_crops_are_uniform_and_independent() -> None:
     num_images = 100_000
-    chosen = views(0, 1, num_images, CIFAR, ViewPlan((0, 0)))
+    chosen = CIFAR.draw(0, 1, num_images, ViewPlan((0, 0)))
     flip, _, dy, dx = CIFAR.parts(chosen)
     assert chi_square(torch.bincount(flip[0])) < 10.8  # 1 degree of freedom, p = 0.001
     plain = torch.bincount((flip[0] * 9 + dy[0]) * 9 + dx[0], minlength=162)
@@ -245,4 +245,4 @@ def chi_square(counts: Tensor) -> float:
 def test_streams_stay_what_they_are() -> None:
     """Cached teacher outputs and finished cells rest on these numbers: if they change, so do all results."""
     assert order(0, 1, 8).tolist() == [6, 0, 2, 4, 3, 1, 5, 7]
-    assert views(0, 1, 2, CIFAR, ROTATIONS).tolist() == [[342, 350], [480, 406], [513, 489], [636, 568]]
+    assert CIFAR.draw(0, 1, 2, ROTATIONS).tolist() == [[342, 350], [480, 406], [513, 489], [636, 568]]

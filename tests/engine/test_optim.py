@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from cells import METHODS, make_run, steps
+from cells import METHODS, end_epoch, make_run, steps
 from recorded_graph import RecordedGraph, record
 from torch import nn
 from torch.nn import functional
 
-from kdbench.data.views import order, views
+from kdbench.data.views import order
 from kdbench.engine.graphs import StepGraphs
 from kdbench.engine.lockstep import Lockstep
 from kdbench.engine.optim import clip_gradients
@@ -39,7 +39,7 @@ SGD_COSINE = {**COSINE, "gradient_clip": 0.5}
 def train_epoch(run: Run) -> None:
     steps(run, run.batches.steps - run.step)
     run.flush_losses()
-    run.end_epoch()
+    end_epoch(run)
 
 
 def in_float64(run: Run) -> Run:
@@ -63,7 +63,7 @@ def test_training_is_the_plain_loop(tiny_npz: Path, tmp_path: Path) -> None:
     for number in range(6):
         epoch, step = divmod(number, 3)
         index = order(1, epoch + 1, 42).split(16)[step]
-        ids = views(1, epoch + 1, 42, run.data.images.augmentation, PLAIN)[:, index]
+        ids = run.data.images.numbering.draw(1, epoch + 1, 42, PLAIN)[:, index]
         logits = net.logits(run.data.images.augment(index, ids))
         targets = 0.9 * functional.one_hot(dataset.train_labels[index], 3) + 0.1 / 3
         loss = -(targets * logits.log_softmax(dim=1)).sum(dim=1).mean()
@@ -135,10 +135,10 @@ def test_each_replayed_step_has_its_learning_rate(
 def test_a_first_step_that_overflows_changes_nothing(tiny_npz: Path, tmp_path: Path) -> None:
     """With clipping too, which sees a norm that is not finite."""
     run = make_run(tiny_npz, tmp_path, "kd", **RECIPE, precision="fp16")
-    run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
+    run.step_update.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
     before = [parameter.clone() for parameter in run.parameters]
     steps(run, 1)
-    assert run.scaler.get_scale() < 2.0**60
+    assert run.step_update.scaler.get_scale() < 2.0**60
     for parameter, old in zip(run.parameters, before, strict=True):
         assert torch.equal(parameter, old)
         state = run.optimizer.state[parameter]

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from cells import Seen, Typed, make_run, steps
+from cells import Seen, Typed, end_epoch, make_run, steps
 from torch import Tensor, nn
 
 import kdbench
@@ -90,7 +90,7 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
 def train_epoch(run: Run) -> None:
     steps(run, 3)
     run.flush_losses()
-    run.end_epoch()
+    end_epoch(run)
 
 
 def test_each_phase_trains_what_it_says(hinted: type[Hinted], tiny_npz: Path, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_state_goes_round_in_every_phase(
     assert (second.stream_epoch, second.epoch, second.step) == (first.stream_epoch, first.epoch, first.step)
     steps(second, 3 - stop % 3)
     second.flush_losses()
-    second.end_epoch()
+    end_epoch(second)
     while not second.done:
         train_epoch(second)
     assert not changed(state_of(second), state_of(whole))

@@ -17,7 +17,7 @@ from torch.nn import functional
 import kdbench
 from kdbench.data.batches import Batches, DeviceData
 from kdbench.data.datasets import load_dataset
-from kdbench.data.views import order, views
+from kdbench.data.views import order
 from kdbench.engine.graphs import StepGraphs
 from kdbench.engine.lockstep import Lockstep
 from kdbench.engine.outcomes import Outcomes
@@ -43,10 +43,10 @@ every_method = pytest.mark.parametrize("method", METHODS)
 def test_a_first_step_that_overflows_changes_nothing(tiny_npz: Path, tmp_path: Path) -> None:
     """The step is left out, weights and momentum stay, and the next one starts from there."""
     run = make_run(tiny_npz, tmp_path, "kd", precision="fp16")
-    run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
+    run.step_update.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
     before = [parameter.clone() for parameter in run.parameters]
     steps(run, 1)
-    assert run.scaler.get_scale() < 2.0**60
+    assert run.step_update.scaler.get_scale() < 2.0**60
     for parameter, old in zip(run.parameters, before, strict=True):
         assert torch.equal(parameter, old)
         assert not run.optimizer.state[parameter]["momentum_buffer"].any()
@@ -67,7 +67,7 @@ def test_training_is_the_plain_loop(method: str, tiny_npz: Path, tmp_path: Path)
     dataset, protocol = run.data.dataset, run.cell.protocol
     net = build_net(run.cell.student, protocol, dataset, seed=1, purpose="student").train()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
-    ids, permutation = views(1, 1, 42, run.data.images.augmentation, PLAIN)[0], order(1, 1, 42)
+    ids, permutation = run.data.images.numbering.draw(1, 1, 42, PLAIN)[0], order(1, 1, 42)
     for step, index in enumerate(permutation.split(16)):
         images = torch.stack([_view(dataset.train_images[i], int(ids[i])) for i in index])
         logits = net.logits(images)
@@ -105,11 +105,12 @@ def test_images_of_a_plan_are_the_first_of_a_longer_one(tiny_npz: Path) -> None:
     assert not all_turns.begins_with(half)
     assert not PLAIN.begins_with(half)
     batches.begin(2)
-    made = {p: batches.data.images.augment(batches.index(0), batches.ids(0, p)) for p in (PLAIN, half, all_turns)}
+    (group,) = batches.groups(0)
+    made = {p: batches.images(group, p) for p in (PLAIN, half, all_turns)}
     assert torch.equal(made[all_turns][:42], made[PLAIN])
     assert torch.equal(made[half][:42], made[PLAIN])
     pairs = batches.visits(range(1), half)
-    index, view = batches.data.images.augmentation.split(pairs)
+    index, view = batches.data.images.numbering.split(pairs)
     assert torch.equal(batches.data.images.augment(index, view), made[half])
 
 
@@ -156,7 +157,7 @@ def test_replayed_steps_are_the_steps(
         run = make_run(tiny_npz, tmp_path / str(replayed), method, batch_size=4, learning_rate=1e-3)
         if run.source and kind == "cache" and Wanted.by(run.cell).cacheable:
             source = dataclasses.replace(run.source, cache=cache_of(run, tmp_path))
-            run.group = dataclasses.replace(run.group, source=source)
+            run.feed = dataclasses.replace(run.feed, source=source)
         outcomes = Outcomes([run.cell])
         lockstep = Lockstep([run], run.batches, outcomes, run.options)
         if replayed:
@@ -203,8 +204,8 @@ def cache_of(run: Run, runs: Path) -> TeacherCache:
     """A cache of all that a run will visit."""
     assert run.source
     live, protocol = run.source.live, run.cell.protocol
-    visits = Visits(run.batches.num_images, run.data.images.augmentation)
-    visits.add(run.cell.seed, run.cell.epochs, run.group.plan)
+    visits = Visits(run.batches.num_images, run.data.images.numbering)
+    visits.add(run.cell.seed, run.cell.epochs, run.feed.plan)
     cache = TeacherCache(runs, Identity.of(live.teacher.card, protocol, run.data.dataset))
     cache.build(visits.pairs(), ("logits", "penultimate"), lambda pairs: live.forward(run.data, pairs), batch=64)
     return cache

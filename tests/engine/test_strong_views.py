@@ -62,7 +62,7 @@ def test_a_method_may_replace_the_network(session: kdbench.Session, monkeypatch:
     assert not torch.equal(weights["student.conv1.weight"], drawn["student.conv1.weight"])
     made = net.around(Wider(net.backbone, 3))
     load_weights(made, weights, "record")
-    right = predict(made, session.dataset.test_images).argmax(1) == session.dataset.test_labels
+    right = predict(made, session.dataset.evaluation(session.device)).argmax(1) == session.dataset.test_labels
     assert record["top1"] == pytest.approx(100 * right.float().mean().item())
 
 

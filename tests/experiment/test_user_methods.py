@@ -65,7 +65,7 @@ def test_a_state_of_other_code_is_refused(own: Path, tiny_npz: Path, tmp_path: P
     cell = session.cell(method="mine", student="resnet8", teacher="resnet8", seed=1)
     begun: list[Run] = []
 
-    def save_and_stop(run: Run) -> None:
+    def save_and_stop(run: Run, _: object) -> None:
         begun.append(run)
         save(run)
         raise KeyboardInterrupt

@@ -12,7 +12,8 @@ import torch
 from cells import CPU, make_teacher, tiny_protocol
 
 from kdbench.data.batches import DeviceData
-from kdbench.data.datasets import DataShape, load_dataset
+from kdbench.data.datasets import load_dataset
+from kdbench.data.images import DataShape
 from kdbench.data.views import Augmentation
 from kdbench.grid import unsupported
 from kdbench.grid.cache_needs import expected_pairs

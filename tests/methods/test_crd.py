@@ -138,13 +138,16 @@ def test_crd_freezes_its_normalisers_and_moves_only_the_batchs_rows() -> None:
     before = module.student_bank.clone()
     index = torch.tensor([7, 3, 20])
     batch = stub_batch(index % 10, index=index)
-    module.loss(outputs("student", 3), outputs("teacher", 3, seed=1), batch)
+    _, rows = module.distill(outputs("student", 3), outputs("teacher", 3, seed=1), batch)
+    assert module.student_log_z.isinf(), "a loss changes nothing"
+    assert torch.equal(module.student_bank, before)
+    module.remember(rows)
     first = module.student_log_z.clone(), module.teacher_log_z.clone()
     assert all(value.isfinite() for value in first)
     changed = (module.student_bank != before).any(dim=1)
     assert changed.nonzero().flatten().tolist() == [3, 7, 20]
     torch.testing.assert_close(module.student_bank[index].norm(dim=1), torch.ones(3))
-    module.loss(outputs("student", 3, seed=5), outputs("teacher", 3, seed=6), batch)
+    module.remember(module.distill(outputs("student", 3, seed=5), outputs("teacher", 3, seed=6), batch)[1])
     assert (module.student_log_z, module.teacher_log_z) == first
     assert not module.student_bank.requires_grad
     assert set(module.state_dict()) >= {"student_bank", "teacher_bank", "student_log_z", "teacher_log_z"}

@@ -8,7 +8,7 @@ import cells
 import pytest
 import torch
 from random_outputs import built, outputs, rng
-from stub_nets import stub_batch
+from stub_nets import stub_batch, terms_of
 
 from kdbench.experiment.registry import load_method
 from kdbench.functional import inner_products
@@ -39,7 +39,7 @@ def test_values_and_gradients_are_finite_at_the_extremes(
     views = method.views(module.config).num_views
     student = outputs("student", 4 * views, scale=50, ties=ties)
     teacher = outputs("teacher", 4 * views, scale=50, ties=ties, seed=1)
-    terms = module.loss(student, teacher, stub_batch(torch.arange(4), epoch=60))
+    terms = terms_of(module.loss(student, teacher, stub_batch(torch.arange(4), epoch=60)))
     assert all(term.ndim == 0 and term.isfinite() for term in terms.values()), terms
     torch.stack(list(terms.values())).sum().backward()
     gradients = [student.logits.grad] + [parameter.grad for parameter in module.parameters() if parameter.requires_grad]
@@ -66,7 +66,7 @@ def test_half_precision_outputs_give_float32_losses(method: type[Method]) -> Non
             )
         )
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        terms = module.loss(halves[0], halves[1], stub_batch(torch.arange(4), epoch=240))
+        terms = terms_of(module.loss(halves[0], halves[1], stub_batch(torch.arange(4), epoch=240)))
     assert {term.dtype for term in terms.values()} == {torch.float32}
 
 
@@ -106,6 +106,6 @@ def test_a_batchs_order_does_not_matter(method: type[Method], weight: float, mon
             )
             for side in (student, teacher)
         ]
-        terms = module.loss(sides[0], sides[1], stub_batch(targets[chosen], index=chosen, epoch=30))
+        terms = terms_of(module.loss(sides[0], sides[1], stub_batch(targets[chosen], index=chosen, epoch=30)))
         totals.append(torch.stack([term.double() for term in terms.values()]))
     torch.testing.assert_close(totals[0], totals[1])

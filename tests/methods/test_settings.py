@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import math
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from cells import METHODS as ROWS
-from recipe_files import CIFAR_PAIRS, recipes
+from recipe_files import CIFAR_PAIRS, PAIRS, recipes
 
 from kdbench.config import field_docs
 from kdbench.experiment.registry import load_method
@@ -65,18 +65,22 @@ def test_recipes_agree_with_the_code(method: type[Method]) -> None:
     for recipe in recipes(method):
         assert recipe.keys() == {"dataset", "pairs", "settings", "source"}
         assert recipe["source"]
-        assert recipe["dataset"] == "cifar100"
+        assert set(recipe["pairs"]) <= PAIRS[recipe["dataset"]]
         seen += [(recipe["dataset"], pair) for pair in recipe["pairs"]]
         for key, value in recipe["settings"].items():
-            assert type(value) is hints[key], f"{key} = {value!r}"
+            options = get_args(hints[key])  # of a Literal
+            assert value in options if options else type(value) is hints[key], f"{key} = {value!r}"
             assert value != getattr(default, key), f"{key} = {value!r} is the default"
         method.Config(**recipe["settings"])
-    assert {pair for _, pair in seen} <= CIFAR_PAIRS
     assert len(seen) == len(set(seen))
 
 
 def test_published_settings_are_found() -> None:
-    betas = {pair: dkd.DKD.Config(**recipe["settings"]).beta for recipe in recipes(dkd.DKD) for pair in recipe["pairs"]}
+    betas = {
+        pair: dkd.DKD.Config(**recipe["settings"]).beta
+        for recipe in recipes(dkd.DKD, "cifar100")
+        for pair in recipe["pairs"]
+    }
     assert len(betas) == 11
     assert (betas["resnet56>resnet20"], betas["wrn_40_2>wrn_16_2"], betas["resnet32x4>resnet8x4"]) == (2, 6, 8)
     for method in (
@@ -93,7 +97,39 @@ def test_published_settings_are_found() -> None:
         ab.AB,
         ft.FT,
     ):
-        assert {pair for recipe in recipes(method) for pair in recipe["pairs"]} == CIFAR_PAIRS
+        assert {pair for recipe in recipes(method, "cifar100") for pair in recipe["pairs"]} == CIFAR_PAIRS
+
+
+R34_R18, R50_MV1 = "torchvision:resnet34>torchvision:resnet18", "torchvision:resnet50>MobileNetV1"
+IMAGENET: dict[str, tuple[dict[str, Any] | None, dict[str, Any] | None]] = {
+    # R34>R18 and R50>MobileNetV1; only what differs from the defaults, and None where nothing is published
+    "kd": ({"ce_weight": 0.5, "kd_weight": 0.5, "temperature": 1.0},) * 2,
+    "at": ({}, {}),
+    "crd": ({}, {}),
+    "ofd": (None, {"ofd_weight": 1e-4}),
+    "reviewkd": (
+        {"warmup": 0.0, "student_preact": True},
+        {"review_weight": 8.0, "warmup": 0.0, "max_mid_channels": 256, "student_preact": True},
+    ),
+    "dkd": (
+        {"beta": 0.5, "temperature": 1.0, "warmup": 0.01},
+        {"beta": 2.0, "temperature": 1.0, "warmup": 0.01},
+    ),
+    "dist": ({"temperature": 1.0},) * 2,
+    "nkd": ({}, {}),
+    "mlld": ({"ce_weight": 0.5, "kd_weight": 0.5, "temperature": 1.0},) * 2,
+    "srrl": ({"connect": "map"},) * 2,
+    "ctkd": ({"ce_weight": 1.0, "kd_weight": 1.0}, None),
+}
+"""The settings for ImageNet that repositories publish."""
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_published_settings_for_imagenet(name: str) -> None:
+    settings = {pair: recipe["settings"] for recipe in recipes(METHODS[name], "imagenet") for pair in recipe["pairs"]}
+    simkd: dict[str, Any] = {"torchvision:resnet50>torchvision:resnet18": {}} if name == "simkd" else {}
+    published = dict(zip((R34_R18, R50_MV1), IMAGENET.get(name, (None, None)), strict=True))
+    assert settings == simkd | {pair: values for pair, values in published.items() if values is not None}
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -7,7 +7,7 @@ import torch
 from scipy.special import log_softmax, rel_entr
 from sklearn.metrics import log_loss, top_k_accuracy_score
 
-from kdbench.models.evaluate import evaluate, expected_calibration_error
+from kdbench.models.evaluate import Evaluation, evaluate
 
 
 def test_against_scikit_learn_and_scipy() -> None:
@@ -38,6 +38,25 @@ def test_ece_by_hand() -> None:
     probabilities = torch.stack([confidence, 1 - confidence], dim=1)
     targets = torch.tensor([0, 0, 0, 1, 0])
     expected = 4 / 5 * (0.9 - 0.75) + 1 / 5 * (1 - 0.55)
-    assert expected_calibration_error(probabilities, targets) == pytest.approx(expected)
+    assert evaluate(probabilities.log(), targets)["ece"] == pytest.approx(100 * expected)
     sure = torch.eye(2, dtype=torch.float64)[[0, 1]]
-    assert expected_calibration_error(sure, torch.tensor([0, 1])) == 0
+    assert evaluate(sure.log(), torch.tensor([0, 1]))["ece"] == 0
+
+
+def test_batches_of_any_size_give_the_metrics_of_all_images() -> None:
+    generator = torch.Generator().manual_seed(4)
+    logits, teacher = (torch.randn(40_000, 10, generator=generator) for _ in range(2))
+    targets = torch.randint(10, (40_000,), generator=generator)
+    expected = evaluate(logits.double(), targets, teacher.double())
+    for size in (64, 1024, 7001):
+        evaluation = Evaluation(targets, teacher)
+        for batch in logits.split(size):
+            evaluation.add(batch)
+        assert evaluation.results() == pytest.approx(expected, rel=1e-12)
+
+
+def test_images_without_logits_are_an_error() -> None:
+    evaluation = Evaluation(torch.zeros(3, dtype=torch.int64))
+    evaluation.add(torch.randn(2, 4))
+    with pytest.raises(AssertionError, match="2 of 3 test images"):
+        evaluation.results()

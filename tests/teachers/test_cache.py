@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdbench.data.views import Augmentation, views
+from kdbench.data.views import Augmentation
 from kdbench.errors import UserError
 from kdbench.method import PLAIN, ViewPlan
 from kdbench.net import Part
@@ -81,7 +81,7 @@ def test_visits_are_what_seeds_and_epochs_see() -> None:
     literal = set()
     for seed in (1, 2):
         for epoch in (1, 2, 3):
-            for row in views(seed, epoch, 42, SMALL, ROTATIONS).tolist():
+            for row in SMALL.draw(seed, epoch, 42, ROTATIONS).tolist():
                 literal |= {image * SMALL.num_views + view for image, view in enumerate(row)}
     assert visited(plan=ROTATIONS).tolist() == sorted(literal)
     index, view = SMALL.split(torch.from_numpy(visited()))

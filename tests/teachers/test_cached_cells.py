@@ -72,7 +72,7 @@ def test_cached_and_live_training_agree_step_by_step(
     data = DeviceData(dataset, protocol, CPU)
     live = make_source(teacher, protocol, dataset)
     identity = Identity.of(live.teacher.card, protocol, dataset)
-    visits = Visits(len(dataset.train_labels), data.images.augmentation)
+    visits = Visits(len(dataset.train_labels), data.images.numbering)
     visits.add(1, range(1, 5), ROTATIONS)
     cache = TeacherCache(tmp_path, identity)
     cache.build(visits.pairs(), BOTH, lambda pairs: live.live.forward(data, pairs), batch=64)

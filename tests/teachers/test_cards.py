@@ -12,7 +12,7 @@ import timm
 import torch
 from cells import CPU
 
-from kdbench.data.datasets import Dataset, load_dataset, subset
+from kdbench.data.datasets import ArrayDataset, load_dataset, subset
 from kdbench.errors import UserError
 from kdbench.experiment.pairs import TeacherSpec
 from kdbench.experiment.protocol import Protocol, load_protocol
@@ -24,7 +24,7 @@ from kdbench.teachers.make import import_teacher
 
 
 @pytest.fixture(scope="module")
-def digits() -> Dataset:
+def digits() -> ArrayDataset:
     return subset(load_dataset("digits", Path()), 2, 10)
 
 
@@ -39,11 +39,11 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "resnet8.pth"
 
 
-def bring(file: Path, rules: Protocol, digits: Dataset, network: str = "resnet8") -> TeacherCard:
+def bring(file: Path, rules: Protocol, digits: ArrayDataset, network: str = "resnet8") -> TeacherCard:
     return import_teacher(file, network, runs=file.parent / "runs", protocol=rules, dataset=digits, device=CPU)
 
 
-def test_a_teacher_is_measured_and_found_again(file: Path, digits: Dataset) -> None:
+def test_a_teacher_is_measured_and_found_again(file: Path, digits: ArrayDataset) -> None:
     rules = protocol()
     card = bring(file, rules, digits)
     assert card.id == f"file:{hashlib.sha256(file.read_bytes()).hexdigest()}"
@@ -55,31 +55,31 @@ def test_a_teacher_is_measured_and_found_again(file: Path, digits: Dataset) -> N
     assert card.accuracy == pytest.approx(100 * right)
     assert not teacher.net.training
     assert not any(p.requires_grad for p in teacher.net.parameters())
-    assert torch.equal(teacher.test_logits, predict(teacher.net, digits.test_images))
+    assert torch.equal(teacher.test_logits, predict(teacher.net, digits.evaluation(CPU)))
 
 
-def test_the_published_accuracy_is_expected(file: Path, digits: Dataset) -> None:
+def test_the_published_accuracy_is_expected(file: Path, digits: ArrayDataset) -> None:
     with pytest.raises(UserError, match=r"teacher mismatch: .* expected 75\.61 %"):
         bring(file, protocol(resnet8=75.61), digits)
     accuracy = bring(file, protocol(), digits).accuracy
     assert bring(file, protocol(resnet8=accuracy + 0.05), digits).expected == accuracy + 0.05
 
 
-def test_published_accuracies_do_not_hold_for_other_data(file: Path, digits: Dataset) -> None:
+def test_published_accuracies_do_not_hold_for_other_data(file: Path, digits: ArrayDataset) -> None:
     rules = protocol(resnet8=75.61).override(dataset="npz:0123456789abcdef")
     assert bring(file, rules, digits).expected is None
 
 
 @pytest.mark.numerical
 @pytest.mark.usefixtures("float64")
-def test_a_checkpoint_of_timm_has_timms_names(digits: Dataset, tmp_path: Path) -> None:
+def test_a_checkpoint_of_timm_has_timms_names(digits: ArrayDataset, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", num_classes=10)
     torch.save(model.state_dict(), tmp_path / "t.pth")
     rules = protocol()
     card = bring(tmp_path / "t.pth", rules, digits, "timm:test_resnet")
     logits = load_teacher(tmp_path / "runs", card, rules, digits, CPU).test_logits
-    pixels = digits.test_images.permute(0, 3, 1, 2).float().div(255).double()
+    pixels = digits.evaluation(CPU).permute(0, 3, 1, 2).float().div(255).double()
     expected = model.eval()((pixels - 0.3) / 0.37)
     torch.testing.assert_close(logits.double(), expected, rtol=2**-23, atol=1e-12)  # rounded to float32
 
@@ -93,7 +93,7 @@ def weights_in(file: Path) -> dict[str, torch.Tensor]:
     return dict(torch.load(file)["model"])
 
 
-def test_one_set_of_weights_is_one_teacher(file: Path, digits: Dataset) -> None:
+def test_one_set_of_weights_is_one_teacher(file: Path, digits: ArrayDataset) -> None:
     rules = protocol()
     card = bring(file, rules, digits)
     behind = {f"module.{name}": value for name, value in weights_in(file).items()}
@@ -104,7 +104,7 @@ def test_one_set_of_weights_is_one_teacher(file: Path, digits: Dataset) -> None:
     load_teacher(file.parent / "runs", card, rules, digits, CPU)
 
 
-def test_two_networks_in_a_file_are_two_teachers(file: Path, digits: Dataset) -> None:
+def test_two_networks_in_a_file_are_two_teachers(file: Path, digits: ArrayDataset) -> None:
     torch.manual_seed(1)
     both = {"model": weights_in(file), "ema": build_backbone("resnet8", 10, (8, 8)).state_dict()}
     torch.save(both, file)
@@ -120,14 +120,14 @@ def test_two_networks_in_a_file_are_two_teachers(file: Path, digits: Dataset) ->
 
 
 @pytest.mark.parametrize("expected", [float("nan"), float("inf"), -1.0, 100.5])
-def test_an_accuracy_that_cannot_be_leaves_nothing(expected: float, file: Path, digits: Dataset) -> None:
+def test_an_accuracy_that_cannot_be_leaves_nothing(expected: float, file: Path, digits: ArrayDataset) -> None:
     runs = file.parent / "runs"
     with pytest.raises(UserError, match="--accuracy must be between 0 and 100"):
         import_teacher(file, "resnet8", runs=runs, protocol=protocol(), dataset=digits, device=CPU, expected=expected)
     assert not runs.exists()
 
 
-def test_weights_or_logits_that_are_not_finite_leave_nothing(file: Path, digits: Dataset) -> None:
+def test_weights_or_logits_that_are_not_finite_leave_nothing(file: Path, digits: ArrayDataset) -> None:
     weights = weights_in(file)
     with pytest.raises(UserError, match=r"entry fc\.bias holds values that are not finite"):
         bring(save(weights | {"fc.bias": weights["fc.bias"] * torch.nan}, file), protocol(), digits)
@@ -148,7 +148,9 @@ def test_a_fraction_is_no_percentage(file: Path) -> None:
     ("num_images", "difference", "same"),
     [(500, 0.2, True), (500, 0.6, True), (500, 0.8, False), (10_000, 0.1, True), (10_000, 0.11, False)],
 )
-def test_accuracies_agree_up_to_a_few_images(num_images: int, difference: float, same: bool, digits: Dataset) -> None:
+def test_accuracies_agree_up_to_a_few_images(
+    num_images: int, difference: float, same: bool, digits: ArrayDataset
+) -> None:
     labels = torch.zeros(num_images, dtype=torch.int64)
     dataset = dataclasses.replace(digits, test_labels=labels)
     assert agrees(88.0, 88.0 - difference, dataset) == agrees(88.0 - difference, 88.0, dataset) == same
@@ -196,7 +198,7 @@ def test_an_accuracy_of_the_largest_class_is_guessing() -> None:
     assert "guessing" in doubts(card, protocol(), dataclasses.replace(data, test_labels=labels))
 
 
-def test_a_damaged_card_is_named_only_where_it_may_be_meant(file: Path, digits: Dataset) -> None:
+def test_a_damaged_card_is_named_only_where_it_may_be_meant(file: Path, digits: ArrayDataset) -> None:
     runs, rules = file.parent / "runs", protocol()
     card = bring(file, rules, digits)
     folder = runs / rules.name / "teachers"

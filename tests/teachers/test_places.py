@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from kdbench.data.batches import DeviceData
-from kdbench.data.datasets import Dataset, load_dataset
+from kdbench.data.datasets import ArrayDataset, load_dataset
 from kdbench.data.views import Augmentation
 from kdbench.net import PARTS, Backbone, Features, Net, Part
 from kdbench.teachers.cache import TeacherCache
@@ -129,7 +129,7 @@ class Narrow(Backbone):
         return self.fc
 
 
-def teachers(dataset: Dataset) -> dict[str, LiveTeacher]:
+def teachers(dataset: ArrayDataset) -> dict[str, LiveTeacher]:
     protocol = tiny_protocol(dataset)
     sources = {name: make_source(name, protocol, dataset).live for name in NETWORKS}
     narrow = Net("narrow", Narrow(), mean=protocol.rules.data.mean, std=protocol.rules.data.std, image_size=(16, 16))
@@ -143,7 +143,7 @@ def compare_company(npz: str) -> None:
     data = DeviceData(dataset, tiny_protocol(dataset), CPU)
     ids = torch.randperm(42 * 18, generator=torch.Generator().manual_seed(0))
     image, number = ids // 18, ids % 18
-    pairs = (image * data.images.augmentation.num_views + number % 9 + 36 * (number // 9)).numpy()
+    pairs = (image * data.images.numbering.num_views + number % 9 + 36 * (number // 9)).numpy()
     some, others = np.sort(pairs[:65]), np.sort(pairs[65:200])
     for name, live in teachers(dataset).items():
         with tempfile.TemporaryDirectory() as folder:

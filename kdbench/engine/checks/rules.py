@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
-from kdbench.data.views import order, views
+from kdbench.data.views import order
 from kdbench.engine.checks.small import NUM_STEPS, begin, steps
 from kdbench.engine.checks.watched import Refused, Watched, state_hash, trained
 from kdbench.engine.progress import Diverged
@@ -106,7 +106,7 @@ def resume(watched: Watched) -> None:
         steps(second, NUM_STEPS - second.step)
         if state_hash(second) != epoch.state_hashes[-1]:
             raise Broken(f"after an interruption, training{_phase(second)} ends with other weights")
-        if not _same(predict(second.student, second.data.test_images), epoch.logits):
+        if not _same(predict(second.student, second.data.evaluation), epoch.logits):
             raise Broken(
                 f"after an interruption, an evaluation{_phase(second)} gives other logits from the same weights"
             )
@@ -117,7 +117,7 @@ def weights(watched: Watched) -> None:
     fresh = watched.run(seed=2)
     for epoch in watched.epochs:
         fresh.student.backbone.load_state_dict(epoch.run.student.backbone.state_dict())
-        if not _same(predict(fresh.student, fresh.data.test_images), epoch.logits):
+        if not _same(predict(fresh.student, fresh.data.evaluation), epoch.logits):
             raise Broken("the saved weights, loaded into a fresh network, give other logits than were evaluated")
 
 
@@ -156,9 +156,10 @@ def paired(watched: Watched) -> None:
         numbers = order(run.cell.seed, epoch.stream_epoch, len(watched.dataset.train_labels))
         if [index for seen, _ in epoch.seen for index in seen] != numbers.tolist():
             raise Broken("the images come in another order than under other methods")
-        ids = views(run.cell.seed, epoch.stream_epoch, len(numbers), run.data.images.augmentation, PLAIN)[0]
+        images_of, numbering = run.data.images, run.data.images.numbering
+        ids = numbering.draw(run.cell.seed, epoch.stream_epoch, len(numbers), PLAIN)[0]
         for index, images in epoch.seen:
-            if not torch.equal(images, run.data.images.augment(torch.tensor(index), ids[index])):
+            if not torch.equal(images, images_of.views(numbering.pair(torch.tensor(index), ids[index]))):
                 raise Broken("the plain views are not those of other methods")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from kdbench.data.arrays import Arrays
-from kdbench.data.datasets import Dataset
+from kdbench.data.images import Dataset
 from kdbench.engine.lockstep import Lockstep
 from kdbench.engine.outcomes import Outcomes
 from kdbench.engine.run import Run
@@ -81,7 +81,7 @@ def make_cell(
 def make_teacher(network: str, protocol: Protocol, dataset: Dataset) -> Teacher:
     """Return an untrained teacher."""
     net = freeze(build_net(network, protocol, dataset, seed=0, purpose="teacher"))
-    logits = predict(net, dataset.test_images)
+    logits = predict(net, dataset.evaluation(CPU))
     card = TeacherCard(
         network=network,
         id="file:0",

@@ -231,7 +231,7 @@ class _Watcher(StepObserver):
         assert len(epoch.seen) == len(epoch.terms) == NUM_STEPS, "a step was done that its observer has not seen"
         epoch.places = epoch.places[0], places(self._run)
         epoch.teacher = epoch.teacher[0], self._teacher()
-        epoch.logits = predict(self._run.student, self._run.data.test_images)
+        epoch.logits = predict(self._run.student, self._run.data.evaluation)
         return epoch
 
     def _note_query(self, *_: object) -> None:

@@ -66,14 +66,17 @@ def step(case: Case, method: crd.CRD, prefix: str) -> Values:
     banks = {"v1": method.teacher_bank.clone(), "v2": method.student_bank.clone()}
     method.zero_grad()
     with mock.patch.object(crd, "draw_negatives", return_value=columns[:, 1:]):
-        terms = method.loss(
+        result = method.loss(
             Outputs("student", logits=logits_s, penultimate=f_s),
             Outputs("teacher", logits=logits_t, penultimate=f_t),
             stub_batch(targets, index=index),
         )
+    assert isinstance(result, tuple)
+    terms, rows = result
     loss = total(terms)
     yield f"out.{prefix}total", loss
     loss.backward()
+    method.remember(rows)
     yield from gradients({"f_s": f_s, "logits_s": logits_s} | weight_leaves(method, NAMES), f"grad.{prefix}")
 
     config = method.config

@@ -8,7 +8,7 @@ from unittest import mock
 import numpy as np
 import torch
 from parity_files import Case, formula
-from stub_nets import stub_batch
+from stub_nets import stub_batch, terms_of
 from torch import Tensor, nn
 
 from kdbench.method import Method, Setup
@@ -91,7 +91,7 @@ def computed(case: Case) -> Values:
     teacher.train(case.file.startswith("md_OFD_"))
     size, num_classes = int(case.value("hp.batch")), int(case.value("hp.num_classes"))
     labels = torch.arange(NUM_DATA) % num_classes
-    setup = Setup(student=student, teacher=teacher, labels=labels, epochs=240, steps_per_epoch=1)
+    setup = Setup(student=student, teacher=teacher, labels=labels, epochs=240, steps_per_epoch=1, group_size=64)
     torch.manual_seed(0)
     method, added = built(case, setup)
 
@@ -101,7 +101,7 @@ def computed(case: Case) -> Values:
         theirs: Outputs = teacher(images, method.reads(method.config, "training").teacher, "teacher")
     ours: Outputs = student(images, method.reads(method.config, "training").student, "student")
     with mock.patch.object(crd, "draw_negatives", negatives):
-        terms = method.loss(ours, theirs, stub_batch(targets, epoch=int(case.value("hp.epoch"))))
+        terms = terms_of(method.loss(ours, theirs, stub_batch(targets, epoch=int(case.value("hp.epoch")))))
 
     loss = total(terms)
     yield "out.total", loss

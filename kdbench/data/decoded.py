@@ -1,0 +1,65 @@
+"""Image files of one size, decoded once into memory."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+
+from kdbench.data.arrays import Arrays
+from kdbench.data.datasets import ArrayDataset, from_arrays
+from kdbench.data.decode import Unusable, rgb
+from kdbench.data.image_names import Progress, Report
+from kdbench.data.listing import ImageFiles, Listing
+from kdbench.data.npz import require_memory
+from kdbench.errors import UserError
+from kdbench.utils.resources import owned_cpus
+
+
+def decoded(files: ImageFiles, report: Report = lambda _: None) -> ArrayDataset:
+    """Decode all images.
+
+    Raises
+    ------
+    UserError
+        An image cannot be used or has another size than the first one, or there is not memory for all of them.
+    """
+    size = _pixels(files.train, 0).shape
+    require_memory(files.name, (len(files.train) + len(files.test)) * math.prod(size))
+    progress = Progress(report, f"decoding {files.name}")
+    arrays: Arrays = {
+        "train_images": _images(files.train, size, progress),
+        "train_labels": files.train.labels,
+        "test_images": _images(files.test, size, progress),
+        "test_labels": files.test.labels,
+        "class_names": np.array(files.class_names),
+    }
+    return from_arrays(files.name, arrays)
+
+
+def _images(listing: Listing, size: tuple[int, ...], progress: Progress) -> npt.NDArray[np.uint8]:
+    images = np.empty((len(listing), *size), np.uint8)
+
+    def fill(index: int) -> None:
+        image = _pixels(listing, index)
+        if image.shape != size:
+            (height, width), (first_height, first_width) = image.shape[:2], size[:2]
+            raise UserError(
+                f"{listing.name(index)} is {height} x {width} pixels, and others {first_height} x {first_width}: this "
+                'protocol keeps images in memory, where all have one size; choose one with crop = "resized"'
+            )
+        images[index] = image
+
+    with ThreadPoolExecutor(owned_cpus()) as pool:  # Pillow decodes outside of Python's lock
+        for done, _ in enumerate(pool.map(fill, range(len(listing)), chunksize=64), 1):
+            progress(done, len(listing))
+    return images
+
+
+def _pixels(listing: Listing, index: int) -> npt.NDArray[np.uint8]:
+    try:
+        return np.asarray(rgb(listing.read(index)))
+    except Unusable as error:
+        raise UserError(f"{listing.name(index)} {error}; replace or remove it") from None

@@ -1,0 +1,113 @@
+"""What training and evaluation need of a data set, whether its images stay in memory or are decoded while training.
+
+Legend: ``N`` training images, ``n`` images of a group, ``V`` views of an image, ``H`` x ``W`` pixels, ``K`` classes.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from kdbench.data.groups import Group, Layout
+from kdbench.data.views import ViewIds, check_plan
+from kdbench.experiment.protocol import Protocol
+from kdbench.method import ViewPlan
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class DataShape:
+    """The shape of a data set's training images, as networks are given them."""
+
+    num_images: int
+    image_size: tuple[int, int]
+    """Height and width in pixels."""
+    num_classes: int
+
+
+class Dataset(abc.ABC):
+    """A labelled training and test set."""
+
+    name: str
+    """As tables show it."""
+    train_labels: Tensor
+    """``(N,)``, int64, on the CPU."""
+    test_labels: Tensor
+    """Of the test images, int64, on the CPU."""
+    num_classes: int
+    """``K``; every class occurs in both sets."""
+    class_names: tuple[str, ...] | None
+    unused: tuple[str, ...]
+    """Names of what is there besides, and nothing reads."""
+
+    @property
+    @abc.abstractmethod
+    def shape(self) -> DataShape:
+        """Shape of the training images."""
+
+    @property
+    @abc.abstractmethod
+    def fingerprint(self) -> str:
+        """SHA-256 of all that decides images and labels: 64 hexadecimal digits."""
+
+    @abc.abstractmethod
+    def training(self, protocol: Protocol, device: torch.device) -> TrainingImages:
+        """Return the training images where they are used."""
+
+    @abc.abstractmethod
+    def evaluation(self, device: torch.device) -> EvaluationImages:
+        """Return the test images where they are used."""
+
+
+class EvaluationImages(abc.ABC):
+    """Test images in batches of the size of forward passes, which can be gone through again and again."""
+
+    @abc.abstractmethod
+    def __iter__(self) -> Iterator[Tensor]:
+        """Return all images in their order, float32 ``(B, 3, H, W)`` in [0, 1] on the device."""
+
+
+class TrainingImages(abc.ABC):
+    """Training images of which views are made."""
+
+    numbering: ViewIds
+    """Gives view ids their meaning."""
+    size: tuple[int, int]
+    """Height and width of a view."""
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """Number of images, ``N``."""
+
+    def check(self, plan: ViewPlan) -> None:
+        """Raise ``UserError`` for a plan with a quarter turn when the images are not square."""
+        check_plan(plan, self.size)
+
+    @abc.abstractmethod
+    def epoch(self, seed: int, epoch: int, order: Tensor, layout: Layout, plans: Sequence[ViewPlan]) -> EpochViews:
+        """Prepare the views of an epoch that visits the images in this order ``(N,)``, in steps and groups."""
+
+    @abc.abstractmethod
+    def views(self, pairs: Tensor) -> Tensor:
+        """Return views by their numbers ``(P,)``, see `ViewIds.pair`: float32 ``(P, 3, H, W)`` on the device."""
+
+
+class EpochViews(abc.ABC):
+    """The views of one epoch. What is done for a group has two halves, as :mod:`kdbench.engine.shared` says."""
+
+    @abc.abstractmethod
+    def ids(self, plan: ViewPlan) -> Tensor:
+        """Return the ids of all views that have one, int64 ``(V, N)`` on the CPU, by position in the training set."""
+
+    @abc.abstractmethod
+    def look_up(self, group: Group, plan: ViewPlan) -> Tensor:
+        """Return what a plan's views of a group are made of, on the device."""
+
+    @abc.abstractmethod
+    def make(self, index: Tensor, source: Tensor, plan: ViewPlan) -> Tensor:
+        """Make all views of a plan, float32 ``(V*n, 3, H, W)`` in [0, 1], of images at ``index`` ``(n,)``."""

@@ -1,0 +1,212 @@
+"""Images that are decoded while training: all views of an image come from one decode, made ahead of their use.
+
+Legend: ``N`` training images, ``n`` images of a group, ``S`` side of a crop, ``R`` strong views.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import final, overload
+
+import torch
+from torch import Tensor
+
+from kdbench.data.crops import CropRules
+from kdbench.data.decode import Decoder
+from kdbench.data.groups import Group, Layout
+from kdbench.data.images import Dataset, DataShape, EpochViews, EvaluationImages, TrainingImages
+from kdbench.data.listing import ImageFiles, Listing
+from kdbench.data.loader import EvaluationItem, ImageLoader, Item
+from kdbench.data.views import CropIds
+from kdbench.experiment.protocol import Protocol
+from kdbench.experiment.rule_groups import AugmentationRules
+from kdbench.method import PLAIN, ViewPlan
+from kdbench.utils.device import memory_format
+from kdbench.utils.resources import owned_cpus
+
+_ITEM = 16
+"""Images that a process decodes at a time where no batch is waited for."""
+_EVALUATED = 64
+"""Images of a forward pass in evaluation: they are large, and many batches wait in shared memory."""
+
+
+@final
+class StreamedDataset(Dataset):
+    """Image files, and the rules by which they become square images of one size."""
+
+    def __init__(self, files: ImageFiles, rules: AugmentationRules, num_workers: int | None = None) -> None:
+        self.name, self.num_classes, self.class_names = files.name, files.num_classes, files.class_names
+        self.train_labels, self.test_labels = (torch.from_numpy(part.labels) for part in (files.train, files.test))
+        self.unused: tuple[str, ...] = ()
+        self.files, self._rules = files, CropRules.of(rules)
+        self._num_workers = owned_cpus() if num_workers is None else num_workers
+
+    @property
+    def shape(self) -> DataShape:
+        """Number of images, and the size of their crops."""
+        return DataShape(len(self.files.train), (self._rules.size, self._rules.size), self.num_classes)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of class names, paths, sizes and labels: 64 hexadecimal digits."""
+        return self.files.fingerprint
+
+    def training(self, protocol: Protocol, device: torch.device) -> StreamedImages:
+        """Return the training images for a device."""
+        layout = memory_format(device, protocol.precision)
+        pool = protocol.rules.augmentation.pool
+        loader = self._loader(self.files.train, device)
+        return StreamedImages(loader, self.shape, pool, device, layout)
+
+    def evaluation(self, device: torch.device) -> StreamedEvaluation:
+        """Return the test images for a device."""
+        return StreamedEvaluation(self._loader(self.files.test, device), len(self.files.test), device)
+
+    def _loader(self, listing: Listing, device: torch.device) -> ImageLoader:
+        return ImageLoader(Decoder(listing, self._rules), self._num_workers, pin=device.type == "cuda")
+
+
+@final
+class StreamedImages(TrainingImages):
+    """Training images that processes decode; rotations are made on the device, from one crop an image."""
+
+    def __init__(
+        self, loader: ImageLoader, shape: DataShape, pool: int | None, device: torch.device, layout: torch.memory_format
+    ) -> None:
+        self.loader, self.device = loader, device
+        self.numbering = self.crops = CropIds(pool)
+        self.size = shape.image_size
+        self._num_images, self._memory_format = shape.num_images, layout
+        # CUDA multiplies by the reciprocal of a Python number; by a tensor it divides, as the CPU does.
+        self._white = torch.tensor(255.0, device=device)
+
+    def __len__(self) -> int:
+        return self._num_images
+
+    def epoch(self, seed: int, epoch: int, order: Tensor, layout: Layout, plans: Sequence[ViewPlan]) -> StreamedViews:
+        """Draw the crops; files are read when the first views are looked up."""
+        return StreamedViews(self, seed, epoch, order, layout, plans)
+
+    def views(self, pairs: Tensor) -> Tensor:
+        """Return views by their numbers ``(P,)``; images that stand side by side are decoded once."""
+        index, view = self.numbering.split(pairs.cpu())
+        crop, turns = view % self.crops.num_crops, view // self.crops.num_crops
+        items = [Item(*part) for part in zip(index.split(_ITEM), crop.split(_ITEM), strict=True)]
+        pixels = torch.cat([batch[0] for batch in self.loader.batches(items)]).to(self.device)
+        for number in turns.unique().tolist():
+            rows = (turns == number).nonzero().flatten().to(self.device)
+            pixels[rows] = pixels[rows].rot90(number, (2, 3))
+        return self.scaled(pixels)
+
+    def scaled(self, pixels: Tensor) -> Tensor:
+        """Return uint8 pixels ``(B, 3, S, S)`` as float32 in [0, 1]."""
+        return pixels.to(torch.float32, memory_format=self._memory_format).div_(self._white)
+
+
+@final
+class StreamedViews(EpochViews):
+    """The views of an epoch of streamed images; groups are read in their order, from any one on."""
+
+    def __init__(
+        self,
+        images: StreamedImages,
+        seed: int,
+        epoch: int,
+        order: Tensor,
+        layout: Layout,
+        plans: Sequence[ViewPlan],
+    ) -> None:
+        self._images, self._place = images, (seed, epoch)
+        num_strong = max((plan.num_strong for plan in plans), default=0)
+        crops = images.crops.draw(seed, epoch, len(images), PLAIN)[0]
+        self._items = _Items(order, crops, layout, seed, epoch, num_strong)
+        self._batches: Iterator[Tensor] = iter(())
+        self._current: tuple[int, Tensor | Exception] = (-2, torch.empty(0))
+
+    def ids(self, plan: ViewPlan) -> Tensor:
+        """Return the ids of all views that have one, int64 ``(V, N)`` on the CPU."""
+        return self._images.crops.draw(*self._place, len(self._images), plan)
+
+    def look_up(self, group: Group, plan: ViewPlan) -> Tensor:
+        """Return a group's crops and the plan's strong views, uint8 ``(1 + R, n, 3, S, S)`` on the device.
+
+        Raises
+        ------
+        Exception
+            A file cannot be used; every plan of the group is told so.
+        """
+        place = self._items.place(group)
+        if place != self._current[0]:
+            if place != self._current[0] + 1:
+                self._batches = self._images.loader.batches(self._items[place:])
+            try:
+                batch = next(self._batches).to(self._images.device, non_blocking=True)
+            except Exception as error:
+                self._current = place, error
+                raise
+            self._current = place, batch
+        if isinstance(self._current[1], Exception):
+            raise self._current[1]
+        return self._current[1][: 1 + plan.num_strong]
+
+    def make(self, index: Tensor, source: Tensor, plan: ViewPlan) -> Tensor:  # noqa: ARG002
+        """Rotate the crops, and put the strong views behind them."""
+        turned = [source[0].rot90(turns, (2, 3)) for turns in plan.quarter_turns]
+        views = torch.cat([*turned, *source[1 : 1 + plan.num_strong]])
+        return self._images.scaled(views)
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class _Items(Sequence[Item]):
+    """The groups of an epoch, or those from a place on, each made when it is asked for."""
+
+    order: Tensor
+    crops: Tensor
+    layout: Layout
+    seed: int
+    epoch: int
+    num_strong: int
+    begin: int = 0
+
+    def place(self, group: Group) -> int:
+        """Return the place of a group among those of the epoch."""
+        return group.step * self.layout.schedule.num_groups + group.number
+
+    def __len__(self) -> int:
+        return self.layout.steps * self.layout.schedule.num_groups - self.begin
+
+    @overload
+    def __getitem__(self, place: int) -> Item: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Item]: ...
+    def __getitem__(self, place: int | slice) -> Item | Sequence[Item]:
+        if isinstance(place, slice):
+            if place.step is None and place.stop is None and place.start >= 0:
+                return dataclasses.replace(self, begin=self.begin + place.start)
+            return [self[number] for number in range(*place.indices(len(self)))]
+        if not 0 <= place < len(self):
+            raise IndexError(place)
+        step, number = divmod(self.begin + place, self.layout.schedule.num_groups)
+        first, last = self.layout.bounds(step)[number]
+        index = self.order[first:last]
+        return Item(index, self.crops[index], self.seed, self.epoch, self.num_strong)
+
+
+@final
+class StreamedEvaluation(EvaluationImages):
+    """Test images that processes decode; the processes end with each pass."""
+
+    def __init__(self, loader: ImageLoader, num_images: int, device: torch.device) -> None:
+        self._loader, self._num_images, self._device = loader, num_images, device
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Return all images in their order, float32 ``(B, 3, S, S)`` in [0, 1] on the device."""
+        parts = torch.arange(self._num_images).split(_EVALUATED)
+        try:
+            for batch in self._loader.batches([EvaluationItem(part) for part in parts]):
+                yield batch.to(self._device, non_blocking=True).float().div_(255)
+        finally:
+            self._loader.close()

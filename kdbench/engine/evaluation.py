@@ -1,0 +1,52 @@
+"""Evaluation of runs in lockstep: the test images are made once for all of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from kdbench.data.images import EvaluationImages
+from kdbench.engine.outcomes import Outcomes
+from kdbench.engine.run import Run
+from kdbench.models.evaluate import Evaluation
+from kdbench.utils.device import Span
+
+
+@torch.inference_mode()
+def evaluate_runs(runs: Sequence[Run], images: EvaluationImages, outcomes: Outcomes) -> Mapping[str, dict[str, float]]:
+    """Measure the students of runs on the test set; leave them in eval mode.
+
+    Each run is charged what the images took, and its own forward passes.
+
+    Returns
+    -------
+    Mapping
+        Metrics by the id of the cell; without the runs that failed.
+    """
+    evaluations: dict[str, Evaluation] = {}
+    spans: dict[str, list[Span]] = {run.cell.id: [] for run in runs}
+    for run in runs:
+        with outcomes.attempt(run):
+            evaluations[run.cell.id] = run.evaluation()
+            run.student.eval()
+    making, started = 0.0, time.monotonic()
+    for pixels in images:
+        making += time.monotonic() - started
+        for run in runs:
+            if not outcomes.has(run.cell):
+                with outcomes.attempt(run), Span(pixels.device) as forward:
+                    evaluations[run.cell.id].add(run.student.logits(pixels).float())
+                spans[run.cell.id].append(forward)
+        started = time.monotonic()
+    results: dict[str, dict[str, float]] = {}
+    for run in runs:
+        if not outcomes.has(run.cell):
+            with outcomes.attempt(run):
+                started = time.monotonic()
+                results[run.cell.id] = evaluations[run.cell.id].results()  # waits for the device
+                looking = time.monotonic() - started
+                forwards = sum(span.seconds() for span in spans[run.cell.id])
+                run.tally.seconds["evaluate"] += making + forwards + looking
+    return results

@@ -1,0 +1,81 @@
+"""The update of a step: the gradients of its groups of images, added up, then one step of the optimiser."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from kdbench.data.groups import Group
+from kdbench.engine.optim import clip_gradients
+from kdbench.engine.phase import Phase
+from kdbench.engine.step import Step, StepObserver
+from kdbench.experiment.protocol import Protocol
+from kdbench.functional import at_least_float32
+from kdbench.method import Batch, Rows
+from kdbench.net import Outputs
+
+
+@final
+class StepUpdate:
+    """Gradients of the groups of a step, and what the method remembers of them. Nothing waits for the device.
+
+    A group counts by its share of the step's images, so that the result is that of the mean over all of them. Only the
+    first group moves running statistics of batch norms.
+    """
+
+    def __init__(self, module: Step, protocol: Protocol, device: torch.device) -> None:
+        self._module, self._rules = module, protocol.rules.optimizer
+        self.scaler = torch.amp.GradScaler(device.type, enabled=protocol.precision == "fp16")
+        self._batch_norms = [each for each in module.modules() if isinstance(each, _BatchNorm)]
+        self._values = torch.empty(0)
+        self._remembered: list[Rows] = []
+        self.terms: tuple[str, ...] = ()
+        """Names of the loss terms of the last group."""
+
+    def enter(self, phase: Phase, optimizer: torch.optim.Optimizer) -> None:
+        """Update, from now on, what a phase trains."""
+        self._phase, self._optimizer = phase, optimizer
+
+    def add(self, group: Group, batch: Batch, teacher: Outputs, observer: StepObserver) -> None:
+        """Add the gradients of a group; the first one of a step begins anew."""
+        observer.begins(batch, teacher)
+        with contextlib.nullcontext() if group.number == 0 else self._running_statistics_kept():
+            terms, rows = self._module(self._phase, batch, teacher)
+        observer.computed(terms)
+        values = torch.stack([at_least_float32(value) for value in terms.values()])
+        if group.number == 0:
+            self._optimizer.zero_grad(set_to_none=True)
+            self._values, self._remembered = torch.zeros_like(values), []
+        self.terms = tuple(terms)
+        self.scaler.scale(values.sum() * group.share).backward()
+        self._values += values.detach() * group.share
+        if rows:
+            self._remembered.append(rows)
+
+    def apply(self) -> Tensor:
+        """Let the optimiser do its step and the method remember; return the loss terms ``(num_terms,)``."""
+        clip_gradients(self._rules, self._phase.parameters, self._optimizer, self.scaler)
+        self.scaler.step(self._optimizer)
+        self.scaler.update()
+        if self._remembered:
+            self._module.method.remember(
+                {name: torch.cat([rows[name] for rows in self._remembered]) for name in self._remembered[0]}
+            )
+        return self._values
+
+    @contextlib.contextmanager
+    def _running_statistics_kept(self) -> Iterator[None]:
+        """Let batch norms normalise by what they see, and remember nothing of it."""
+        tracking: list[nn.Module] = [each for each in self._batch_norms if each.track_running_stats]
+        for each in tracking:
+            each.track_running_stats = False  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            for each in tracking:
+                each.track_running_stats = True  # type: ignore[assignment]
