@@ -80,7 +80,7 @@ class ReviewKD(Method):
         "teacher in eval mode, as in mdistiller; the authors' CIFAR script leaves it in training mode",
         "the warm-up counts epochs from 1, as mdistiller; the authors' first epoch has weight 0",
         "the warm-up of 20 of 240 epochs is a fraction of training here, so it scales with the number of epochs",
-        "the recipes' weights were tuned at batch 128 and learning rate 0.1 with Nesterov momentum",
+        "the recipes' weights for CIFAR-100 were tuned at batch 128 and learning rate 0.1 with Nesterov momentum",
     )
     config: "Config"
 

@@ -79,7 +79,15 @@ def data_subset(
 
 @app.command("index")
 def data_index(word: WordArgument) -> None:
-    """List the image files of a data set with their sizes, and keep the listing for all later jobs."""
+    """List the image files of a data set with their sizes, and keep the listing for all later jobs.
+
+    folder:DIR has train/CLASS/* and val/CLASS/*. imagenet:DIR has the same, or val/* with the development kit's
+    ILSVRC2012_validation_ground_truth.txt and meta.mat in DIR. tinyimagenet:DIR is as published. tar:DIR has train.tar
+    and val.tar. hfds:NAME is a Hugging Face data set, and needs the package datasets.
+
+    Hidden files, Thumbs.db and desktop.ini are ignored; anything else that is no image is an error. The listing is kept
+    in DIR, or else in the user's cache folder. Other commands make it on first use, and again when a folder changes.
+    """
     files = _open(word, anew=True)
     _print_summary(word, files)
     kept = f"the listing is kept in {files.kept_in}" if files.kept_in else "the listing could be kept in no folder"
@@ -88,7 +96,7 @@ def data_index(word: WordArgument) -> None:
 
 @app.command("check")
 def data_check(word: WordArgument) -> None:
-    """Read and decode all image files of a data set, and name the broken ones."""
+    """Read and decode all image files of a data set, and name the broken ones; exit code 1 if there are any."""
     from kdbench.data.image_check import faults
     from kdbench.data.image_names import Progress
     from kdbench.utils.resources import owned_cpus

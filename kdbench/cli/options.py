@@ -30,7 +30,12 @@ DEMO = "digits-demo-v2"
 ProtocolOption = Annotated[str, typer.Option(help="Training rules; 'kdbench list protocols' lists them.")]
 RunsOption = Annotated[Path, typer.Option(help="Folder of runs.", metavar="DIR")]
 DataOption = Annotated[
-    str | None, typer.Option(help="Folder of data sets, or one npz file. [default: data]", metavar="DIR|npz:FILE")
+    str | None,
+    typer.Option(
+        help="Folder of data sets, or one data set: npz:FILE, or image files as folder:DIR, imagenet:DIR, "
+        "tinyimagenet:DIR, tar:DIR, hfds:NAME. [default: data]",
+        metavar="DIR|KIND:DIR",
+    ),
 ]
 DownloadOption = Annotated[bool, typer.Option("--download", help="Download the data set if it is missing.")]
 EpochsOption = Annotated[
@@ -45,6 +50,10 @@ DeviceOption = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, ... [default: a GPU if there is one, else cpu]")
 ]
 SaveEveryOption = Annotated[float, typer.Option(help="Seconds between two saves of the state.")]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(help="Processes that decode image files. [default: the CPUs of the job]", metavar="N"),
+]
 CacheOption = Annotated[
     Literal["auto", "on", "off"],
     typer.Option(help="Read teacher outputs from a cache: where that saves forward passes, always, or never."),
@@ -57,6 +66,7 @@ SeedsOption = Annotated[
     list[int] | None,
     typer.Option(help="Decides initial weights, order of images and views; may be repeated. [default: 1]"),
 ]
+InitHelp = "Weights that training starts from: a file, or published ones by name, e.g. timm:resnet50.a1_in1k."
 TeacherHelp = "NETWORK, or NETWORK@HASH if there are several; 'kdbench teacher list' lists them."
 
 

@@ -42,6 +42,7 @@ def open_session(
     device: str | None = None,
     download: bool = False,
     save_every: float = 60.0,
+    workers: int | None = None,
     compile_: bool = False,
 ) -> Session:
     """Open a session with the options of a command.
@@ -62,6 +63,8 @@ def open_session(
         device=device,
         download=download,
         save_every=save_every,
+        workers=workers,
+        report=echo,
         compile=compile_,
         scheduler=find_scheduler(),
     )
@@ -141,7 +144,18 @@ def warn_of_changes(session: Session, done: list[Cell]) -> None:
         echo(f"{file} has changed since {subject} made: raise its VERSION to run {cells} again")
 
 
-def train_teacher(session: Session, network: str, seed: int) -> TeacherCard:
+def train_teacher(session: Session, network: str, seed: int, init: str = "") -> TeacherCard:
     """Train a teacher with its progress on the screen, unless its cell is finished, and register it."""
-    run_cells(session, [session.teacher_cell(network, seed=seed)])
-    return session.train_teacher(network, seed=seed)
+    run_cells(session, [session.teacher_cell(network, seed=seed, init=init)])
+    return session.train_teacher(network, seed=seed, init=init)
+
+
+def bring(session: Session, network: str, weights: str) -> str:
+    """Bring weights for a network's training to start from; print what is not kept of them, and return their hash."""
+    from kdbench.engine.inits import bring as brought
+
+    init, other_classes = brought(session, network, weights)
+    if other_classes is not None:
+        classes = session.dataset.num_classes
+        echo(f"{weights}: its classifier of {other_classes} classes is replaced by a fresh one of {classes}")
+    return init

@@ -12,16 +12,18 @@ from kdbench.cli.options import (
     DeviceOption,
     DownloadOption,
     EpochsOption,
+    InitHelp,
     NetworkOption,
     PrecisionOption,
     ProtocolOption,
     RunsOption,
     SaveEveryOption,
+    WorkersOption,
     echo,
     next_command,
     print_rows,
 )
-from kdbench.cli.running import open_session, train_teacher
+from kdbench.cli.running import bring, open_session, train_teacher
 
 if TYPE_CHECKING:
     from kdbench.engine.session import Session
@@ -35,6 +37,7 @@ def teacher_train(
     protocol: ProtocolOption,
     network: NetworkOption,
     seed: Annotated[int, typer.Option(help="Seed of the teacher.")] = 0,
+    start: Annotated[str | None, typer.Option("--from", help=InitHelp, metavar="FILE|NAME")] = None,
     epochs: EpochsOption = None,
     precision: PrecisionOption = None,
     runs: RunsOption = Path("runs"),
@@ -42,6 +45,7 @@ def teacher_train(
     download: DownloadOption = False,
     device: DeviceOption = None,
     save_every: SaveEveryOption = 60.0,
+    workers: WorkersOption = None,
 ) -> None:
     """Train a network on the labels only, and make it a teacher."""
     session = open_session(
@@ -53,15 +57,23 @@ def teacher_train(
         device=device,
         download=download,
         save_every=save_every,
+        workers=workers,
     )
-    card = train_teacher(session, network, seed)
+    init = "" if start is None else bring(session, network, start)
+    card = train_teacher(session, network, seed, init)
     echo(f"teacher {card.spec}: {card.accuracy:.2f} % on the test set of {card.dataset}")
     _warn(session, card)
 
 
 @app.command("import")
 def teacher_import(
-    file: Annotated[Path, typer.Argument(help="Checkpoint with a state dict (torch.save or safetensors).")],
+    file: Annotated[
+        str,
+        typer.Argument(
+            help="Checkpoint with a state dict (torch.save or safetensors), or published weights by name, e.g. "
+            "torchvision:resnet34.IMAGENET1K_V1."
+        ),
+    ],
     protocol: ProtocolOption,
     network: NetworkOption,
     accuracy: Annotated[

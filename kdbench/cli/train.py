@@ -14,16 +14,18 @@ from kdbench.cli.options import (
     DeviceOption,
     DownloadOption,
     EpochsOption,
+    InitHelp,
     PrecisionOption,
     ProtocolOption,
     RunsOption,
     SaveEveryOption,
     SeedsOption,
     TeacherHelp,
+    WorkersOption,
     echo,
     next_command,
 )
-from kdbench.cli.running import open_session, run_cells
+from kdbench.cli.running import bring, open_session, run_cells
 from kdbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ def train(
             metavar="[METHOD.]KEY=VALUE",
         ),
     ] = None,
+    init: Annotated[str | None, typer.Option(help=InitHelp, metavar="FILE|NAME")] = None,
     epochs: EpochsOption = None,
     precision: PrecisionOption = None,
     cache: CacheOption = "auto",
@@ -61,6 +64,7 @@ def train(
     device: DeviceOption = None,
     compile_: CompileOption = False,
     save_every: SaveEveryOption = 60.0,
+    workers: WorkersOption = None,
 ) -> None:
     """Train students, or resume them where they were stopped.
 
@@ -72,6 +76,8 @@ def train(
 
     if lockstep is not None and lockstep < 1:
         raise UserError(f"--lockstep must be at least 1, not {lockstep}")
+    if init is not None and len(student) > 1:
+        raise UserError("--init gives the weights of one network: name one with --student")
     methods = list(dict.fromkeys(method_name(name) for name in method))
     settings_of = parse_settings(settings or [], methods)
     session = open_session(
@@ -83,10 +89,12 @@ def train(
         device=device,
         download=download,
         save_every=save_every,
+        workers=workers,
         compile_=compile_,
     )
+    start = "" if init is None else bring(session, student[0], init)
     named = [
-        session.cell(method=name, student=network, teacher=teacher, seed=number, settings=values)
+        session.cell(method=name, student=network, teacher=teacher, seed=number, settings=values, init=start)
         for number in seed or [1]
         for network in student
         for name in methods

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import re
 import time
 import zipfile
 import zlib
@@ -36,8 +35,8 @@ _RECENT = 2_000_000_000
 """Nanoseconds in which a second change of a folder may leave its time of change as it is."""
 CHANGING: Final = -1
 """The stamp of what has changed just now, which is equal to none."""
-_ABOVE = re.compile(rb"(?:^|\n|/)\.\.?(?:/|\n)|(?:^|\n)/|\0")
-"""What no path that stays in its folder has."""
+_ABOVE = (b"\n/", b"\n../", b"/../", b"\n..\n", b"/..\n", b"\0")
+"""What no paths that stay in their folder have, each between newlines; a regular expression would take seconds."""
 
 
 def _none() -> Integers:
@@ -162,7 +161,7 @@ def _split(arrays: Mapping[str, npt.NDArray[Any]], split: str, num_classes: int)
     labels, sizes, offsets = (_integers(arrays[f"{split}_{part}"]) for part in ("labels", "sizes", "offsets"))
     names.decode()
     if (
-        _ABOVE.search(names)
+        any(map((b"\n" + names).__contains__, _ABOVE))
         or not names.count(b"\n") == len(labels) == len(sizes)
         or len(offsets) not in (0, len(labels))
         or not (sizes > 0).all()

@@ -78,6 +78,8 @@ class StreamedImages(TrainingImages):
         self.loader, self.device = loader, device
         self.numbering = self.crops = CropIds(pool)
         self.size = shape.image_size
+        self.reading: StreamedViews | None = None
+        """The views of the epoch whose batches the loader makes; it makes one sequence at a time."""
         self._num_images, self._memory_format = shape.num_images, layout
         # CUDA multiplies by the reciprocal of a Python number; by a tensor it divides, as the CPU does.
         self._white = torch.tensor(255.0, device=device)
@@ -93,6 +95,7 @@ class StreamedImages(TrainingImages):
         """Return views by their numbers ``(P,)``; images that stand side by side are decoded once."""
         index, view = self.numbering.split(pairs.cpu())
         crop, turns = view % self.crops.num_crops, view // self.crops.num_crops
+        self.reading = None
         items = [Item(*part) for part in zip(index.split(_ITEM), crop.split(_ITEM), strict=True)]
         pixels = torch.cat([batch[0] for batch in self.loader.batches(items)]).to(self.device)
         for number in turns.unique().tolist():
@@ -139,7 +142,8 @@ class StreamedViews(EpochViews):
         """
         place = self._items.place(group)
         if place != self._current[0]:
-            if place != self._current[0] + 1:
+            if place != self._current[0] + 1 or self._images.reading is not self:
+                self._images.reading = self
                 self._batches = self._images.loader.batches(self._items[place:])
             try:
                 batch = next(self._batches).to(self._images.device, non_blocking=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from kdbench.engine.inits import bring
 from kdbench.engine.progress import Observer
 from kdbench.engine.session import Session
 from kdbench.teachers.plan import CacheMode
@@ -18,6 +19,7 @@ def train(
     teacher: str | None = None,
     seed: int = 1,
     settings: dict[str, Any] | None = None,
+    init: str | Path | None = None,
     cache: CacheMode = "auto",
     observer: Observer = lambda _: None,
     runs: str | Path = "runs",
@@ -27,6 +29,7 @@ def train(
     device: str | None = None,
     download: bool = False,
     save_every: float = 60.0,
+    workers: int | None = None,
     compile: bool = False,  # noqa: A002 - the word users know
 ) -> dict[str, Any]:
     """Run one cell, or find its record; what ``kdbench train`` does.
@@ -39,11 +42,13 @@ def train(
         Decides the student's initial weights, the order of the images and their views.
     settings
         Hyper-parameters that differ from the method's recipe.
+    init
+        Weights that the student's training starts from, a file or published ones by name; fresh ones by default.
     cache
         ``auto``, ``on`` or ``off``: see :meth:`Session.run_all`.
     observer
         Is called with a :class:`kdbench.engine.progress.Progress` while training.
-    runs, data, epochs, precision, device, download, save_every, compile
+    runs, data, epochs, precision, device, download, save_every, workers, compile
         See :meth:`Session.open`.
 
     Returns
@@ -65,7 +70,9 @@ def train(
         device=device,
         download=download,
         save_every=save_every,
+        workers=workers,
         compile=compile,
     )
-    cell = session.cell(method=method, student=student, teacher=teacher, seed=seed, settings=settings)
+    start = "" if init is None else bring(session, student, init)[0]
+    cell = session.cell(method=method, student=student, teacher=teacher, seed=seed, settings=settings, init=start)
     return session.run(cell, observer, cache=cache)

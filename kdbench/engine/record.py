@@ -71,10 +71,14 @@ def make_record(
         "overrides": protocol.overrides(),
         "dataset": protocol.dataset,
         "data_fingerprint": dataset.fingerprint,
+        "test_set": {
+            "images": len(dataset.test_labels),
+            "largest_class": int(dataset.test_labels.bincount().max()),
+        },
         "teacher": {name: getattr(teacher, name) for name in ("network", "id", "weights", "accuracy")}
         if teacher
         else None,
-        "student": cell.student,
+        "student": cell.student_label,
         "method": cell.method,
         "method_source": method_source(cell.method).text,
         "family": load_method(cell.method).FAMILY,

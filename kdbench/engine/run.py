@@ -28,8 +28,8 @@ from kdbench.experiment.cell import Cell
 from kdbench.experiment.folder import METRICS, PRETRAINING
 from kdbench.experiment.registry import load_method
 from kdbench.method import Batch, Method
-from kdbench.models.build import build_net
 from kdbench.models.evaluate import Evaluation
+from kdbench.models.starts import build_student
 from kdbench.net import Net, Outputs, Part
 from kdbench.teachers.outputs import TeacherSource
 from kdbench.utils.device import Span, memory_format
@@ -64,7 +64,7 @@ class Run:
         self.cell, self.batches, self.options, self.permit = cell, batches, options, permit
         method_class = load_method(cell.method)
         self.feed = Feed(source, method_class.views(cell.settings.config))
-        student = build_net(cell.student, cell.protocol, self.data.dataset, seed=cell.seed, purpose="student")
+        student = build_student(cell, options.runs, self.data.dataset)
         try:
             batches.add(self.feed.plan)
             compiled = options.compile and device.type != "cuda"

@@ -26,6 +26,8 @@ from kdbench.experiment.protocol import Protocol, load_protocol
 from kdbench.experiment.registry import load_method, method_name
 from kdbench.experiment.settings import resolve_settings
 from kdbench.models import canonical_network
+from kdbench.models.build import check_name
+from kdbench.models.earlier import network_name
 from kdbench.teachers.cards import TeacherCard
 from kdbench.teachers.make import import_teacher, register_trained
 from kdbench.teachers.plan import CacheMode, Sources
@@ -166,18 +168,21 @@ class Session:
         teacher: str | TeacherRef | None = None,
         seed: int,
         settings: dict[str, Any] | None = None,
+        init: str = "",
     ) -> Cell:
         """Resolve one cell; ``teacher`` is ``NETWORK``, ``NETWORK@HASH``, or one that need not be there yet.
+
+        ``init`` is the hash of weights to start from; see :func:`kdbench.engine.inits.bring`.
 
         Raises
         ------
         UserError
-            A name or setting is unknown, or there is no such teacher.
+            A name or setting is unknown, there is no such teacher, or only cells of earlier versions have such a name.
         """
         with argument("--method"):
             method = method_name(text(method))
         with argument("--student"):
-            student = canonical_network(text(student))
+            student, refusal = network_name(text(student))
         with argument("--seed"):
             seed = whole_number(seed, 0, 2**31 - 1)
         kind = load_method(method)
@@ -187,14 +192,16 @@ class Session:
         if teacher:
             with argument("--teacher"):
                 spec = teacher if isinstance(teacher, TeacherRef) else TeacherSpec.parse(text(teacher))
-        network = canonical_network(spec.network) if spec else None
+        network = self.teachers.spelling(spec.network) if spec else None
+        for name in filter(None, (student, network)):
+            check_name(name, self.protocol)
         resolved = resolve_settings(
             method, dataset=self.protocol.dataset, teacher=network, student=student, chosen=settings
         )
         ref = spec if isinstance(spec, TeacherRef) else None
         if isinstance(spec, TeacherSpec) and network and kind.READS.teacher:
             ref = self.teachers.find(spec, network).ref
-        return Cell(
+        cell = Cell(
             protocol=self.protocol,
             teacher=ref if kind.READS.teacher else None,
             student=student,
@@ -202,7 +209,11 @@ class Session:
             method_version=kind.VERSION,
             settings=resolved,
             seed=seed,
+            init=init,
         )
+        if refusal and not cell.folder(self.runs).is_dir():
+            raise refusal
+        return cell
 
     def run(
         self,
@@ -271,25 +282,25 @@ class Session:
         """
         Sources(self.teachers, lockstep_groups(cells, together), cache, watch or Watch()).prepare()
 
-    def teacher_cell(self, network: str, *, seed: int = 0) -> Cell:
+    def teacher_cell(self, network: str, *, seed: int = 0, init: str = "") -> Cell:
         """Return the cell that trains a teacher: a baseline of as many epochs as the protocol gives its teachers."""
-        cell = self.cell(method=self.protocol.baseline, student=network, seed=seed)
+        cell = self.cell(method=self.protocol.baseline, student=network, seed=seed, init=init)
         return replace(cell, protocol=self.protocol.for_teachers())
 
-    def train_teacher(self, network: str, *, seed: int = 0) -> TeacherCard:
+    def train_teacher(self, network: str, *, seed: int = 0, init: str = "") -> TeacherCard:
         """Train a network without a teacher, or find its finished cell, and make it a teacher."""
-        cell = self.teacher_cell(network, seed=seed)
+        cell = self.teacher_cell(network, seed=seed, init=init)
         return register_trained(self.runs, cell, self.run(cell))
 
     def import_teacher(
-        self, path: Path, network: str, *, expected: float | None = None, key: str | None = None
+        self, weights: str | Path, network: str, *, expected: float | None = None, key: str | None = None
     ) -> TeacherCard:
         """Import a checkpoint as a teacher; see :func:`kdbench.teachers.make.import_teacher`."""
         if expected is not None:
             with argument("--accuracy"):
                 expected = number(expected)
         return import_teacher(
-            path,
+            weights,
             canonical_network(network),
             runs=self.runs,
             protocol=self.protocol,

@@ -55,6 +55,13 @@ class Cell:
     method_version: int
     settings: Settings
     seed: int
+    init: str = ""
+    """Hash of the weights that the student's training starts from; empty for fresh ones."""
+
+    @property
+    def student_label(self) -> str:
+        """The student as records and tables name it: ``NETWORK``, or ``NETWORK@HASH`` where it starts from weights."""
+        return f"{self.student}@{self.init}" if self.init else self.student
 
     def identity(self) -> dict[str, Any]:
         """Return everything that decides the results, without paths, devices or worker counts."""
@@ -64,7 +71,7 @@ class Cell:
         return {
             "protocol": self.protocol.identity(),
             "teacher": teacher,
-            "student": self.student,
+            "student": self.student_label,
             "method": {"name": self.method, "version": self.method_version, **settings},
             "seed": self.seed,
         }
@@ -104,7 +111,7 @@ class Cell:
         return runs / f"{self.protocol.name}/{pair}/{self.method}/seed{self.seed}-{self.id[:8]}"
 
     def __str__(self) -> str:
-        pair = Pair.of(self.teacher.network, self.student) if self.teacher else self.student
+        pair = Pair.of(self.teacher.network, self.student_label) if self.teacher else self.student_label
         chosen = "".join(f" {key}={value}" for key, value in self.settings.chosen.items())
         return f"{self.method}{chosen} {pair} seed {self.seed}"
 

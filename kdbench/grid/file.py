@@ -16,12 +16,12 @@ from kdbench.experiment.pairs import Pair, named_pairs
 from kdbench.experiment.protocol import protocol_names
 from kdbench.experiment.registry import method_names
 from kdbench.experiment.rule_groups import MAX_EPOCHS
-from kdbench.models import NETWORKS, parse_pair
+from kdbench.models import NETWORKS, canonical_network, parse_pair
 from kdbench.utils.names import find_name
 from kdbench.utils.precision import Precision
 from kdbench.utils.reading import Missing, Unreadable, read_toml
 
-_KEYS = ("protocol", "pairs", "methods", "seeds", "epochs", "precision", "data", "method")
+_KEYS = ("protocol", "pairs", "methods", "seeds", "epochs", "precision", "data", "init", "method")
 _Name = TypeVar("_Name", str, Pair)
 MAX_CELLS = 200_000
 """Cells that a grid may have: a plan of them takes about ten seconds."""
@@ -42,6 +42,8 @@ class GridFile:
     epochs: int | None = None
     precision: str | None = None
     data: str | None = None
+    init: dict[str, str]
+    """Weights that students' training starts from, by the student: files, or names of published weights."""
 
     @property
     def name(self) -> str:
@@ -102,6 +104,13 @@ def read_grid(path: Path) -> GridFile:
             require_name("precision", precision, get_args(Precision))
     with error_context(path, "data", values.get("data")):
         data = _typed(values.get("data"), str | None, "a folder, or npz:FILE")
+    students = [pair.student for pair in pairs]
+    init: dict[str, str] = {}
+    for name, weights in _typed(values.get("init", {}), dict, 'a table of weights, {"STUDENT" = "FILE"}').items():
+        with error_context(path, "init", values["init"]):
+            network = canonical_network(name)
+            require_name("student", network, students)
+            init[network] = _typed(weights, str, "a file, or the name of published weights")
     file = GridFile(
         path=path,
         protocol=protocol,
@@ -112,6 +121,7 @@ def read_grid(path: Path) -> GridFile:
         epochs=epochs,
         precision=precision,
         data=data,
+        init=init,
     )
     if file.num_cells > MAX_CELLS:
         raise UserError(

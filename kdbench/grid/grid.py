@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import final
 
 from kdbench.data.place import DataPlace
+from kdbench.engine.inits import bring
 from kdbench.engine.session import Session
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell, TeacherRef
@@ -46,6 +47,10 @@ class Grid:
             same = first.setdefault((refs[pair.teacher].id, pair.student), pair)
             if same is not pair:
                 raise UserError(f"{file.path}: pairs: {same} and {pair} have the same teacher: keep one of them")
+        self._inits: dict[str, str] = {}
+        for student, weights in file.init.items():
+            with error_context(file.path, "init", {student: weights}):
+                self._inits[student], _ = bring(session, student, weights)
         for pair, method in itertools.product(file.pairs, file.methods):
             self.by_row[pair, method] = self._row(method, refs[pair.teacher], pair.student)
         self.cells = tuple({cell.id: cell for row in self.by_row.values() for cell in row}.values())
@@ -132,7 +137,12 @@ class Grid:
             chosen = dict(zip(settings, values, strict=True))
             with error_context(self.file.path, f"[method.{method}]", chosen):
                 first = self.session.cell(
-                    method=method, teacher=teacher, student=student, seed=self.file.seeds[0], settings=chosen
+                    method=method,
+                    teacher=teacher,
+                    student=student,
+                    seed=self.file.seeds[0],
+                    settings=chosen,
+                    init=self._inits.get(student, ""),
                 )
             row += first.with_seeds(self.file.seeds)
         return row

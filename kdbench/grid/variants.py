@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import final
 
 from kdbench.experiment.cell import Cell
+from kdbench.experiment.pairs import Pair
 from kdbench.grid.states import State, Status
 
 
@@ -25,6 +26,13 @@ class Variant:
         """Return a representative, unfinished if any is."""
         return (self.left or self.done)[0]
 
+    @property
+    def name(self) -> str:
+        """Return method and pair, or method and student."""
+        cell = self.cell
+        pair = Pair.of(cell.teacher.network, cell.student) if cell.teacher else cell.student
+        return f"{cell.method} {pair}"
+
 
 def variants_of(statuses: Iterable[Status]) -> tuple[Variant, ...]:
     """Group cells by all that they are but their seed, in the order of each group's first cell."""
@@ -34,7 +42,7 @@ def variants_of(statuses: Iterable[Status]) -> tuple[Variant, ...]:
         cell = status.cell
         if id(cell.settings) not in settings_texts:
             settings_texts[id(cell.settings)] = json.dumps(cell.settings.values(), sort_keys=True)
-        key = cell.protocol.epochs, cell.teacher, cell.student, cell.method, settings_texts[id(cell.settings)]
+        key = cell.protocol.epochs, cell.teacher, cell.student_label, cell.method, settings_texts[id(cell.settings)]
         left, done = groups.setdefault(key, ([], []))
         (done if status.state == State.DONE else left).append(cell)
     return tuple(Variant(tuple(left), tuple(done)) for left, done in groups.values())

@@ -1,4 +1,4 @@
-"""Networks by name: those for small images that distillation is compared on, and any of timm's.
+"""Networks by name: those that distillation is compared on, for small and for large images, and any of timm's.
 
 Importing this package imports no network: torch and timm are loaded when one is built.
 """
@@ -8,7 +8,9 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from kdbench.errors import UserError
@@ -17,7 +19,7 @@ from kdbench.experiment.pairs import Pair
 if TYPE_CHECKING:
     from kdbench.net import Backbone
 
-TIMM = "timm:"
+TIMM, TORCHVISION = "timm:", "torchvision:"
 
 _FILES: dict[str, tuple[str, ...]] = {
     "resnet": (
@@ -30,11 +32,22 @@ _FILES: dict[str, tuple[str, ...]] = {
     "shufflenetv1": ("ShuffleNetV1",),
     "shufflenetv2": ("ShuffleNetV2",),
     "resnet50": ("ResNet50",),
+    "mobilenetv1": ("MobileNetV1",),
+    "torchvision_resnet": tuple(f"{TORCHVISION}resnet{depth}" for depth in (18, 34, 50)),
 }
 """The networks that each file of this folder builds."""
 
 NETWORKS: tuple[str, ...] = tuple(name for names in _FILES.values() for name in names)
-"""Names of the networks for small images."""
+"""Names of the networks; timm's are known besides."""
+LARGE: Mapping[str, str] = MappingProxyType(
+    {
+        "ResNet50": "type torchvision:resnet50",
+        "MobileNetV2": "type MobileNetV1, which many papers call MobileNetV2 there, or timm:mobilenetv2_100",
+        **{f"vgg{depth}": f"type timm:vgg{depth}_bn" for depth in (11, 13, 16, 19)},
+        **dict.fromkeys(("ShuffleNetV1", "ShuffleNetV2"), "kdbench does not have that one, choose another network"),
+    }
+)
+"""Networks for small images whose names mean other networks where images are large, and what to do there."""
 
 
 def _key(name: str) -> str:
@@ -54,25 +67,41 @@ def canonical_network(name: str) -> str:
     Raises
     ------
     UserError
-        For a name that is not known, with the closest ones, and for one of timm's pretrained weights, which are never
-        loaded. A name of timm's is checked when it is built.
+        For a name that is not known, with the closest ones, and for one with a tag of pretrained weights, which says
+        where training starts and not what is trained. A name of timm's is checked when it is built.
     """
     name = name.strip()
-    if name.lower().startswith(TIMM):
-        network, dot, _ = name[len(TIMM) :].strip().partition(".")
-        if dot:
-            raise UserError(
-                f"{name!r} names pretrained weights, and kdbench loads none by name: type {TIMM}{network}, and bring "
-                f"weights as a teacher with 'kdbench teacher import FILE --network {TIMM}{network}'"
-            )
-        return TIMM + network
+    prefix, colon, rest = (part.strip() for part in name.partition(":"))
+    prefix = prefix.lower() + colon
+    if prefix in {TIMM, TORCHVISION} and "." in rest:
+        weights, network = prefix + rest, prefix + rest.partition(".")[0]
+        raise UserError(
+            f"{weights!r} names pretrained weights: type {network}, for a student with --init {weights}, for a teacher "
+            f"after 'kdbench teacher import {weights} --network {network}'"
+        )
+    if prefix == TIMM:
+        return TIMM + rest
     if (key := _key(name)) in _BY_KEY:
         return _BY_KEY[key]
+    if (known := _BY_KEY.get(TORCHVISION + key)) is not None:
+        raise UserError(f"there is no network {name!r} for small images: type {known} for the one for large images")
     close = [_BY_KEY[match] for match in difflib.get_close_matches(key, _BY_KEY, n=3)]
     hint = f"; did you mean {', '.join(close)}?" if close else "."
     raise UserError(
         f"there is no network {name!r}{hint} 'kdbench list networks' shows all, and timm:NAME gives any of timm's"
     )
+
+
+def twin_of(network: str) -> str | None:
+    """Return the name under which the other of timm and torchvision has the same function of the same weights.
+
+    Fresh weights differ: timm sets the last batch norm of each block to zero. So both names are of use; a network whose
+    weights are given has one, torchvision's.
+    """
+    prefix, _, name = network.partition(":")
+    if TORCHVISION + name not in NETWORKS:
+        return None
+    return {TIMM: TORCHVISION + name, TORCHVISION: TIMM + name}.get(f"{prefix}:")
 
 
 def parse_pair(text: str) -> Pair:

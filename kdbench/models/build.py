@@ -3,15 +3,58 @@
 from __future__ import annotations
 
 from kdbench.data.images import Dataset
+from kdbench.errors import UserError
 from kdbench.experiment.protocol import Protocol
-from kdbench.models import build_backbone
+from kdbench.models import LARGE, build_backbone
 from kdbench.net import Net
 from kdbench.utils.streams import seeded
 
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of each channel, in [0, 1]."""
+_SMALL = 64
+"""Side of the largest image files, in pixels, that are taken for small images."""
 
-def build_net(network: str, protocol: Protocol, dataset: Dataset, *, seed: int, purpose: str) -> Net:
-    """Build a network for a data set, with initial weights from the stream ``(seed, "init", purpose)``."""
+
+def check_name(network: str, protocol: Protocol) -> None:
+    """Make sure that a network is the one that its name means for the protocol's images.
+
+    Raises
+    ------
+    UserError
+        Where images are large, the name means another network; the text says what to type.
+    """
+    side = protocol.rules.augmentation.size
+    if side is not None and side > _SMALL and network in LARGE:
+        raise UserError(
+            f"{network} is here the network for small images, not the one that has this name for images of "
+            f"{side}x{side}, as {protocol.name} has them: {LARGE[network]}"
+        )
+
+
+def build_net(
+    network: str,
+    protocol: Protocol,
+    dataset: Dataset,
+    *,
+    seed: int,
+    purpose: str,
+    normalisation: Normalisation | None = None,
+) -> Net:
+    """Build a network for a data set, with initial weights from the stream ``(seed, "init", purpose)``.
+
+    Parameters
+    ----------
+    normalisation
+        Of its input; the protocol's by default.
+
+    Raises
+    ------
+    UserError
+        The network does not exist, does not take such images, or its name means another one for them.
+    """
+    check_name(network, protocol)
     image_size = dataset.shape.image_size
     with seeded(seed, "init", purpose):
         backbone = build_backbone(network, dataset.num_classes, image_size)
-        return Net(network, backbone, mean=protocol.rules.data.mean, std=protocol.rules.data.std, image_size=image_size)
+        mean, std = normalisation or (protocol.rules.data.mean, protocol.rules.data.std)
+        return Net(network, backbone, mean=mean, std=std, image_size=image_size)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from kdbench.errors import UserError
-from kdbench.models.checkpoint_files import printable, read_checkpoint
-from kdbench.models.weights import COUNTER, describe_misfit, load_weights, weights_hash
+from kdbench.models.checkpoint_files import read_checkpoint
+from kdbench.models.weights import COUNTER, classifier_names, describe_misfit, load_weights, other_classes, weights_hash
 from kdbench.net import Net
+from kdbench.utils.text import printable
 
 _MAX_DEPTH = 4
 """How deep state dicts may lie in a checkpoint."""
@@ -40,6 +41,8 @@ class _Group:
     """By the network's names."""
     names: Mapping[str, str]
     """How the file calls them, and how it would call those that are missing."""
+    other_classes: int | None = None
+    """Number of classes of the file's classifier, where the network's stands in its place."""
 
     @property
     def label(self) -> str:
@@ -51,20 +54,27 @@ class _Group:
         return f".{key}." in f".{self.label}."
 
 
-def load_checkpoint(net: Net, path: Path, key: str | None = None) -> tuple[str, bool]:
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What was loaded of a checkpoint."""
+
+    label: str
+    """The keys that lead to the weights and the prefix of their names; empty if they are all that the file holds."""
+    chosen: bool
+    """Whether other weights in the file fit as well."""
+    other_classes: int | None = None
+    """Number of classes of the classifier that was left out, as the network's has others."""
+
+
+def load_checkpoint(net: Net, path: Path, key: str | None = None, *, any_classes: bool = False) -> Loaded:
     """Load a checkpoint's weights into a network.
 
     Parameters
     ----------
     key
         Which weights are meant where several fit the network, as a network's own and their running mean (EMA).
-
-    Returns
-    -------
-    label
-        The keys that lead to the weights and the prefix of their names; empty if they are all that the file holds.
-    chosen
-        Whether other weights in the file fit as well.
+    any_classes
+        Whether weights for another number of classes fit: the network keeps its own classifier then.
 
     Raises
     ------
@@ -75,6 +85,8 @@ def load_checkpoint(net: Net, path: Path, key: str | None = None) -> tuple[str, 
     groups = _groups(net, content)
     if not groups:
         raise UserError(f"{path} holds no state dict: a dict of tensors, alone or under a name such as 'model'")
+    if any_classes:
+        groups = [_with_own_classifier(net, group) for group in groups]
     fits = _distinct([group for group in groups if not describe_misfit(net, group.weights, group.names)])
     group = _choose(fits, key, net, path) if fits else _nearest(groups, key)
     if _is_simkd(content, group):
@@ -83,7 +95,17 @@ def load_checkpoint(net: Net, path: Path, key: str | None = None) -> tuple[str, 
             f"{net.name}"
         )
     load_weights(net, group.weights, str(path), group.names)
-    return group.label, len(fits) > 1
+    return Loaded(group.label, len(fits) > 1, group.other_classes)
+
+
+def _with_own_classifier(net: Net, group: _Group) -> _Group:
+    """Return a group with the network's classifier where its own is for another number of classes."""
+    classes = other_classes(net, group.weights)
+    if classes is None:
+        return group
+    own = net.backbone.state_dict()
+    weights = {**group.weights, **{name: own[name] for name in classifier_names(net)}}
+    return replace(group, weights=weights, other_classes=classes)
 
 
 def _choose(fits: list[_Group], key: str | None, net: Net, path: Path) -> _Group:

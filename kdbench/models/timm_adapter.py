@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
+from pathlib import Path
 from typing import Any, final
 
 import timm
@@ -20,7 +21,7 @@ STEMS = ("stem", "conv_stem", "act1", "bn1", "layer0", "features.norm0", "featur
 
 @final
 class TimmBackbone(Backbone):
-    """A network of timm's with fresh weights; there is no ``stem`` and no ``preact``.
+    """A network of timm's; there is no ``stem`` and no ``preact``.
 
     ``map`` is the network's last feature map where its classifier sees the mean of that map and nothing else.
 
@@ -39,6 +40,9 @@ class TimmBackbone(Backbone):
         Number of classes.
     image_size
         Height and width of the images.
+    weights
+        File with weights that timm publishes under ``name`` with its tag: timm loads them, fits them to the size of the
+        images and draws a classifier for another number of classes. Weights are fresh without it.
 
     Raises
     ------
@@ -49,13 +53,13 @@ class TimmBackbone(Backbone):
 
     PREFIX = "model."
 
-    def __init__(self, name: str, num_classes: int, image_size: tuple[int, int]) -> None:
+    def __init__(self, name: str, num_classes: int, image_size: tuple[int, int], weights: Path | None = None) -> None:
         super().__init__()
         if not timm.is_model(name):
             close = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=3)
             hint = f"; did you mean {', '.join(f'timm:{match}' for match in close)}?" if close else ""
             raise UserError(f"timm {timm.__version__} has no network {name!r}{hint}")
-        self.model: Any = _create(name, num_classes, image_size)
+        self.model: Any = _create(name, num_classes, image_size, weights)
         self._indices: list[int] | None = None
         self._positions: tuple[int, int] | None = None
         """The two dimensions of the last map that are positions; None where there is no ``map``."""
@@ -142,19 +146,26 @@ class TimmBackbone(Backbone):
         return ""
 
 
-def _create(name: str, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+def _create(name: str, num_classes: int, image_size: tuple[int, int], weights: Path | None) -> nn.Module:
     """Build a network that takes images of the size, with options only where it needs them."""
     height, width = image_size
-    model, problem = _attempt(name, num_classes, image_size, {"img_size": image_size})
+    loading: dict[str, Any] = {"pretrained": False}
+    if weights is not None:
+        loading = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights), "custom_load": False}}
+
+    def attempt(size: tuple[int, int] | None, **options: Any) -> tuple[nn.Module | None, str]:
+        return _attempt(name, num_classes, size, options | (loading if size else {"pretrained": False}))
+
+    model, problem = attempt(image_size, img_size=image_size)
     if "img_size" in problem:
-        model, problem = _attempt(name, num_classes, image_size, {})
-    default = model or _attempt(name, num_classes, None, {})[0]
+        model, problem = attempt(image_size)
+    default = model or attempt(None)[0]
     patch = None if default is None else _patch_size(default)
     if patch is not None and (height % patch[0] or width % patch[1]):
         problem = problem or f"its patches of {patch[0]}x{patch[1]} do not divide them"
         largest = min(*patch, height // 2, width // 2)
         smaller = next(p for p in range(largest, 0, -1) if height % p == 0 == width % p)
-        model, _ = _attempt(name, num_classes, image_size, {"img_size": image_size, "patch_size": smaller})
+        model, _ = attempt(image_size, img_size=image_size, patch_size=smaller)
     if model is None:
         raise UserError(f"timm:{name} cannot be built for images of {height}x{width}: {problem}")
     return model
@@ -175,7 +186,7 @@ def _attempt(
     """Build a network and run it on images of the size, if one is given. Return it, or the problem in one line."""
     try:
         with warnings.catch_warnings(action="ignore"), torch.no_grad():
-            model: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes, **options)
+            model: nn.Module = timm.create_model(name, num_classes=num_classes, **options)
             if image_size is not None:
                 model.eval()(_images(image_size))
     except Exception as error:  # a network refuses a size with whatever fails first

@@ -93,21 +93,34 @@ def describe_misfit(net: Net, weights: Mapping[str, Tensor], names: Mapping[str,
     extra = sorted(weights.keys() - expected.keys())
     if not (missing or extra or shapes):
         return ""
-    head = net.backbone.head()
-    classifier = {k for k, value in net.backbone.named_parameters() if value is head.weight or value is head.bias}
-    if not missing and not extra and classifier.issuperset(shapes):
-        classes = {len(weights[k]) if weights[k].ndim else 0 for k in shapes}
-        if len(classes) == 1:
-            return (
-                f"it has {classes.pop()} classes. Name the right data set with --protocol, or with --data where it is "
-                "a file"
-            )
+    if (classes := other_classes(net, weights)) is not None:
+        return (
+            f"it has {classes} classes. Name the right data set with --protocol, or with --data where it is a file; "
+            "'kdbench teacher train --from' trains such weights for other classes"
+        )
     parts = [
         f"{len(entries)} {what} ({names.get(entries[0], entries[0])}{', ...' if len(entries) > 1 else ''})"
         for entries, what in ((missing, "missing"), (extra, "unknown"), (shapes, "of another shape"))
         if entries
     ]
     return f"entries {'; '.join(parts)}. Name the right network with --network, or the right data set with --protocol"
+
+
+def other_classes(net: Net, weights: Mapping[str, Tensor]) -> int | None:
+    """Return how many classes weights are for that fit a network but for its classifier; None for all others."""
+    expected = net.backbone.state_dict()
+    differing = {k for k in expected if k not in weights or expected[k].shape != weights[k].shape}
+    differing -= {k for k in differing if k not in weights and k.endswith(COUNTER)}
+    if not differing or not differing <= classifier_names(net) & weights.keys() or weights.keys() - expected.keys():
+        return None
+    classes = {len(weights[k]) if weights[k].ndim else 0 for k in differing}
+    return classes.pop() if len(classes) == 1 else None
+
+
+def classifier_names(net: Net) -> set[str]:
+    """Return the names of the classifier's entries in the backbone's state dict."""
+    head = net.backbone.head()
+    return {name for name, value in net.backbone.named_parameters() if value is head.weight or value is head.bias}
 
 
 def _is_counter(value: Tensor) -> bool:

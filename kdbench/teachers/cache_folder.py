@@ -48,13 +48,14 @@ class Identity:
     def of(cls, card: TeacherCard, protocol: Protocol, dataset: Dataset) -> Identity:
         """Return the identity of a teacher's outputs under a protocol."""
         rules = protocol.rules.augmentation
+        mean, std = card.normalisation or (protocol.rules.data.mean, protocol.rules.data.std)
         crop = {key: plain(value) for key, value in dataclasses.asdict(rules).items() if key not in {"crop", "pad"}}
         return cls(
             network=card.network,
             weights=card.weights,
             data=dataset.fingerprint,
-            mean=protocol.rules.data.mean,
-            std=protocol.rules.data.std,
+            mean=mean,
+            std=std,
             pad=rules.pad,
             precision=protocol.precision,
             crop=crop if rules.crop == "resized" else None,

@@ -11,6 +11,7 @@ from kdbench.errors import UserError
 from kdbench.experiment.cell import TeacherRef
 from kdbench.experiment.pairs import TeacherSpec
 from kdbench.experiment.protocol import Protocol
+from kdbench.utils.files import paths_in
 from kdbench.utils.names import safe_name
 from kdbench.utils.reading import read_json
 from kdbench.utils.text import one_line
@@ -36,6 +37,9 @@ class TeacherCard:
     origin: str
     epochs: int | None = None
     """Epochs it was trained for; None where the card does not say so, as that of an imported one."""
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    """Normalisation of its input; None where it is the protocol's."""
 
     def check(self) -> None:
         """Make sure that each value is of the kind that it should be.
@@ -51,6 +55,16 @@ class TeacherCard:
         number(self.accuracy, 0, 100)
         number(0.0 if self.expected is None else self.expected, 0, 100)
         whole_number(1 if self.epochs is None else self.epochs, 1)
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std belong together")
+        for values, least in ((self.mean, 0), (self.std, 1e-6)):
+            if values is not None and len([number(value, least) for value in values]) != 3:
+                raise ValueError("mean and std have one number a channel")
+
+    @property
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Mean and standard deviation of its own; None where they are the protocol's."""
+        return None if self.mean is None or self.std is None else (self.mean, self.std)
 
     @property
     def short(self) -> str:
@@ -85,7 +99,7 @@ def card_folder(runs: Path, protocol: str, card: TeacherCard) -> Path:
 
 def protocols_with_teachers(runs: Path) -> list[str]:
     """Names of the protocols that have teachers."""
-    return sorted(folder.parent.name for folder in runs.glob("*/teachers") if _card_paths(folder))
+    return sorted(folder.parent.name for folder in paths_in(runs, "*/teachers") if _card_paths(folder))
 
 
 def read_card(path: Path) -> TeacherCard:
@@ -97,7 +111,8 @@ def read_card(path: Path) -> TeacherCard:
         It is damaged.
     """
     try:
-        card = TeacherCard(**read_json(path))
+        values = read_json(path)
+        card = TeacherCard(**values | {key: tuple(values[key]) for key in ("mean", "std") if values.get(key)})
         card.check()
     except (ValueError, TypeError) as error:
         raise UserError(
@@ -125,7 +140,7 @@ def read_cards(runs: Path, protocol: str) -> tuple[list[TeacherCard], dict[Path,
 
 def _card_paths(folder: Path) -> list[Path]:
     """Return the cards in a folder of teachers, those that are links to nothing among them."""
-    return [path for teacher in sorted(folder.glob("*")) if os.path.lexists(path := teacher / CARD)]
+    return [path for teacher in paths_in(folder, "*") if os.path.lexists(path := teacher / CARD)]
 
 
 def teachers_of(runs: Path, protocol: Protocol, network: str, digits: str = "") -> list[TeacherCard]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from scipy.special import bdtrc
 from torch import Tensor
 
 from kdbench.data.images import Dataset
@@ -18,13 +17,12 @@ from kdbench.models.evaluate import evaluate, predict
 from kdbench.models.weights import freeze, load_weights, read_weights, weights_hash
 from kdbench.net import Net
 from kdbench.teachers.cards import TeacherCard, card_folder
+from kdbench.utils.guessing import is_guess
 
 _TOLERANCE = 0.1
 """Percent by which a measured accuracy may differ from the expected one, if that is more than _NUM_IMAGES images."""
 _NUM_IMAGES = 3
 """Test images by which it may differ in any case: other devices round near ties in other ways."""
-_CHANCE = 1e-4
-"""Probability of an accuracy by guessing, above which it may come from guessing."""
 
 
 class TeacherMismatch(UserError):
@@ -51,7 +49,7 @@ def load_teacher(runs: Path, card: TeacherCard, protocol: Protocol, dataset: Dat
         Its weights are not those on its card, or its accuracy is not: the text holds both numbers.
     """
     path = card_folder(runs, protocol.name, card) / WEIGHTS
-    net = build_net(card.network, protocol, dataset, seed=0, purpose="teacher")
+    net = build_net(card.network, protocol, dataset, seed=0, purpose="teacher", normalisation=card.normalisation)
     try:
         weights = read_weights(path)
     except UserError as error:
@@ -97,8 +95,7 @@ def agrees(measured: float, expected: float, dataset: Dataset) -> bool:
 def doubts(card: TeacherCard, protocol: Protocol, dataset: Dataset) -> str:
     """Say what is doubtful about a teacher's accuracy, and what to check; empty where nothing is."""
     labels = dataset.test_labels
-    right, most = round(card.accuracy / 100 * len(labels)), int(labels.bincount().max())
-    guessed = bool(bdtrc(right - 1, len(labels), most / len(labels)) > _CHANCE) if right else True
+    guessed = is_guess(card.accuracy, len(labels), int(labels.bincount().max()))
     measured = f"{card.accuracy:.2f} % of {len(labels)} test images"
     if not card.imported:
         return f"{measured} cannot be told from guessing: train it for more epochs" if guessed else ""
@@ -106,7 +103,7 @@ def doubts(card: TeacherCard, protocol: Protocol, dataset: Dataset) -> str:
         return ""
     doubt = f"{measured} cannot be told from guessing" if guessed else f"no accuracy is known to check {measured} with"
     data = protocol.rules.data
-    mean, std = (", ".join(f"{value:g}" for value in values) for values in (data.mean, data.std))
+    mean, std = (", ".join(f"{value:g}" for value in v) for v in card.normalisation or (data.mean, data.std))
     return (
         f"{doubt}: if the checkpoint is better elsewhere, compare its normalisation and pixel range (here pixels from "
         f"0 to 1, less the mean {mean}, over the deviation {std}) and its order of classes; --accuracy PERCENT checks "

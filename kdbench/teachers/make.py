@@ -8,19 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from kdbench.data.images import Dataset
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.folder import WEIGHTS
 from kdbench.experiment.protocol import Protocol
-from kdbench.models.build import build_net
-from kdbench.models.checkpoint_files import printable
-from kdbench.models.checkpoints import load_checkpoint
-from kdbench.models.weights import read_weights, save_weights, weights_hash, write_weights
+from kdbench.models import twin_of
+from kdbench.models.build import Normalisation, build_net
+from kdbench.models.starts import read_start
+from kdbench.models.weights import COUNTER, read_weights, save_weights, weights_hash, write_weights
+from kdbench.net import Net
 from kdbench.teachers.cards import CARD, TeacherCard, card_folder, list_teachers, read_card
 from kdbench.teachers.load import TeacherMismatch, agrees, measure
 from kdbench.utils.files import write_json
+from kdbench.utils.text import printable
 
 
 def register_trained(runs: Path, cell: Cell, record: dict[str, Any]) -> TeacherCard:
@@ -31,6 +34,9 @@ def register_trained(runs: Path, cell: Cell, record: dict[str, Any]) -> TeacherC
     UserError
         The cell's weights are missing, or not those of its record.
     """
+    start = read_start(runs, cell.student, cell.init) if cell.init else None
+    mean, std = start.normalisation if start and start.normalisation else (None, None)
+    source = f" from {start.origin}" if start else ""
     card = TeacherCard(
         network=cell.student,
         id=cell.as_teacher.id,
@@ -38,8 +44,10 @@ def register_trained(runs: Path, cell: Cell, record: dict[str, Any]) -> TeacherC
         weights=record["weights"],
         accuracy=record["top1"],
         expected=None,
-        origin=f"trained here, seed {cell.seed}, {cell.protocol.epochs} epochs",
+        origin=f"trained here{source}, seed {cell.seed}, {cell.protocol.epochs} epochs",
         epochs=cell.protocol.epochs,
+        mean=mean,
+        std=std,
     )
     folder = card_folder(runs, cell.protocol.name, card)
     stored = _hash_of(folder / WEIGHTS)
@@ -62,7 +70,7 @@ def register_trained(runs: Path, cell: Cell, record: dict[str, Any]) -> TeacherC
 
 
 def import_teacher(
-    path: Path,
+    text: str | Path,
     network: str,
     *,
     runs: Path,
@@ -72,12 +80,18 @@ def import_teacher(
     expected: float | None = None,
     key: str | None = None,
 ) -> TeacherCard:
-    """Import a checkpoint as a teacher and measure it. Weights that are a teacher's already stay that one teacher.
+    """Import a checkpoint as a teacher and measure it.
+
+    Weights that are a teacher's already stay that one teacher. Counters of batches do not matter: only training reads
+    them, and files of torch 0.4.0 have none.
 
     Parameters
     ----------
+    text
+        A file, or the name of published weights.
     expected
-        Test top-1 in percent; by default the published value that the protocol lists for the network.
+        Test top-1 in percent; by default the value that was published of these weights for such test images, or for
+        weights of unknown origin the one that the protocol lists for the network.
     key
         Which weights are meant where several in the file fit; see :func:`kdbench.models.checkpoints.load_checkpoint`.
 
@@ -86,13 +100,24 @@ def import_teacher(
     UserError
         The file does not load into the network, or its accuracy is not the expected one.
     """
+    # timm takes seconds to import.
+    from kdbench.models.bring import check_given, load_source, own_normalisation  # noqa: PLC0415
+    from kdbench.models.pretrained import find_source  # noqa: PLC0415
+
     if expected is not None and not 0 <= expected <= 100:
         raise UserError(f"--accuracy must be between 0 and 100 (percent), not {expected:g}")
-    net = build_net(network, protocol, dataset, seed=0, purpose="teacher")
-    label, chosen = load_checkpoint(net, path, key)
+    # Elsewhere there are cells whose imported teachers have timm's name, and the protocol's normalisation.
+    image_files = protocol.rules.augmentation.crop == "resized"
+    if image_files:
+        check_given(network)
+    source = find_source(str(text), network, identify=image_files)
+    path, normalisation = source.path, own_normalisation(source, protocol)
+    net = build_net(network, protocol, dataset, seed=0, purpose="teacher", normalisation=normalisation)
+    loaded = load_source(net, source, key)
     _, accuracy = measure(net, dataset, device, str(path))
     if expected is None and "dataset" not in protocol.overrides():
-        expected = protocol.accuracy.get(network)
+        published = source.published
+        expected = published.accuracy_under(protocol) if published else protocol.accuracy.get(network)
     if expected is not None and not agrees(accuracy, expected, dataset):
         percent = f"--accuracy is in percent: {100 * expected:g}? " if 0 < expected <= 1 < accuracy else ""
         raise TeacherMismatch(
@@ -101,19 +126,29 @@ def import_teacher(
             f" --accuracy {accuracy:.2f}"
         )
     weights = weights_hash(net.backbone.state_dict())
-    same = [card for card in list_teachers(runs, protocol.name) if card.network == network and card.weights == weights]
-    known = next((card for card in same if card.dataset == protocol.dataset), None)
+    names, same = {network, twin_of(network)}, (normalisation, protocol.dataset)
+    cards = [
+        card
+        for card in list_teachers(runs, protocol.name)
+        if card.network in names and (card.normalisation, card.dataset) == same
+    ]
+    known = next((card for card in cards if card.weights == weights), None) or next(
+        (card for card in cards if _holds(card_folder(runs, protocol.name, card) / WEIGHTS, card, net)), None
+    )
+    mean, std = normalisation or (None, None)
     card = known or TeacherCard(
         network=network,
-        id=f"file:{_file_hash(path, label if chosen else '')}",
+        id=f"file:{_file_hash(path, loaded.label if loaded.chosen else '', normalisation)}",
         dataset=protocol.dataset,
         weights=weights,
         accuracy=accuracy,
         expected=expected,
-        origin=f"imported from {path.name}" + (f", {printable(label)}" if label else ""),
+        origin=f"imported from {source.origin}" + (f", {printable(loaded.label)}" if loaded.label else ""),
+        mean=mean,
+        std=std,
     )
     folder = card_folder(runs, protocol.name, card)
-    if known is None or _hash_of(folder / WEIGHTS) != weights:
+    if _hash_of(folder / WEIGHTS) != card.weights:
         save_weights(folder / WEIGHTS, net)
     if known and known.imported and expected is not None:
         card = replace(known, expected=expected)
@@ -122,13 +157,28 @@ def import_teacher(
     return card
 
 
-def _file_hash(path: Path, label: str) -> str:
-    """SHA-256 of a file, or of one of several networks in it."""
+def _file_hash(path: Path, label: str, normalisation: Normalisation | None) -> str:
+    """SHA-256 of a file, or of one of several networks in it, and of its normalisation if it has its own."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
     if label:
         digest.update(f" {label}".encode())
+    if normalisation:
+        digest.update(f" {normalisation}".encode())
     return digest.hexdigest()
+
+
+def _holds(path: Path, card: TeacherCard, net: Net) -> bool:
+    """Return whether a teacher's file is whole and has the weights of a network, but for counters of batches."""
+    try:
+        stored, weights = read_weights(path), net.backbone.state_dict()
+    except UserError:
+        return False
+    return weights_hash(stored) == card.weights and _hash_without_counters(stored) == _hash_without_counters(weights)
+
+
+def _hash_without_counters(weights: dict[str, Tensor]) -> str:
+    return weights_hash({name: value for name, value in weights.items() if not name.endswith(COUNTER)})
 
 
 def _hash_of(path: Path) -> str | None:

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import typer
 from fake_records import fake_record, write_records
+from image_folder import write_folder
 
 from kdbench import cli
 from kdbench.cli.app import app
@@ -46,6 +47,8 @@ COMMANDS: dict[str, dict[str, str]] = {
     "teacher import": {"file": "weights.pth", **RULES, "network": "resnet8"},
     "teacher list": {},
     "data subset": {"dataset": "digits", "out": "o.npz", "train_per_class": "1", "test_per_class": "1"},
+    "data index": {"word": "folder:images"},
+    "data check": {"word": "folder:images"},
     "cache build": {**RULES, "teacher": "resnet8", "method": "kd"},
     "cache list": {},
     "cache prune": {},
@@ -86,6 +89,7 @@ TEXTS = [
         "temperature=",
         "=4",
     ),
+    *("folder:", "folder:a-file", "imagenet:$NOT_SET", "tinyimagenet:images", "tar:a-folder", "folder:../../.."),
     *("temperature=4\nx=5", "temperature=" + "9" * 5000, "temperature=[" + "[" * 2000, "a,b", ",", "None", "*"),
 ]
 GRID = 'protocol = "digits-demo-v1"\npairs = ["resnet8>resnet8"]\nmethods = ["kd", "ce"]\nseeds = 1\n'
@@ -193,6 +197,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "g.toml").write_text(GRID)
     (path / "a-folder").mkdir()
     (path / "a-file").write_text("x")
+    write_folder(path / "images")
     shutil.copy(TESTS / "parity/models/checkpoints/resnet8_c100.pth", path / "weights.pth")
     return path
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kdbench.errors import UserError
 from kdbench.methods.simkd import Reusing, bottleneck
 from kdbench.models import build_backbone
-from kdbench.models.checkpoints import load_checkpoint
+from kdbench.models.checkpoints import Loaded, load_checkpoint
 from kdbench.models.weights import weights_hash
 from kdbench.net import Net
 
@@ -74,7 +74,7 @@ def test_the_weights_are_found(form: str, tmp_path: Path) -> None:
     content, label = FORMS[form]
     torch.save(content, tmp_path / "c.pth")
     net = make(7)
-    assert load_checkpoint(net, tmp_path / "c.pth") == (label, False)
+    assert load_checkpoint(net, tmp_path / "c.pth") == Loaded(label, chosen=False)
     assert weights_hash(net.backbone.state_dict()) == weights_hash(W)
 
 
@@ -114,7 +114,7 @@ def test_of_several_weights_one_is_chosen_by_its_key(content: Any, keys: tuple[s
     assert ("student_best" in str(refused.value)) == ("student" in keys)
     for key, expected in zip(keys, (W, OTHER), strict=True):
         net = make(7)
-        assert load_checkpoint(net, file, key)[1]
+        assert load_checkpoint(net, file, key).chosen
         assert weights_hash(net.backbone.state_dict()) == weights_hash(expected)
     with pytest.raises(UserError, match="no weights of resnet8 under 'nothing': type --key with one of"):
         load_checkpoint(make(7), file, "nothing")

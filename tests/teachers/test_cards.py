@@ -104,6 +104,20 @@ def test_one_set_of_weights_is_one_teacher(file: Path, digits: ArrayDataset) -> 
     load_teacher(file.parent / "runs", card, rules, digits, CPU)
 
 
+def test_counters_of_batches_tell_no_teachers_apart(file: Path, digits: ArrayDataset) -> None:
+    """Files of torch 0.4.0 have none; the weights that stand on the disk stay those of the card."""
+    weights, rules, runs = weights_in(file), protocol(), file.parent / "runs"
+    counted = {name: value + 7 if name.endswith("num_batches_tracked") else value for name, value in weights.items()}
+    bare = {name: value for name, value in weights.items() if not name.endswith("num_batches_tracked")}
+    assert len(bare) < len(counted)
+    card = bring(save(counted, file.with_name("counted.pth")), rules, digits)
+    assert bring(save(bare, file.with_name("bare.pth")), rules, digits) == card
+    assert list_teachers(runs, rules.name) == [card]
+    load_teacher(runs, card, rules, digits, CPU)
+    other = {name: value + 1 if name.endswith("running_mean") else value for name, value in bare.items()}
+    assert bring(save(other, file.with_name("else.pth")), rules, digits) != card
+
+
 def test_two_networks_in_a_file_are_two_teachers(file: Path, digits: ArrayDataset) -> None:
     torch.manual_seed(1)
     both = {"model": weights_in(file), "ema": build_backbone("resnet8", 10, (8, 8)).state_dict()}

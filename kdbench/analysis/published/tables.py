@@ -20,6 +20,7 @@ from kdbench.experiment.protocol import load_protocol
 
 _NETWORKS = ("Teacher", "Student")
 NOT_OURS = "published values are copied from their sources; they are never ranked or tested with ours"
+_BEST = "best epoch on the test set"
 _REPORTED: dict[PublishedEpoch, str] = {
     "last": "after the last epoch",
     "best": "in the best epoch on the test set",
@@ -67,7 +68,9 @@ def published_tables(published: Published) -> list[Table]:
     return tables + [_source_table(published, str(key), group) for key, group in others.groupby("source", sort=False)]
 
 
-def with_published(table: Table, comparison: Comparison, published: Published, *, beside: bool) -> Table:
+def with_published(
+    table: Table, comparison: Comparison, published: Published, *, beside: bool, others: bool = False
+) -> Table:
     """Add the comparable published values of the same methods and pairs to our paper table.
 
     Parameters
@@ -76,6 +79,8 @@ def with_published(table: Table, comparison: Comparison, published: Published, *
         The comparison in the layout of papers, with its rows as ``keys``.
     beside
         Whether the values stand in brackets behind ours, or in rows of their own at the end.
+    others
+        Whether methods that have no results of ours get rows too.
 
     Raises
     ------
@@ -90,7 +95,8 @@ def with_published(table: Table, comparison: Comparison, published: Published, *
     if comparison.overrides:
         return replace(table, notes=(*table.notes, "no published values: no source uses these training rules"))
     values = _comparable_values(comparison, published)
-    sources = ", ".join(dict.fromkeys(value.source for value in values.values()))
+    more = _values_of_others(comparison, published) if others and not beside else published.frame.iloc[:0]
+    sources = ", ".join(dict.fromkeys([*(value.source for value in values.values()), *more["source"]]))
     where = "in brackets" if beside else "last rows"
     notes = (*table.notes, f"{where}: published under the same protocol (sources: {sources or 'none'}); {NOT_OURS}")
     if beside:
@@ -105,7 +111,24 @@ def with_published(table: Table, comparison: Comparison, published: Published, *
         row_values = [values.get((row, pair)) for pair in comparison.pairs]
         entries = [_published_entry(value) if value else Entry(MISSING) for value in row_values]
         block.append((*words("" if block else "published", row.label), *entries, *words("")))
+    pairs = [_networks_of(pair) for pair in comparison.pairs]
+    for _, label, *cells in _method_rows(published, more, pairs, epochs=True):
+        block.append((*words("" if block else "published"), label, *cells, *words("")))
     return replace(table, rows=(*table.rows, *block), keys=(*table.keys, *(None for _ in block)), notes=notes)
+
+
+def _networks_of(pair: ComparedPair) -> str:
+    return f"{pair.teacher}>{pair.student}"
+
+
+def _values_of_others(comparison: Comparison, published: Published) -> pd.DataFrame:
+    """Return the comparable values on our pairs of methods that have no results of ours."""
+    frame, ours = published.frame, {row.method for row in comparison.rows}
+    is_ours = frame["kdbench"].isin(ours) | frame["method"].isin([published.aliases.get(name, "") for name in ours])
+    is_comparable = frame["protocol"] == comparison.rules["name"]
+    of_pairs = frame["pair"].isin(map(_networks_of, comparison.pairs))
+    selected: pd.DataFrame = frame[is_comparable & ~is_ours & of_pairs]
+    return selected
 
 
 def _comparable_values(comparison: Comparison, published: Published) -> dict[tuple[Row, ComparedPair], PublishedValue]:
@@ -113,7 +136,7 @@ def _comparable_values(comparison: Comparison, published: Published) -> dict[tup
     comparable = {}
     for row in comparison.rows:
         for pair in comparison.pairs:
-            values = published.values_for(f"{pair.teacher}>{pair.student}", row.method, comparison.rules["name"])
+            values = published.values_for(_networks_of(pair), row.method, comparison.rules["name"])
             if not row.changed and values and values[0].comparable:
                 comparable[row, pair] = values[0]
     return comparable
@@ -133,9 +156,7 @@ def _with_brackets(
 
 
 def _published_entry(value: PublishedValue) -> Entry:
-    return _number(
-        value.top1, value.std, f"{value.source}, best epoch on the test set" if value.epoch == "best" else ""
-    )
+    return _number(value.top1, value.std, f"{value.source}, {_BEST}" if value.epoch == "best" else "")
 
 
 def _number(top1: float, std: float | None, note: str = "") -> Entry:
@@ -191,7 +212,7 @@ def _source_table(published: Published, source: str, frame: pd.DataFrame) -> Tab
 
 
 def _method_rows(
-    published: Published, frame: pd.DataFrame, pairs: Sequence[str], *, reasons: bool = False
+    published: Published, frame: pd.DataFrame, pairs: Sequence[str], *, reasons: bool = False, epochs: bool = False
 ) -> list[tuple[Entry, ...]]:
     """Make a row for each method, by family and year."""
     methods = [published.methods[name] for name in dict.fromkeys(frame["method"])]
@@ -201,7 +222,7 @@ def _method_rows(
     previous_family = None
     for method in methods:
         entries = [
-            _most_printed(values[method.name, pair], reasons=reasons)
+            _most_printed(values[method.name, pair], reasons=reasons, epochs=epochs)
             if (method.name, pair) in values
             else Entry(MISSING)
             for pair in pairs
@@ -212,11 +233,12 @@ def _method_rows(
     return rows
 
 
-def _most_printed(values: pd.DataFrame, *, reasons: bool) -> Entry:
-    """Make an entry of the value that most sources print; a note lists the others, and why it is not comparable."""
+def _most_printed(values: pd.DataFrame, *, reasons: bool, epochs: bool) -> Entry:
+    """Make an entry of the value that most sources print; notes hold the others, the epoch, and what differs."""
     order = values["also_in"].map(len).sort_values(ascending=False, kind="stable").index
     first, others = values.loc[order[0]], values.loc[order[1:]]
     notes = [str(first["differs"])] if reasons and first["differs"] else []
+    notes += [_BEST] if epochs and first["epoch"] == "best" else []
     if len(others):
         texts = (f"{fixed(v)} ({source})" for v, source in zip(others["top1"], others["source"], strict=True))
         notes.append(f"{first['source']}; also {', '.join(texts)}")

@@ -15,16 +15,8 @@ from typing import Any, final
 
 import pandas as pd
 
-from kdbench.analysis.published.files import (
-    METHODS_FILE,
-    PublishedEpoch,
-    PublishedMethod,
-    Source,
-    datasets,
-    read_methods,
-    read_sources,
-    read_values,
-)
+from kdbench.analysis.published.files import METHODS_FILE, PublishedEpoch, PublishedMethod, Source
+from kdbench.analysis.published.own import read_files
 from kdbench.errors import UserError
 from kdbench.experiment.pairs import Pair
 from kdbench.experiment.protocol import Protocol, load_protocol, protocol_names
@@ -81,6 +73,10 @@ class Published:
     frame: pd.DataFrame
     sources: dict[str, Source]
     methods: dict[str, PublishedMethod]
+    aliases: dict[str, str]
+    """Published names of users' methods."""
+    problems: list[str]
+    """Files of users that cannot be used, each with the reason."""
 
     def select(
         self,
@@ -172,7 +168,8 @@ class Published:
             Comparable values first; empty without published values.
         """
         rules = load_protocol(protocol)
-        of_method = self.frame["kdbench"] == method
+        is_alias = method in self.aliases
+        of_method = self.frame["method"] == self.aliases[method] if is_alias else self.frame["kdbench"] == method
         if method != rules.baseline:
             rows = self.frame[of_method & (self.frame["pair"] == pair)]
             values = [_value(row, rules.name) for row in rows.to_dict("records")]
@@ -200,7 +197,7 @@ class Published:
         methods = sorted(self.methods.values(), key=lambda method: len(method.name), reverse=True)
         spelled = {method.label: method.name for method in methods}
         spelled |= {method.name: method.name for method in methods}
-        spelled |= {method.kdbench: method.name for method in methods if method.kdbench}
+        spelled |= {method.kdbench: method.name for method in methods if method.kdbench} | self.aliases
         remedy = f"results/published/{METHODS_FILE} lists all {len(methods)}"
         return spelled[find_name("published method", name, spelled, remedy)]
 
@@ -241,20 +238,25 @@ def load_published(dataset: str) -> Published:
     UserError
         The data set has no published values.
     """
-    names = datasets()
+    files = read_files()
+    names, sources = files.datasets, files.sources
     name = find_name("data set", dataset, names, f"the data sets with published values are {' and '.join(names)}")
-    sources, methods = read_sources(), read_methods()
     protocols = {p: rules for p in protocol_names() if (rules := load_protocol(p)).dataset == name}
-    frame = read_values(name)
+    frame = files.values(name)
     differs = [_differs(row, sources[row["source"]], protocols) for row in frame.to_dict("records")]
     frame = frame.assign(
         pair=frame["teacher"] + ">" + frame["student"],
-        kdbench=[methods[method].kdbench for method in frame["method"]],
+        kdbench=[files.methods[method].kdbench for method in frame["method"]],
         epoch=[_epoch(m, keys, sources) for m, keys in zip(frame["method"], _printed_in(frame), strict=True)],
         protocol=["" if why else sources[key].protocol for why, key in zip(differs, frame["source"], strict=True)],
         differs=differs if protocols else f"kdbench has no protocol for {name}",
     )
-    return Published(name, frame, sources, methods)
+    return Published(name, frame, sources, files.methods, files.aliases, files.problems)
+
+
+def datasets() -> list[str]:
+    """List the data sets with published values, those of users' files among them."""
+    return read_files().datasets
 
 
 def _differs(row: dict[Any, Any], source: Source, protocols: dict[str, Protocol]) -> str:
