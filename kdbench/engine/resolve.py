@@ -49,7 +49,7 @@ def resolve_cell(names: Names, protocol: Protocol, runs: Path, teachers: Teacher
     if kind.READS.teacher and not names.teacher:
         raise UserError(f"method {method} needs a teacher: name one with --teacher NETWORK")
     spec: TeacherSpec | TeacherRef | None = None
-    if names.teacher:
+    if names.teacher is not None:
         with argument("--teacher"):
             spec = names.teacher if isinstance(names.teacher, TeacherRef) else TeacherSpec.parse(text(names.teacher))
     network = teachers.spelling(spec.network) if spec else None
