@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from kdbench.errors import UserError
 
+TYPE_CHECKING = False  # typing's own takes as long to import as all that the command line needs to take Ctrl-C
 if TYPE_CHECKING:
+    from typing import Any
+
     from kdbench.engine.api import train
     from kdbench.engine.session import Session
 

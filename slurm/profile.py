@@ -91,12 +91,21 @@ def load_profile(path: Path) -> Profile:
 
 
 def profile_from(values: dict[str, Any]) -> Profile:
-    """Make a profile from :meth:`Profile.values`."""
-    stages: dict[Stage, Resources] = {}
-    for stage, resources in values["stages"].items():
-        keywords = {_OLD_NAMES.get(key, key): value for key, value in resources.items()}
-        stages[stage] = Resources(**keywords | {"setup": tuple(keywords["setup"])})
-    return Profile(values["path"], stages)
+    """Make a profile from :meth:`Profile.values`, as a submission keeps them.
+
+    Raises
+    ------
+    UserError
+        They are damaged.
+    """
+    try:
+        path, tables = Path(values["path"]), values["stages"]
+        return Profile(str(path), {stage: _resources(path, _renamed(path, tables[stage])) for stage in STAGES})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise UserError(
+            f"the profile that was submitted is damaged ({reason}): name a profile with --profile FILE"
+        ) from None
 
 
 def _renamed(path: Path, values: dict[str, Any]) -> dict[str, Any]:

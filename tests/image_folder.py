@@ -1,84 +1,45 @@
-"""The embedded digits as a folder of JPEGs, and a protocol that streams them."""
+"""Small data sets of image files, made on the fly."""
 
 from __future__ import annotations
 
+import os
+import tarfile
+from collections.abc import Iterable
 from pathlib import Path
 
-import pytest
+import numpy as np
 from PIL import Image
 
-from kdbench.data.datasets import load_dataset, subset
-from kdbench.experiment import protocol
-from kdbench.experiment.protocol import Protocol, read_protocol
-
-NAME = "digits-folder-v1"
-RULES = """
-title = "Digits as image files"
-source = "chosen here"
-version = 1
-baseline = "ce"
-precision = "fp32"
-
-[data]
-dataset = "folder"
-mean = [0.3, 0.3, 0.3]
-std = [0.37, 0.37, 0.37]
-
-[augmentation]
-crop = "resized"
-size = 16
-scale = [0.5, 1.0]
-ratio = [0.75, 1.3333333333333333]
-interpolation = "bilinear"
-evaluation_size = 18
-flip = false
-
-[optimizer]
-learning_rate = 0.05
-momentum = 0.9
-nesterov = false
-weight_decay = 5e-4
-
-[schedule]
-epochs = 2
-batch_size = 16
-group_size = 8
-milestones = [0.6]
-
-[demo]
-pair = "resnet8>resnet8"
-methods = ["ce"]
-seeds = [1]
-"""
+CLASSES = ("cat", "dog10", "dog9")
 
 
-def write_digits(folder: Path, *, train: int = 4, test: int = 2) -> Path:
-    """Write so many images of each digit, of several sizes, as ``train/DIGIT/*.jpg`` and ``val/DIGIT/*.jpg``."""
-    digits = subset(load_dataset("digits", Path()), train, test)
-    for split, images, labels in (
-        ("train", digits.train_images, digits.train_labels),
-        ("val", digits.test_images, digits.test_labels),
-    ):
-        for number, (pixels, label) in enumerate(zip(images, labels.tolist(), strict=True)):
-            place = folder / split / str(label)
-            place.mkdir(parents=True, exist_ok=True)
-            size = (20 + number % 5, 18 + number % 7)
-            image = Image.fromarray(pixels.numpy()).resize(size, Image.Resampling.BICUBIC)
-            image.save(place / f"{number:03}.jpg", quality=92)
-    return folder
+def write_image(path: Path, number: int = 0) -> None:
+    """Write a JPEG whose bytes depend on the number."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(number).integers(256, size=(6 + number % 5, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, "JPEG")
 
 
-def streamed_protocol(text: str = RULES) -> Protocol:
-    """Return the protocol for these images."""
-    return read_protocol(NAME, text, "rules")
+def write_folder(root: Path, classes: Iterable[str] = CLASSES, train: int = 3, val: int = 2) -> Path:
+    """Write ``train/CLASS/*`` and ``val/CLASS/*``."""
+    for split, count in (("train", train), ("val", val)):
+        for place, name in enumerate(classes):
+            for number in range(count):
+                write_image(root / split / name / f"{name}_{number}.JPEG", 10 * place + number + count)
+    return root
 
 
-def register(monkeypatch: pytest.MonkeyPatch, text: str = RULES) -> None:
-    """Let the protocol be known by its name, as those of kdbench are."""
-    load, made = protocol.load_protocol, streamed_protocol(text)
+def write_tars(root: Path, folder: Path) -> Path:
+    """Pack the splits of a folder as ``train.tar`` and ``val.tar``."""
+    root.mkdir(parents=True, exist_ok=True)
+    for split in ("train", "val"):
+        with tarfile.open(root / f"{split}.tar", "w") as archive:
+            archive.add(folder / split, arcname=".")
+    return root
 
-    def with_ours(name: str) -> Protocol:
-        return made if name == NAME else load(name)
 
-    for module in ("experiment.protocol", "engine.session", "grid.grid"):
-        monkeypatch.setattr(f"kdbench.{module}.load_protocol", with_ours)
+def age(root: Path, seconds: int = 10) -> None:
+    """Make all files and folders older than what may have changed twice in one tick of the clock."""
+    for path in (root, *root.rglob("*")):
+        time = path.stat().st_mtime - seconds
+        os.utime(path, (time, time))

@@ -14,6 +14,7 @@ import pytest
 from cells import Typed
 
 import kdbench
+from kdbench.cli.options import DEMO
 from kdbench.experiment.registry import method_names
 
 ROOT = Path(__file__).parent.parent
@@ -63,6 +64,7 @@ def test_the_readmes_tutorial_is_typed(typed: Typed) -> None:
     assert [re.sub("--methods own ", "", line).split()[1] for line in commands] == [
         "new", "validate", "teacher", "train", "table",
     ]  # fmt: skip
+    assert set(re.findall(r"digits-demo-v\d+", section)) == {DEMO}, "as 'kdbench new' prints"
     for line in commands:
         words = shlex.split(line)[1:]
         code, out, err = typed(*words, *(["--epochs", "1"] if "--protocol" in words else []))

@@ -17,10 +17,19 @@ from kdbench.errors import UserError
 from kdbench.experiment.folder import CONFIG, FAILURE, RECORD, parse_record
 from kdbench.experiment.identity import identity_hash, identity_text
 from kdbench.experiment.record_checks import check_record
-from kdbench.utils.reading import Unreadable, read_object, read_toml
+from kdbench.utils.reading import Missing, Unreadable, read_object, read_toml
 
 _CELL_FOLDER = re.compile(r"seed\d+-[0-9a-f]{8}")
 """Name of a cell's folder."""
+_TEST_SETS = {
+    "digits": (500, 50),
+    "cifar10": (10_000, 1_000),
+    "cifar100": (10_000, 100),
+    "fashion_mnist": (10_000, 1_000),
+    "svhn": (26_032, 5_099),
+    "stl10": (8_000, 800),
+}
+"""Images of the test sets that are known by name, and of their largest classes: records once held no such numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +72,15 @@ def read_records(runs: Path) -> Records:
             path = os.path.join(folder, RECORD)  # noqa: PTH118
             try:
                 rows.append(_row(parse_record(path), folder))
+            except Missing:
+                continue  # deleted meanwhile
             except Unreadable as error:
                 problems.append(f"{path} is left out: it {error}")
         elif CONFIG in names:
             try:
                 unfinished.append(_unfinished_cell(Path(folder), failed=FAILURE in names))
+            except Missing:
+                continue
             except Unreadable as error:
                 if _CELL_FOLDER.fullmatch(os.path.basename(folder)):  # noqa: PTH119
                     problems.append(f"{os.path.join(folder, CONFIG)} is left out: it {error}")  # noqa: PTH118
@@ -81,7 +94,8 @@ def as_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
 
     Protocol, method, student, teacher and seed are read from ``config``, the part of a record whose hash is the cell's
     id. ``rules``, ``settings`` and ``chosen`` are JSON texts, so that rows can be grouped by them. ``code``
-    is the hash of a user's method, empty for methods of kdbench. Accuracies are in percent.
+    is the hash of a user's method, empty for methods of kdbench. Accuracies are in percent. ``test_images`` and
+    ``largest_class`` count the images of the test set and of its largest class, 0 where they are not known.
 
     Raises
     ------
@@ -141,6 +155,8 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
     config, teacher, cost = record["config"], record["teacher"], record["cost"]
     rules, method = config["protocol"], config["method"]
     settings = {key: value for key, value in method.items() if key not in {"name", "version"}}
+    test_set = record.get("test_set")
+    sizes = (test_set["images"], test_set["largest_class"]) if test_set else _TEST_SETS.get(rules["dataset"], (0, 0))
     environment, best = record["environment"], record["best_on_test"]
     return {
         "folder": folder,
@@ -169,6 +185,8 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
         "ece": float(record["ece"]),
         "agreement": float(record["agreement"]) if teacher else math.nan,
         "teacher_kl": float(record["teacher_kl"]) if teacher else math.nan,
+        "test_images": sizes[0],
+        "largest_class": sizes[1],
         "views": cost["views_per_image"],
         "train_seconds": float(cost["train_seconds"]),
         "teacher_forwards": cost["teacher_forwards"],

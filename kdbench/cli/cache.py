@@ -44,7 +44,6 @@ def cache_build(
     """Run a teacher once on every view that methods and seeds will see, and store its outputs."""
     from kdbench.engine.display import Display
     from kdbench.experiment.pairs import TeacherSpec
-    from kdbench.models import canonical_network
     from kdbench.teachers.demand import Wanted
     from kdbench.teachers.plan import Demand
 
@@ -52,7 +51,7 @@ def cache_build(
         protocol, runs=runs, data=data, epochs=epochs, precision=precision, device=device, download=download
     )
     spec = TeacherSpec.parse(teacher)
-    card = session.teachers.find(spec, canonical_network(spec.network))
+    card = session.teachers.find(spec, session.teachers.spelling(spec.network))
     cells = [
         session.cell(method=name, student=card.network, teacher=card.spec, seed=number)
         for name in dict.fromkeys(method)
@@ -119,6 +118,8 @@ def cache_prune(
     from kdbench.utils.leases import tidy
     from kdbench.utils.text import size
 
+    if names and everything:
+        raise UserError(f"--all deletes every cache: leave it out to delete {', '.join(names)} only")
     caches = {cache.name: cache for cache in list_caches(runs)}
     if missing := sorted(set(names or []) - caches.keys()):
         listing = next_command(context, "cache", "list", keep=("runs",))

@@ -37,13 +37,16 @@ DataOption = Annotated[
 MAX_JOBS = 1000
 """Workers on one machine: more is a mistake in typing."""
 JobsOption = Annotated[
-    int,
+    int | None,
     typer.Option(
-        help="Number of worker processes; if there are several GPUs, they are shared out.", min=1, max=MAX_JOBS
+        help="Number of worker processes; if there are several GPUs, they are shared out. [default: 1]",
+        min=1,
+        max=MAX_JOBS,
     ),
 ]
 LockstepOption = Annotated[
-    int, typer.Option(help="Maximum number of cells of one seed that a worker trains in lockstep.", min=1)
+    int | None,
+    typer.Option(help="Maximum number of cells of one seed that a worker trains in lockstep. [default: 1]", min=1),
 ]
 ProfileOption = Annotated[
     Path | None,
@@ -76,7 +79,7 @@ def grid_plan(
     from kdbench.grid.shapes import data_shape
     from kdbench.grid.unsupported import unsupported
 
-    opened = open_grid(context, file, runs, data, device=device)
+    opened = open_grid(context, file, runs, data, device=device, looks=True)
     grid, overview = opened.grid, opened.overview
     statuses = [*overview.statuses, *overview.teachers]
     estimate = GridEstimate.of(grid, statuses, device=this_device(grid.session.device) if measure else None)
@@ -95,17 +98,20 @@ def grid_plan(
         estimate = measure_unknown(grid, estimate)
     for line in (*time_lines(estimate), *disk_lines(grid, estimate)):
         echo(line)
-    for cell, reason in unsupported(grid, estimate.variants, data_shape(grid.session)).items():
-        echo(f"unsupported: {cell}: {reason}")
+    reasons = unsupported(grid, estimate.variants, data_shape(grid.session))
+    failed = {variant.name: reason for variant, reason in estimate.speed.failed.items() if variant.name not in reasons}
+    for what, by_name in (("unsupported", reasons), ("not timed", failed)):
+        for name, reason in by_name.items():
+            echo(f"{what}: {name}: {reason}")
 
 
 @app.command("run")
 def grid_run(
     context: typer.Context,
     file: FileArgument,
-    jobs: JobsOption = 1,
+    jobs: JobsOption = None,
     cache: CacheOption = "auto",
-    lockstep: LockstepOption = 1,
+    lockstep: LockstepOption = None,
     runs: RunsOption = Path("runs"),
     data: DataOption = None,
     download: DownloadOption = False,
@@ -122,8 +128,8 @@ def grid_run(
 
     opened = open_grid(context, file, runs, data, download=download, device=device)
     launch = Launch(
-        jobs=jobs,
-        lockstep=lockstep,
+        jobs=jobs or 1,
+        lockstep=lockstep or 1,
         cache=cache,
         device=device,
         compile=compile_,
@@ -140,8 +146,8 @@ def grid_submit(
     profile: ProfileOption = None,
     cluster: ClusterOption = "slurm",
     cache: CacheOption = "auto",
-    jobs: JobsOption = 1,
-    lockstep: LockstepOption = 1,
+    jobs: JobsOption = None,
+    lockstep: LockstepOption = None,
     runs: RunsOption = Path("runs"),
     data: DataOption = None,
     download: DownloadOption = False,
@@ -157,9 +163,16 @@ def grid_submit(
     from kdbench.grid.submissions import Launch
 
     resources = None
+    if cluster == "local" and profile is not None:
+        raise UserError("--profile is for Slurm: leave it out, or leave --cluster local out")
     if cluster == "slurm":
         from kdbench.slurm.profile import EXAMPLES, load_profile
 
+        if jobs or lockstep:
+            raise UserError(
+                "--jobs and --lockstep are for --cluster local: leave them out, and set parallelism and lockstep in "
+                "the profile"
+            )
         if profile is None:
             raise UserError(
                 f"Slurm needs --profile FILE ({EXAMPLES} has two examples); --cluster local starts workers on this "
@@ -168,8 +181,8 @@ def grid_submit(
         resources = load_profile(profile)
     opened = open_grid(context, file, runs, data, download=download, device=device)
     launch = Launch(
-        jobs=jobs,
-        lockstep=lockstep,
+        jobs=jobs or 1,
+        lockstep=lockstep or 1,
         cache=cache,
         device=device,
         compile=compile_,
@@ -197,6 +210,8 @@ def grid_retry(
     from kdbench.cli.grid_jobs import retry
 
     resources = None
+    if profile and jobs:
+        raise UserError("--profile is for Slurm, and --jobs for this machine: leave one of them out")
     if profile:
         from kdbench.slurm.profile import load_profile
 
@@ -230,7 +245,7 @@ def grid_status(
     from kdbench.cli.grid_view import headline, lines
     from kdbench.grid.states import State
 
-    opened = open_grid(context, file, runs, data)
+    opened = open_grid(context, file, runs, data, looks=True)
     if watch:
         opened = follow(opened)
     grid, overview = opened.grid, opened.overview

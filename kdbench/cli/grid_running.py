@@ -71,15 +71,32 @@ def open_grid(
     *,
     download: bool = False,
     device: str | None = None,
+    looks: bool = False,
 ) -> OpenGrid:
-    """Read a grid's file and find the states of its cells."""
+    """Read a grid's file and find the states of its cells.
+
+    Parameters
+    ----------
+    looks
+        Whether the command only looks, and neither starts nor stops anything.
+
+    Raises
+    ------
+    UserError
+        A submission of the grid cannot be read, so that its jobs are not known, and the command does more than look.
+    """
     from kdbench.grid.grid import Grid
     from kdbench.grid.overview import read_overview
     from kdbench.grid.states import State
+    from kdbench.grid.submissions import folder_of
 
     scheduler = find_scheduler()
     grid = Grid.open(file, runs=runs, data=data, download=download, device=device, scheduler=scheduler)
     overview = read_overview(grid, scheduler)
+    for folder, damage in overview.damages.items():
+        if folder.parent == folder_of(grid) and not looks:
+            raise UserError(damage)
+        echo(f"left out: {damage}")
     warn_of_changes(grid.session, overview.cells_in(State.DONE))
     return OpenGrid(context, grid, overview)
 

@@ -35,11 +35,16 @@ def measure_unknown(grid: Grid, estimate: GridEstimate) -> GridEstimate:
     printed = started - _TELL_SECONDS
     with tempfile.TemporaryDirectory(prefix="kdbench-") as scratch, Stop() as stop, progress:
         task = progress.add_task("")
+        kept = "0"
+
+        def check() -> None:
+            if stop.signum is not None:
+                raise Interrupted(f"{kept} are timed and kept: type the same command to resume", stop.signum)
 
         def observe(what: str, done: int, total: int) -> None:
-            nonlocal printed
-            if stop.signum is not None:
-                raise Interrupted(f"{done} of {total} are timed and kept: type the same command to resume", stop.signum)
+            nonlocal printed, kept
+            kept = f"{done} of {total}"
+            check()
             now = time.monotonic()
             left = f", about {clock((now - started) / done * (total - done))} left" if done else ""
             text = f"timing {what}: {done} of {total} done{left}"
@@ -48,4 +53,4 @@ def measure_unknown(grid: Grid, estimate: GridEstimate) -> GridEstimate:
                 printed = now
                 echo(text)
 
-        return measure(grid, estimate, Path(scratch), observe=observe)
+        return measure(grid, estimate, Path(scratch), observe=observe, check=check)

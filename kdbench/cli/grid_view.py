@@ -176,6 +176,7 @@ def caches(needs: Sequence[CacheNeed]) -> Group:
 def time_lines(estimate: GridEstimate) -> list[str]:
     """Describe how long the unfinished cells will take, or why that is unknown."""
     speed, unknown, total = estimate.speed, len(estimate.unknown), len(estimate.variants)
+    known = total - unknown - len(speed.failed)
     if not total:
         return ["time: nothing is left to run"]
     texts = []
@@ -185,8 +186,10 @@ def time_lines(estimate: GridEstimate) -> list[str]:
             f"time: unknown for {unknown} of {total} variants (cells that differ only in their seed), none of which "
             f"was run{where}: add --measure to time a few steps of each here"
         )
-    if unknown < total:
-        which = f"the other {counted(total - unknown, 'variant')}: " if unknown else ""
+    if speed.failed:
+        texts.append(f"time: {len(speed.failed)} of {total} variants could not be timed, and are not included")
+    if known:
+        which = f"the other {counted(known, 'variant')}: " if known < total else ""
         text = f"time: {which}about {clock(estimate.seconds)} with one worker ({speed.device})"
         if speed.parallel > 1:
             best = clock(estimate.seconds / speed.parallel)
@@ -197,7 +200,7 @@ def time_lines(estimate: GridEstimate) -> list[str]:
             f"time: {len(speed.measured)} of {total} variants were timed on a few training steps, without the "
             "evaluation after each epoch"
         )
-    if unknown < total and estimate.to_build and speed.views is None:
+    if known and estimate.to_build and speed.views is None:
         texts.append("time: building the teacher caches is not included: add --measure to time it here")
     if speed.elsewhere:
         texts.append(f"time: {counted(speed.elsewhere, 'record')} of other devices left out")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from kdbench.cli.options import print_tables
+from kdbench.cli.output import write_error
 from kdbench.cli.selection import (
     BaselineOption,
     MethodsOption,
@@ -57,7 +58,11 @@ def table(
         str | None, typer.Option(help="Published values of this data set, alone or with ours in the paper layout.")
     ] = None,
     source: Annotated[
-        list[str] | None, typer.Option(help="Only published values of these sources; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            help="Only published values of these sources; below ours, of methods that were not run too. "
+            "May be repeated."
+        ),
     ] = None,
     beside: Annotated[bool, typer.Option("--beside", help="Show published values in brackets beside ours.")] = False,
 ) -> None:
@@ -83,13 +88,15 @@ def table(
         runs or Path("runs"), protocol=protocol, rules=rules, methods=methods, pairs=pairs, baseline=baseline
     )
     values = load_published(published).select(sources=split_names(source) or None) if published is not None else None
+    selection.remarks.extend(values.problems if values else ())
+    others = bool(source) and not methods
 
     def tables_of(comparison: Comparison) -> list[Table]:
         base = choose_baseline(comparison, baseline) if baseline is not None else None
         if layout == "detail":
             return [detail(comparison, pair, epoch, base) for pair in comparison.pairs]
         ours = paper(comparison, base, marks or "clear", epoch)
-        return [with_published(ours, comparison, values, beside=beside) if values else ours]
+        return [with_published(ours, comparison, values, beside=beside, others=others) if values else ours]
 
     print_tables(selection.each(tables_of), form)
     selection.finish()
@@ -181,6 +188,7 @@ def claims(
     selection = read_selection(runs, protocol=protocol, rules=rules, methods=methods, pairs=pairs)
     comparisons = selection.comparisons
     published = [load_published(dataset) for dataset in datasets()]
+    selection.remarks.extend(dict.fromkeys(problem for values in published for problem in values.problems))
     ledgers = [(comparison, ledger.claims(comparison, values)) for comparison in comparisons for values in published]
     tables = [ledger.ledger_table(comparison, claims) for comparison, claims in ledgers if claims]
     if not tables:
@@ -198,15 +206,17 @@ def _published(
     baseline: str | None,
     marks: Marks,
 ) -> list[Table]:
-    from kdbench.analysis.published.tables import printed_table, published_tables
+    from kdbench.analysis.published.printed import printed_table
+    from kdbench.analysis.published.tables import published_tables
     from kdbench.analysis.published.values import load_published
     from kdbench.experiment.pairs import named_pairs
 
     sets = named_pairs()
     networks = [str(pair) for name in pairs or [] for pair in (sets[name].pairs if name in sets else (name,))]
-    values = load_published(dataset).select(
-        split_names(methods) or None, split_names(sources) or None, networks or None
-    )
+    published = load_published(dataset)
+    for problem in published.problems:
+        write_error(problem)
+    values = published.select(split_names(methods) or None, split_names(sources) or None, networks or None)
     if values.frame.empty:
         raise UserError("no values are published for this combination of methods, sources and pairs")
     source = names[0] if len(names := split_names(sources)) == 1 else None

@@ -280,10 +280,10 @@ def measure(
     return rows, statistics.median(times["teacher"])
 
 
-def forward_seconds(bench: Bench) -> float:
+def forward_seconds(bench: Bench, observe: Callable[[float], None] = lambda _: None) -> float:
     """Seconds in which the live teacher says what a cache keeps of one view, asked in batches as a build asks."""
     device = bench.options.device
     plain = [Wanted(seed=1, plan=PLAIN, parts=STORED, epochs=range(1, 2))]
     chunk = torch.from_numpy(visited(plain, bench.data)[: forward_batch(device)])
-    times = alternate({"forward": lambda: bench.live.forward(bench.data, chunk)}, 3, device)
+    times = alternate({"forward": lambda: bench.live.forward(bench.data, chunk)}, 3, device, observe)
     return statistics.median(times["forward"]) / len(chunk)

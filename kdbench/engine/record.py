@@ -71,6 +71,10 @@ def make_record(
         "overrides": protocol.overrides(),
         "dataset": protocol.dataset,
         "data_fingerprint": dataset.fingerprint,
+        "test_set": {
+            "images": len(dataset.test_labels),
+            "largest_class": int(dataset.test_labels.bincount().max()),
+        },
         "teacher": {name: getattr(teacher, name) for name in ("network", "id", "weights", "accuracy")}
         if teacher
         else None,

@@ -37,10 +37,12 @@ _WHOLE_NUMBERS = {
     "cost.extra_parameters": 0,
     "cost.pretraining_epochs": 0,
     "cost.cells_together": 1,
+    "test_set.images": 1,
+    "test_set.largest_class": 1,
 }
 """The least that each may be."""
 _OPTIONAL = {"top5", *(f"cost.{name}" for name in ("evaluate_seconds", "images_per_second", "peak_memory_mb"))}
-_OPTIONAL |= {"cost.pretraining_epochs", "cost.cells_together"}
+_OPTIONAL |= {"cost.pretraining_epochs", "cost.cells_together", "test_set.images", "test_set.largest_class"}
 """Numbers that nothing reads, or that were added after records had been kept."""
 _OF_TEACHER = {"teacher.accuracy", "agreement", "teacher_kl"}
 _TEXTS = (
@@ -125,6 +127,9 @@ def _check(record: Mapping[str, Any]) -> None:
         raise ValueError("its best top1 is below that of the last epoch")
     if record["best_on_test"]["epoch"] > record["epochs"]:
         raise ValueError("its best epoch comes after the last")
+    test_set = record.get("test_set") or {"images": 0, "largest_class": 0}
+    if test_set["largest_class"] > test_set["images"]:
+        raise ValueError("the largest class of its test set has more images than the whole")
 
 
 def _check_numbers(record: Mapping[str, Any]) -> None:

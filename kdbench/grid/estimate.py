@@ -11,7 +11,7 @@ import os
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -46,6 +46,8 @@ class Speed:
     """Training and evaluation, from records; training only where it was measured."""
     measured: frozenset[Variant] = frozenset()
     """Variants whose steps were timed."""
+    failed: Mapping[Variant, str] = field(default_factory=dict)
+    """Variants whose steps could not be timed, with the reasons."""
     views: Mapping[str, float] | None = None
     """Seconds to cache one view, by the teacher's network; None where that was not measured."""
     elsewhere: int = 0
@@ -188,8 +190,9 @@ class GridEstimate:
 
     @property
     def unknown(self) -> tuple[Variant, ...]:
-        """Return the variants whose time is unknown."""
-        return tuple(variant for variant in self.variants if variant not in self.speed.cells)
+        """Return the variants whose time is unknown, but for those that could not be timed."""
+        speed = self.speed
+        return tuple(variant for variant in self.variants if variant not in speed.cells.keys() | speed.failed.keys())
 
     @property
     def seconds(self) -> float:

@@ -88,7 +88,9 @@ def read_grid(path: Path) -> GridFile:
     with error_context(path, "seeds", values["seeds"]):
         seeds = _seeds(values["seeds"])
     settings: dict[str, dict[str, tuple[Any, ...]]] = {}
-    for name, table in _typed(values.get("method", {}), dict, "tables [method.NAME]").items():
+    with error_context(path, "method", values.get("method")):
+        tables = _typed(values.get("method", {}), dict, "tables [method.NAME]")
+    for name, table in tables.items():
         with error_context(path, f"[method.{name}]", table):
             method = _named("method", name, methods, "of this grid")
             settings[method] = _settings(_typed(table, dict, "a table of settings"))
@@ -106,8 +108,8 @@ def read_grid(path: Path) -> GridFile:
         data = _typed(values.get("data"), str | None, "a folder, or npz:FILE")
     students = [pair.student for pair in pairs]
     init: dict[str, str] = {}
-    for name, weights in _typed(values.get("init", {}), dict, 'a table of weights, {"STUDENT" = "FILE"}').items():
-        with error_context(path, "init", values["init"]):
+    with error_context(path, "init", values.get("init")):
+        for name, weights in _typed(values.get("init", {}), dict, 'a table of weights, {"STUDENT" = "FILE"}').items():
             network = canonical_network(name)
             require_name("student", network, students)
             init[network] = _typed(weights, str, "a file, or the name of published weights")

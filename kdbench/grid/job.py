@@ -20,7 +20,7 @@ from kdbench.experiment.folder import RECORD, STATE
 from kdbench.grid.submissions import REPORT
 from kdbench.grid.worker import Worker, Workload, print_line
 from kdbench.teachers.cache_folder import FOLDER as CACHES
-from kdbench.utils.files import NotWritten, write_json
+from kdbench.utils.files import NotWritten, paths_in, write_json
 from kdbench.utils.leases import Leases
 from kdbench.utils.scheduler import Scheduler
 from kdbench.utils.signals import Stop
@@ -100,5 +100,13 @@ def progress_mark(workload: Workload) -> int:
     cells = [*workload.train, *workload.caches, *workload.cells]
     files = [cell.folder(runs) / name for cell in cells for name in (STATE, RECORD)]
     if workload.caches:
-        files += (runs / CACHES).glob("*/*/*")
-    return sum(path.stat().st_mtime_ns for path in files if path.exists())
+        files += paths_in(runs / CACHES, "*/*/*")
+    return sum(map(_changed, files))
+
+
+def _changed(path: Path) -> int:
+    """Return when a file was last written; 0 where there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0

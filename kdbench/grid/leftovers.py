@@ -10,6 +10,7 @@ from kdbench.grid.code_copy import CODE
 from kdbench.grid.grid import Grid
 from kdbench.grid.overview import Overview
 from kdbench.grid.submissions import Submission, unbegun_folders
+from kdbench.utils.files import paths_in
 from kdbench.utils.leases import Busy, Leases, tidy
 from kdbench.utils.scheduler import Scheduler
 
@@ -31,5 +32,5 @@ def tidy_grid(grid: Grid, overview: Overview) -> None:
 def tidy_submission(submission: Submission, scheduler: Scheduler) -> None:
     """Remove the code of a submission whose jobs are over, and what its killed processes left; logs stay."""
     shutil.rmtree(submission.folder / CODE, ignore_errors=True)
-    for folder in (submission.folder, *submission.folder.glob("worker-*/")):
+    for folder in (submission.folder, *paths_in(submission.folder, "worker-*/")):
         tidy(folder, scheduler)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from kdbench.experiment.cell import Cell
 from kdbench.grid.grid import Grid
@@ -24,6 +25,8 @@ class Overview:
     """Jobs of all submissions that may still run cells of this grid, or that its file had when it was submitted."""
     over: list[Submission]
     """Submissions that have cells of this grid, or had some, and surely no job that may run."""
+    damages: dict[Path, str]
+    """The folders of submissions under the grid's protocol that cannot be read, each with the reason."""
     problem: str
     """Why the batch system could not be asked; empty where it answered or need not."""
 
@@ -43,16 +46,11 @@ class Overview:
 
 
 def read_overview(grid: Grid, scheduler: Scheduler) -> Overview:
-    """Find the state of every cell of a grid.
-
-    Raises
-    ------
-    UserError
-        A submission's manifest is damaged.
-    """
+    """Find the state of every cell of a grid."""
+    submissions, damages = read_submissions(grid)
     submitted = [
         (submission, job)
-        for submission in read_submissions(grid)
+        for submission in submissions
         for job in submission.jobs
         if submission.is_of(grid) or not grid.cell_ids.isdisjoint(submission.served_by(job))
     ]
@@ -114,6 +112,7 @@ def read_overview(grid: Grid, scheduler: Scheduler) -> Overview:
         jobs=jobs,
         live=[*live, *unknown],
         over=[submission for submission in over.values() if not is_held(submission.folder, scheduler)],
+        damages=damages,
         problem=problem,
     )
 

@@ -155,10 +155,12 @@ def _names(folder: Path | str) -> tuple[set[str], int]:
     """Return the names in a folder, and the size of the record among them."""
     names, record_size = set(), 0
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            names.add(entry.name)
-            if entry.name == RECORD:
-                record_size = entry.stat().st_size
+        names = {entry.name for entry in entries}
+    if RECORD in names:
+        with contextlib.suppress(OSError):
+            record_size = os.stat(os.path.join(folder, RECORD)).st_size  # noqa: PTH116, PTH118 - called very often
+        if not record_size and not os.path.lexists(os.path.join(folder, RECORD)):  # noqa: PTH118
+            names.discard(RECORD)  # deleted meanwhile
     return names, record_size
 
 

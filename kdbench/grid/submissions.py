@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 from kdbench.data.place import MAX_WORKERS
-from kdbench.errors import UserError
 from kdbench.grid.grid import Grid
 from kdbench.teachers.plan import CacheMode
-from kdbench.utils.files import explain_os_errors, write_json
+from kdbench.utils.files import explain_os_errors, paths_in, write_json
 from kdbench.utils.leases import holder_of, living
 from kdbench.utils.names import safe_name
-from kdbench.utils.reading import read_json
+from kdbench.utils.reading import Missing, read_json
 from kdbench.utils.resources import owned_cpus
 from kdbench.utils.scheduler import Scheduler
-from kdbench.utils.values import argument, number, whole_number
+from kdbench.utils.values import argument, choice, number, text, whole_number
 
 Launcher = Literal["slurm", "local"]
 """Who starts the jobs: Slurm, or this machine."""
@@ -46,6 +46,9 @@ class Launch:
     def __post_init__(self) -> None:
         with argument("--save-every"):
             number(self.save_every, 0)
+        for name in ("jobs", "lockstep"):
+            with argument(f"--{name}"):
+                whole_number(getattr(self, name), 1)
         with argument("--workers"):
             if self.workers is not None:
                 whole_number(self.workers, 0, MAX_WORKERS)
@@ -92,8 +95,11 @@ class Submission:
 
     @property
     def time(self) -> int:
-        """Return when it was made, as a number that grows."""
-        return (self.folder / _MANIFEST).stat().st_mtime_ns
+        """Return when it was made, as a number that grows; 0 for one that was deleted meanwhile."""
+        try:
+            return (self.folder / _MANIFEST).stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
 
     def is_of(self, grid: Grid) -> bool:
         """Return whether the grid's file was submitted, whatever it said then."""
@@ -129,7 +135,7 @@ def new_folder(grid: Grid, launcher: Launcher) -> Path:
     parent = folder_of(grid)
     with explain_os_errors(parent):
         parent.mkdir(parents=True, exist_ok=True)
-        number = 1 + max((int(path.name[:4]) for path in parent.glob("[0-9][0-9][0-9][0-9]-*")), default=0)
+        number = 1 + max((int(path.name[:4]) for path in paths_in(parent, "[0-9][0-9][0-9][0-9]-*")), default=0)
         while True:
             folder = parent / f"{number:04d}-{launcher}"
             try:
@@ -142,7 +148,8 @@ def new_folder(grid: Grid, launcher: Launcher) -> Path:
 
 def unbegun_folders(grid: Grid) -> list[Path]:
     """Return the folders of a grid's submissions that have no manifest: it is being written, or never will be."""
-    return [folder for folder in folder_of(grid).glob("[0-9]*-*/") if not (folder / _MANIFEST).exists()]
+    folders = paths_in(folder_of(grid), "[0-9]*-*/")
+    return [folder for folder in folders if not os.path.lexists(folder / _MANIFEST)]
 
 
 def folder_of(grid: Grid) -> Path:
@@ -150,30 +157,37 @@ def folder_of(grid: Grid) -> Path:
     return grid.session.runs / grid.session.protocol.name / "grids" / safe_name(grid.file.name)
 
 
-def read_submissions(grid: Grid) -> list[Submission]:
+def read_submissions(grid: Grid) -> tuple[list[Submission], dict[Path, str]]:
     """Read all submissions under a grid's protocol, oldest first: grids may share cells.
 
-    Raises
-    ------
-    UserError
-        A manifest is damaged.
+    Returns
+    -------
+    submissions
+    damages
+        The folders of those that cannot be read, each with the reason and what to do.
     """
-    submissions = []
-    manifests = folder_of(grid).parent.glob(f"*/*/{_MANIFEST}")
-    for path in manifests:
+    submissions: list[Submission] = []
+    damages: dict[Path, str] = {}
+    for folder in paths_in(folder_of(grid).parent, "*/*/"):
+        path = folder / _MANIFEST
         try:
-            submissions.append(_parse(path.parent, read_json(path)))
+            submissions.append(_parse(folder, read_json(path)))
+        except Missing:
+            continue  # not written yet, or deleted meanwhile
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is damaged ({error}): move its folder away") from None
-    return sorted(submissions, key=lambda submission: submission.time)
+            reason = f"{error} is missing" if isinstance(error, KeyError) else error
+            damages[folder] = f"{path} is damaged ({reason}): move its folder away"
+    return sorted(submissions, key=lambda submission: submission.time), damages
 
 
 def _parse(folder: Path, values: dict[str, Any]) -> Submission:
-    jobs = tuple(SubmittedJob(job["id"], job["stage"], tuple(job["cells"])) for job in values["jobs"])
+    jobs = tuple(
+        SubmittedJob(text(job["id"]), text(job["stage"]), tuple(map(text, job["cells"]))) for job in values["jobs"]
+    )
     launch = values["launch"]
     return Submission(
         folder=folder,
-        launcher=values[_LAUNCHER],
+        launcher=cast("Launcher", choice(values[_LAUNCHER], get_args(Launcher))),
         cluster=values["cluster"],
         profile=values["profile"],
         launch=Launch(lockstep=launch.pop(_LOCKSTEP, 1), **launch),

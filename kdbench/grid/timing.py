@@ -9,9 +9,10 @@ from statistics import median
 
 import torch
 
-from kdbench.data.datasets import random_dataset
+from kdbench.data.fabricated import fabricated
 from kdbench.data.groups import Layout
 from kdbench.engine.bench import Bench, alternate, forward_seconds
+from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell, TeacherRef
 from kdbench.experiment.pairs import Pair
 from kdbench.grid.estimate import GridEstimate, parallel_workers, this_device
@@ -20,17 +21,24 @@ from kdbench.grid.measured import Measured, step_key, view_key
 from kdbench.grid.shapes import data_shape
 from kdbench.grid.variants import Variant
 from kdbench.teachers.demand import Wanted
+from kdbench.utils.text import one_line
 
 Observe = Callable[[str, int, int], None]
 """Called with what is timed next, how much was timed and how much there is to time; it may raise to stop."""
 
 
 def measure(
-    grid: Grid, estimate: GridEstimate, scratch: Path, rounds: int = 5, observe: Observe = lambda *_: None
+    grid: Grid,
+    estimate: GridEstimate,
+    scratch: Path,
+    rounds: int = 5,
+    observe: Observe = lambda *_: None,
+    check: Callable[[], None] = lambda: None,
 ) -> GridEstimate:
     """Time the variants whose time is unknown, and the building of caches, on the session's device.
 
-    Each time is kept at once, and what was kept before is not timed again: see :mod:`kdbench.grid.measured`.
+    Each time is kept at once, and what was kept before is not timed again: see :mod:`kdbench.grid.measured`. What
+    cannot be timed, as a method that does not support its pair, is left out with the reason.
 
     Images are random where the data set has a name, teachers are untrained; see :mod:`kdbench.engine.bench`. Only
     training is timed, without the evaluation after each epoch.
@@ -43,15 +51,12 @@ def measure(
         A folder for caches of random numbers.
     rounds
         Steps that are timed of each variant.
-
-    Raises
-    ------
-    UserError
-        A method does not support the networks of its pair.
+    check
+        Called between two steps; it may raise to stop.
     """
     session = grid.session
     protocol, data = session.protocol, data_shape(session)
-    dataset = session.given or random_dataset(protocol.dataset)
+    dataset = session.given or fabricated(protocol)
     steps = Layout(data.num_images, protocol.rules.schedule).steps
     cached = {need.teacher.ref for need in estimate.caches if need.used}
     build = {need.teacher.ref.network for need in estimate.to_build}
@@ -69,19 +74,29 @@ def measure(
         if (seconds := measured.get(view_key(network, protocol))) is not None:
             views[network] = seconds
     count, total = 0, len(to_time) + len(build - views.keys())
+    failed: dict[Variant, str] = {}
     for pair, variants in _by_pair(grid, to_time, build - views.keys()).items():
-        bench = Bench(protocol, dataset, pair, scratch, replace(session.options, runs=scratch))
+        check()
+        try:
+            bench = Bench(protocol, dataset, pair, scratch, replace(session.options, runs=scratch))
+        except Exception as error:
+            failed |= dict.fromkeys(variants, _reason(error))
+            continue
         for variant in variants:
             cell = replace(variant.cell, seed=1)
-            observe(f"{cell.method} {pair if cell.teacher else cell.student}", count, total)
-            step = bench.cached_step(cell) if _from_cache(cell, cached) else bench.live_step(cell)
-            seconds = median(alternate({"step": step}, rounds, session.device)["step"])
+            observe(variant.name, count, total)
+            try:
+                step = bench.cached_step(cell) if _from_cache(cell, cached) else bench.live_step(cell)
+                seconds = median(alternate({"step": step}, rounds, session.device, lambda _: check())["step"])
+            except Exception as error:
+                failed[variant] = _reason(error)
+                continue
             measured.add(_step_key(variant, cached), seconds)
             cells[variant] = seconds * steps * len(cell.epochs)
             count += 1
         if bench.teacher in build - views.keys():
             observe(f"cache of {bench.teacher}", count, total)
-            views[bench.teacher] = forward_seconds(bench)
+            views[bench.teacher] = forward_seconds(bench, lambda _: check())
             measured.add(view_key(bench.teacher, protocol), views[bench.teacher])
             count += 1
     from_records = estimate.speed
@@ -89,10 +104,15 @@ def measure(
         from_records,
         cells={**from_records.cells, **cells},
         measured=frozenset(cells),
+        failed=failed,
         views=views,
         parallel=parallel_workers(session.device.type, torch.get_num_threads()),
     )
     return replace(estimate, speed=speed)
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {one_line(error)}"
 
 
 def _from_cache(cell: Cell, cached: set[TeacherRef]) -> bool:

@@ -11,7 +11,6 @@ from kdbench.data.groups import Layout
 from kdbench.data.images import DataShape
 from kdbench.data.views import check_plan
 from kdbench.engine.step import check_batches
-from kdbench.experiment.pairs import Pair
 from kdbench.experiment.protocol import Protocol
 from kdbench.experiment.registry import load_method
 from kdbench.grid.grid import Grid
@@ -30,7 +29,8 @@ def unsupported(grid: Grid, variants: Iterable[Variant], data: DataShape) -> dic
     """
     protocol, nets = grid.session.protocol, dict[str, Net | None]()
     reasons: dict[str, str] = {}
-    for cell in (variant.cell for variant in variants):
+    for variant in variants:
+        cell = variant.cell
         names = [cell.student, *([cell.teacher.network] if cell.teacher else [])]
         for name in names:
             if name not in nets:
@@ -54,8 +54,7 @@ def unsupported(grid: Grid, variants: Iterable[Variant], data: DataShape) -> dic
                 method.wrap(setup)
             check_batches(method, Layout(data.num_images, protocol.rules.schedule))
         except ValueError as error:
-            pair = Pair.of(cell.teacher.network, cell.student) if cell.teacher else cell.student
-            reasons[f"{cell.method} {pair}"] = str(error)
+            reasons[variant.name] = str(error)
         except Exception:  # noqa: S112 - it needs values
             continue
     return reasons

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import final
 
 from kdbench.experiment.cell import Cell
+from kdbench.experiment.pairs import Pair
 from kdbench.grid.states import State, Status
 
 
@@ -24,6 +25,13 @@ class Variant:
     def cell(self) -> Cell:
         """Return a representative, unfinished if any is."""
         return (self.left or self.done)[0]
+
+    @property
+    def name(self) -> str:
+        """Return method and pair, or method and student."""
+        cell = self.cell
+        pair = Pair.of(cell.teacher.network, cell.student) if cell.teacher else cell.student
+        return f"{cell.method} {pair}"
 
 
 def variants_of(statuses: Iterable[Status]) -> tuple[Variant, ...]:

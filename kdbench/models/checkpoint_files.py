@@ -19,6 +19,7 @@ import safetensors.torch
 import torch
 
 from kdbench.errors import UserError
+from kdbench.utils.text import printable
 
 _STATE_DICT_ALONE = "save its state dict alone, torch.save({'model': net.state_dict()}, FILE)"
 _AGAIN = "fetch it again"
@@ -61,11 +62,6 @@ def read_checkpoint(path: Path) -> Any:
         raise UserError(f"{path} cannot be read ({error.strerror or type(error).__name__})") from None
     except Exception as error:  # a damaged file may raise anything
         raise UserError(f"{path} is damaged or no checkpoint ({type(error).__name__}): {_AGAIN}") from None
-
-
-def printable(text: object) -> str:
-    """Return a foreign text as one line without control characters."""
-    return "".join(c if c.isprintable() else "?" for c in str(text))
 
 
 def _read(path: Path, head: bytes) -> Any:

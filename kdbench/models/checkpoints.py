@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from kdbench.errors import UserError
-from kdbench.models.checkpoint_files import printable, read_checkpoint
+from kdbench.models.checkpoint_files import read_checkpoint
 from kdbench.models.weights import COUNTER, classifier_names, describe_misfit, load_weights, other_classes, weights_hash
 from kdbench.net import Net
+from kdbench.utils.text import printable
 
 _MAX_DEPTH = 4
 """How deep state dicts may lie in a checkpoint."""

@@ -31,7 +31,7 @@ from kdbench.teachers.cache_folder import FOLDER, IDENTITY, Identity, lock_use
 from kdbench.teachers.places import Forward, PlacedBatches
 from kdbench.teachers.segments import PARTIAL, SEGMENT, Pairs, Segment, SegmentWriter
 from kdbench.teachers.watch import Estimate, Watch
-from kdbench.utils.files import NotWritten, free_space, write_json
+from kdbench.utils.files import NotWritten, free_space, paths_in, write_json
 from kdbench.utils.leases import Busy, Lease, Leases, tidy
 from kdbench.utils.scheduler import Scheduler
 from kdbench.utils.signals import Stop
@@ -67,9 +67,9 @@ class TeacherCache:
 
     def refresh(self) -> None:
         """Take in the segments that have been added meanwhile, each of them checked against its hashes once."""
-        for path in sorted(self.folder.glob(f"*/{SEGMENT}")):
+        for path in paths_in(self.folder, f"*/{SEGMENT}"):
             name = path.parent.name
-            if name in self._segments or name.endswith(PARTIAL):
+            if name in self._segments or name.endswith(PARTIAL) or not path.exists():
                 continue
             try:
                 self._segments[name] = Segment(path.parent)

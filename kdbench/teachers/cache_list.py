@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kdbench.teachers.cache_folder import FOLDER, Identity, lock_use, read_identity
 from kdbench.teachers.segments import DAMAGE, PAIRS, PARTIAL, SEGMENT, mapped
-from kdbench.utils.files import explain_os_errors
+from kdbench.utils.files import explain_os_errors, paths_in
 from kdbench.utils.leases import Busy, Leases
 from kdbench.utils.reading import read_json
 from kdbench.utils.scheduler import Scheduler
@@ -34,11 +34,12 @@ class CacheInfo:
 
 def list_caches(runs: Path) -> list[CacheInfo]:
     """Return all caches below a folder of runs."""
-    return [_info(folder) for folder in sorted((runs / FOLDER).glob("*/")) if folder.is_dir()]
+    return [_info(folder) for folder in paths_in(runs / FOLDER, "*/")]
 
 
 def _info(folder: Path) -> CacheInfo:
-    whole = [path.parent for path in folder.glob(f"*/{SEGMENT}") if not path.parent.name.endswith(PARTIAL)]
+    segments = [path.parent for path in paths_in(folder, f"*/{SEGMENT}") if path.exists()]
+    whole = [segment for segment in segments if not segment.name.endswith(PARTIAL)]
     parts: set[str] = set()
     pairs = 0
     for segment in whole:
@@ -52,7 +53,7 @@ def _info(folder: Path) -> CacheInfo:
         pairs=pairs,
         parts=tuple(sorted(parts)),
         bytes=_size(folder),
-        unfinished=len(list(folder.glob(f"*{PARTIAL}"))),
+        unfinished=len(paths_in(folder, f"*{PARTIAL}")),
     )
 
 
@@ -76,7 +77,7 @@ def remove_cache(
                     held.callback(os.close, descriptor)
         except (Busy, BlockingIOError):
             return None
-        doomed = list(folder.glob(f"*{PARTIAL}")) if unfinished_only else [folder]
+        doomed = paths_in(folder, f"*{PARTIAL}") if unfinished_only else [folder]
         freed = sum(map(_size, doomed))
         with explain_os_errors(folder, "ask its owner"):
             for path in doomed:
@@ -87,7 +88,8 @@ def remove_cache(
 def _size(folder: Path) -> int:
     """Bytes of all files below a folder, some of which may vanish meanwhile."""
     total = 0
-    for file in folder.rglob("*"):
-        with contextlib.suppress(OSError):
-            total += file.stat().st_size if file.is_file() else 0
+    for place, _, names in os.walk(folder):
+        for file in (Path(place, name) for name in names):
+            with contextlib.suppress(OSError):
+                total += file.stat().st_size if file.is_file() else 0
     return total

@@ -11,6 +11,7 @@ from kdbench.errors import UserError
 from kdbench.experiment.cell import TeacherRef
 from kdbench.experiment.pairs import TeacherSpec
 from kdbench.experiment.protocol import Protocol
+from kdbench.utils.files import paths_in
 from kdbench.utils.names import safe_name
 from kdbench.utils.reading import read_json
 from kdbench.utils.text import one_line
@@ -98,7 +99,7 @@ def card_folder(runs: Path, protocol: str, card: TeacherCard) -> Path:
 
 def protocols_with_teachers(runs: Path) -> list[str]:
     """Names of the protocols that have teachers."""
-    return sorted(folder.parent.name for folder in runs.glob("*/teachers") if _card_paths(folder))
+    return sorted(folder.parent.name for folder in paths_in(runs, "*/teachers") if _card_paths(folder))
 
 
 def read_card(path: Path) -> TeacherCard:
@@ -139,7 +140,7 @@ def read_cards(runs: Path, protocol: str) -> tuple[list[TeacherCard], dict[Path,
 
 def _card_paths(folder: Path) -> list[Path]:
     """Return the cards in a folder of teachers, those that are links to nothing among them."""
-    return [path for teacher in sorted(folder.glob("*")) if os.path.lexists(path := teacher / CARD)]
+    return [path for teacher in paths_in(folder, "*") if os.path.lexists(path := teacher / CARD)]
 
 
 def teachers_of(runs: Path, protocol: Protocol, network: str, digits: str = "") -> list[TeacherCard]:

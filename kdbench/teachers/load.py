@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from scipy.special import bdtrc
 from torch import Tensor
 
 from kdbench.data.images import Dataset
@@ -18,13 +17,12 @@ from kdbench.models.evaluate import evaluate, predict
 from kdbench.models.weights import freeze, load_weights, read_weights, weights_hash
 from kdbench.net import Net
 from kdbench.teachers.cards import TeacherCard, card_folder
+from kdbench.utils.guessing import is_guess
 
 _TOLERANCE = 0.1
 """Percent by which a measured accuracy may differ from the expected one, if that is more than _NUM_IMAGES images."""
 _NUM_IMAGES = 3
 """Test images by which it may differ in any case: other devices round near ties in other ways."""
-_CHANCE = 1e-4
-"""Probability of an accuracy by guessing, above which it may come from guessing."""
 
 
 class TeacherMismatch(UserError):
@@ -97,8 +95,7 @@ def agrees(measured: float, expected: float, dataset: Dataset) -> bool:
 def doubts(card: TeacherCard, protocol: Protocol, dataset: Dataset) -> str:
     """Say what is doubtful about a teacher's accuracy, and what to check; empty where nothing is."""
     labels = dataset.test_labels
-    right, most = round(card.accuracy / 100 * len(labels)), int(labels.bincount().max())
-    guessed = bool(bdtrc(right - 1, len(labels), most / len(labels)) > _CHANCE) if right else True
+    guessed = is_guess(card.accuracy, len(labels), int(labels.bincount().max()))
     measured = f"{card.accuracy:.2f} % of {len(labels)} test images"
     if not card.imported:
         return f"{measured} cannot be told from guessing: train it for more epochs" if guessed else ""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from kdbench.data.images import Dataset
 from kdbench.errors import UserError
@@ -16,12 +17,13 @@ from kdbench.experiment.folder import WEIGHTS
 from kdbench.experiment.protocol import Protocol
 from kdbench.models import twin_of
 from kdbench.models.build import Normalisation, build_net
-from kdbench.models.checkpoint_files import printable
 from kdbench.models.starts import read_start
-from kdbench.models.weights import read_weights, save_weights, weights_hash, write_weights
+from kdbench.models.weights import COUNTER, read_weights, save_weights, weights_hash, write_weights
+from kdbench.net import Net
 from kdbench.teachers.cards import CARD, TeacherCard, card_folder, list_teachers, read_card
 from kdbench.teachers.load import TeacherMismatch, agrees, measure
 from kdbench.utils.files import write_json
+from kdbench.utils.text import printable
 
 
 def register_trained(runs: Path, cell: Cell, record: dict[str, Any]) -> TeacherCard:
@@ -78,7 +80,10 @@ def import_teacher(
     expected: float | None = None,
     key: str | None = None,
 ) -> TeacherCard:
-    """Import a checkpoint as a teacher and measure it. Weights that are a teacher's already stay that one teacher.
+    """Import a checkpoint as a teacher and measure it.
+
+    Weights that are a teacher's already stay that one teacher. Counters of batches do not matter: only training reads
+    them, and files of torch 0.4.0 have none.
 
     Parameters
     ----------
@@ -121,9 +126,15 @@ def import_teacher(
             f" --accuracy {accuracy:.2f}"
         )
     weights = weights_hash(net.backbone.state_dict())
-    names, same = {network, twin_of(network)}, (weights, normalisation, protocol.dataset)
-    cards = [card for card in list_teachers(runs, protocol.name) if card.network in names]
-    known = next((card for card in cards if (card.weights, card.normalisation, card.dataset) == same), None)
+    names, same = {network, twin_of(network)}, (normalisation, protocol.dataset)
+    cards = [
+        card
+        for card in list_teachers(runs, protocol.name)
+        if card.network in names and (card.normalisation, card.dataset) == same
+    ]
+    known = next((card for card in cards if card.weights == weights), None) or next(
+        (card for card in cards if _holds(card_folder(runs, protocol.name, card) / WEIGHTS, card, net)), None
+    )
     mean, std = normalisation or (None, None)
     card = known or TeacherCard(
         network=network,
@@ -137,7 +148,7 @@ def import_teacher(
         std=std,
     )
     folder = card_folder(runs, protocol.name, card)
-    if known is None or _hash_of(folder / WEIGHTS) != weights:
+    if _hash_of(folder / WEIGHTS) != card.weights:
         save_weights(folder / WEIGHTS, net)
     if known and known.imported and expected is not None:
         card = replace(known, expected=expected)
@@ -155,6 +166,19 @@ def _file_hash(path: Path, label: str, normalisation: Normalisation | None) -> s
     if normalisation:
         digest.update(f" {normalisation}".encode())
     return digest.hexdigest()
+
+
+def _holds(path: Path, card: TeacherCard, net: Net) -> bool:
+    """Return whether a teacher's file is whole and has the weights of a network, but for counters of batches."""
+    try:
+        stored, weights = read_weights(path), net.backbone.state_dict()
+    except UserError:
+        return False
+    return weights_hash(stored) == card.weights and _hash_without_counters(stored) == _hash_without_counters(weights)
+
+
+def _hash_without_counters(weights: dict[str, Tensor]) -> str:
+    return weights_hash({name: value for name, value in weights.items() if not name.endswith(COUNTER)})
 
 
 def _hash_of(path: Path) -> str | None:

@@ -11,9 +11,10 @@ from kdbench.data.lazy import LazyData
 from kdbench.experiment.cell import TeacherRef
 from kdbench.experiment.pairs import TeacherSpec
 from kdbench.experiment.protocol import Protocol
+from kdbench.models.earlier import network_name
 from kdbench.teachers.cache import TeacherCache
 from kdbench.teachers.cache_folder import Identity
-from kdbench.teachers.cards import TeacherCard, find_teacher
+from kdbench.teachers.cards import TeacherCard, find_teacher, list_teachers
 from kdbench.teachers.load import load_teacher
 from kdbench.teachers.outputs import LiveTeacher
 from kdbench.utils.scheduler import Scheduler
@@ -36,6 +37,19 @@ class TeacherStore:
         self.device, self.scheduler = device, scheduler
         self._live: dict[str, LiveTeacher] = {}
         self._caches: dict[str, TeacherCache] = {}
+
+    def spelling(self, network: str) -> str:
+        """Return the one spelling of a network's name, or that which only teachers of earlier versions have.
+
+        Raises
+        ------
+        UserError
+            The name is not known, or there is no such teacher.
+        """
+        name, refusal = network_name(network)
+        if refusal and all(card.network != name for card in list_teachers(self.runs, self.protocol.name)):
+            raise refusal
+        return name
 
     def find(self, spec: TeacherSpec, network: str) -> TeacherCard:
         """Find the card of a teacher; ``network`` is the one spelling of its network's name.

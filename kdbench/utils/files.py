@@ -108,7 +108,7 @@ def sweep(folder: Path, pattern: str = ".*.*.tmp", *, held: bool = False) -> int
     held
         Whether this process alone may write there.
     """
-    return sum(_removed(path, held) for path in folder.glob(pattern))
+    return sum(_removed(path, held) for path in paths_in(folder, pattern))
 
 
 def is_temporary(name: str) -> bool:
@@ -154,6 +154,13 @@ def _machine() -> str:
 def write_json(path: Path, value: Any, *, permit: Callable[[], None] = lambda: None) -> None:
     """Write a value as readable JSON, atomically; NaN raises ValueError."""
     write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n", permit=permit)
+
+
+def paths_in(folder: Path, pattern: str) -> list[Path]:
+    """Return the paths in a folder that match a pattern, in order; folders that vanish meanwhile have none."""
+    if not folder.exists():
+        return []
+    return sorted(folder / name for name in glob.glob(pattern, root_dir=folder, include_hidden=True))  # noqa: PTH207
 
 
 def free_space(folder: Path) -> int:

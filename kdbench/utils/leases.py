@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import final
 
 from kdbench.errors import UserError
-from kdbench.utils.files import NotWritten, explain_os_errors, is_temporary, sweep, temporary_file
+from kdbench.utils.files import NotWritten, explain_os_errors, is_temporary, paths_in, sweep, temporary_file
 from kdbench.utils.holder import Holder, boot_id, holder_text, read_holder
 from kdbench.utils.scheduler import Job, Scheduler
 
@@ -205,9 +205,7 @@ def tidy(folder: Path, scheduler: Scheduler | None = None, unused: Iterable[str]
     unused
         Names of files that are not needed any more.
     """
-    if not folder.is_dir():
-        return
-    names = {path.name for place in _places(folder) for path in place.iterdir()}
+    names = {path.name for place in _places(folder) for path in paths_in(place, "*")}
     leftovers = names.intersection(unused)
     if not leftovers and not any(name.startswith(LEASE_PREFIX) or is_temporary(name) for name in names):
         return
@@ -271,11 +269,12 @@ def _draft(folder: Path) -> Iterator[tuple[Path, int]]:
 
 def _places(folder: Path) -> list[Path]:
     """Return a folder and those in it: its holder writes to all of them."""
-    return [folder, *(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())]
+    return [folder, *(path for path in paths_in(folder, "*") if path.is_dir() and not path.is_symlink())]
 
 
 def _all(folder: Path) -> list[Path]:
-    return [path for path in folder.glob(f"{LEASE_PREFIX}*") if path.name.removeprefix(LEASE_PREFIX).isdecimal()]
+    paths = paths_in(folder, f"{LEASE_PREFIX}*")
+    return [path for path in paths if path.name.removeprefix(LEASE_PREFIX).isdecimal()]
 
 
 def _highest(folder: Path) -> Path | None:

@@ -135,7 +135,7 @@ def test_other_networks_than_the_protocols_cannot_be_compared(monkeypatch: pytes
             for t, ta, s, sa in networks
         ]
     )
-    monkeypatch.setattr("kdbench.analysis.published.values.read_values", lambda _: frame)
+    monkeypatch.setattr("kdbench.analysis.published.own.read_values", lambda _: frame)
     found = load_published("cifar100").frame
     assert found["protocol"].tolist() == [PROTOCOL, ""]
     assert found["differs"][1] == (

@@ -39,6 +39,7 @@ def test_train_twice_then_table(typed: Typed, small: list[str]) -> None:
     assert record["overrides"].keys() == {"dataset", "epochs"}
     assert record["teacher"]["network"] == "resnet8"
     assert record["cost"]["teacher_forwards"] == record["cost"]["student_views"] == 42
+    assert record["test_set"] == {"images": 30, "largest_class": 10}
     assert {"top1", "top5", "nll", "ece", "agreement", "teacher_kl", "best_on_test", "weights"} <= record.keys()
     assert {p.name for p in path.parent.iterdir()} >= {"config.toml", "metrics.jsonl", "model.safetensors"}
     code, out, err = typed(*words)
@@ -99,7 +100,7 @@ def test_the_next_command_has_the_options_that_were_given(
 ) -> None:
     spelled = []
 
-    def catch(context: typer.Context, *_: Any) -> None:
+    def catch(context: typer.Context, *_: Any, **__: Any) -> None:
         spelled.append(next_command(context, "grid", "retry", "g.toml", keep=("runs", "data")))
         raise typer.Exit
 

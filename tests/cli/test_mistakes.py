@@ -63,6 +63,11 @@ MISTAKES = [
     (["teacher", "import", "no.pth", "--protocol", "digits-demo-v1", "--network", "resnet8"], "no checkpoint no.pth"),
     (["data", "subset", "cifar-11", "o.npz", "--train-per-class", "1", "--test-per-class", "1"], "cifar-11"),
     (["data", "subset", "digits", "o.npz", "--train-per-class", "9999", "--test-per-class", "1"], "9999"),
+    (["grid", "submit", "g.toml", "--cluster", "local", "--profile", "p.toml"], "--profile is for Slurm: leave it out"),
+    (["grid", "submit", "g.toml", "--profile", "p.toml", "--jobs", "1"], "are for --cluster local: leave them out"),
+    (["grid", "submit", "g.toml", "--profile", "p.toml", "--lockstep", "1"], "are for --cluster local: leave them out"),
+    (["grid", "retry", "g.toml", "--profile", "p.toml", "--jobs", "2"], "leave one of them out"),
+    (["cache", "prune", "resnet8-00000000", "--all"], "leave it out to delete resnet8-00000000 only"),
 ]
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import pytest
 from cells import Typed
@@ -150,3 +150,19 @@ def test_printing_to_a_capture_leaves_it_in_place(runs: Path, monkeypatch: pytes
     with pytest.raises(SystemExit):
         cli.main()
     assert b"resnet8" in capture.buffer.getvalue()  # type: ignore[attr-defined]
+
+
+def test_an_interrupt_around_the_command_is_one_line(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(_: Any) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kdbench.cli.output.with_lasting_streams", run)
+    assert typed("table") == (130, "", "kdbench: stopped\n")
+
+
+def test_little_is_imported_before_interrupts_are_taken() -> None:
+    code = "import sys; before = set(sys.modules); import kdbench.cli; print(*sorted(set(sys.modules) - before))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import __future__, signal; {code}"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["kdbench", "kdbench.cli", "kdbench.errors"]

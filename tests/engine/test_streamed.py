@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 from cells import Typed
-from image_folder import NAME, RULES, register, write_digits
+from digit_files import NAME, RULES, register, write_digits
 
 from kdbench.data.batches import Batches
+from kdbench.data.images import Unread
 from kdbench.data.streamed import StreamedDataset
 from kdbench.engine.lockstep import Lockstep
 from kdbench.engine.session import Session
@@ -133,6 +135,21 @@ def test_a_broken_image_ends_the_cell_by_name(tmp_path: Path) -> None:
     assert path.name in failure["text"]
 
 
+def test_a_disk_that_is_away_loses_a_cell_and_fails_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdbench.data.decode.PAUSES", (0, 0))
+    digits = write_digits(tmp_path / "digits", train=2)
+    session = opened(digits, tmp_path / "runs")
+    cell = session.cell(method="ce", student="resnet8", seed=1)
+    for split in ("train", "val"):
+        (digits / split).rename(tmp_path / "away")
+        (outcome,) = session.run_all([cell])
+        (tmp_path / "away").rename(digits / split)
+        assert isinstance(outcome, Unread)
+        assert re.search(rf"cannot be read \(.*{split}/\d/\d+\.jpg.*\): when they can, type the same", str(outcome))
+        assert not (cell.folder(tmp_path / "runs") / FAILURE).exists()
+    assert isinstance(session.run_all([cell])[0], dict)
+
+
 def test_own_images_are_asked_for(tmp_path: Path, tiny_npz: Path) -> None:
     with pytest.raises(UserError, match="this protocol is for images of your own: type --data folder:DIR"):
         Session.open(NAME, runs=tmp_path, device="cpu")
@@ -161,7 +178,7 @@ def test_the_commands_take_image_files(digits: Path, typed: Typed) -> None:
     assert isinstance(dataset, StreamedDataset)
     assert {record["dataset"] for record in records} == {f"folder:{dataset.fingerprint[:16]}"}
     assert {record["data_fingerprint"] for record in records} == {dataset.fingerprint}
-    code, out, err = typed("table", "--runs", "runs")
+    code, out, err = typed("table", "runs")
     assert code == 0, out + err
     for workers in ("-1", "513", "x"):
         code, _, err = typed("train", *words[:-1], workers, "--student", "resnet8", "--method", "ce")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -92,6 +93,24 @@ def test_of_very_many_records_only_the_size_is_looked_at(tmp_path: Path, monkeyp
     statuses = survey(grid.cells, Path("runs"), Scheduler(), {}, {})
     assert [status.state for status in statuses] == [State.FAILED, State.DONE, State.DONE]
     assert explain(statuses[1]) == f"{statuses[1].folder / RECORD} is damaged"
+
+
+def test_a_record_that_is_deleted_meanwhile_is_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (cell,) = make_grid(methods=["ce"], seeds=1).cells
+    record = cell.folder(Path("runs")) / RECORD
+    record.parent.mkdir(parents=True)
+    record.touch()
+    (status,) = survey([cell], Path("runs"), Scheduler(), {}, {})
+    assert (status.state, status.damage) == (State.FAILED, f"{record} is empty")
+    exists = os.path.lexists
+
+    def lexists(path: str) -> bool:
+        return Path(path) != record and exists(path)
+
+    monkeypatch.setattr(os.path, "lexists", lexists)
+    (status,) = survey([cell], Path("runs"), Scheduler(), {}, {})
+    assert status.state == State.PLANNED
 
 
 def test_a_view_survives_records_of_the_wrong_kind(typed: Typed) -> None:

@@ -152,7 +152,8 @@ def test_a_submission_of_an_earlier_version_is_read_and_written_alike(tmp_path: 
     path = tmp_path / "digits-demo-v1" / "grids" / "grid" / "0001-local" / "submission.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(manifest))
-    (submission,) = read_submissions(grid)
+    (submission,), damages = read_submissions(grid)
+    assert not damages
     assert submission.launcher == "local"
     assert submission.launch == Launch(jobs=2, lockstep=3, cache="off", device="cpu", save_every=0.5)
     assert [job.cells for job in submission.jobs] == [tuple(cell.id for cell in grid.cells)]

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from cells import CPU, Typed
 from estimated_grids import opened, write_grid
 
 from kdbench.cli import grid_timing, grid_view
 from kdbench.engine.bench import Bench
+from kdbench.errors import UserError
 from kdbench.experiment.folder import RECORD
 from kdbench.grid import estimate
 from kdbench.grid import timing as grid_bench
@@ -111,12 +111,12 @@ def test_what_was_never_run_is_measured(half_done: tuple[Path, Path], tiny_npz: 
 def test_a_measured_cell_takes_its_steps(tiny_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sources: list[str] = []
 
-    def alternate(works: dict[str, Any], rounds: int, device: torch.device) -> dict[str, list[float]]:
+    def alternate(works: dict[str, Any], rounds: int, *_: Any) -> dict[str, list[float]]:
         (run,) = works["step"]._runs
         sources.append(f"{run.cell.method} {run.source.kind if run.source else None}")
         return {"step": [9.0, 2.0, 1.0]}
 
-    def forward_seconds(bench: Bench) -> float:
+    def forward_seconds(bench: Bench, *_: Any) -> float:
         sources.append(f"build {bench.teacher}")
         return 0.5
 
@@ -154,7 +154,7 @@ def test_what_was_timed_before_a_signal_is_kept(
         return {"step": [1.0]}
 
     monkeypatch.setattr(grid_bench, "alternate", alternate)
-    monkeypatch.setattr(grid_bench, "forward_seconds", lambda _: 0.5)
+    monkeypatch.setattr(grid_bench, "forward_seconds", lambda *_: 0.5)
     monkeypatch.setattr(grid_timing, "_TELL_SECONDS", 0.0)
     words = ["grid", "plan", str(write_grid(tmp_path / "one.toml")), "--data", f"npz:{tiny_npz}", "--measure"]
     code, out, err = typed(*words)
@@ -188,3 +188,43 @@ def test_a_cache_to_build_is_timed_although_every_variant_was_run(
     assert not found.speed.measured
     assert found.speed.views
     assert found.speed.views.keys() == {"resnet14"}
+
+
+def test_what_cannot_be_timed_is_named_and_the_rest_is_timed(
+    typed: Typed, tiny_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def live_step(_: Bench, cell: Any) -> Any:
+        raise UserError("the maps differ") if cell.method == "reviewkd" else RuntimeError("out of\nmemory")
+
+    monkeypatch.setattr(Bench, "live_step", live_step)
+    monkeypatch.setattr(grid_bench, "alternate", lambda *_: {"step": [1.0]})
+    monkeypatch.setattr(grid_bench, "forward_seconds", lambda *_: 0.5)
+    words = ["grid", "plan", str(write_grid(tmp_path / "one.toml")), "--data", f"npz:{tiny_npz}", "--measure"]
+    code, out, err = typed(*words)
+    assert (code, err) == (0, "")
+    assert "time: 3 of 6 variants could not be timed, and are not included\n" in out
+    assert re.search(r"^time: the other 3 variants: about \d+:\d\d", out, flags=re.MULTILINE), out
+    assert "add --measure" not in out
+    assert re.findall(r"^not timed: (.*)$", out, flags=re.MULTILINE) == [
+        "reviewkd resnet14>resnet8: the maps differ",
+        "ce resnet8: RuntimeError: out of memory",
+        "ce resnet14: RuntimeError: out of memory",
+    ]
+
+
+def test_a_signal_stops_between_two_steps(
+    typed: Typed, tiny_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+
+    def step() -> None:
+        steps.append(1)
+        if len(steps) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Bench, "cached_step", lambda *_: step)
+    words = ["grid", "plan", str(write_grid(tmp_path / "one.toml")), "--data", f"npz:{tiny_npz}", "--measure"]
+    code, _, err = typed(*words)
+    assert code == 128 + signal.SIGINT
+    assert err.startswith("kdbench: 0 of ")
+    assert len(steps) == 2

@@ -120,7 +120,7 @@ def test_cells_of_one_job_wait_for_one_teacher_and_those_in_lockstep_stay_togeth
     grid = Grid.open(file, runs=tmp_path)
     submitter = submit.Submitter(
         grid,
-        Overview(statuses=[], teachers=[], jobs={}, live=[], over=[], problem=""),
+        Overview(statuses=[], teachers=[], jobs={}, live=[], over=[], damages={}, problem=""),
         load_profile(tmp_path / "p.toml"),
         Launch(),
     )

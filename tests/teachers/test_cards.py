@@ -79,7 +79,7 @@ def test_a_checkpoint_of_timm_has_timms_names(digits: ArrayDataset, tmp_path: Pa
     rules = protocol()
     card = bring(tmp_path / "t.pth", rules, digits, "timm:test_resnet")
     logits = load_teacher(tmp_path / "runs", card, rules, digits, CPU).test_logits
-    pixels = digits.evaluation(CPU).permute(0, 3, 1, 2).float().div(255).double()
+    pixels = torch.cat(list(digits.evaluation(CPU))).double()
     expected = model.eval()((pixels - 0.3) / 0.37)
     torch.testing.assert_close(logits.double(), expected, rtol=2**-23, atol=1e-12)  # rounded to float32
 
@@ -102,6 +102,20 @@ def test_one_set_of_weights_is_one_teacher(file: Path, digits: ArrayDataset) -> 
     (file.parent / "runs" / rules.name / "teachers" / f"resnet8-{card.short}" / "model.safetensors").unlink()
     assert bring(file.with_name("other.pth"), rules, digits) == card
     load_teacher(file.parent / "runs", card, rules, digits, CPU)
+
+
+def test_counters_of_batches_tell_no_teachers_apart(file: Path, digits: ArrayDataset) -> None:
+    """Files of torch 0.4.0 have none; the weights that stand on the disk stay those of the card."""
+    weights, rules, runs = weights_in(file), protocol(), file.parent / "runs"
+    counted = {name: value + 7 if name.endswith("num_batches_tracked") else value for name, value in weights.items()}
+    bare = {name: value for name, value in weights.items() if not name.endswith("num_batches_tracked")}
+    assert len(bare) < len(counted)
+    card = bring(save(counted, file.with_name("counted.pth")), rules, digits)
+    assert bring(save(bare, file.with_name("bare.pth")), rules, digits) == card
+    assert list_teachers(runs, rules.name) == [card]
+    load_teacher(runs, card, rules, digits, CPU)
+    other = {name: value + 1 if name.endswith("running_mean") else value for name, value in bare.items()}
+    assert bring(save(other, file.with_name("else.pth")), rules, digits) != card
 
 
 def test_two_networks_in_a_file_are_two_teachers(file: Path, digits: ArrayDataset) -> None:

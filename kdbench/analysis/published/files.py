@@ -5,12 +5,17 @@ from __future__ import annotations
 import io
 import math
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any, Literal, get_args
 
 import pandas as pd
+
+from kdbench.experiment.pairs import Pair
+from kdbench.models import parse_pair
+from kdbench.utils.names import squeeze
 
 PublishedEpoch = Literal["last", "best", "unknown"]
 """The epoch whose accuracy a source reports: the last one, or the best one on the test set."""
@@ -109,6 +114,20 @@ def read_networks(dataset: str) -> dict[str, PublishedNetwork]:
     """Read what must be known of the networks of a data set, by kdbench's names."""
     entries = _read_toml("networks.toml").get(dataset, {})
     return {name: PublishedNetwork(**entry | {"names": tuple(entry["names"])}) for name, entry in entries.items()}
+
+
+def parse_printed(text: str, networks: Mapping[str, PublishedNetwork]) -> Pair:
+    """Read a pair by the names that sources give to networks of a data set, or by kdbench's.
+
+    Raises
+    ------
+    UserError
+        It is no pair, or a name is not known.
+    """
+    printed = {squeeze(name): network for network, known in networks.items() for name in known.names}
+    pair = Pair.parse(text)
+    teacher, student = (printed.get(squeeze(name), name) for name in (pair.teacher.network, pair.student))
+    return parse_pair(str(Pair(replace(pair.teacher, network=teacher), student)))
 
 
 def read_methods() -> dict[str, PublishedMethod]:

@@ -3,65 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pandas as pd
 
 from kdbench.analysis.comparison import FAMILIES, ComparedPair, Comparison, Row, position
-from kdbench.analysis.published.files import PublishedEpoch
 from kdbench.analysis.published.values import SAME, Published, PublishedValue
-from kdbench.analysis.tables.entries import fixed, with_difference
-from kdbench.analysis.tables.layouts import Marks
-from kdbench.analysis.tables.table import MISSING, Entry, Mark, Table, words
+from kdbench.analysis.tables.entries import fixed
+from kdbench.analysis.tables.table import MISSING, Entry, Table, words
 from kdbench.errors import UserError
 from kdbench.experiment.pairs import Pair, usual_pairs
 from kdbench.experiment.protocol import load_protocol
 
-_NETWORKS = {"Teacher": "teacher_top1", "Student": "student_top1"}
+NETWORKS = {"Teacher": "teacher_top1", "Student": "student_top1"}
 """Rows of the networks without distillation, and the columns with their accuracies."""
 NOT_OURS = "published values are copied from their sources; they are never ranked or tested with ours"
 _GROUPS = (
     "the protocol computes batch norms over groups of {} images; published runs over the images of a GPU, whose number "
     "most sources do not state"
 )
-_REPORTED: dict[PublishedEpoch, str] = {
-    "last": "after the last epoch",
-    "best": "in the best epoch on the test set",
-    "unknown": "epoch not stated",
-}
-
-
-def printed_table(published: Published, source: str, baseline: str | None = None, marks: Marks = "all") -> Table:
-    """Make a source's table as it was printed, with differences to one of its rows; NA for a missing value.
-
-    Raises
-    ------
-    UserError
-        The source is not one printed table, or the baseline is not one of its rows.
-    """
-    frame = published.printed(source)
-    description = published.sources[source]
-    assert description.table is not None
-    base = _row(frame, baseline or description.table.baseline)
-    columns = []
-    for pair in frame:
-        values = {str(row): float(value) for row, value in frame[pair].items()}
-        row_marks = _row_marks({row: value for row, value in values.items() if row not in _NETWORKS}, marks)
-        columns.append([_entry(values, row, base, row_marks) for row in values])
-    rows = [(*words(str(row)), *(column[number] for column in columns)) for number, row in enumerate(frame.index)]
-    return Table(
-        description.title,
-        _heads([str(pair) for pair in frame]),
-        tuple(rows),
-        (
-            f"top-1 on the test set of {published.dataset} in %, as printed ({_REPORTED[description.epoch]}); "
-            "NA: not printed",
-            f"↑ ↓: difference to {base} in percentage points",
-            *(["bold: best printed value; underlined: second best; no significance test"] if marks != "none" else []),
-            NOT_OURS,
-        ),
-    )
+_BEST = "best epoch on the test set"
 
 
 def published_tables(published: Published) -> list[Table]:
@@ -72,7 +34,9 @@ def published_tables(published: Published) -> list[Table]:
     return tables + [_source_table(published, str(key), group) for key, group in others.groupby("source", sort=False)]
 
 
-def with_published(table: Table, comparison: Comparison, published: Published, *, beside: bool) -> Table:
+def with_published(
+    table: Table, comparison: Comparison, published: Published, *, beside: bool, others: bool = False
+) -> Table:
     """Add the comparable published values of the same methods and pairs to our paper table.
 
     Parameters
@@ -81,6 +45,8 @@ def with_published(table: Table, comparison: Comparison, published: Published, *
         The comparison in the layout of papers, with its rows as ``keys``.
     beside
         Whether the values stand in brackets behind ours, or in rows of their own at the end.
+    others
+        Whether methods that have no results of ours get rows too.
 
     Raises
     ------
@@ -95,7 +61,8 @@ def with_published(table: Table, comparison: Comparison, published: Published, *
     if comparison.overrides:
         return replace(table, notes=(*table.notes, "no published values: no source uses these training rules"))
     values = _comparable_values(comparison, published)
-    sources = ", ".join(dict.fromkeys(value.source for value in values.values()))
+    more = _values_of_others(comparison, published) if others and not beside else published.frame.iloc[:0]
+    sources = ", ".join(dict.fromkeys([*(value.source for value in values.values()), *more["source"]]))
     where = "in brackets" if beside else "last rows"
     notes = (*table.notes, f"{where}: published under the same protocol (sources: {sources or 'none'}); {NOT_OURS}")
     if beside:
@@ -110,7 +77,24 @@ def with_published(table: Table, comparison: Comparison, published: Published, *
         row_values = [values.get((row, pair)) for pair in comparison.pairs]
         entries = [_published_entry(value) if value else Entry(MISSING) for value in row_values]
         block.append((*words("" if block else "published", row.label), *entries, *words("")))
+    pairs = [_networks_of(pair) for pair in comparison.pairs]
+    for _, label, *cells in _method_rows(published, more, pairs, epochs=True):
+        block.append((*words("" if block else "published"), label, *cells, *words("")))
     return replace(table, rows=(*table.rows, *block), keys=(*table.keys, *(None for _ in block)), notes=notes)
+
+
+def _networks_of(pair: ComparedPair) -> str:
+    return f"{pair.teacher}>{pair.student}"
+
+
+def _values_of_others(comparison: Comparison, published: Published) -> pd.DataFrame:
+    """Return the comparable values on our pairs of methods that have no results of ours."""
+    frame, ours = published.frame, {row.method for row in comparison.rows}
+    is_ours = frame["kdbench"].isin(ours) | frame["method"].isin([published.aliases.get(name, "") for name in ours])
+    is_comparable = frame["protocol"] == comparison.rules["name"]
+    of_pairs = frame["pair"].isin(map(_networks_of, comparison.pairs))
+    selected: pd.DataFrame = frame[is_comparable & ~is_ours & of_pairs]
+    return selected
 
 
 def _comparable_values(comparison: Comparison, published: Published) -> dict[tuple[Row, ComparedPair], PublishedValue]:
@@ -118,7 +102,7 @@ def _comparable_values(comparison: Comparison, published: Published) -> dict[tup
     comparable = {}
     for row in comparison.rows:
         for pair in comparison.pairs:
-            values = published.values_for(f"{pair.teacher}>{pair.student}", row.method, comparison.rules["name"])
+            values = published.values_for(_networks_of(pair), row.method, comparison.rules["name"])
             if not row.changed and values and values[0].comparable:
                 comparable[row, pair] = values[0]
     return comparable
@@ -138,12 +122,11 @@ def _with_brackets(
 
 
 def _published_entry(value: PublishedValue) -> Entry:
-    return _number(
-        value.top1, value.std, f"{value.source}, best epoch on the test set" if value.epoch == "best" else ""
-    )
+    return number_entry(value.top1, value.std, f"{value.source}, {_BEST}" if value.epoch == "best" else "")
 
 
-def _number(top1: float, std: float | None, note: str = "") -> Entry:
+def number_entry(top1: float, std: float | None, note: str = "") -> Entry:
+    """Make an entry of a published accuracy, with its standard deviation if there is one."""
     numbers = {"top-1 %": fixed(top1)} | ({"sd": fixed(std)} if std else {})
     return Entry(" ± ".join(numbers.values()), numbers, notes=(note,) if note else ())
 
@@ -154,13 +137,13 @@ def _protocol_table(published: Published, protocol: str, frame: pd.DataFrame) ->
     pairs = _ordered(frame)
     rows = [
         (*words("", role), *(_network_entry(rules.accuracy[network], frame, role, network) for network in networks))
-        for role, networks in zip(_NETWORKS, _networks(pairs), strict=True)
+        for role, networks in zip(NETWORKS, _networks(pairs), strict=True)
     ]
     group_size = rules.rules.schedule.group_size
     rows += _method_rows(published, frame, pairs)
     return Table(
         f"Published under {protocol}",
-        _heads(pairs, 2),
+        heads(pairs, 2),
         tuple(rows),
         (
             f"top-1 on the test set of {published.dataset} in %, ± standard deviation where a source prints one",
@@ -179,10 +162,10 @@ def _source_table(published: Published, source: str, frame: pd.DataFrame) -> Tab
     pairs = _ordered(frame)
     firsts = frame.drop_duplicates("pair").set_index("pair")
     rows = [
-        (*words("", role), *(_number(firsts[column][pair], None) for pair in pairs))
-        for role, column in _NETWORKS.items()
+        (*words("", role), *(number_entry(firsts[column][pair], None) for pair in pairs))
+        for role, column in NETWORKS.items()
     ]
-    columns = list(_NETWORKS.values())
+    columns = list(NETWORKS.values())
     differences = frame[columns].to_numpy() - firsts.loc[frame["pair"], columns].to_numpy()
     others = (abs(differences) > SAME).any(axis=1)
     frame = frame.assign(
@@ -194,7 +177,7 @@ def _source_table(published: Published, source: str, frame: pd.DataFrame) -> Tab
     reasons = list(dict.fromkeys(frame["differs"]))
     return Table(
         f"Published by {source}, not comparable",
-        _heads(pairs, 2),
+        heads(pairs, 2),
         (*rows, *_method_rows(published, frame, pairs, reasons=len(reasons) > 1)),
         (
             f"{source}: {published.sources[source].title}",
@@ -207,7 +190,7 @@ def _source_table(published: Published, source: str, frame: pd.DataFrame) -> Tab
 
 
 def _method_rows(
-    published: Published, frame: pd.DataFrame, pairs: Sequence[str], *, reasons: bool = False
+    published: Published, frame: pd.DataFrame, pairs: Sequence[str], *, reasons: bool = False, epochs: bool = False
 ) -> list[tuple[Entry, ...]]:
     """Make a row for each method, by family and year."""
     methods = [published.methods[name] for name in dict.fromkeys(frame["method"])]
@@ -217,7 +200,7 @@ def _method_rows(
     previous_family = None
     for method in methods:
         entries = [
-            _most_printed(values[method.name, pair], reasons=reasons)
+            _most_printed(values[method.name, pair], reasons=reasons, epochs=epochs)
             if (method.name, pair) in values
             else Entry(MISSING)
             for pair in pairs
@@ -228,25 +211,26 @@ def _method_rows(
     return rows
 
 
-def _most_printed(values: pd.DataFrame, *, reasons: bool) -> Entry:
-    """Make an entry of the value that most sources print, with what must be known of it; a note lists the others."""
+def _most_printed(values: pd.DataFrame, *, reasons: bool, epochs: bool) -> Entry:
+    """Make an entry of the value that most sources print; notes hold what must be known of it, and the others."""
     order = values["also_in"].map(len).sort_values(ascending=False, kind="stable").index
     first, others = values.loc[order[0]], values.loc[order[1:]]
     columns = (*(["differs"] if reasons else []), "note", "network_note", "networks")
     notes = [str(first[column]) for column in columns if first.get(column)]
+    notes += [_BEST] if epochs and first["epoch"] == "best" else []
     if not math.isnan(first["top5"]):
         notes.append(f"top-5: {fixed(first['top5'])} %")
     if len(others):
         texts = (f"{fixed(v)} ({source})" for v, source in zip(others["top1"], others["source"], strict=True))
         notes.append(f"{first['source']}; also {', '.join(texts)}")
-    entry = _number(float(first["top1"]), None if math.isnan(first["std"]) else float(first["std"]))
+    entry = number_entry(float(first["top1"]), None if math.isnan(first["std"]) else float(first["std"]))
     return replace(entry, notes=tuple(notes))
 
 
 def _network_entry(accuracy: float, frame: pd.DataFrame, role: str, network: str) -> Entry:
     """Make an entry of a network's accuracy under a protocol, with a note on what sources print where it is another."""
-    printed = sorted(set(frame.loc[frame[role.lower()] == network, _NETWORKS[role]]) | {accuracy})
-    return _number(accuracy, None, f"printed as {' and '.join(map(fixed, printed))}" if len(printed) > 1 else "")
+    printed = sorted(set(frame.loc[frame[role.lower()] == network, NETWORKS[role]]) | {accuracy})
+    return number_entry(accuracy, None, f"printed as {' and '.join(map(fixed, printed))}" if len(printed) > 1 else "")
 
 
 def _ordered(frame: pd.DataFrame) -> list[str]:
@@ -254,7 +238,8 @@ def _ordered(frame: pd.DataFrame) -> list[str]:
     return sorted(dict.fromkeys(frame["pair"]), key=lambda pair: position(pair, usual))
 
 
-def _heads(pairs: Sequence[str], num_labels: int = 1) -> tuple[tuple[str, ...], ...]:
+def heads(pairs: Sequence[str], num_labels: int = 1) -> tuple[tuple[str, ...], ...]:
+    """Return the head of a table whose columns are pairs: their teachers, and their students below."""
     blank = ("",) * (num_labels - 1)
     return tuple(
         (*blank, role, *networks) for role, networks in zip(("teacher", "student"), _networks(pairs), strict=True)
@@ -269,30 +254,3 @@ def _networks(pairs: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _titles(published: Published, frame: pd.DataFrame) -> str:
     return "; ".join(f"{key}: {published.sources[key].title}" for key in dict.fromkeys(frame["source"]))
-
-
-def _row(frame: pd.DataFrame, name: str) -> str:
-    spelled = {str(row).lower(): str(row) for row in frame.index}
-    if name.lower() not in spelled:
-        raise UserError(f"the printed table has no row {name!r}: its rows are {', '.join(map(str, frame.index))}")
-    return spelled[name.lower()]
-
-
-def _entry(values: Mapping[str, float], row: str, base: str, marks: Mapping[str, Mark]) -> Entry:
-    value = values[row]
-    if math.isnan(value):
-        return Entry("NA", {"top-1 %": ""})
-    entry = replace(_number(value, None), mark=marks.get(row, ""))
-    has_difference = row not in {base, *_NETWORKS} and not math.isnan(values[base])
-    return with_difference(entry, value - values[base]) if has_difference else entry
-
-
-def _row_marks(values: Mapping[str, float], marks: Marks) -> dict[str, Mark]:
-    """Mark the best and second best of printed values; equal values share a mark."""
-    if marks == "none":
-        return {}
-    order = sorted({value for value in values.values() if not math.isnan(value)}, reverse=True)
-    names: tuple[Mark, ...] = ("best", "second")
-    return {
-        row: mark for mark, best in zip(names, order, strict=False) for row, value in values.items() if value == best
-    }

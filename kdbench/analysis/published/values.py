@@ -22,18 +22,15 @@ from kdbench.analysis.published.files import (
     PublishedMethod,
     PublishedNetwork,
     Source,
-    datasets,
-    read_methods,
+    parse_printed,
     read_networks,
-    read_sources,
-    read_values,
 )
+from kdbench.analysis.published.own import read_files
 from kdbench.analysis.published.value import PublishedValue, value_of
 from kdbench.errors import UserError
 from kdbench.experiment.pairs import Pair
 from kdbench.experiment.protocol import Protocol, load_protocol, protocol_names
-from kdbench.models import parse_pair
-from kdbench.utils.names import find_name, squeeze
+from kdbench.utils.names import find_name
 
 __all__ = ["SAME", "Published", "PublishedValue", "datasets", "load_published"]
 
@@ -66,6 +63,10 @@ class Published:
     methods: dict[str, PublishedMethod]
     networks: dict[str, PublishedNetwork]
     """Of this data set, by kdbench's names: those of which something must be known."""
+    aliases: dict[str, str]
+    """Published names of users' methods."""
+    problems: list[str]
+    """Files of users that cannot be used, each with the reason."""
 
     def select(
         self,
@@ -157,7 +158,8 @@ class Published:
             Comparable values first; empty without published values.
         """
         rules = load_protocol(protocol)
-        of_method = self.frame["kdbench"] == method
+        is_alias = method in self.aliases
+        of_method = self.frame["method"] == self.aliases[method] if is_alias else self.frame["kdbench"] == method
         if method != rules.baseline:
             rows = self.frame[of_method & (self.frame["pair"] == pair)]
             values = [value_of(row, rules.name) for row in rows.to_dict("records")]
@@ -185,7 +187,7 @@ class Published:
         methods = sorted(self.methods.values(), key=lambda method: len(method.name), reverse=True)
         spelled = {method.label: method.name for method in methods}
         spelled |= {method.name: method.name for method in methods}
-        spelled |= {method.kdbench: method.name for method in methods if method.kdbench}
+        spelled |= {method.kdbench: method.name for method in methods if method.kdbench} | self.aliases
         remedy = f"results/published/{METHODS_FILE} lists all {len(methods)}"
         return spelled[find_name("published method", name, spelled, remedy)]
 
@@ -193,11 +195,8 @@ class Published:
         return find_name("source", key, self.sources, f"the sources are {', '.join(self.sources)}")
 
     def _pair(self, pair: str) -> str:
-        printed = {squeeze(name): network for network, known in self.networks.items() for name in known.names}
         with contextlib.suppress(UserError):
-            typed = Pair.parse(pair)
-            teacher, student = (printed.get(squeeze(name), name) for name in (typed.teacher.network, typed.student))
-            return str(parse_pair(str(Pair(dataclasses.replace(typed.teacher, network=teacher), student))))
+            return str(parse_printed(pair, self.networks))
         pairs = sorted(set(self.frame["pair"]))
         return find_name("pair", pair, pairs, f"published values of {self.dataset} exist for {', '.join(pairs)}")
 
@@ -230,11 +229,11 @@ def load_published(dataset: str) -> Published:
     UserError
         The data set has no published values.
     """
-    names = datasets()
+    files = read_files()
+    names, sources = files.datasets, files.sources
     name = find_name("data set", dataset, names, f"the data sets with published values are {' and '.join(names)}")
-    sources, methods, networks = read_sources(), read_methods(), read_networks(name)
     protocols = {p: rules for p in protocol_names() if (rules := load_protocol(p)).dataset == name}
-    frame = read_values(name)
+    frame, networks = files.values(name), read_networks(name)
     rows = frame.to_dict("records")
     comparable = [next((p for p in sources[row["source"]].protocols if p in protocols), "") for row in rows]
     differs = [
@@ -243,7 +242,7 @@ def load_published(dataset: str) -> Published:
     ]
     frame = frame.assign(
         pair=frame["teacher"] + ">" + frame["student"],
-        kdbench=[methods[method].kdbench for method in frame["method"]],
+        kdbench=[files.methods[method].kdbench for method in frame["method"]],
         epoch=[_epoch(m, keys, sources) for m, keys in zip(frame["method"], _printed_in(frame), strict=True)],
         protocol=["" if why else protocol for why, protocol in zip(differs, comparable, strict=True)],
         differs=differs,
@@ -252,7 +251,12 @@ def load_published(dataset: str) -> Published:
             for row in rows
         ],
     )
-    return Published(name, frame, sources, methods, networks)
+    return Published(name, frame, sources, files.methods, networks, files.aliases, files.problems)
+
+
+def datasets() -> list[str]:
+    """List the data sets with published values, those of users' files among them."""
+    return read_files().datasets
 
 
 def _differs(row: dict[Any, Any], source: Source, protocol: Protocol | None) -> str:

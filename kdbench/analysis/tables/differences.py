@@ -18,7 +18,7 @@ from kdbench.analysis.stats.pooled import (
     win_tie_loss,
 )
 from kdbench.analysis.tables.entries import BEST_ON_TEST, LEVEL, difference, fixed, interval_entry
-from kdbench.analysis.tables.notes import label_entry
+from kdbench.analysis.tables.notes import guessing_notes, label_entry
 from kdbench.analysis.tables.table import MISSING, Entry, Table, words
 from kdbench.errors import UserError
 
@@ -154,6 +154,7 @@ def by_pair(comparison: Comparison, baseline: Row, results: Sequence[Versus], ep
             "smallest p: smallest value that the two exact tests can reach with n seeds",
             *([_FEW.format(least)] if not can_reach(least) else []),
             *([BEST_ON_TEST] if epoch_rule == "best" else []),
+            *guessing_notes(comparison, comparison.pairs),
         ),
         num_labels=2,
         grouped=True,
@@ -189,12 +190,11 @@ def pooled_table(
                 *words(*map(p_text, (versus.p, versus.holm_p, versus.smallest_p))),
             )
         )
-    difference_head, bootstrap_head = f"mean difference [{LEVEL} %]", f"bootstrap [{LEVEL} %]"
-    heads = ("method", "pairs", "n", difference_head, bootstrap_head, "P(better) %", "w/t/l", "p", "Holm p")
+    heads = ("method", "pairs", "n", f"mean difference [{LEVEL} %]", f"bootstrap [{LEVEL} %]", "P(better) %", "w/t/l")
     population = "other teachers" if by_teacher else "other seeds of the same pairs"
     return Table(
         f"{comparison.title}: differences to {baseline.label}, pooled over pairs",
-        ((*heads, "smallest p"),),
+        ((*heads, "p", "Holm p", "smallest p"),),
         tuple(rows),
         (
             "mean difference: of top-1 in percentage points, all pairs weighted equally; its interval is for "

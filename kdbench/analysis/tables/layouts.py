@@ -18,8 +18,8 @@ from kdbench.analysis.tables.notes import (
     provenance,
     teacher_accuracy,
     teacher_notes,
-    teacher_warnings,
     top1_note,
+    warnings,
 )
 from kdbench.analysis.tables.table import MISSING, Entry, Mark, Table, words
 
@@ -78,7 +78,7 @@ def detail(
             "agree: predictions equal to the teacher's; KL: KL(teacher || student), in nats",
             "views: views per image and step; teacher: teacher forward passes per image and epoch, 0 with a cache",
             *compute_notes(comparison, [pair]),
-            *teacher_warnings(comparison, [pair]),
+            *warnings(comparison, [pair]),
         ),
     )
 

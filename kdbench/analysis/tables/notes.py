@@ -10,6 +10,7 @@ from kdbench.analysis.comparison import ComparedPair, Comparison, EpochRule, Row
 from kdbench.analysis.stats.paired import TOLERANCE
 from kdbench.analysis.tables.entries import BEST_ON_TEST, fixed
 from kdbench.analysis.tables.table import Entry
+from kdbench.utils.guessing import is_guess
 
 
 def top1_note(comparison: Comparison, epoch_rule: EpochRule) -> str:
@@ -38,10 +39,44 @@ def teacher_notes(comparison: Comparison) -> list[str]:
         if pair.teacher
     }
     notes = [f"teachers: {', '.join(teachers.values())}"] if teachers else []
-    return notes + teacher_warnings(comparison, comparison.pairs)
+    return notes + warnings(comparison, comparison.pairs)
 
 
-def teacher_warnings(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list[str]:
+def warnings(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list[str]:
+    """Return notes on what makes results of some pairs doubtful."""
+    return _teacher_warnings(comparison, pairs) + guessing_notes(comparison, pairs)
+
+
+def guessing_notes(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list[str]:
+    """Return notes on teachers and methods that cannot be told from guessing; none where the test set is unknown."""
+    frames = (result.frame for result in comparison.results.values() if len(result.frame))
+    sizes = ((int(frame["test_images"].iloc[0]), int(frame["largest_class"].iloc[0])) for frame in frames)
+    images, largest = next((size for size in sizes if size[0]), (0, 0))
+    if not images:
+        return []
+    subjects = [
+        f"the teacher {pair.teacher_label} ({teacher_accuracy(pair)})"
+        for pair in pairs
+        if pair.teacher and math.isfinite(pair.teacher_accuracy) and is_guess(pair.teacher_accuracy, images, largest)
+    ]
+    places: dict[tuple[str, ...], list[str]] = {}
+    for pair in pairs:
+        results = {row: result.frame for row in comparison.rows if (result := comparison.result(row, pair))}
+        guessed = [
+            row.label
+            for row, frame in results.items()
+            if len(frame) and all(is_guess(top1, images, largest) for top1 in frame["top1"])
+        ]
+        if guessed:
+            places.setdefault(tuple(guessed), []).append(pair.name)
+    subjects += [f"{', '.join(rows)} on {'; '.join(names)}" for rows, names in places.items()]
+    return [
+        f"no better than guessing the largest class ({fixed(100 * largest / images)} % of {images} test images): {each}"
+        for each in dict.fromkeys(subjects)
+    ]
+
+
+def _teacher_warnings(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list[str]:
     """Return notes on teachers' own runs that are left out, and on teachers no better than the student alone."""
     students = {pair.student for pair in pairs}
     notes = [
