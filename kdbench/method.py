@@ -3,220 +3,33 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
 from kdbench.config import Config as BaseConfig
 from kdbench.config import count, fraction, freeze, later, non_negative, positive, resource, temperature, weight
-from kdbench.functional import cross_entropy
-from kdbench.net import PARTS, Net, Outputs, Part, Shape
+from kdbench.net import Net, Outputs, Part, Shape
+from kdbench.seam import (
+    PLAIN,
+    Batch,
+    Loss,
+    Paper,
+    PhaseName,
+    Pretraining,
+    Reads,
+    Rows,
+    Setup,
+    ViewPlan,
+)
 
 __all__ = [
     "PLAIN", "Batch", "Loss", "Method", "Net", "Outputs", "Paper", "Part", "PhaseName", "Pretraining", "Reads", "Rows",
     "Setup", "Shape", "ViewPlan", "count", "fraction", "later", "non_negative", "positive", "resource", "temperature",
     "weight",
 ]  # fmt: skip
-
-PhaseName = Literal["pretraining", "training"]
-"""Of the phases of a run: pre-training, where the method has some, and the protocol's own epochs."""
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Paper:
-    """Where a method was published."""
-
-    title: str
-    authors: str
-    """Family names, in order."""
-    venue: str
-    year: int
-    arxiv: str | None = None
-    """Number on arXiv, such as 1503.02531."""
-
-    def __str__(self) -> str:
-        """Title and place in one line."""
-        return f"{self.title} ({self.place})"
-
-    @property
-    def place(self) -> str:
-        """Venue, year and number on arXiv."""
-        return f"{self.venue} {self.year}".strip() + (f", arXiv {self.arxiv}" if self.arxiv else "")
-
-
-@final
-@dataclass(frozen=True, slots=True, init=False)
-class Reads:
-    """Parts that a loss reads of the outputs of student and teacher; a network of which nothing is read is not run.
-
-    Raises
-    ------
-    ValueError
-        There is no such part.
-    """
-
-    student: frozenset[Part]
-    teacher: frozenset[Part]
-
-    def __init__(self, student: Collection[Part] = (), teacher: Collection[Part] = ()) -> None:
-        for side, parts in (("student", student), ("teacher", teacher)):
-            if isinstance(parts, str) or not PARTS.issuperset(parts):
-                raise ValueError(f"Reads({side}=...) must be a set of {', '.join(sorted(PARTS))}, not {parts!r}")
-            object.__setattr__(self, side, frozenset(parts))
-
-    def __or__(self, other: Reads) -> Reads:
-        """Return what either of the two reads."""
-        return Reads(self.student | other.student, self.teacher | other.teacher)
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class ViewPlan:
-    """Which augmented versions of an image a method sees.
-
-    Every image is flipped once (or not), then each view turns it by its number of quarter turns and crops it on
-    its own. View 0 is the plain view, which all methods share for one seed, epoch and image. Behind these stand views
-    that are flipped and cropped on their own and then strongly augmented; see :mod:`kdbench.data.randaugment`.
-    """
-
-    quarter_turns: tuple[int, ...] = (0,)
-    num_strong: int = 0
-
-    def __post_init__(self) -> None:
-        if self.quarter_turns[:1] != (0,) or not set(self.quarter_turns) <= {0, 1, 2, 3}:
-            raise ValueError(f"quarter_turns must start with 0 and hold 0..3, not {self.quarter_turns}")
-        if self.num_strong < 0:
-            raise ValueError(f"num_strong must be 0 or more, not {self.num_strong}")
-
-    @property
-    def num_views(self) -> int:
-        """Number of views an image has, ``V``."""
-        return len(self.quarter_turns) + self.num_strong
-
-    def begins_with(self, other: ViewPlan) -> bool:
-        """Return whether the first views are those of another plan; its images are then the first of this one's."""
-        if other.num_strong:
-            return self.quarter_turns == other.quarter_turns and self.num_strong >= other.num_strong
-        return self.quarter_turns[: other.num_views] == other.quarter_turns
-
-
-PLAIN = ViewPlan()
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """One training batch. Legend: ``B`` images, ``V`` views; view-major rows, the plain view first.
-
-    The phases of a run are pre-training, where the method has some, and the protocol's own epochs.
-    """
-
-    images: Tensor
-    """``(V*B, 3, H, W)``, in [0, 1]."""
-    targets: Tensor
-    """``(B,)``, class numbers."""
-    index: Tensor
-    """``(B,)``, positions in the training set; no position twice."""
-    epoch: int
-    """Current epoch of this phase, from 1."""
-    epochs: int
-    """Number of epochs in this phase."""
-    generator: torch.Generator
-    """For the method's own randomness, on the images' device."""
-    label_smoothing: float = 0.0
-    """Of the protocol; for the task's loss alone."""
-
-    def cross_entropy(self, logits: Tensor) -> Tensor:
-        """Return the task's loss: the cross entropy of each image with its label, smoothed as the protocol says.
-
-        What reads the label as a fact, such as a weight of images or the target of a decoupled loss, takes
-        `kdbench.functional.cross_entropy` or ``targets``, which are never smoothed.
-
-        Parameters
-        ----------
-        logits
-            Of one view of each image, ``(B, K)``.
-
-        Returns
-        -------
-        Tensor
-            ``(B,)``, in nats, at least float32.
-        """
-        return cross_entropy(logits, self.targets, self.label_smoothing)
-
-    @property
-    def size(self) -> int:
-        """Number of images, ``B``."""
-        return self.targets.shape[0]
-
-    @property
-    def progress(self) -> float:
-        """Epochs of this phase that have begun over all of its epochs, in (0, 1]."""
-        return self.epoch / self.epochs
-
-
-@final
-class Setup:
-    """What a method is built from: the two networks, the training labels and the length of training."""
-
-    def __init__(
-        self,
-        *,
-        student: Net,
-        teacher: Net | None,
-        labels: Tensor,
-        epochs: int,
-        steps_per_epoch: int,
-        group_size: int,
-    ) -> None:
-        self.student = student
-        self._teacher = teacher
-        self.labels = labels
-        """``(N,)``, class numbers of the training images."""
-        self.epochs = epochs
-        self.steps_per_epoch = steps_per_epoch
-        self.group_size = group_size
-        """Images that a loss is given at once; the last groups of an epoch may have fewer."""
-
-    @property
-    def teacher(self) -> Net:
-        """The frozen teacher; a method whose ``READS`` name no part of a teacher has none."""
-        if self._teacher is None:
-            raise ValueError("there is no teacher: the method's READS name no part of one")
-        return self._teacher
-
-
-Rows = Mapping[str, Tensor]
-"""What a method will remember of a group of images: tensors by name, whose first dimension goes over the images."""
-Loss = Callable[[Outputs, Outputs, Batch], dict[str, Tensor] | tuple[dict[str, Tensor], Rows]]
-"""From the outputs of student and teacher for a batch to named, weighted scalar terms; their sum is minimised.
-
-A method with a memory returns a pair: the terms, and the rows that `Method.remember` is to be given.
-"""
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pretraining:
-    """What is trained before the protocol's first epoch, by a loss of its own; all else is frozen and in eval mode.
-
-    What the loss reads is what ``Method.reads`` returns for the phase ``"pretraining"``; epochs of the batches count
-    from 1 in this phase. The optimiser is the protocol's, and a fresh one afterwards.
-    """
-
-    loss: Loss
-    train: tuple[nn.Module, ...]
-    """Of the method and the student; what the loss does not reach stays as it is."""
-    freeze: tuple[nn.Module, ...] = ()
-    """Of these modules, those that stay as they are from the first epoch on."""
-    learning_rate: float | None = None
-    """Learning rate of the first epoch; by default the protocol's for this student."""
-    milestones: tuple[float, ...] = ()
-    """Fractions of pre-training after which the learning rate is multiplied by the protocol's ``decay``."""
 
 
 class Method(nn.Module, abc.ABC):

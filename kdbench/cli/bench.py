@@ -48,7 +48,7 @@ def bench(
     Each method is timed with a live teacher and with a cache, with the shares of data, teacher, student and loss.
     """
     from kdbench.cli import bench_table
-    from kdbench.data.datasets import random_dataset
+    from kdbench.data.fabricated import fabricated
     from kdbench.engine import bench as timing
     from kdbench.engine.options import Options
     from kdbench.experiment.pairs import named_pairs
@@ -68,7 +68,7 @@ def bench(
         for pair in (sets[name].pairs if name in sets else (parse_pair(name),))
     ]
     methods = [method_name(name) for name in method or resolved.demo.methods]
-    dataset = random_dataset(resolved.dataset)
+    dataset = fabricated(resolved)
     progress, tables = progress_bar(console()), []
     with tempfile.TemporaryDirectory(prefix="kdbench-") as scratch, progress:
         folder = Path(scratch)

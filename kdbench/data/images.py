@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kdbench.data.groups import Group, Layout
 from kdbench.data.views import ViewIds, check_plan
+from kdbench.errors import UserError
 from kdbench.experiment.protocol import Protocol
 from kdbench.method import ViewPlan
 
@@ -28,6 +29,11 @@ class DataShape:
     image_size: tuple[int, int]
     """Height and width in pixels."""
     num_classes: int
+
+
+@final
+class Unread(UserError):
+    """Images cannot be read now, though they may be later: nothing is wrong with the cell."""
 
 
 class Dataset(abc.ABC):

@@ -5,7 +5,9 @@ Legend: ``N`` training images, ``n`` images of a group, ``S`` side of a crop, ``
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import final, overload
@@ -16,7 +18,7 @@ from torch import Tensor
 from kdbench.data.crops import CropRules
 from kdbench.data.decode import Decoder
 from kdbench.data.groups import Group, Layout
-from kdbench.data.images import Dataset, DataShape, EpochViews, EvaluationImages, TrainingImages
+from kdbench.data.images import Dataset, DataShape, EpochViews, EvaluationImages, TrainingImages, Unread
 from kdbench.data.listing import ImageFiles, Listing
 from kdbench.data.loader import EvaluationItem, ImageLoader, Item
 from kdbench.data.views import CropIds
@@ -25,11 +27,22 @@ from kdbench.experiment.rule_groups import AugmentationRules
 from kdbench.method import PLAIN, ViewPlan
 from kdbench.utils.device import memory_format
 from kdbench.utils.resources import owned_cpus
+from kdbench.utils.text import one_line
 
 _ITEM = 16
 """Images that a process decodes at a time where no batch is waited for."""
 _EVALUATED = 64
 """Images of a forward pass in evaluation: they are large, and many batches wait in shared memory."""
+
+
+class Loader(typing.Protocol):
+    """Makes batches, ahead of their use."""
+
+    def batches(self, items: Sequence[Item | EvaluationItem]) -> Iterator[Tensor]:
+        """Return the batches of items in their order; those of an earlier call are given up."""
+
+    def close(self) -> None:
+        """End what makes them; later calls begin it again."""
 
 
 @final
@@ -73,7 +86,7 @@ class StreamedImages(TrainingImages):
     """Training images that processes decode; rotations are made on the device, from one crop an image."""
 
     def __init__(
-        self, loader: ImageLoader, shape: DataShape, pool: int | None, device: torch.device, layout: torch.memory_format
+        self, loader: Loader, shape: DataShape, pool: int | None, device: torch.device, layout: torch.memory_format
     ) -> None:
         self.loader, self.device = loader, device
         self.numbering = self.crops = CropIds(pool)
@@ -146,7 +159,8 @@ class StreamedViews(EpochViews):
                 self._images.reading = self
                 self._batches = self._images.loader.batches(self._items[place:])
             try:
-                batch = next(self._batches).to(self._images.device, non_blocking=True)
+                with _named():
+                    batch = next(self._batches).to(self._images.device, non_blocking=True)
             except Exception as error:
                 self._current = place, error
                 raise
@@ -203,14 +217,27 @@ class _Items(Sequence[Item]):
 class StreamedEvaluation(EvaluationImages):
     """Test images that processes decode; the processes end with each pass."""
 
-    def __init__(self, loader: ImageLoader, num_images: int, device: torch.device) -> None:
+    def __init__(self, loader: Loader, num_images: int, device: torch.device) -> None:
         self._loader, self._num_images, self._device = loader, num_images, device
 
     def __iter__(self) -> Iterator[Tensor]:
         """Return all images in their order, float32 ``(B, 3, S, S)`` in [0, 1] on the device."""
         parts = torch.arange(self._num_images).split(_EVALUATED)
+        batches = iter(self._loader.batches([EvaluationItem(part) for part in parts]))
         try:
-            for batch in self._loader.batches([EvaluationItem(part) for part in parts]):
+            for _ in parts:
+                with _named():
+                    batch = next(batches)
                 yield batch.to(self._device, non_blocking=True).float().div_(255)
         finally:
             self._loader.close()
+
+
+@contextlib.contextmanager
+def _named() -> Iterator[None]:
+    """Say that a file, or the process that decodes it, is out of reach for now."""
+    try:
+        yield
+    except OSError as error:
+        reason = one_line(error)
+        raise Unread(f"images cannot be read ({reason}): when they can, type the same command to resume") from None

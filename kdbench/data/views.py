@@ -32,6 +32,21 @@ class ViewIds(abc.ABC):
         """Number of view ids of an image."""
 
     @property
+    @abc.abstractmethod
+    def num_crops(self) -> int:
+        """Number of crops among which each draw chooses."""
+
+    @property
+    def num_flips(self) -> int:
+        """Number of mirrored versions of a crop that have an id of their own."""
+        return 1
+
+    @property
+    def rows_share_a_crop(self) -> bool:
+        """Whether all rows of an image are rotations of one crop."""
+        return False
+
+    @property
     def is_small(self) -> bool:
         """Whether all views of all images can be enumerated."""
         return self.num_views <= 2**12
@@ -84,6 +99,16 @@ class Augmentation(ViewIds):
         return 2 * self.pad + 1
 
     @property
+    def num_crops(self) -> int:
+        """Number of crop positions."""
+        return self.num_offsets**2
+
+    @property
+    def num_flips(self) -> int:
+        """Two, where half of the images are mirrored."""
+        return 2 if self.flip else 1
+
+    @property
     def num_views(self) -> int:
         """Number of view ids: 2 flips x 4 turns x crop positions, whatever ``flip`` says."""
         return 8 * self.num_offsets**2
@@ -132,6 +157,11 @@ class CropIds(ViewIds):
     """Crops of an image, shared by all seeds and epochs; None for practically a new one each time."""
 
     @property
+    def rows_share_a_crop(self) -> bool:
+        """True."""
+        return True
+
+    @property
     def repeats(self) -> bool:
         """Whether there is a pool."""
         return self.pool is not None
@@ -150,6 +180,11 @@ class CropIds(ViewIds):
         """Return the ids of an epoch's views."""
         crop = torch.randint(self.num_crops, (num_images,), generator=generator(seed, "resized-crop", epoch))
         return torch.tensor(plan.quarter_turns).unsqueeze(1) * self.num_crops + crop
+
+
+def numbering_of(rules: AugmentationRules) -> ViewIds:
+    """Return the numbering of the views that a protocol's rules describe."""
+    return Augmentation.of(rules) if rules.crop == "pad" else CropIds(rules.pool)
 
 
 def check_plan(plan: ViewPlan, image_size: tuple[int, int]) -> None:

@@ -46,7 +46,7 @@ class Lockstep:
         for run in runs:
             assert run.cell.protocol == runs[0].cell.protocol, f"{run.cell} has another protocol than {runs[0].cell}"
             assert run.cell.seed == batches.seed, f"{run.cell} is given the images of seed {batches.seed}"
-            run.join(len(runs))
+            run.num_lockstep = len(runs)
         self.outcomes, self.options = outcomes, options
         self.shared = SharedInputs(batches, options.device)
         self.active = list(runs)

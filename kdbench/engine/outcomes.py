@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, final
 
+from kdbench.data.images import Unread
 from kdbench.engine.progress import Diverged
 from kdbench.engine.run import Run
 from kdbench.errors import UserError
@@ -69,7 +70,7 @@ class Outcomes:
     def _fail(self, cell: Cell, error: Exception, folder: Path | None, permit: Callable[[], None]) -> None:
         outcome: Exception = error
         match error:
-            case Busy() | Superseded() | NotWritten():  # another process works on it, or the disk is full
+            case Busy() | Superseded() | NotWritten() | Unread():  # another process has it, or it is a disk
                 self.set(cell, error)
                 return
             case Diverged():

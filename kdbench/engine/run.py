@@ -78,6 +78,7 @@ class Run:
         self.tally = Tally()
         self.step_update = StepUpdate(self.module, cell.protocol, device)
         self.num_lockstep = 1
+        """Runs in lockstep, this one among them."""
         self.phases = phases_of(cell, self.method, self.student, batches.steps)
         self._enter(self.phases[0])
         self._observer = StepObserver()
@@ -141,10 +142,6 @@ class Run:
     def rewind(self) -> None:
         """Stand at the first step of this epoch again, with all that has been learnt."""
         self.step = 0
-
-    def join(self, num_runs: int) -> None:
-        """Note how many runs are in lockstep, this one among them."""
-        self.num_lockstep = num_runs
 
     @contextlib.contextmanager
     def observed(self, observer: StepObserver) -> Iterator[None]:

@@ -18,16 +18,11 @@ from kdbench.data.place import MAX_WORKERS, DataPlace
 from kdbench.engine.options import Options
 from kdbench.engine.outcomes import Outcome
 from kdbench.engine.progress import Observer, Observers, quietly
+from kdbench.engine.resolve import Names, resolve_cell
 from kdbench.engine.train import train_cells
-from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell, TeacherRef, lockstep_groups
-from kdbench.experiment.pairs import TeacherSpec
 from kdbench.experiment.protocol import Protocol, load_protocol
-from kdbench.experiment.registry import load_method, method_name
-from kdbench.experiment.settings import resolve_settings
 from kdbench.models import canonical_network
-from kdbench.models.build import check_name
-from kdbench.models.earlier import network_name
 from kdbench.teachers.cards import TeacherCard
 from kdbench.teachers.make import import_teacher, register_trained
 from kdbench.teachers.plan import CacheMode, Sources
@@ -177,41 +172,8 @@ class Session:
         UserError
             A name or setting is unknown, there is no such teacher, or only cells of earlier versions have such a name.
         """
-        with argument("--method"):
-            method = method_name(text(method))
-        with argument("--student"):
-            student, refusal = network_name(text(student))
-        with argument("--seed"):
-            seed = whole_number(seed, 0, 2**31 - 1)
-        kind = load_method(method)
-        if kind.READS.teacher and not teacher:
-            raise UserError(f"method {method} needs a teacher: name one with --teacher NETWORK")
-        spec: TeacherSpec | TeacherRef | None = None
-        if teacher:
-            with argument("--teacher"):
-                spec = teacher if isinstance(teacher, TeacherRef) else TeacherSpec.parse(text(teacher))
-        network = self.teachers.spelling(spec.network) if spec else None
-        for name in filter(None, (student, network)):
-            check_name(name, self.protocol)
-        resolved = resolve_settings(
-            method, dataset=self.protocol.dataset, teacher=network, student=student, chosen=settings
-        )
-        ref = spec if isinstance(spec, TeacherRef) else None
-        if isinstance(spec, TeacherSpec) and network and kind.READS.teacher:
-            ref = self.teachers.find(spec, network).ref
-        cell = Cell(
-            protocol=self.protocol,
-            teacher=ref if kind.READS.teacher else None,
-            student=student,
-            method=method,
-            method_version=kind.VERSION,
-            settings=resolved,
-            seed=seed,
-            init=init,
-        )
-        if refusal and not cell.folder(self.runs).is_dir():
-            raise refusal
-        return cell
+        names = Names(method, student, teacher, seed, settings, init)
+        return resolve_cell(names, self.protocol, self.runs, self.teachers)
 
     def run(
         self,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kdbench.data.images import DataShape
-from kdbench.data.views import Augmentation
+from kdbench.data.views import ViewIds, numbering_of
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.protocol import Protocol
 from kdbench.grid.grid import Grid, GridTeacher
@@ -21,13 +22,14 @@ from kdbench.teachers.demand import Wanted
 from kdbench.utils.files import free_space
 
 
-def expected_pairs(num_images: int, augmentation: Augmentation, plans: Mapping[frozenset[ViewPlan], int]) -> float:
+def expected_pairs(num_images: int, numbering: ViewIds, plans: Mapping[frozenset[ViewPlan], int]) -> float:
     """Compute the expected number of distinct (image, view) pairs that epochs visit.
 
     In an epoch, the views of an image share one flip, and each draws one of ``c`` crops by its seed and row. Of the
     ``f * c`` ids of a rotation (``f`` flips), ``m`` rows with that rotation draw a given one with probability
     ``(1 - (1 - 1 / c)^m) / f``. Epochs and seeds are independent, so the probability that an id is never drawn is the
-    product of the complements. Rows of two plans with the same seed and rotation are the same draw.
+    product of the complements. Rows of two plans with the same seed and rotation are the same draw, and where the rows
+    of an image share a crop, there is one.
 
     Parameters
     ----------
@@ -39,14 +41,16 @@ def expected_pairs(num_images: int, augmentation: Augmentation, plans: Mapping[f
     float
         The mean of ``len(visited(...))``.
     """
-    crops, flips = augmentation.num_offsets**2, 2 if augmentation.flip else 1
+    crops, flips = numbering.num_crops, numbering.num_flips
     views = 0.0
     for rotation in range(4):
-        unseen = 1.0
+        unseen = 0.0  # the logarithm of its probability: of many crops, each is seldom seen
         for plan_set, num_epochs in plans.items():
             rows = {row for plan in plan_set for row, turns in enumerate(plan.quarter_turns) if turns == rotation}
-            unseen *= (1 - (1 - (1 - 1 / crops) ** len(rows)) / flips) ** num_epochs
-        views += flips * crops * (1 - unseen)
+            draws = min(1, len(rows)) if numbering.rows_share_a_crop else len(rows)
+            seen = -math.expm1(draws * math.log1p(-1 / crops)) if crops > 1 else float(draws > 0)
+            unseen += num_epochs * (math.log1p(-seen / flips) if seen < flips else -math.inf)
+        views += -flips * crops * math.expm1(unseen)
     return num_images * views
 
 
@@ -117,7 +121,7 @@ def cache_needs(
 ) -> tuple[CacheNeed, ...]:
     """Estimate the cache of each teacher that unfinished cells can read from a cache."""
     protocol = grid.session.protocol
-    augmentation = Augmentation.of(protocol.rules.augmentation)
+    numbering = numbering_of(protocol.rules.augmentation)
     readers: dict[str, list[tuple[Variant, Wanted]]] = {}
     for variant in variants:
         want = Wanted.by(variant.cell)
@@ -125,7 +129,7 @@ def cache_needs(
             readers.setdefault(variant.cell.teacher.id, []).append((variant, want))
 
     def expected(reading: Iterable[tuple[Sequence[Cell], Wanted]]) -> float:
-        return expected_pairs(data.num_images, augmentation, epochs_by_plans(reading))
+        return expected_pairs(data.num_images, numbering, epochs_by_plans(reading))
 
     needs = []
     free = free_space(grid.session.runs)
@@ -160,7 +164,8 @@ def cache_needs(
             bytes_without=without[largest] if largest else 0.0,
         )
         # As Sources decides, with each cell in a lockstep group of its own.
-        used = not need.missing or (need.worthwhile and need.missing_bytes < free / 2)
+        worthwhile = need.worthwhile and numbering.repeats
+        used = not need.missing or (worthwhile and need.missing_bytes < free / 2)
         free -= round(need.missing_bytes) if used else 0
         needs.append(replace(need, used=used))
     return tuple(needs)
@@ -183,12 +188,9 @@ def _missing(total: float, on_disk: int) -> float:
 
 def _on_disk(teacher: GridTeacher, protocol: Protocol, parts: set[Part], caches: Sequence[CacheInfo]) -> int:
     """Count the pairs whose parts a teacher's cache holds under the same rules."""
-    data = protocol.rules.data
-    rules = data.mean, data.std, protocol.rules.augmentation.pad, protocol.precision
     return sum(
         info.pairs
         for info in caches
         if teacher.card and info.identity and parts <= set(info.parts)
-        if (info.identity.network, info.identity.weights) == (teacher.card.network, teacher.card.weights)
-        if (info.identity.mean, info.identity.std, info.identity.pad, info.identity.precision) == rules
+        if info.identity.is_under(teacher.card, protocol)
     )

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from kdbench.data.datasets import SHAPES
+from kdbench.data.fabricated import shape_of
 from kdbench.data.images import DataShape
 from kdbench.engine.session import Session
 from kdbench.errors import UserError
@@ -24,7 +24,9 @@ from kdbench.utils.precision import Precision
 
 def data_shape(session: Session) -> DataShape:
     """Return the shape of a session's data set; one that has a name is not loaded."""
-    return session.given.shape if session.given else SHAPES[session.protocol.dataset]
+    shape = session.given.shape if session.given else shape_of(session.protocol)
+    assert shape, "a session names the data of a protocol for images of the user's own"
+    return shape
 
 
 @dataclass(frozen=True, slots=True)

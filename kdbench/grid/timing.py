@@ -9,7 +9,7 @@ from statistics import median
 
 import torch
 
-from kdbench.data.datasets import random_dataset
+from kdbench.data.fabricated import fabricated
 from kdbench.data.groups import Layout
 from kdbench.engine.bench import Bench, alternate, forward_seconds
 from kdbench.errors import UserError
@@ -56,7 +56,7 @@ def measure(
     """
     session = grid.session
     protocol, data = session.protocol, data_shape(session)
-    dataset = session.given or random_dataset(protocol.dataset)
+    dataset = session.given or fabricated(protocol)
     steps = Layout(data.num_images, protocol.rules.schedule).steps
     cached = {need.teacher.ref for need in estimate.caches if need.used}
     build = {need.teacher.ref.network for need in estimate.to_build}

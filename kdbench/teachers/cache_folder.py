@@ -47,19 +47,11 @@ class Identity:
     @classmethod
     def of(cls, card: TeacherCard, protocol: Protocol, dataset: Dataset) -> Identity:
         """Return the identity of a teacher's outputs under a protocol."""
-        rules = protocol.rules.augmentation
-        mean, std = card.normalisation or (protocol.rules.data.mean, protocol.rules.data.std)
-        crop = {key: plain(value) for key, value in dataclasses.asdict(rules).items() if key not in {"crop", "pad"}}
-        return cls(
-            network=card.network,
-            weights=card.weights,
-            data=dataset.fingerprint,
-            mean=mean,
-            std=std,
-            pad=rules.pad,
-            precision=protocol.precision,
-            crop=crop if rules.crop == "resized" else None,
-        )
+        return cls(data=dataset.fingerprint, **_without_data(card, protocol))
+
+    def is_under(self, card: TeacherCard, protocol: Protocol) -> bool:
+        """Return whether these are outputs of a teacher under a protocol, for some data set."""
+        return all(getattr(self, name) == value for name, value in _without_data(card, protocol).items())
 
     def values(self) -> dict[str, Any]:
         """Return what a file describes it by; padded crops are described as they always were."""
@@ -75,6 +67,23 @@ class Identity:
         """Name of the folder."""
         text = json.dumps(self.values(), sort_keys=True)
         return f"{safe_name(self.network)}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _without_data(card: TeacherCard, protocol: Protocol) -> dict[str, Any]:
+    rules, data = protocol.rules.augmentation, protocol.rules.data
+    mean, std = card.normalisation or (data.mean, data.std)
+    crop = dataclasses.asdict(rules)
+    for key in ("crop", "pad", "evaluation_size"):
+        del crop[key]
+    return {
+        "network": card.network,
+        "weights": card.weights,
+        "mean": mean,
+        "std": std,
+        "pad": rules.pad,
+        "precision": protocol.precision,
+        "crop": {key: plain(value) for key, value in crop.items()} if rules.crop == "resized" else None,
+    }
 
 
 def read_identity(folder: Path) -> Identity | None:

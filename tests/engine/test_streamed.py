@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from cells import Typed
 from digit_files import NAME, RULES, register, write_digits
 
 from kdbench.data.batches import Batches
+from kdbench.data.images import Unread
 from kdbench.data.streamed import StreamedDataset
 from kdbench.engine.lockstep import Lockstep
 from kdbench.engine.session import Session
@@ -131,6 +133,21 @@ def test_a_broken_image_ends_the_cell_by_name(tmp_path: Path) -> None:
         assert f"train/3/{path.name} is no image" in str(outcome)
     failure = json.loads((cells[0].folder(tmp_path / "runs") / FAILURE).read_text())
     assert path.name in failure["text"]
+
+
+def test_a_disk_that_is_away_loses_a_cell_and_fails_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdbench.data.decode.PAUSES", (0, 0))
+    digits = write_digits(tmp_path / "digits", train=2)
+    session = opened(digits, tmp_path / "runs")
+    cell = session.cell(method="ce", student="resnet8", seed=1)
+    for split in ("train", "val"):
+        (digits / split).rename(tmp_path / "away")
+        (outcome,) = session.run_all([cell])
+        (tmp_path / "away").rename(digits / split)
+        assert isinstance(outcome, Unread)
+        assert re.search(rf"cannot be read \(.*{split}/\d/\d+\.jpg.*\): when they can, type the same", str(outcome))
+        assert not (cell.folder(tmp_path / "runs") / FAILURE).exists()
+    assert isinstance(session.run_all([cell])[0], dict)
 
 
 def test_own_images_are_asked_for(tmp_path: Path, tiny_npz: Path) -> None:

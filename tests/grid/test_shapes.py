@@ -14,7 +14,7 @@ from cells import CPU, make_teacher, tiny_protocol
 from kdbench.data.batches import DeviceData
 from kdbench.data.datasets import load_dataset
 from kdbench.data.images import DataShape
-from kdbench.data.views import Augmentation
+from kdbench.data.views import Augmentation, CropIds, ViewIds
 from kdbench.grid import unsupported
 from kdbench.grid.cache_needs import expected_pairs
 from kdbench.grid.shapes import net_shape
@@ -34,21 +34,27 @@ SEEN: dict[str, list[set[ViewPlan]]] = {
 }
 
 
+NUMBERINGS = [
+    *(Augmentation(pad=pad, flip=flip) for pad, flip in ((0, False), (0, True), (1, False), (1, True), (2, True))),
+    *(CropIds(pool) for pool in (1, 3, 50, None)),
+]
+
+
 @pytest.mark.parametrize("seen", SEEN.values(), ids=SEEN)
-@pytest.mark.parametrize(("pad", "flip"), [(0, False), (0, True), (1, False), (1, True), (2, True)])
+@pytest.mark.parametrize("numbering", NUMBERINGS, ids=str)
 def test_the_expected_pairs_are_those_that_are_visited_on_average(
-    seen: list[set[ViewPlan]], pad: int, flip: bool
+    seen: list[set[ViewPlan]], numbering: ViewIds
 ) -> None:
     """Images draw on their own: the mean of N counts is within five standard errors of the expectation."""
-    num_images, epochs, augmentation = 4000, 2, Augmentation(pad=pad, flip=flip)
-    visits = Visits(num_images, augmentation)
+    num_images, epochs = 4000, 2
+    visits = Visits(num_images, numbering)
     for seed, plans in enumerate(seen):
         for plan in plans:
             visits.add(seed, range(1, epochs + 1), plan)
-    counts = np.bincount(augmentation.split(torch.from_numpy(visits.pairs()))[0].numpy(), minlength=num_images)
-    expected = expected_pairs(num_images, augmentation, Counter(map(frozenset, epochs * seen))) / num_images
+    counts = np.bincount(numbering.split(torch.from_numpy(visits.pairs()))[0].numpy(), minlength=num_images)
+    expected = expected_pairs(num_images, numbering, Counter(map(frozenset, epochs * seen))) / num_images
     assert abs(counts.mean() - expected) <= 5 * counts.std() / num_images**0.5 + 1e-9
-    assert counts.var() < expected, "what chance explains is judged by this bound"
+    assert counts.var() <= expected, "what chance explains is judged by this bound"
 
 
 @pytest.mark.parametrize("network", [*NETWORKS, "timm:test_resnet", "timm:test_vit", "timm:test_efficientnet"])

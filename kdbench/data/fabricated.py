@@ -1,0 +1,92 @@
+"""Images without content, in the shape of a known data set, for measurements that need no data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import final
+
+import torch
+from torch import Tensor
+
+from kdbench.data.datasets import SHAPES, random_dataset
+from kdbench.data.images import Dataset, DataShape
+from kdbench.data.loader import EvaluationItem, Item
+from kdbench.data.streamed import StreamedEvaluation, StreamedImages
+from kdbench.errors import UserError
+from kdbench.experiment.protocol import Protocol
+from kdbench.utils.device import memory_format
+
+
+def fabricated(protocol: Protocol) -> Dataset:
+    """Return a data set as large as the protocol's: noise in memory, or batches of noise that take no time to make.
+
+    Raises
+    ------
+    UserError
+        The protocol is for images of the user's own, whose number is unknown.
+    """
+    shape = shape_of(protocol)
+    if shape is None:
+        raise UserError(f"protocol {protocol.name} is for images of your own: name them with --data")
+    if protocol.rules.augmentation.crop == "pad" and protocol.dataset in SHAPES:
+        return random_dataset(protocol.dataset)
+    return FabricatedDataset(protocol.dataset, shape)
+
+
+def shape_of(protocol: Protocol) -> DataShape | None:
+    """Return the shape of the images that networks are given under a protocol; None where its data have no name."""
+    shape, side = SHAPES.get(protocol.dataset), protocol.rules.augmentation.size
+    return DataShape(shape.num_images, (side, side), shape.num_classes) if shape and side else shape
+
+
+@final
+class FabricatedDataset(Dataset):
+    """As many images as a data set has, all of them noise; one test image a class."""
+
+    def __init__(self, name: str, shape: DataShape) -> None:
+        self.name, self._shape, self.num_classes = name, shape, shape.num_classes
+        self.train_labels = torch.arange(shape.num_images) % shape.num_classes
+        self.test_labels = torch.arange(shape.num_classes)
+        self.class_names, self.unused = None, ()
+
+    @property
+    def shape(self) -> DataShape:
+        """Shape of the training images."""
+        return self._shape
+
+    @property
+    def fingerprint(self) -> str:
+        """None that another data set has."""
+        return f"fabricated {self._shape}"
+
+    def training(self, protocol: Protocol, device: torch.device) -> StreamedImages:
+        """Return batches of noise that are on the device."""
+        pool, layout = protocol.rules.augmentation.pool, memory_format(device, protocol.precision)
+        return StreamedImages(_Noise(self._shape, device), self._shape, pool, device, layout)
+
+    def evaluation(self, device: torch.device) -> StreamedEvaluation:
+        """Return test images of noise."""
+        return StreamedEvaluation(_Noise(self._shape, device), self.num_classes, device)
+
+
+@final
+class _Noise:
+    """Batches of noise in place of a loader's; those of one shape are one tensor."""
+
+    def __init__(self, shape: DataShape, device: torch.device) -> None:
+        self._size, self._device = shape.image_size, device
+        self._made: dict[tuple[int, ...], Tensor] = {}
+
+    def batches(self, items: Sequence[Item | EvaluationItem]) -> Iterator[Tensor]:
+        """Return a batch for each item."""
+        for item in items:
+            views = (1 + item.num_strong,) if isinstance(item, Item) else ()
+            shape = (*views, len(item.index), 3, *self._size)
+            if shape not in self._made:
+                self._made[shape] = torch.randint(
+                    256, shape, dtype=torch.uint8, device=self._device, generator=torch.Generator(self._device)
+                )
+            yield self._made[shape]
+
+    def close(self) -> None:
+        """Do nothing: there are no processes."""
