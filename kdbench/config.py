@@ -178,7 +178,11 @@ def field_docs(config: type[Config]) -> dict[str, str]:
 
 
 def _docs_below(config: type) -> dict[str, str]:
-    body = ast.parse(textwrap.dedent(inspect.getsource(config))).body[0]
+    """Return the docstrings in a class's own source; empty ones where that cannot be read, as for bytes not UTF-8."""
+    try:
+        body = ast.parse(textwrap.dedent(inspect.getsource(config))).body[0]
+    except (OSError, TypeError, SyntaxError):
+        return dict.fromkeys(inspect.get_annotations(config), "")
     assert isinstance(body, ast.ClassDef)
     docs: dict[str, str] = {}
     for line, following in itertools.pairwise([*body.body, ast.Pass()]):

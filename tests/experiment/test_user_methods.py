@@ -246,3 +246,13 @@ def test_a_grid_runs_own_methods_from_the_copy(typed: Typed, tiny_npz: Path) -> 
     Path("own/mine.py").write_text(Path("own/mine.py").read_text() + "\n# changed\n")
     code, out, err = typed("--methods", "own", "grid", "status", "grid.toml")
     assert (code, out.count("has changed since this record was made")) == (0, 1)
+
+
+@pytest.mark.parametrize("stray", [b"\xe9", b"\xed\xa0\x80"])
+def test_a_comment_that_is_not_utf_8_is_no_traceback(stray: bytes, typed: Typed) -> None:
+    """Some versions of Python import such a file; what reads its text for descriptions does not."""
+    file = write_own(Path("own"), more="class Config(Method.Config):\n    x: float = 1.0  # STRAY\n    '''An x.'''\n")
+    file.write_bytes(file.read_bytes().replace(b"STRAY", stray))
+    code, out, err = typed("--methods", "own", "show", "mine")
+    assert (code, "x = 1.0" in out) == (0, True) or (code, err.count("\n")) == (2, 1), err
+    assert "unexpected" not in err
