@@ -12,6 +12,7 @@ import torch
 
 from kdbench.config import field_docs
 from kdbench.data.datasets import DATASETS, SHAPES, ArrayDataset
+from kdbench.data.place import FOLDERS, OWN_IMAGES
 from kdbench.engine.phase import count_extra_parameters
 from kdbench.errors import UserError
 from kdbench.experiment.pairs import Pair, named_pairs, usual_pairs
@@ -131,12 +132,19 @@ def networks() -> Rows:
 
 def datasets() -> Rows:
     """Describe each data set in a row."""
+    loaded = [load_protocol(name) for name in protocol_names()]
     used_by: dict[str, list[str]] = {}
-    for protocol in map(load_protocol, protocol_names()):
+    for protocol in loaded:
         used_by.setdefault(protocol.dataset, []).append(protocol.name)
     subset = "none: 'kdbench data subset NAME FILE' makes an npz file of all or some of it"
-    rows = [{"dataset": name, "protocols": ", ".join(used_by.get(name, [])) or subset} for name in DATASETS]
-    return [*rows, {"dataset": "npz:FILE", "protocols": "all, with --data npz:FILE in place of a folder"}]
+    of_files = [protocol.name for protocol in loaded if protocol.rules.augmentation.crop == "resized"]
+    own = f"{', '.join(used_by[OWN_IMAGES])}; also all others, with --data in place of a folder"
+    return [
+        *({"dataset": name, "protocols": ", ".join(used_by.get(name, [])) or subset} for name in DATASETS),
+        *({"dataset": f"{name}:DIR", "protocols": ", ".join(used_by[name])} for name in FOLDERS),
+        *({"dataset": word, "protocols": own} for word in ("folder:DIR", "tar:DIR", "hfds:NAME")),
+        {"dataset": "npz:FILE", "protocols": f"all but {', '.join(of_files)}, with --data in place of a folder"},
+    ]
 
 
 def protocols() -> Rows:

@@ -206,7 +206,8 @@ def _published(
     baseline: str | None,
     marks: Marks,
 ) -> list[Table]:
-    from kdbench.analysis.published.tables import printed_table, published_tables
+    from kdbench.analysis.published.printed import printed_table
+    from kdbench.analysis.published.tables import published_tables
     from kdbench.analysis.published.values import load_published
     from kdbench.experiment.pairs import named_pairs
 

@@ -61,6 +61,8 @@ SHAPES: Final[Mapping[str, DataShape]] = MappingProxyType(
         "fashion_mnist": DataShape(60_000, (28, 28), 10),
         "svhn": DataShape(73_257, (32, 32), 10),
         "stl10": DataShape(5_000, (96, 96), 10),
+        "imagenet": DataShape(1_281_167, (224, 224), 1000),
+        "tinyimagenet": DataShape(100_000, (64, 64), 200),
     }
 )
 """Shapes of the data sets that are known by name."""

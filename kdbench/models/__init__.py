@@ -76,8 +76,9 @@ def canonical_network(name: str) -> str:
     if prefix in {TIMM, TORCHVISION} and "." in rest:
         weights, network = prefix + rest, prefix + rest.partition(".")[0]
         raise UserError(
-            f"{weights!r} names pretrained weights: type {network}, for a student with --init {weights}, for a teacher "
-            f"after 'kdbench teacher import {weights} --network {network}'"
+            f"{weights!r} names pretrained weights: type {network}, or to start a student from them "
+            f"{named_by_torchvision(network)} with --init {weights}; they become a teacher with "
+            f"'kdbench teacher import {weights} --network {network}'"
         )
     if prefix == TIMM:
         return TIMM + rest
@@ -102,6 +103,12 @@ def twin_of(network: str) -> str | None:
     if TORCHVISION + name not in NETWORKS:
         return None
     return {TIMM: TORCHVISION + name, TORCHVISION: TIMM + name}.get(f"{prefix}:")
+
+
+def named_by_torchvision(network: str) -> str:
+    """Return the one name that a network has whose weights are given."""
+    twin = twin_of(network)
+    return twin if twin is not None and network.startswith(TIMM) else network
 
 
 def parse_pair(text: str) -> Pair:

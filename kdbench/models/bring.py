@@ -7,7 +7,7 @@ import timm
 from kdbench.data.images import Dataset
 from kdbench.errors import UserError
 from kdbench.experiment.protocol import Protocol
-from kdbench.models import TIMM, twin_of
+from kdbench.models import TIMM, named_by_torchvision
 from kdbench.models.build import Normalisation, build_net
 from kdbench.models.checkpoints import Loaded, load_checkpoint
 from kdbench.models.pretrained import Source, find_source
@@ -25,10 +25,10 @@ def check_given(network: str) -> None:
     UserError
         It is timm's, and torchvision has the same function.
     """
-    twin = twin_of(network)
-    if twin is not None and network.startswith(TIMM):
+    name = named_by_torchvision(network)
+    if name != network:
         raise UserError(
-            f"{network} and {twin} are one function where their weights are given, and have one name then: type {twin}"
+            f"{network} and {name} are one function where their weights are given, and have one name then: type {name}"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ import huggingface_hub
 import timm
 import torch
 import torchvision
+from huggingface_hub.utils import logging as hub_logging
 
 from kdbench.errors import UserError
 from kdbench.experiment.protocol import Protocol
@@ -183,17 +185,29 @@ def _download(published: Published) -> Path:
     link = published.url
     try:
         if published.repository:
-            link = huggingface_hub.hf_hub_url(published.repository, _FILE)
-            return Path(huggingface_hub.hf_hub_download(published.repository, _FILE))
+            link = f"{huggingface_hub.hf_hub_url(published.repository, _FILE)} with the {_CONFIG} beside it"
+            with _quiet_hub():
+                return Path(huggingface_hub.hf_hub_download(published.repository, _FILE))
         file = _hub_file(published)
         file.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(link, str(file), published.digits or None, progress=sys.stderr.isatty())
     except Exception as error:  # whatever a network, a disk or the hub's client raises
         raise UserError(
             f"{published.name} is in no cache of this machine and cannot be downloaded ({type(error).__name__}): fetch "
-            f"{link} elsewhere, and type the path of that file in place of its name"
+            f"{link} elsewhere, and type the path of the file in place of its name"
         ) from None
     return file
+
+
+@contextlib.contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Keep the hub's client from logging each of its retries."""
+    before = hub_logging.get_verbosity()
+    hub_logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        hub_logging.set_verbosity(before)
 
 
 def _hub_file(published: Published) -> Path:

@@ -70,9 +70,6 @@ def test_sources_that_disagree_are_all_there(cifar100: Published) -> None:
         "lskd": 71.06,
         "ldrld-notes": 70.91,
     }
-    imagenet = load_published("imagenet")
-    assert values(imagenet, "ResNet34>ResNet18", "KD") == [70.66, 70.68, 70.83, 71.03, 71.21, 71.37, 71.81]
-    assert values(imagenet, "ResNet34>ResNet18", "PCKD") == [72.01]
 
 
 def test_a_value_belongs_to_every_source_that_prints_it(cifar100: Published) -> None:
@@ -99,9 +96,6 @@ def test_names_are_found_in_any_spelling(cifar100: Published) -> None:
     assert load_published("CIFAR-100").dataset == "cifar100"
     chosen = cifar100.select(methods=["hsakd"], sources=["HSAKD"], pairs=["WRN-40-2>ShuffleV1"]).frame
     assert chosen["top1"].tolist() == [78.51]
-    assert load_published("imagenet").select(pairs=["resnet50>mobilenetv1"]).frame["student"].unique() == [
-        "MobileNetV1"
-    ]
 
 
 def test_an_unknown_name_gives_one_clear_line(cifar100: Published) -> None:
@@ -122,7 +116,7 @@ def test_a_value_with_a_protocol_has_its_networks() -> None:
     accuracy = load_protocol(PROTOCOL).accuracy
     comparable = 0
     for row in ROWS["cifar100"]:
-        if SOURCES[row["source"]]["protocol"] == PROTOCOL and not row["differs"]:
+        if PROTOCOL in SOURCES[row["source"]]["protocols"] and not row["differs"]:
             comparable += 1
             assert float(row["teacher_top1"]) == accuracy[row["teacher"]], row
             assert float(row["student_top1"]) == accuracy[row["student"]], row
@@ -130,7 +124,6 @@ def test_a_value_with_a_protocol_has_its_networks() -> None:
     assert comparable == (frame["protocol"] == PROTOCOL).sum() == 716
     assert ((frame["protocol"] == "") == (frame["differs"] != "")).all()
     assert {"sskd", "hsakd", "simkd", "semckd", "ml-repro-2021"}.isdisjoint(frame[frame["protocol"] != ""]["source"])
-    assert not load_published("imagenet").frame["protocol"].any()
 
 
 def test_other_networks_than_the_protocols_cannot_be_compared(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,8 @@ from fake_records import fake_grid, fake_record, write_records
 from test_comparison import split
 from test_layouts import column
 
-from kdbench.analysis.published.tables import printed_table, published_tables, with_published
+from kdbench.analysis.published.printed import printed_table
+from kdbench.analysis.published.tables import published_tables, with_published
 from kdbench.analysis.published.values import load_published
 from kdbench.analysis.tables.layouts import paper
 from kdbench.analysis.tables.table import Entry

@@ -36,6 +36,38 @@ def test_crd_rules(name: str) -> None:
         assert learning_rate(protocol, mobile, 151) == pytest.approx(0.001)
 
 
+@pytest.mark.parametrize("name", ["imagenet-crd-v1", "imagenet-crd-pool50-v1"])
+def test_rules_of_imagenet(name: str) -> None:
+    """RepDistiller, issue 10, and ReviewKD: 100 epochs, 4 times 64 images, 0.1, a tenth from epochs 31, 61 and 91."""
+    protocol = load_protocol(name)
+    schedule, optimizer, crop = protocol.rules.schedule, protocol.rules.optimizer, protocol.rules.augmentation
+    assert (schedule.epochs, schedule.batch_size, schedule.group_size, schedule.num_groups) == (100, 256, 64, 4)
+    assert (optimizer.name, optimizer.momentum, optimizer.weight_decay, optimizer.nesterov) == ("SGD", 0.9, 1e-4, False)
+    expected = {1: 0.1, 30: 0.1, 31: 0.01, 60: 0.01, 61: 1e-3, 90: 1e-3, 91: 1e-4, 100: 1e-4}
+    for epoch, rate in expected.items():
+        assert learning_rate(protocol, "MobileNetV1", epoch) == pytest.approx(rate)
+    assert (crop.crop, crop.size, crop.evaluation_size, crop.interpolation) == ("resized", 224, 256, "bilinear")
+    assert (crop.scale, crop.ratio, crop.flip) == ((0.08, 1.0), (3 / 4, 4 / 3), True)
+    assert protocol.accuracy == {
+        "torchvision:resnet34": 73.31,
+        "torchvision:resnet50": 76.13,
+        "torchvision:resnet18": 69.76,
+        "MobileNetV1": 68.87,
+    }
+
+
+def test_a_pool_is_all_that_its_protocol_changes() -> None:
+    plain, pooled = (load_protocol(name).identity() for name in ("imagenet-crd-v1", "imagenet-crd-pool50-v1"))
+    assert pooled.pop("pool") == 50
+    assert plain | {"name": pooled["name"]} == pooled
+
+
+@pytest.mark.parametrize("name", ["tinyimagenet-crd-v1", "imagefolder-224-v1", "imagenet-crd-pool50-v1"])
+def test_rules_under_which_nothing_is_published_say_so(name: str) -> None:
+    protocol = load_protocol(name)
+    assert "chosen here" in protocol.source or "nothing is published" in protocol.source
+
+
 def test_a_shorter_training_keeps_the_shape_of_the_schedule() -> None:
     protocol = load_protocol("cifar100-crd-v1").override(epochs=24)
     rates = [learning_rate(protocol, "resnet20", epoch) for epoch in (1, 15, 16, 18, 19, 21, 22, 24)]
@@ -60,10 +92,11 @@ def test_what_a_protocol_names_exists(name: str) -> None:
 
 
 def test_named_pairs_have_published_accuracies() -> None:
-    accuracy = load_protocol("cifar100-crd-v1").accuracy
     pairs = named_pairs()
-    assert [len(pairs[name].pairs) for name in ("crd-same-family", "crd-different-family")] == [7, 6]
+    assert [len(members.pairs) for members in pairs.values()] == [7, 6, 2]
+    assert [members.protocol for members in pairs.values()] == ["cifar100-crd-v1"] * 2 + ["imagenet-crd-v1"]
     for members in pairs.values():
+        accuracy = load_protocol(members.protocol).accuracy
         for pair in members.pairs:
             assert all(canonical_network(n) == n and n in accuracy for n in (pair.teacher.network, pair.student))
 

@@ -73,7 +73,7 @@ def _claim(comparison: Comparison, pair: ComparedPair, row: Row, value: Publishe
         difference=difference,
         verdict=_verdict(difference),
         why=why,
-        remarks=tuple(_remarks(comparison, pair, value)) if not why else (),
+        remarks=tuple(_remarks(comparison, pair, value, comparable=not why)),
     )
 
 
@@ -170,8 +170,12 @@ def _why_not(comparison: Comparison, row: Row, value: PublishedValue, n: int) ->
     return "one seed gives no interval" if n < 2 else ""
 
 
-def _remarks(comparison: Comparison, pair: ComparedPair, value: PublishedValue) -> list[str]:
+def _remarks(comparison: Comparison, pair: ComparedPair, value: PublishedValue, *, comparable: bool) -> list[str]:
     remarks = [value.note] if value.note else []
+    if value.top5 is not None:
+        remarks.append(f"published top-5: {fixed(value.top5)} %")
+    if not comparable:
+        return remarks
     theirs = load_protocol(comparison.rules["name"]).accuracy.get(pair.teacher)
     if theirs is not None and abs(pair.teacher_accuracy - theirs) > _TEACHER:
         remarks.append(

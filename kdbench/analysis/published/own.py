@@ -15,7 +15,9 @@ from kdbench.analysis.published.files import (
     PublishedMethod,
     Source,
     datasets,
+    parse_printed,
     read_methods,
+    read_networks,
     read_sources,
     read_values,
 )
@@ -24,7 +26,6 @@ from kdbench.experiment.pairs import Pair
 from kdbench.experiment.protocol import load_protocol, protocol_names
 from kdbench.experiment.toml_tables import read_table
 from kdbench.experiment.user_methods import folders
-from kdbench.models import parse_pair
 from kdbench.utils.names import find_name, squeeze
 from kdbench.utils.reading import Missing, Unreadable, read_toml
 from kdbench.utils.values import number, shown, text, whole_number
@@ -153,7 +154,7 @@ def _resolved(value: _Value) -> _Value:
         remedy = f"name {fitting}, or say in differs why there is none" if fitting else "say in differs why"
         raise UserError(f"protocol = {value.protocol!r} is none of {dataset}: {remedy}")
     try:
-        pair = parse_pair(value.pair)
+        pair = parse_printed(value.pair, read_networks(dataset))
     except UserError:
         pair = Pair.parse(value.pair)  # of networks that kdbench does not have
     differs = value.differs or ("" if value.protocol else "no protocol is named for it")
@@ -167,13 +168,14 @@ def _merged(values: Iterable[_Value], method: str, sources: Mapping[str, Source]
         source = Source(
             key=value.source,
             title=value.source,
-            protocol=value.protocol,
+            protocols=(value.protocol,) if value.protocol else (),
             epoch=value.epoch,
             own_methods=(),
             differs=value.differs,
         )
         other = merged.get(source.key) or sources.get(source.key) or source
-        if (other.protocol, other.epoch) != (source.protocol, source.epoch):
+        protocol = next((name for name in other.protocols if load_protocol(name).dataset == value.dataset), "")
+        if (protocol, other.epoch) != (value.protocol, value.epoch):
             raise UserError(f"source = {source.key!r} has two protocols or epochs: tell its parts apart, as by tables")
         merged[source.key] = replace(other, own_methods=tuple(dict.fromkeys((*other.own_methods, method))))
     return merged

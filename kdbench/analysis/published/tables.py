@@ -3,61 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pandas as pd
 
 from kdbench.analysis.comparison import FAMILIES, ComparedPair, Comparison, Row, position
-from kdbench.analysis.published.files import PublishedEpoch
-from kdbench.analysis.published.values import Published, PublishedValue
-from kdbench.analysis.tables.entries import fixed, with_difference
-from kdbench.analysis.tables.layouts import Marks
-from kdbench.analysis.tables.table import MISSING, Entry, Mark, Table, words
+from kdbench.analysis.published.values import SAME, Published, PublishedValue
+from kdbench.analysis.tables.entries import fixed
+from kdbench.analysis.tables.table import MISSING, Entry, Table, words
 from kdbench.errors import UserError
 from kdbench.experiment.pairs import Pair, usual_pairs
 from kdbench.experiment.protocol import load_protocol
 
-_NETWORKS = ("Teacher", "Student")
+NETWORKS = {"Teacher": "teacher_top1", "Student": "student_top1"}
+"""Rows of the networks without distillation, and the columns with their accuracies."""
 NOT_OURS = "published values are copied from their sources; they are never ranked or tested with ours"
+_GROUPS = (
+    "the protocol computes batch norms over groups of {} images; published runs over the images of a GPU, whose number "
+    "most sources do not state"
+)
 _BEST = "best epoch on the test set"
-_REPORTED: dict[PublishedEpoch, str] = {
-    "last": "after the last epoch",
-    "best": "in the best epoch on the test set",
-    "unknown": "epoch not stated",
-}
-
-
-def printed_table(published: Published, source: str, baseline: str | None = None, marks: Marks = "all") -> Table:
-    """Make a source's table as it was printed, with differences to one of its rows; NA for a missing value.
-
-    Raises
-    ------
-    UserError
-        The source is not one printed table, or the baseline is not one of its rows.
-    """
-    frame = published.printed(source)
-    description = published.sources[source]
-    assert description.table is not None
-    base = _row(frame, baseline or description.table.baseline)
-    columns = []
-    for pair in frame:
-        values = {str(row): float(value) for row, value in frame[pair].items()}
-        row_marks = _row_marks({row: value for row, value in values.items() if row not in _NETWORKS}, marks)
-        columns.append([_entry(values, row, base, row_marks) for row in values])
-    rows = [(*words(str(row)), *(column[number] for column in columns)) for number, row in enumerate(frame.index)]
-    return Table(
-        description.title,
-        _heads([str(pair) for pair in frame]),
-        tuple(rows),
-        (
-            f"top-1 on the test set of {published.dataset} in %, as printed ({_REPORTED[description.epoch]}); "
-            "NA: not printed",
-            f"↑ ↓: difference to {base} in percentage points",
-            *(["bold: best printed value; underlined: second best; no significance test"] if marks != "none" else []),
-            NOT_OURS,
-        ),
-    )
 
 
 def published_tables(published: Published) -> list[Table]:
@@ -156,30 +122,33 @@ def _with_brackets(
 
 
 def _published_entry(value: PublishedValue) -> Entry:
-    return _number(value.top1, value.std, f"{value.source}, {_BEST}" if value.epoch == "best" else "")
+    return number_entry(value.top1, value.std, f"{value.source}, {_BEST}" if value.epoch == "best" else "")
 
 
-def _number(top1: float, std: float | None, note: str = "") -> Entry:
+def number_entry(top1: float, std: float | None, note: str = "") -> Entry:
+    """Make an entry of a published accuracy, with its standard deviation if there is one."""
     numbers = {"top-1 %": fixed(top1)} | ({"sd": fixed(std)} if std else {})
     return Entry(" ± ".join(numbers.values()), numbers, notes=(note,) if note else ())
 
 
 def _protocol_table(published: Published, protocol: str, frame: pd.DataFrame) -> Table:
     """Make a table of the values under one protocol; of values that disagree, the one that most sources print."""
-    accuracy = load_protocol(protocol).accuracy
+    rules = load_protocol(protocol)
     pairs = _ordered(frame)
     rows = [
-        (*words("", role), *(_number(accuracy[network], None) for network in networks))
-        for role, networks in zip(_NETWORKS, _networks(pairs), strict=True)
+        (*words("", role), *(_network_entry(rules.accuracy[network], frame, role, network) for network in networks))
+        for role, networks in zip(NETWORKS, _networks(pairs), strict=True)
     ]
+    group_size = rules.rules.schedule.group_size
     rows += _method_rows(published, frame, pairs)
     return Table(
         f"Published under {protocol}",
-        _heads(pairs, 2),
+        heads(pairs, 2),
         tuple(rows),
         (
             f"top-1 on the test set of {published.dataset} in %, ± standard deviation where a source prints one",
             "if sources disagree: the value that most of them print; a footnote lists the others",
+            *([_GROUPS.format(group_size)] if group_size else []),
             f"sources: {_titles(published, frame)}",
             NOT_OURS,
         ),
@@ -193,13 +162,22 @@ def _source_table(published: Published, source: str, frame: pd.DataFrame) -> Tab
     pairs = _ordered(frame)
     firsts = frame.drop_duplicates("pair").set_index("pair")
     rows = [
-        (*words("", role), *(_number(firsts[column][pair], None) for pair in pairs))
-        for role, column in zip(_NETWORKS, ("teacher_top1", "student_top1"), strict=True)
+        (*words("", role), *(number_entry(firsts[column][pair], None) for pair in pairs))
+        for role, column in NETWORKS.items()
     ]
+    columns = list(NETWORKS.values())
+    differences = frame[columns].to_numpy() - firsts.loc[frame["pair"], columns].to_numpy()
+    others = (abs(differences) > SAME).any(axis=1)
+    frame = frame.assign(
+        networks=[
+            f"of a teacher with {fixed(teacher)} % and a student with {fixed(student)} % without one" if other else ""
+            for other, teacher, student in zip(others, *(frame[column] for column in columns), strict=True)
+        ]
+    )
     reasons = list(dict.fromkeys(frame["differs"]))
     return Table(
         f"Published by {source}, not comparable",
-        _heads(pairs, 2),
+        heads(pairs, 2),
         (*rows, *_method_rows(published, frame, pairs, reasons=len(reasons) > 1)),
         (
             f"{source}: {published.sources[source].title}",
@@ -234,15 +212,25 @@ def _method_rows(
 
 
 def _most_printed(values: pd.DataFrame, *, reasons: bool, epochs: bool) -> Entry:
-    """Make an entry of the value that most sources print; notes hold the others, the epoch, and what differs."""
+    """Make an entry of the value that most sources print; notes hold what must be known of it, and the others."""
     order = values["also_in"].map(len).sort_values(ascending=False, kind="stable").index
     first, others = values.loc[order[0]], values.loc[order[1:]]
-    notes = [str(first["differs"])] if reasons and first["differs"] else []
+    columns = (*(["differs"] if reasons else []), "note", "network_note", "networks")
+    notes = [str(first[column]) for column in columns if first.get(column)]
     notes += [_BEST] if epochs and first["epoch"] == "best" else []
+    if not math.isnan(first["top5"]):
+        notes.append(f"top-5: {fixed(first['top5'])} %")
     if len(others):
         texts = (f"{fixed(v)} ({source})" for v, source in zip(others["top1"], others["source"], strict=True))
         notes.append(f"{first['source']}; also {', '.join(texts)}")
-    return _number(float(first["top1"]), None if math.isnan(first["std"]) else float(first["std"]), "; ".join(notes))
+    entry = number_entry(float(first["top1"]), None if math.isnan(first["std"]) else float(first["std"]))
+    return replace(entry, notes=tuple(notes))
+
+
+def _network_entry(accuracy: float, frame: pd.DataFrame, role: str, network: str) -> Entry:
+    """Make an entry of a network's accuracy under a protocol, with a note on what sources print where it is another."""
+    printed = sorted(set(frame.loc[frame[role.lower()] == network, NETWORKS[role]]) | {accuracy})
+    return number_entry(accuracy, None, f"printed as {' and '.join(map(fixed, printed))}" if len(printed) > 1 else "")
 
 
 def _ordered(frame: pd.DataFrame) -> list[str]:
@@ -250,7 +238,8 @@ def _ordered(frame: pd.DataFrame) -> list[str]:
     return sorted(dict.fromkeys(frame["pair"]), key=lambda pair: position(pair, usual))
 
 
-def _heads(pairs: Sequence[str], num_labels: int = 1) -> tuple[tuple[str, ...], ...]:
+def heads(pairs: Sequence[str], num_labels: int = 1) -> tuple[tuple[str, ...], ...]:
+    """Return the head of a table whose columns are pairs: their teachers, and their students below."""
     blank = ("",) * (num_labels - 1)
     return tuple(
         (*blank, role, *networks) for role, networks in zip(("teacher", "student"), _networks(pairs), strict=True)
@@ -265,30 +254,3 @@ def _networks(pairs: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _titles(published: Published, frame: pd.DataFrame) -> str:
     return "; ".join(f"{key}: {published.sources[key].title}" for key in dict.fromkeys(frame["source"]))
-
-
-def _row(frame: pd.DataFrame, name: str) -> str:
-    spelled = {str(row).lower(): str(row) for row in frame.index}
-    if name.lower() not in spelled:
-        raise UserError(f"the printed table has no row {name!r}: its rows are {', '.join(map(str, frame.index))}")
-    return spelled[name.lower()]
-
-
-def _entry(values: Mapping[str, float], row: str, base: str, marks: Mapping[str, Mark]) -> Entry:
-    value = values[row]
-    if math.isnan(value):
-        return Entry("NA", {"top-1 %": ""})
-    entry = replace(_number(value, None), mark=marks.get(row, ""))
-    has_difference = row not in {base, *_NETWORKS} and not math.isnan(values[base])
-    return with_difference(entry, value - values[base]) if has_difference else entry
-
-
-def _row_marks(values: Mapping[str, float], marks: Marks) -> dict[str, Mark]:
-    """Mark the best and second best of printed values; equal values share a mark."""
-    if marks == "none":
-        return {}
-    order = sorted({value for value in values.values() if not math.isnan(value)}, reverse=True)
-    names: tuple[Mark, ...] = ("best", "second")
-    return {
-        row: mark for mark, best in zip(names, order, strict=False) for row, value in values.items() if value == best
-    }

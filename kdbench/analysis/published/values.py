@@ -9,49 +9,36 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
 import pandas as pd
 
-from kdbench.analysis.published.files import METHODS_FILE, PublishedEpoch, PublishedMethod, Source
+from kdbench.analysis.published.files import (
+    METHODS_FILE,
+    PublishedEpoch,
+    PublishedMethod,
+    PublishedNetwork,
+    Source,
+    parse_printed,
+    read_networks,
+)
 from kdbench.analysis.published.own import read_files
+from kdbench.analysis.published.value import PublishedValue, value_of
 from kdbench.errors import UserError
 from kdbench.experiment.pairs import Pair
 from kdbench.experiment.protocol import Protocol, load_protocol, protocol_names
-from kdbench.models import parse_pair
 from kdbench.utils.names import find_name
 
-__all__ = ["Published", "PublishedValue", "datasets", "load_published"]
+__all__ = ["SAME", "Published", "PublishedValue", "datasets", "load_published"]
 
 _NETWORKS = {"Teacher": "teacher_top1", "Student": "student_top1"}
 """Rows of printed tables for the networks without distillation, and the columns with their accuracies."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublishedValue:
-    """A published accuracy of one pair and method, in percent."""
-
-    method: str
-    """Published name."""
-    top1: float
-    std: float | None
-    n: int | None
-    """Number of runs that the value is the mean of; None if unknown."""
-    epoch: PublishedEpoch
-    source: str
-    """Key of the source that the value is attributed to."""
-    also_in: tuple[str, ...]
-    """Keys of other sources that print the value."""
-    differs: str
-    """Why the value is not comparable with results under the protocol; empty if it is."""
-    note: str
-
-    @property
-    def comparable(self) -> bool:
-        """Whether networks, training rules and settings are the same; ``epoch`` may differ."""
-        return not self.differs
+SAME = 0.05
+"""Percentage points by which accuracies of equal weights may differ in print: torchvision's ResNet18 has 69.75 or
+69.76, its ResNet50 76.13 or 76.16."""
 
 
 @final
@@ -65,6 +52,7 @@ class Published:
     - ``kdbench``: name of the method in kdbench, empty for none
     - ``epoch``: last, best or unknown
     - ``protocol``: protocol whose results are comparable with the value, empty for none
+    - ``network_note``: what must be known of the networks, empty for nothing
 
     ``differs`` gives the reason wherever ``protocol`` is empty.
     """
@@ -73,6 +61,8 @@ class Published:
     frame: pd.DataFrame
     sources: dict[str, Source]
     methods: dict[str, PublishedMethod]
+    networks: dict[str, PublishedNetwork]
+    """Of this data set, by kdbench's names: those of which something must be known."""
     aliases: dict[str, str]
     """Published names of users' methods."""
     problems: list[str]
@@ -172,14 +162,14 @@ class Published:
         of_method = self.frame["method"] == self.aliases[method] if is_alias else self.frame["kdbench"] == method
         if method != rules.baseline:
             rows = self.frame[of_method & (self.frame["pair"] == pair)]
-            values = [_value(row, rules.name) for row in rows.to_dict("records")]
+            values = [value_of(row, rules.name) for row in rows.to_dict("records")]
         else:
             of_student = self.frame["student"] == Pair.parse(pair).student
             rows = self.frame[of_student & of_method]
             values = self._student_values(
                 self.frame[of_student & ~of_method & (self.frame["protocol"] == rules.name)], method
             )
-            values += [_value(row, rules.name) for row in rows.to_dict("records")]
+            values += [value_of(row, rules.name) for row in rows.to_dict("records")]
         return tuple(sorted(values, key=lambda value: not value.comparable))
 
     def method_name(self, name: str) -> str:
@@ -206,7 +196,7 @@ class Published:
 
     def _pair(self, pair: str) -> str:
         with contextlib.suppress(UserError):
-            return str(parse_pair(pair))
+            return str(parse_printed(pair, self.networks))
         pairs = sorted(set(self.frame["pair"]))
         return find_name("pair", pair, pairs, f"published values of {self.dataset} exist for {', '.join(pairs)}")
 
@@ -214,6 +204,7 @@ class Published:
         """Return the distinct accuracies of a student that sources print next to pairs, each with its first source."""
         name = self.method_name(method)
         rows = frame.drop_duplicates("student_top1").to_dict("records")
+        known = [self.networks.get(row["student"], PublishedNetwork()) for row in rows]
         return [
             PublishedValue(
                 method=name,
@@ -223,10 +214,10 @@ class Published:
                 epoch=_epoch(name, [row["source"]], self.sources),
                 source=row["source"],
                 also_in=(),
-                differs="",
-                note=f"printed next to {row['pair']}",
+                differs=network.alone,
+                note="; ".join(filter(None, (f"printed next to {row['pair']}", network.note))),
             )
-            for row in rows
+            for row, network in zip(rows, known, strict=True)
         ]
 
 
@@ -242,16 +233,25 @@ def load_published(dataset: str) -> Published:
     names, sources = files.datasets, files.sources
     name = find_name("data set", dataset, names, f"the data sets with published values are {' and '.join(names)}")
     protocols = {p: rules for p in protocol_names() if (rules := load_protocol(p)).dataset == name}
-    frame = files.values(name)
-    differs = [_differs(row, sources[row["source"]], protocols) for row in frame.to_dict("records")]
+    frame, networks = files.values(name), read_networks(name)
+    rows = frame.to_dict("records")
+    comparable = [next((p for p in sources[row["source"]].protocols if p in protocols), "") for row in rows]
+    differs = [
+        _differs(row, sources[row["source"]], protocols.get(protocol))
+        for row, protocol in zip(rows, comparable, strict=True)
+    ]
     frame = frame.assign(
         pair=frame["teacher"] + ">" + frame["student"],
         kdbench=[files.methods[method].kdbench for method in frame["method"]],
         epoch=[_epoch(m, keys, sources) for m, keys in zip(frame["method"], _printed_in(frame), strict=True)],
-        protocol=["" if why else sources[key].protocol for why, key in zip(differs, frame["source"], strict=True)],
-        differs=differs if protocols else f"kdbench has no protocol for {name}",
+        protocol=["" if why else protocol for why, protocol in zip(differs, comparable, strict=True)],
+        differs=differs,
+        network_note=[
+            "; ".join(n.note for n in (networks.get(row["teacher"]), networks.get(row["student"])) if n and n.note)
+            for row in rows
+        ],
     )
-    return Published(name, frame, sources, files.methods, files.aliases, files.problems)
+    return Published(name, frame, sources, files.methods, networks, files.aliases, files.problems)
 
 
 def datasets() -> list[str]:
@@ -259,18 +259,17 @@ def datasets() -> list[str]:
     return read_files().datasets
 
 
-def _differs(row: dict[Any, Any], source: Source, protocols: dict[str, Protocol]) -> str:
+def _differs(row: dict[Any, Any], source: Source, protocol: Protocol | None) -> str:
     """Explain why a value is not comparable with results under its source's protocol; empty if it is."""
     if row["differs"]:
         return str(row["differs"])
-    if source.protocol not in protocols:
+    if protocol is None:
         return source.differs or f"{source.key} is comparable on another data set only"
-    accuracy = protocols[source.protocol].accuracy
     networks = {role: (row[role], row[f"{role}_top1"]) for role in ("teacher", "student")}
     return "; ".join(
-        f"{role} {name} has {top1:.2f} % in the source, {accuracy.get(name, 'no value')} in {source.protocol}"
+        f"{role} {name} has {top1:.2f} % in the source, {protocol.accuracy.get(name, 'no value')} in {protocol.name}"
         for role, (name, top1) in networks.items()
-        if top1 != accuracy.get(name)
+        if not abs(top1 - protocol.accuracy.get(name, math.nan)) < SAME
     )
 
 
@@ -282,18 +281,3 @@ def _epoch(method: str, keys: Sequence[str], sources: dict[str, Source]) -> Publ
 def _printed_in(frame: pd.DataFrame) -> list[tuple[str, ...]]:
     """Return all sources of each row, the one that the value is attributed to first."""
     return [(first, *others) for first, others in zip(frame["source"], frame["also_in"], strict=True)]
-
-
-def _value(row: dict[Any, Any], protocol: str) -> PublishedValue:
-    other = f"comparable with {row['protocol']}, not with {protocol}" if row["protocol"] not in {"", protocol} else ""
-    return PublishedValue(
-        method=row["method"],
-        top1=row["top1"],
-        std=None if pd.isna(row["std"]) else row["std"],
-        n=None if pd.isna(row["n"]) else row["n"],
-        epoch=row["epoch"],
-        source=row["source"],
-        also_in=row["also_in"],
-        differs=row["differs"] or other,
-        note=row["note"],
-    )
