@@ -100,7 +100,9 @@ def profile_from(values: dict[str, Any]) -> Profile:
     """
     try:
         path, tables = Path(values["path"]), values["stages"]
-        return Profile(str(path), {stage: _resources(path, _renamed(path, tables[stage])) for stage in STAGES})
+        if unknown := tables.keys() - set(STAGES):
+            raise ValueError(f"{shown(min(unknown))} is no stage")
+        return Profile(str(path), {stage: _resources(path, _renamed(path, table)) for stage, table in tables.items()})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise UserError(

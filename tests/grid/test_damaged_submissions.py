@@ -65,7 +65,7 @@ def test_a_manifest_that_is_a_link_to_nothing_is_not_tidied_away(typed: Typed) -
     assert not unbegun_folders(grid)
 
 
-@pytest.mark.parametrize("change", [{"stages": {}}, {"stages": 7}, {"path": None}])
+@pytest.mark.parametrize("change", [{"stages": {"student": {}}}, {"stages": 7}, {"path": None}])
 def test_a_damaged_profile_of_a_submission_is_one_line(change: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "profile.toml").write_text("cpus = 2\n")
     values = json.loads(json.dumps(load_profile(tmp_path / "profile.toml").values()))
