@@ -7,7 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
+
+from kdbench.data.decode import Decoder
 
 
 def photo(width: int = 500, height: int = 375, seed: int = 0) -> Image.Image:
@@ -48,3 +52,15 @@ class Files:
 
     def read(self, index: int) -> bytes:
         return self.contents[index]
+
+
+def views(decoder: Decoder, index: int, crop: int, *, seed: int = 0, epoch: int = 0, num_strong: int = 0) -> Tensor:
+    """The crop with a number and strong views of a training image, ``(1 + R, 3, S, S)``."""
+    image = decoder.image(index)
+    strong = [decoder.strong(image, seed, epoch, index, row) for row in range(num_strong)]
+    return torch.from_numpy(np.stack([decoder.plain(image, index, crop), *strong]))
+
+
+def centre(decoder: Decoder, index: int) -> Tensor:
+    """A test image, ``(3, S, S)``."""
+    return torch.from_numpy(decoder.test(decoder.image(index)).copy())

@@ -8,15 +8,17 @@ pixels of 32 bits have no known range and are refused.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import time
 import warnings
+from collections.abc import Iterator
 from typing import Final, Protocol, final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 
 from kdbench.data.crops import Crop, CropRules, central_box, evaluation_sides, plain_crop, strong_crop
 from kdbench.data.randaugment import strongly_augmented
@@ -30,6 +32,7 @@ MAX_PIXELS: Final = 89_478_485
 """Pixels of the largest image, Pillow's own limit: a small file can claim to hold any number."""
 PAUSES: Final = (1.0, 3.0, 10.0)
 """Seconds before a file that could not be read is read again."""
+Pixels = npt.NDArray[np.uint8]
 _FILTERS: Final = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -49,7 +52,7 @@ class Files(Protocol):
 class Decoder:
     """Views of image files as pure functions of numbers; picklable.
 
-    Legend: ``S`` side of the crop, ``R`` strong views.
+    Legend: ``S`` side of the crop.
     """
 
     def __init__(self, files: Files, rules: CropRules) -> None:
@@ -67,7 +70,8 @@ class Decoder:
         """
         data = self._read(index)
         try:
-            image = rgb(data)
+            with quietly():
+                image = rgb(data)
             height, width = evaluation_sides(self.rules, (image.height, image.width))
             if height * width > MAX_PIXELS:
                 raise Unusable(
@@ -77,34 +81,27 @@ class Decoder:
             raise UserError(f"{self.files.name(index)} {error}; replace or remove it") from None
         return image
 
-    def views(self, index: int, crop: int, *, seed: int = 0, epoch: int = 0, num_strong: int = 0) -> Tensor:
-        """Return the crop with a number and the strong views of a training image, uint8 ``(1 + R, 3, S, S)``."""
-        image = self.image(index)
-        strong = [self.strong(image, seed, epoch, index, row) for row in range(num_strong)]
-        return torch.stack([self.plain(image, index, crop), *strong])
-
-    def plain(self, image: Image.Image, index: int, crop: int) -> Tensor:
-        """Return the crop with a number of the decoded training image at ``index``, uint8 ``(3, S, S)``."""
+    def plain(self, image: Image.Image, index: int, crop: int) -> Pixels:
+        """Return the crop with a number of the decoded training image at ``index``, ``(3, S, S)``."""
         return self._cropped(image, plain_crop(self.rules, (image.height, image.width), index, crop))
 
-    def strong(self, image: Image.Image, seed: int, epoch: int, index: int, row: int) -> Tensor:
-        """Return a strongly augmented view of the decoded training image at ``index``, uint8 ``(3, S, S)``."""
-        crop = strong_crop(self.rules, (image.height, image.width), seed, epoch, index, row)
+    def strong(self, image: Image.Image, seed: int, epoch: int, index: int, row: int) -> Pixels:
+        """Return a strongly augmented view of the decoded training image at ``index``, ``(3, S, S)``."""
+        crop = self._cropped(image, strong_crop(self.rules, (image.height, image.width), seed, epoch, index, row))
         draw = generator(seed, "strong-image", epoch, index, row)
-        return strongly_augmented(self._cropped(image, crop)[None].contiguous(), draw)[0]
+        return strongly_augmented(torch.from_numpy(np.ascontiguousarray(crop))[None], draw)[0].numpy()
 
-    def test(self, index: int) -> Tensor:
-        """Return the test image at ``index``, uint8 ``(3, S, S)``: resized, and its centre."""
-        image = self.image(index)
+    def test(self, image: Image.Image) -> Pixels:
+        """Return a decoded test image, ``(3, S, S)``: resized, and its centre."""
         height, width = evaluation_sides(self.rules, (image.height, image.width))
         resized = image.resize((width, height), _FILTERS[self.rules.interpolation])
         return _pixels(resized.crop(central_box(self.rules, (height, width))))
 
-    def _cropped(self, image: Image.Image, crop: Crop) -> Tensor:
+    def _cropped(self, image: Image.Image, crop: Crop) -> Pixels:
         # First the crop and then the resize: with `box=`, pixels around the box would shine into its border.
         box = image.crop((crop.left, crop.top, crop.left + crop.width, crop.top + crop.height))
         resized = box.resize((self.rules.size, self.rules.size), _FILTERS[self.rules.interpolation])
-        return _pixels(resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if crop.flip else resized)
+        return _pixels(resized)[:, :, ::-1] if crop.flip else _pixels(resized)
 
     def _read(self, index: int) -> bytes:
         for pause in PAUSES:
@@ -122,8 +119,17 @@ class Unusable(ValueError):
     """A file is no image that can be used; the message is a predicate for behind its name."""
 
 
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Show no warning of Pillow's; filters are the process's: enter this around threads that decode, not within."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of damaged EXIF, and of a palette's transparency, which is dropped
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
 def rgb(data: bytes) -> Image.Image:
-    """Return the image in a file's content as RGB, without a warning.
+    """Return the image in a file's content as RGB; to be called within `quietly`.
 
     Raises
     ------
@@ -132,27 +138,24 @@ def rgb(data: bytes) -> Image.Image:
     """
     if not data:
         raise Unusable("is empty")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of damaged EXIF, and of a palette's transparency, which is dropped
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-            image.load()
-            if image.mode.startswith("I;16"):
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            elif image.mode in {"I", "F"}:
-                raise Unusable(f"has pixels of 32 bits (mode {image.mode}), whose range is unknown: save it as 8 bits")
-            return image if image.mode == "RGB" else image.convert("RGB")
-        except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-            raise Unusable(f"is an image of more than {MAX_PIXELS:,} pixels") from None
-        except UnidentifiedImageError:
-            raise Unusable(f"is no image of a format that is read ({', '.join(FORMATS)})") from None
-        except (Unusable, MemoryError):
-            raise
-        except Exception as error:  # on damaged files Pillow's plugins raise what they happen to meet
-            raise Unusable(f"cannot be decoded: {one_line(error)}") from None
+    try:
+        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image.load()
+        if image.mode.startswith("I;16"):
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        elif image.mode in {"I", "F"}:
+            raise Unusable(f"has pixels of 32 bits (mode {image.mode}), whose range is unknown: save it as 8 bits")
+        return image if image.mode == "RGB" else image.convert("RGB")
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise Unusable(f"is an image of more than {MAX_PIXELS:,} pixels") from None
+    except UnidentifiedImageError:
+        raise Unusable(f"is no image of a format that is read ({', '.join(FORMATS)})") from None
+    except (Unusable, MemoryError):
+        raise
+    except Exception as error:  # on damaged files Pillow's plugins raise what they happen to meet
+        raise Unusable(f"cannot be decoded: {one_line(error)}") from None
 
 
-def _pixels(image: Image.Image) -> Tensor:
-    """Return an RGB image as uint8 ``(3, H, W)``; channels lie innermost in memory, as in Pillow."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+def _pixels(image: Image.Image) -> Pixels:
+    """Return an RGB image as ``(3, H, W)``; channels lie innermost in memory, as in Pillow."""
+    return np.asarray(image).transpose(2, 0, 1)

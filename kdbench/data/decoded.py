@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from kdbench.data.arrays import Arrays
 from kdbench.data.datasets import ArrayDataset, from_arrays
-from kdbench.data.decode import Unusable, rgb
+from kdbench.data.decode import Unusable, quietly, rgb
 from kdbench.data.image_names import Progress, Report
 from kdbench.data.listing import ImageFiles, Listing
 from kdbench.data.npz import require_memory
@@ -26,7 +26,8 @@ def decoded(files: ImageFiles, report: Report = lambda _: None) -> ArrayDataset:
     UserError
         An image cannot be used or has another size than the first one, or there is not memory for all of them.
     """
-    size = _pixels(files.train, 0).shape
+    with quietly():
+        size = _pixels(files.train, 0).shape
     require_memory(files.name, (len(files.train) + len(files.test)) * math.prod(size))
     progress = Progress(report, f"decoding {files.name}")
     arrays: Arrays = {
@@ -52,7 +53,7 @@ def _images(listing: Listing, size: tuple[int, ...], progress: Progress) -> npt.
             )
         images[index] = image
 
-    with ThreadPoolExecutor(owned_cpus()) as pool:  # Pillow decodes outside of Python's lock
+    with quietly(), ThreadPoolExecutor(owned_cpus()) as pool:  # Pillow decodes outside of Python's lock
         for done, _ in enumerate(pool.map(fill, range(len(listing)), chunksize=64), 1):
             progress(done, len(listing))
     return images

@@ -8,7 +8,7 @@ from typing import final
 
 from torch.utils.data import DataLoader, Dataset
 
-from kdbench.data.decode import Unusable, rgb
+from kdbench.data.decode import Unusable, quietly, rgb
 from kdbench.data.listing import Listing
 from kdbench.errors import UserError
 from kdbench.utils.text import one_line
@@ -44,7 +44,8 @@ class _Faults(Dataset["str | None"]):
     def __getitem__(self, index: int) -> str | None:
         name = self._listing.name(index)
         try:
-            rgb(self._listing.read(index))
+            with quietly():
+                rgb(self._listing.read(index))
         except Unusable as error:
             return f"{name} {error}"
         except UserError as error:

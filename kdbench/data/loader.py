@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from kdbench.data.decode import Decoder
+from kdbench.data.decode import Decoder, Pixels
 from kdbench.errors import UserError
 from kdbench.utils.resources import SHARED_MEMORY, free_shared_memory
 from kdbench.utils.signals import DEFERRED
@@ -212,17 +212,17 @@ class _Batches(Dataset["Tensor | Exception"]):
     def __getitem__(self, job: _Job) -> Tensor | Exception:
         try:
             batch = _empty(job.shape(self._decoder.rules.size))
-            self._fill(batch, job)
+            self._fill(batch.numpy(), job)  # NumPy moves channels to the front five times as fast as PyTorch
         except UserError as error:
             return UserError(str(error))
         except OSError as error:
             return OSError(error.errno, error.strerror, error.filename)
         return batch
 
-    def _fill(self, batch: Tensor, job: _Job) -> None:
+    def _fill(self, batch: Pixels, job: _Job) -> None:
         if job.crops is None:
             for place, index in enumerate(job.images):
-                batch[place] = self._decoder.test(index)
+                batch[place] = self._decoder.test(self._decoder.image(index))
             return
         decoded, image = -1, None
         for place, (index, crop) in enumerate(zip(job.images, job.crops, strict=True)):

@@ -17,7 +17,7 @@ replaying what came before it. All purposes, with what follows them:
 ``"digits"``                           the split of the embedded digits
 =====================================  ===========================================================================
 
-The two boxes are keys of NumPy's counter-based generator, Philox; the others are seeds of PyTorch's generators.
+The two boxes are keys of SHA-512 in counter mode; the others are seeds of PyTorch's generators.
 Epochs are those of the protocol, counted from 1; pre-training counts down to it, so that its last epoch is 0.
 """
 

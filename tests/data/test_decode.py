@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from photos import Files, encoded, photo
+from photos import Files, centre, encoded, photo, views
 from PIL import Image
 from small_data import message
 from timm.data import ImageDataset
@@ -61,22 +61,22 @@ def test_training_crops_are_torchvisions(rules: CropRules, size: tuple[int, int]
     flips = set()
     for number in range(12):
         *box, flip = plain_crop(rules, (image.height, image.width), 1, number)
-        assert torch.equal(ours.views(1, number)[0], resized_crop(image, tuple(box), rules, flip=flip))
+        assert torch.equal(views(ours, 1, number)[0], resized_crop(image, tuple(box), rules, flip=flip))
         flips.add(flip)
     assert flips == {False, True}
 
 
 def test_strong_views_have_crops_of_their_own() -> None:
     image = photo(90, 70)
-    views = decoder(encoded(image)).views(0, 5, seed=1, epoch=2, num_strong=2)
-    assert views.shape == (3, 3, 48, 48)
-    assert views.dtype == torch.uint8
-    assert torch.equal(views[:1], decoder(encoded(image)).views(0, 5, seed=3, epoch=4))
+    rows = views(decoder(encoded(image)), 0, 5, seed=1, epoch=2, num_strong=2)
+    assert rows.shape == (3, 3, 48, 48)
+    assert rows.dtype == torch.uint8
+    assert torch.equal(rows[:1], views(decoder(encoded(image)), 0, 5, seed=3, epoch=4))
     for row in range(2):
         *box, flip = strong_crop(RULES, (70, 90), 1, 2, 0, row)
         crop = resized_crop(image, tuple(box), RULES, flip=flip)
         expected = strongly_augmented(crop[None], generator(1, "strong-image", 2, 0, row))[0]
-        assert torch.equal(views[1 + row], expected)
+        assert torch.equal(rows[1 + row], expected)
 
 
 @pytest.mark.parametrize("rules", [RULES, bicubic(), dataclasses.replace(RULES, evaluation_size=31)])
@@ -86,7 +86,7 @@ def test_test_images_are_torchvisions(rules: CropRules, size: tuple[int, int]) -
     image = photo(*size)
     resize = Resize(rules.evaluation_size, MODES[rules.interpolation], antialias=True)
     expected = Compose([resize, CenterCrop(rules.size), PILToTensor()])(image)
-    assert torch.equal(decoder(encoded(image), rules=rules).test(0), expected)
+    assert torch.equal(centre(decoder(encoded(image), rules=rules), 0), expected)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -96,7 +96,7 @@ def test_test_images_are_timms(interpolation: str) -> None:
     rules = dataclasses.replace(RULES, size=224, evaluation_size=256)
     if interpolation == "bicubic":
         rules = bicubic(rules)
-    assert torch.equal(decoder(encoded(image, "JPEG"), rules=rules).test(0), theirs(jpeg(image)))
+    assert torch.equal(centre(decoder(encoded(image, "JPEG"), rules=rules), 0), theirs(jpeg(image)))
 
 
 def jpeg(image: Image.Image) -> Image.Image:
@@ -197,18 +197,16 @@ def broken() -> dict[str, tuple[bytes, str]]:
 def test_what_is_no_image_is_one_line_with_its_name(kind: str) -> None:
     content, reason = broken()[kind]
     assert decode.MAX_PIXELS == Image.MAX_IMAGE_PIXELS
-    for call in (lambda: decoder(content).views(0, 0), lambda: decoder(content).test(0)):
-        text = message(call)
-        assert text.startswith(f"train/cat/0.jpg {reason}")
-        assert "BytesIO" not in text
+    text = message(lambda: decoder(content).image(0))
+    assert text.startswith(f"train/cat/0.jpg {reason}")
+    assert "BytesIO" not in text
 
 
 @pytest.mark.parametrize("size", [(1, 5000), (5000, 1)])
 def test_an_image_too_narrow_to_be_resized_is_one_line(size: tuple[int, int]) -> None:
     rules = dataclasses.replace(RULES, size=224, evaluation_size=256)
     ours = decoder(encoded(Image.new("RGB", size)), rules=rules)
-    for call in (lambda: ours.views(0, 0), lambda: ours.test(0)):
-        assert f"train/cat/0.jpg is {size[0]} x {size[1]} pixels, too narrow" in message(call)
+    assert f"train/cat/0.jpg is {size[0]} x {size[1]} pixels, too narrow" in message(lambda: ours.image(0))
 
 
 class Failing(Files):
@@ -228,7 +226,7 @@ class Failing(Files):
 def test_an_input_error_is_tried_again_three_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode, "PAUSES", (0.0, 0.0, 0.0))
     content = encoded(photo(90, 70))
-    assert torch.equal(Decoder(Failing(content, 3), RULES).views(0, 0), decoder(content).views(0, 0))
+    assert torch.equal(views(Decoder(Failing(content, 3), RULES), 0, 0), views(decoder(content), 0, 0))
     with pytest.raises(OSError, match=r"Input/output error: 'train/cat/0\.jpg'") as caught:
-        Decoder(Failing(content, 4), RULES).views(0, 0)
+        Decoder(Failing(content, 4), RULES).image(0)
     assert caught.value.errno == errno.EIO

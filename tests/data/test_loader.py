@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import torch
-from photos import Files, encoded, photo
+from photos import Files, centre, encoded, photo, views
 from small_data import message
 from torch import Tensor
 from torch.utils.data import _utils, get_worker_info
@@ -93,7 +93,7 @@ def test_batches_are_equal_with_any_number_of_processes(loading: Loading) -> Non
     by_hand = [
         torch.stack(
             [
-                decoder.views(int(index), int(crop), seed=1, epoch=2, num_strong=1)
+                views(decoder, int(index), int(crop), seed=1, epoch=2, num_strong=1)
                 for index, crop in zip(item.index, item.crops, strict=True)
             ],
             dim=1,
@@ -109,7 +109,7 @@ def test_batches_are_equal_with_any_number_of_processes(loading: Loading) -> Non
 
 def test_test_images(loading: Loading) -> None:
     decoder = Decoder(Files(CONTENTS), RULES)
-    expected = torch.stack([decoder.test(index) for index in range(10)])
+    expected = torch.stack([centre(decoder, index) for index in range(10)])
     wanted = [EvaluationItem(torch.arange(4)), EvaluationItem(torch.arange(4, 10))]
     for num_workers in (0, 2):
         assert torch.equal(torch.cat(list(loading(num_workers).batches(wanted))), expected)
