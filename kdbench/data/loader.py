@@ -272,10 +272,17 @@ def _prepare_worker(_: int) -> None:
 
 
 def _kill(workers: Sequence[multiprocessing.process.BaseProcess]) -> None:
-    for worker in workers:
-        worker.kill()
-    for worker in workers:
-        worker.join()
+    # Another loader of this process may have let PyTorch raise an error wherever a worker ends.
+    is_main = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if is_main else None
+    try:
+        for worker in workers:
+            worker.kill()
+        for worker in workers:
+            worker.join()
+    finally:
+        if is_main:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL if handler is None else handler)
 
 
 @contextlib.contextmanager
