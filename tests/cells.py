@@ -23,6 +23,7 @@ from kdbench.experiment.cell import Cell
 from kdbench.experiment.protocol import Protocol
 from kdbench.method import Batch
 from kdbench.net import Outputs
+from kdbench.utils.ranks import ALONE, Ranks
 
 __all__ = ["CPU", "PAIRS", "make_source", "make_teacher", "steps", "tiny_protocol"]
 
@@ -97,13 +98,16 @@ def make_cell(protocol: Protocol, method: str, teacher: str, student: str, seed:
     return small.make_cell(protocol, method, teacher, student, seed, METHODS[method])
 
 
-def make_run(npz: Path, runs: Path, method: str, pair: str = "cifar", seed: int = 1, **changes: Any) -> Run:
+def make_run(
+    npz: Path, runs: Path, method: str, pair: str = "cifar", seed: int = 1, *, ranks: Ranks = ALONE, **changes: Any
+) -> Run:
     dataset = load_dataset(f"npz:{npz}", Path())
     protocol = tiny_protocol(dataset, **changes)
     teacher, student = PAIRS[pair]
     cell = make_cell(protocol, method, teacher, student, seed)
     source = make_source(teacher, protocol, dataset) if cell.teacher else None
-    batches, options = Batches(DeviceData(dataset, protocol, CPU), protocol, seed), Options(runs=runs, device=CPU)
+    batches = Batches(DeviceData(dataset, protocol, CPU), protocol, seed, ranks)
+    options = Options(runs=runs, device=CPU, ranks=ranks)
     if (method, pair) in REFUSED:
         with pytest.raises(UserError, match=REFUSED[method, pair]) as refused:
             Run(cell, batches, source, options)
@@ -115,4 +119,5 @@ def end_epoch(run: Run) -> None:
     """Evaluate a run, if its epoch is the protocol's, and move to the next epoch."""
     outcomes = Outcomes([run.cell])
     measured = [] if run.phase.pretraining else [run]
-    run.end_epoch(evaluate_runs(measured, run.data.evaluation, outcomes).get(run.cell.id, {}))
+    ranks = run.options.ranks
+    run.end_epoch(evaluate_runs(measured, run.data.evaluation, outcomes, ranks).get(run.cell.id, {}))

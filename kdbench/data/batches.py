@@ -12,6 +12,7 @@ from kdbench.data.images import Dataset, EpochViews
 from kdbench.data.views import order
 from kdbench.experiment.protocol import Protocol
 from kdbench.method import ViewPlan
+from kdbench.utils.ranks import ALONE, Ranks
 
 
 @final
@@ -33,11 +34,12 @@ class Batches:
     Add a plan before its images are read. Legend: ``n`` images of a group, ``V`` views, ``N`` training images.
     """
 
-    def __init__(self, data: DeviceData, protocol: Protocol, seed: int) -> None:
+    def __init__(self, data: DeviceData, protocol: Protocol, seed: int, ranks: Ranks = ALONE) -> None:
         self.data, self.seed = data, seed
         self.num_images = len(data.labels)
         self.schedule = protocol.rules.schedule
-        self.layout = Layout(self.num_images, self.schedule)
+        self.layout = Layout(self.num_images, self.schedule, ranks)
+        self.layout.check()
         self.steps = self.layout.steps
         self.epoch = 0
         self._plans: set[ViewPlan] = set()
@@ -64,12 +66,13 @@ class Batches:
         self._views = self.data.images.epoch(self.seed, epoch, self._permutation, self.layout, list(self._plans))
 
     def groups(self, step: int) -> list[Group]:
-        """Return the groups of a step, from 0, in the order of its images."""
+        """Return this process's groups of a step, from 0, in the order of their images."""
         bounds = self.layout.bounds(step)
         num_images = bounds[-1][1] - bounds[0][0]
         return [
             Group(step, number, first, self._index[first:last], (last - first) / num_images)
             for number, (first, last) in enumerate(bounds)
+            if number in self.layout.own
         ]
 
     @property

@@ -8,7 +8,9 @@ from typing import final
 
 from torch import Tensor
 
+from kdbench.errors import UserError
 from kdbench.experiment.rule_groups import ScheduleRules
+from kdbench.utils.ranks import ALONE, Ranks
 
 
 @final
@@ -39,6 +41,21 @@ class Layout:
 
     num_images: int
     schedule: ScheduleRules
+    ranks: Ranks = ALONE
+    """The processes among which groups are dealt out."""
+
+    @property
+    def own(self) -> range:
+        """Numbers of the groups of a step that this process computes."""
+        return range(self.ranks.rank, self.schedule.num_groups, self.ranks.size)
+
+    def check(self) -> None:
+        """Raise ``UserError`` unless each process has equally many groups."""
+        if self.schedule.num_groups % self.ranks.size:
+            raise UserError(
+                f"--devices {self.ranks.size} cannot share the groups of a batch, of which there are "
+                f"{self.schedule.num_groups}: choose a divisor of that, or a protocol with other groups (group_size)"
+            )
 
     @property
     def steps(self) -> int:

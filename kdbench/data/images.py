@@ -74,8 +74,11 @@ class EvaluationImages(abc.ABC):
     """Test images in batches of the size of forward passes, which can be gone through again and again."""
 
     @abc.abstractmethod
-    def __iter__(self) -> Iterator[Tensor]:
-        """Return all images in their order, float32 ``(B, 3, H, W)`` in [0, 1] on the device."""
+    def batches(self, first: int = 0, step: int = 1) -> Iterator[tuple[int, Tensor]]:
+        """Return every so manyth batch from one on, in their order, each with the place of its first image.
+
+        A batch is float32 ``(B, 3, H, W)`` in [0, 1] on the device.
+        """
 
 
 class TrainingImages(abc.ABC):

@@ -176,7 +176,8 @@ class ResidentEvaluation(EvaluationImages):
     def __init__(self, images: Tensor, device: torch.device) -> None:
         self._images = images.to(device)
 
-    def __iter__(self) -> Iterator[Tensor]:
-        """Return all images in their order, float32 ``(B, 3, H, W)`` in [0, 1]."""
-        for chunk in self._images.split(forward_batch(self._images.device)):
-            yield chunk.permute(0, 3, 1, 2).float().div_(255)
+    def batches(self, first: int = 0, step: int = 1) -> Iterator[tuple[int, Tensor]]:
+        """Return batches with the places of their first images."""
+        size = forward_batch(self._images.device)
+        for place in range(first * size, len(self._images), step * size):
+            yield place, self._images[place : place + size].permute(0, 3, 1, 2).float().div_(255)

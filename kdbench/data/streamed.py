@@ -191,10 +191,10 @@ class _Items(Sequence[Item]):
 
     def place(self, group: Group) -> int:
         """Return the place of a group among those of the epoch."""
-        return group.step * self.layout.schedule.num_groups + group.number
+        return group.step * len(self.layout.own) + self.layout.own.index(group.number)
 
     def __len__(self) -> int:
-        return self.layout.steps * self.layout.schedule.num_groups - self.begin
+        return self.layout.steps * len(self.layout.own) - self.begin
 
     @overload
     def __getitem__(self, place: int) -> Item: ...
@@ -207,8 +207,8 @@ class _Items(Sequence[Item]):
             return [self[number] for number in range(*place.indices(len(self)))]
         if not 0 <= place < len(self):
             raise IndexError(place)
-        step, number = divmod(self.begin + place, self.layout.schedule.num_groups)
-        first, last = self.layout.bounds(step)[number]
+        step, number = divmod(self.begin + place, len(self.layout.own))
+        first, last = self.layout.bounds(step)[self.layout.own[number]]
         index = self.order[first:last]
         return Item(index, self.crops[index], self.seed, self.epoch, self.num_strong)
 
@@ -220,15 +220,15 @@ class StreamedEvaluation(EvaluationImages):
     def __init__(self, loader: Loader, num_images: int, device: torch.device) -> None:
         self._loader, self._num_images, self._device = loader, num_images, device
 
-    def __iter__(self) -> Iterator[Tensor]:
-        """Return all images in their order, float32 ``(B, 3, S, S)`` in [0, 1] on the device."""
-        parts = torch.arange(self._num_images).split(_EVALUATED)
+    def batches(self, first: int = 0, step: int = 1) -> Iterator[tuple[int, Tensor]]:
+        """Return batches with the places of their first images."""
+        parts = torch.arange(self._num_images).split(_EVALUATED)[first::step]
         batches = iter(self._loader.batches([EvaluationItem(part) for part in parts]))
         try:
-            for _ in parts:
+            for part in parts:
                 with _named():
                     batch = next(batches)
-                yield batch.to(self._device, non_blocking=True).float().div_(255)
+                yield int(part[0]), batch.to(self._device, non_blocking=True).float().div_(255)
         finally:
             self._loader.close()
 

@@ -12,12 +12,16 @@ from kdbench.engine.outcomes import Outcomes
 from kdbench.engine.run import Run
 from kdbench.models.evaluate import Evaluation
 from kdbench.utils.device import Span
+from kdbench.utils.ranks import ALONE, Ranks
 
 
 @torch.inference_mode()
-def evaluate_runs(runs: Sequence[Run], images: EvaluationImages, outcomes: Outcomes) -> Mapping[str, dict[str, float]]:
+def evaluate_runs(
+    runs: Sequence[Run], images: EvaluationImages, outcomes: Outcomes, ranks: Ranks = ALONE
+) -> Mapping[str, dict[str, float]]:
     """Measure the students of runs on the test set; leave them in eval mode.
 
+    Processes share the images; before that, all of them are given the running statistics of the leading one.
     Each run is charged what the images took, and its own forward passes.
 
     Returns
@@ -31,21 +35,23 @@ def evaluate_runs(runs: Sequence[Run], images: EvaluationImages, outcomes: Outco
         with outcomes.attempt(run):
             evaluations[run.cell.id] = run.evaluation()
             run.student.eval()
+            ranks.send(list(run.student.buffers()))
     making, started = 0.0, time.monotonic()
-    for pixels in images:
+    for place, pixels in images.batches(ranks.rank, ranks.size):
         making += time.monotonic() - started
         for run in runs:
             if not outcomes.has(run.cell):
                 with outcomes.attempt(run), Span(pixels.device) as forward:
-                    evaluations[run.cell.id].add(run.student.logits(pixels).float())
+                    evaluations[run.cell.id].add(run.student.logits(pixels).float(), place)
                 spans[run.cell.id].append(forward)
         started = time.monotonic()
+    outcomes.agree(runs, ranks)
     results: dict[str, dict[str, float]] = {}
     for run in runs:
         if not outcomes.has(run.cell):
             with outcomes.attempt(run):
                 started = time.monotonic()
-                results[run.cell.id] = evaluations[run.cell.id].results()  # waits for the device
+                results[run.cell.id] = evaluations[run.cell.id].results(ranks)  # waits for the device
                 looking = time.monotonic() - started
                 forwards = sum(span.seconds() for span in spans[run.cell.id])
                 run.tally.seconds["evaluate"] += making + forwards + looking

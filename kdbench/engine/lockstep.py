@@ -68,7 +68,7 @@ class Lockstep:
                 with self.outcomes.attempt(run):
                     run.end_epoch(metrics.get(run.cell.id, {}))
                     if run.done:
-                        self.outcomes.set(run.cell, finish(run))
+                        self.outcomes.set(run.cell, finish(run) if self.options.ranks.leads else {})
                 observe[run.cell.id](run.progress())
             self.active = self._still(self.active)
 
@@ -95,7 +95,8 @@ class Lockstep:
                 continue
             self.tick(step, joined)
             now = time.monotonic()
-            due = now - self._saved >= self.options.save_every or stop.signum is not None
+            due, signum = self.options.ranks.highest([now - self._saved >= self.options.save_every, stop.signum or 0])
+            due = due or signum
             if due or step + 1 == num_steps or (step + 1) % _FLUSH_EVERY == 0:
                 self._each(joined, Run.flush_losses)
             if now - self._observed >= _OBSERVE_EVERY:
@@ -103,10 +104,11 @@ class Lockstep:
                     observe[run.cell.id](run.progress())
                 self._observed = now
             if due:
-                self._each(joined, save)
+                if self.options.ranks.leads:
+                    self._each(joined, save)
                 self._saved = time.monotonic()
-                if stop.signum is not None:
-                    self._interrupt(behind[0], step + 1, stop.signum)
+                if signum:
+                    self._interrupt(behind[0], step + 1, signum)
         if self.graphs:
             self.graphs.drop()
 
@@ -126,6 +128,7 @@ class Lockstep:
                     run.begin_group(group)
                     run.add(group, given.images, given.teacher)
                 run.tally.time([*given.spans, adding])
+        self.outcomes.agree(joined, self.options.ranks)
         for run in self._still(joined):
             with self.outcomes.attempt(run):
                 with Span(self.options.device) as updating:
@@ -156,7 +159,7 @@ class Lockstep:
         if not measured:
             return {}
         try:
-            return evaluate_runs(measured, self.shared.batches.data.evaluation, self.outcomes)
+            return evaluate_runs(measured, self.shared.batches.data.evaluation, self.outcomes, self.options.ranks)
         except Exception as error:
             for run in self._still(measured):
                 self.outcomes.fail(run, error)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from kdbench.utils.ranks import ALONE, Ranks
 from kdbench.utils.scheduler import Scheduler
 
 
@@ -20,5 +21,7 @@ class Options:
     """Seconds between two saves of the state."""
     scheduler: Scheduler = field(default_factory=Scheduler)
     """Knows about the jobs of other processes that work on cells."""
+    ranks: Ranks = ALONE
+    """The processes that compute a cell together."""
     compile: bool = False
     """On a GPU, launch each step as CUDA graphs; elsewhere, compile the student."""

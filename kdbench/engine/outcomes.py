@@ -17,6 +17,7 @@ from kdbench.experiment.folder import FAILURE
 from kdbench.utils.device import is_out_of_memory
 from kdbench.utils.files import NotWritten, write_json
 from kdbench.utils.leases import Busy, Superseded
+from kdbench.utils.ranks import Ranks
 from kdbench.utils.text import one_line
 
 Outcome = dict[str, Any] | Exception
@@ -38,6 +39,17 @@ class Outcomes:
     def has(self, cell: Cell) -> bool:
         """Return whether a cell has ended."""
         return cell.id in self._by_id
+
+    def agree(self, runs: Sequence[Run], ranks: Ranks) -> None:
+        """End a run that has failed in some process in all of them."""
+        if ranks.size == 1 or not any(ranks.highest([self.has(run.cell) for run in runs])):
+            return
+        texts = {run.cell.id: str(self._by_id[run.cell.id]) for run in runs if self.has(run.cell)}
+        of_all = ranks.all(texts)
+        for run in runs:
+            told = next((texts[run.cell.id] for texts in of_all if run.cell.id in texts), None)
+            if told is not None and not self.has(run.cell):
+                self.fail(run, UserError(told))
 
     def list(self) -> list[Outcome]:
         """Return the outcomes in the order of the cells."""

@@ -76,7 +76,7 @@ class Run:
         self.extra_parameters = count_extra_parameters(student, self.student, self.method)
         self.generator = generator(cell.seed, "method", device=device)
         self.tally = Tally()
-        self.step_update = StepUpdate(self.module, cell.protocol, device)
+        self.step_update = StepUpdate(self.module, cell.protocol, device, options.ranks)
         self.num_lockstep = 1
         """Runs in lockstep, this one among them."""
         self.phases = phases_of(cell, self.method, self.student, batches.steps)
@@ -262,6 +262,8 @@ class Run:
 
     def _note(self, row: dict[str, Any], history: list[dict[str, Any]], name: str) -> None:
         history.append(row)
+        if not self.options.ranks.leads:
+            return
         write_atomic(self.folder / name, "".join(f"{json.dumps(row)}\n" for row in history), permit=self.permit)
 
     def evaluation(self) -> Evaluation:

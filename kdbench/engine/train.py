@@ -67,7 +67,7 @@ def train_cells(
                         f"{cell} failed: {lease.crashes} processes in a row died before they could save "
                         "anything of it. Was it out of memory? Type the same command to try again"
                     )
-                batches = batches or Batches(data(), cell.protocol, cell.seed)
+                batches = batches or Batches(data(), cell.protocol, cell.seed, options.ranks)
                 run = Run(cell, batches, source(cell), options, lease.check)
                 write_config(folder, run)
                 resume(run)

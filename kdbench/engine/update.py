@@ -18,6 +18,7 @@ from kdbench.experiment.protocol import Protocol
 from kdbench.functional import at_least_float32
 from kdbench.method import Batch, Rows
 from kdbench.net import Outputs
+from kdbench.utils.ranks import Ranks
 
 
 @final
@@ -28,8 +29,8 @@ class StepUpdate:
     first group moves running statistics of batch norms.
     """
 
-    def __init__(self, module: Step, protocol: Protocol, device: torch.device) -> None:
-        self._module, self._rules = module, protocol.rules.optimizer
+    def __init__(self, module: Step, protocol: Protocol, device: torch.device, ranks: Ranks) -> None:
+        self._module, self._rules, self._ranks = module, protocol.rules.optimizer, ranks
         self.scaler = torch.amp.GradScaler(device.type, enabled=protocol.precision == "fp16")
         self._batch_norms = [each for each in module.modules() if isinstance(each, _BatchNorm)]
         self._values = torch.empty(0)
@@ -42,13 +43,13 @@ class StepUpdate:
         self._phase, self._optimizer = phase, optimizer
 
     def add(self, group: Group, batch: Batch, teacher: Outputs, observer: StepObserver) -> None:
-        """Add the gradients of a group; the first one of a step begins anew."""
+        """Add the gradients of a group; this process's first one of a step begins anew."""
         observer.begins(batch, teacher)
         with contextlib.nullcontext() if group.number == 0 else self._running_statistics_kept():
             terms, rows = self._module(self._phase, batch, teacher)
         observer.computed(terms)
         values = torch.stack([at_least_float32(value) for value in terms.values()])
-        if group.number == 0:
+        if group.number == self._ranks.rank:
             self._optimizer.zero_grad(set_to_none=True)
             self._values, self._remembered = torch.zeros_like(values), []
         self.terms = tuple(terms)
@@ -58,15 +59,29 @@ class StepUpdate:
             self._remembered.append(rows)
 
     def apply(self) -> Tensor:
-        """Let the optimiser do its step and the method remember; return the loss terms ``(num_terms,)``."""
+        """Let the optimiser do its step and the method remember; return the loss terms ``(num_terms,)``.
+
+        Gradients, terms and rows are those of all processes.
+        """
+        gradients = [parameter.grad for parameter in self._phase.parameters if parameter.grad is not None]
+        self._ranks.sum([*gradients, self._values])
         clip_gradients(self._rules, self._phase.parameters, self._optimizer, self.scaler)
         self.scaler.step(self._optimizer)
         self.scaler.update()
-        if self._remembered:
+        if remembered := self._rows_of_all():
             self._module.method.remember(
-                {name: torch.cat([rows[name] for rows in self._remembered]) for name in self._remembered[0]}
+                {name: torch.cat([rows[name] for rows in remembered]) for name in remembered[0]}
             )
         return self._values
+
+    def _rows_of_all(self) -> list[Rows]:
+        """Return the rows of each group of the step, in the order of the batch."""
+        if self._ranks.size == 1 or not self._remembered:
+            return self._remembered
+        device = next(iter(self._remembered[0].values())).device
+        parts = self._ranks.all([{name: row.cpu() for name, row in rows.items()} for rows in self._remembered])
+        in_order = [rows for groups in zip(*parts, strict=True) for rows in groups]
+        return [{name: row.to(device) for name, row in rows.items()} for rows in in_order]
 
     @contextlib.contextmanager
     def _running_statistics_kept(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from kdbench.data.images import EvaluationImages
 from kdbench.net import Net
+from kdbench.utils.ranks import ALONE, Ranks
 
 NUM_ECE_BINS = 15
 
@@ -34,20 +35,23 @@ class Evaluation:
     def __init__(self, targets: Tensor, teacher_logits: Tensor | None = None) -> None:
         self._targets, self._teacher_logits = targets, teacher_logits
         self._waiting: list[Tensor] = []
+        self._rows: list[Tensor] = []
         self._num_waiting = self._done = 0
         self._hits, self._gaps = Counter[str](), torch.zeros(NUM_ECE_BINS, dtype=torch.float64)
-        self._sums = dict[str, float]()
+        self._sums = {"nll": 0.0, "teacher_kl": 0.0}
 
-    def add(self, logits: Tensor) -> None:
-        """Add the logits ``(B, K)`` of the next images, on any device; seldom waits for it."""
-        for part in logits.split(_AT_ONCE):
+    def add(self, logits: Tensor, first: int) -> None:
+        """Add the logits ``(B, K)`` of images from a place on, on any device; seldom waits for it."""
+        for place, part in enumerate(logits.split(_AT_ONCE)):
+            begin = first + place * _AT_ONCE
             self._waiting.append(part)
+            self._rows.append(torch.arange(begin, begin + len(part)))
             self._num_waiting += len(part)
             if self._num_waiting >= _AT_ONCE:
                 self._look()
 
-    def results(self) -> dict[str, float]:
-        """Return the metrics of all images.
+    def results(self, ranks: Ranks = ALONE) -> dict[str, float]:
+        """Return the metrics of all images, of which other processes may have added some.
 
         Returns
         -------
@@ -57,14 +61,19 @@ class Evaluation:
             temperature 1, nats).
         """
         self._look()
+        parts = ranks.all((self._hits, self._gaps, self._sums, self._done))
+        hits, gaps, sums, done = parts[0]
+        for more_hits, more_gaps, more_sums, more_done in parts[1:]:
+            hits, gaps, done = hits + more_hits, gaps + more_gaps, done + more_done
+            sums = {name: value + more_sums[name] for name, value in sums.items()}
         num_images = len(self._targets)
-        assert self._done == num_images, f"{self._done} of {num_images} test images have logits"
-        results = {name: 100 * (self._hits[name] / num_images) for name in ("top1", "top5")}
-        results["nll"] = self._sums["nll"] / num_images
-        results["ece"] = 100 * (self._gaps.abs().sum() / num_images).item()
+        assert done == num_images, f"{done} of {num_images} test images have logits"
+        results = {name: 100 * (hits[name] / num_images) for name in ("top1", "top5")}
+        results["nll"] = sums["nll"] / num_images
+        results["ece"] = 100 * (gaps.abs().sum() / num_images).item()
         if self._teacher_logits is not None:
-            results["agreement"] = 100 * (self._hits["agreement"] / num_images)
-            results["teacher_kl"] = self._sums["teacher_kl"] / num_images
+            results["agreement"] = 100 * (hits["agreement"] / num_images)
+            results["teacher_kl"] = sums["teacher_kl"] / num_images
         return results
 
     @torch.no_grad()
@@ -72,8 +81,8 @@ class Evaluation:
         if not self._waiting:
             return
         logits = torch.cat(self._waiting).cpu().double()
-        rows = slice(self._done, self._done + len(logits))
-        self._waiting, self._num_waiting, self._done = [], 0, rows.stop
+        rows = torch.cat(self._rows)
+        self._waiting, self._rows, self._num_waiting, self._done = [], [], 0, self._done + len(rows)
         targets, log_p = self._targets[rows], F.log_softmax(logits, dim=1)
         hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == targets[:, None]
         self._hits["top1"] += int(hits[:, 0].sum())
@@ -87,13 +96,13 @@ class Evaluation:
             self._add("teacher_kl", F.kl_div(log_p, teacher_log_p, reduction="sum", log_target=True))
 
     def _add(self, name: str, value: Tensor) -> None:
-        self._sums[name] = self._sums.get(name, 0.0) + value.item()
+        self._sums[name] += value.item()
 
 
 def evaluate(logits: Tensor, targets: Tensor, teacher_logits: Tensor | None = None) -> dict[str, float]:
     """Return what `Evaluation.results` does for logits ``(N, K)`` that are there."""
     evaluation = Evaluation(targets, teacher_logits)
-    evaluation.add(logits)
+    evaluation.add(logits, 0)
     return evaluation.results()
 
 
@@ -119,4 +128,4 @@ def confidence_gaps(probabilities: Tensor, targets: Tensor) -> Tensor:
 def predict(net: Net, images: EvaluationImages) -> Tensor:
     """Return float32 logits ``(N, K)`` on the CPU of test images; leave the network in eval mode."""
     net.eval()
-    return torch.cat([net.logits(pixels).float() for pixels in images]).cpu()
+    return torch.cat([net.logits(pixels).float() for _, pixels in images.batches()]).cpu()

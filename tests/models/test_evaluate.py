@@ -50,13 +50,13 @@ def test_batches_of_any_size_give_the_metrics_of_all_images() -> None:
     expected = evaluate(logits.double(), targets, teacher.double())
     for size in (64, 1024, 7001):
         evaluation = Evaluation(targets, teacher)
-        for batch in logits.split(size):
-            evaluation.add(batch)
+        for place, batch in enumerate(logits.split(size)):
+            evaluation.add(batch, place * size)
         assert evaluation.results() == pytest.approx(expected, rel=1e-12)
 
 
 def test_images_without_logits_are_an_error() -> None:
     evaluation = Evaluation(torch.zeros(3, dtype=torch.int64))
-    evaluation.add(torch.randn(2, 4))
+    evaluation.add(torch.randn(2, 4), 0)
     with pytest.raises(AssertionError, match="2 of 3 test images"):
         evaluation.results()

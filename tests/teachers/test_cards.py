@@ -79,7 +79,7 @@ def test_a_checkpoint_of_timm_has_timms_names(digits: ArrayDataset, tmp_path: Pa
     rules = protocol()
     card = bring(tmp_path / "t.pth", rules, digits, "timm:test_resnet")
     logits = load_teacher(tmp_path / "runs", card, rules, digits, CPU).test_logits
-    pixels = torch.cat(list(digits.evaluation(CPU))).double()
+    pixels = torch.cat([pixels for _, pixels in digits.evaluation(CPU).batches()]).double()
     expected = model.eval()((pixels - 0.3) / 0.37)
     torch.testing.assert_close(logits.double(), expected, rtol=2**-23, atol=1e-12)  # rounded to float32
 

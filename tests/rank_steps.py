@@ -1,0 +1,57 @@
+"""Five steps of methods by several processes; run as ``python rank_steps.py FILE NPZ FOLDER DTYPE METHOD ...``.
+
+The environment names the processes as torchrun's does. The leading one writes what it has computed to a file.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from cells import Seen, end_epoch, make_run
+
+from kdbench.engine.checks.small import CPU, steps
+from kdbench.engine.run import Run
+from kdbench.models.weights import weights_hash
+from kdbench.utils.ranks import Ranks, join, leave
+
+BATCH = {"batch_size": 32, "group_size": 8, "learning_rate": 1e-3}
+"""Of 42 images: a step of four groups of 8, and one of 3, 3, 2 and 2."""
+
+
+def states(run: Run) -> dict[str, Any]:
+    return {**run.student.state_dict(), **{f"method.{name}": value for name, value in run.method.state_dict().items()}}
+
+
+def computed(method: str, npz: Path, folder: Path, ranks: Ranks) -> dict[str, Any]:
+    """Losses and weights of five steps, and the metrics of the epochs."""
+    run, seen = make_run(npz, folder, method, ranks=ranks, **BATCH), Seen()
+    with run.observed(seen):
+        for number in (2, 2, 1):
+            steps(run, number)
+            run.flush_losses()
+            if number == 2:
+                end_epoch(run)
+    # All but running statistics, which are the first group's, is equal in all processes after every step.
+    moving = ("running_mean", "running_var", "num_batches_tracked")
+    learnt = {name: value for name, value in states(run).items() if not name.endswith(moving)}
+    assert len(set(ranks.all(weights_hash(learnt)))) == 1, f"{method}: the processes differ"
+    return {"losses": seen.terms, "weights": states(run), "metrics": run.tally.history}
+
+
+def main(file: str, npz: str, folder: str, dtype: str, *methods: str) -> None:
+    torch.set_num_threads(1)
+    torch.set_default_dtype(getattr(torch, dtype))
+    ranks = join(CPU)
+    try:
+        results = {method: computed(method, Path(npz), Path(folder) / method, ranks) for method in methods}
+        if ranks.leads:
+            torch.save(results, file)
+    finally:
+        leave()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
