@@ -28,6 +28,8 @@ _TEST_SETS = {
     "fashion_mnist": (10_000, 1_000),
     "svhn": (26_032, 5_099),
     "stl10": (8_000, 800),
+    "imagenet": (50_000, 50),
+    "tinyimagenet": (10_000, 50),
 }
 """Images of the test sets that are known by name, and of their largest classes: records once held no such numbers."""
 

@@ -55,6 +55,10 @@ class Display(Watch):
 
         return observe
 
+    def shows(self, cell: Cell) -> bool:
+        """Return whether the progress of a cell has been shown: it was trained here, and not found."""
+        return cell.id in self._tasks
+
     def done(self, cell: Cell, record: dict[str, Any], *, existed: bool = False) -> None:
         """Show the result of a cell, which existed before or has just been trained."""
         seconds = record["cost"]["train_seconds"] + record["cost"]["evaluate_seconds"]

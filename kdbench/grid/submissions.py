@@ -122,7 +122,10 @@ class Submission:
         if not self.file:
             del values["file"]
         values[_LAUNCHER] = values.pop("launcher")
-        values["launch"][_LOCKSTEP] = values["launch"].pop("lockstep")
+        launch = values["launch"]
+        launch[_LOCKSTEP] = launch.pop("lockstep")
+        if launch["workers"] is None:
+            del launch["workers"]
         write_json(self.folder / _MANIFEST, values)
 
     def log(self, job: SubmittedJob) -> Path:

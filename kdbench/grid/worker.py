@@ -209,7 +209,8 @@ class Worker:
             if isinstance(outcome, NotWritten) and not isinstance(outcome, DoesNotFit):
                 raise outcome
             if isinstance(outcome, dict):
-                self._display.done(cell, outcome)
+                # Another worker may have finished it since it was chosen.
+                self._display.done(cell, outcome, existed=not self._display.shows(cell))
                 self._report.done += 1
             elif not isinstance(outcome, Busy | Superseded):
                 self._note(outcome)

@@ -22,6 +22,7 @@ from kdbench.errors import UserError
 from kdbench.experiment.protocol import Protocol
 from kdbench.models import TIMM, TORCHVISION, canonical_network, twin_of
 from kdbench.utils.reading import read_object
+from kdbench.utils.text import one_line
 
 _FILE, _CONFIG = "model.safetensors", "config.json"
 """Names of timm's files on the Hugging Face hub."""
@@ -100,7 +101,10 @@ def find_source(text: str, network: str, *, identify: bool = True) -> Source:
     prefix, colon, rest = (part.strip() for part in text.partition(":"))
     prefix = prefix.lower() + colon
     if prefix not in {TIMM, TORCHVISION} or Path(text).exists():
-        path = Path(text).expanduser()
+        try:
+            path = Path(text).expanduser()
+        except RuntimeError as error:  # of a user that there is not
+            raise UserError(f"{text!r} names no file ({one_line(error)}): type its path") from None
         return Source(path, _identified(path, network) if identify and path.is_file() else None)
     name, dot, tag = rest.partition(".")
     owner = canonical_network(prefix + name)

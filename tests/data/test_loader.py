@@ -46,6 +46,14 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode, "PAUSES", (0.0, 0.0, 0.0))
 
 
+@pytest.fixture(autouse=True)
+def handler() -> Iterator[None]:
+    """Without PyTorch's handler of ended processes, which a loader of another test may have left here."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGCHLD, before)
+
+
 @pytest.fixture
 def loading() -> Iterator[Loading]:
     """Make loaders that are closed at the end."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+
+import pytest
 import torch
 from photos import Files, encoded, photo
 from torch.utils.data import DataLoader, TensorDataset
@@ -11,6 +15,14 @@ from kdbench.data.decode import Decoder
 from kdbench.data.loader import EvaluationItem, ImageLoader
 
 RULES = CropRules(size=8, scale=(0.5, 1.0), ratio=(1.0, 1.0), interpolation="bilinear", evaluation_size=9, flip=False)
+
+
+@pytest.fixture(autouse=True)
+def handler() -> Iterator[None]:
+    """Other tests are left without PyTorch's handler of ended processes."""
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    signal.signal(signal.SIGCHLD, before)
 
 
 def test_processes_end_in_silence_beside_a_loader_of_pytorch() -> None:

@@ -26,7 +26,7 @@ from kdbench.utils.leases import holder_of
 pytestmark = pytest.mark.once
 
 TIMES = ("train_seconds", "evaluate_seconds", "images_per_second", "peak_memory_mb")
-KILLS = 10
+KILLS = 6
 # A few methods of every kind: what is tried here does not depend on their number.
 CHOSEN = ("ce", "kd", "dkd", "crd", "reviewkd", "pckd")
 
