@@ -90,7 +90,7 @@ class Batches:
 
         See :meth:`kdbench.data.views.ViewIds.pair`.
         """
-        ids, pair = self.views.ids(plan), self.data.images.numbering.pair
+        pair = self.data.images.numbering.pair
         places = (bounds for step in steps for bounds in self.layout.bounds(step))
         chunks = (self._permutation[first:last] for first, last in places)
-        return torch.cat([pair(index, ids[:, index]).flatten() for index in chunks])
+        return torch.cat([pair(index, self.views.ids(plan, index)).flatten() for index in chunks])

@@ -68,17 +68,12 @@ class Decoder:
         OSError
             It cannot be read, tried four times.
         """
-        data = self._read(index)
-        try:
-            with quietly():
-                image = rgb(data)
-            height, width = evaluation_sides(self.rules, (image.height, image.width))
-            if height * width > MAX_PIXELS:
-                raise Unusable(
-                    f"is {image.width} x {image.height} pixels, too narrow: it would be resized to {width} x {height}"
-                )
-        except Unusable as error:
-            raise UserError(f"{self.files.name(index)} {error}; replace or remove it") from None
+        with quietly():
+            image = read_image(self.files, index)
+        height, width = evaluation_sides(self.rules, (image.height, image.width))
+        if height * width > MAX_PIXELS:
+            narrow = f"is {image.width} x {image.height} pixels, too narrow: it would be resized to {width} x {height}"
+            raise _named(self.files, index, narrow)
         return image
 
     def plain(self, image: Image.Image, index: int, crop: int) -> Pixels:
@@ -103,16 +98,38 @@ class Decoder:
         resized = box.resize((self.rules.size, self.rules.size), _FILTERS[self.rules.interpolation])
         return _pixels(resized)[:, :, ::-1] if crop.flip else _pixels(resized)
 
-    def _read(self, index: int) -> bytes:
-        for pause in PAUSES:
-            try:
-                return self.files.read(index)
-            except OSError:
-                time.sleep(pause)
+
+def read_image(files: Files, index: int) -> Image.Image:
+    """Read and decode a file, in RGB; enter `quietly` around it.
+
+    Raises
+    ------
+    UserError
+        It is no image that can be used; the message names it.
+    OSError
+        It cannot be read, tried four times.
+    """
+    data = _read(files, index)
+    try:
+        return rgb(data)
+    except Unusable as error:
+        raise _named(files, index, str(error)) from None
+
+
+def _named(files: Files, index: int, fault: str) -> UserError:
+    return UserError(f"{files.name(index)} {fault}; replace or remove it")
+
+
+def _read(files: Files, index: int) -> bytes:
+    for pause in PAUSES:
         try:
-            return self.files.read(index)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror or one_line(error), self.files.name(index)) from None
+            return files.read(index)
+        except OSError:
+            time.sleep(pause)
+    try:
+        return files.read(index)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or one_line(error), files.name(index)) from None
 
 
 class Unusable(ValueError):

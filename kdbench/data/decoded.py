@@ -10,12 +10,15 @@ import numpy.typing as npt
 
 from kdbench.data.arrays import Arrays
 from kdbench.data.datasets import ArrayDataset, from_arrays
-from kdbench.data.decode import Unusable, quietly, rgb
+from kdbench.data.decode import quietly, read_image
 from kdbench.data.image_names import Progress, Report
 from kdbench.data.listing import ImageFiles, Listing
 from kdbench.data.npz import require_memory
 from kdbench.errors import UserError
 from kdbench.utils.resources import owned_cpus
+
+_CHUNK = 64
+"""Images that a thread decodes in one go."""
 
 
 def decoded(files: ImageFiles, report: Report = lambda _: None) -> ArrayDataset:
@@ -27,7 +30,7 @@ def decoded(files: ImageFiles, report: Report = lambda _: None) -> ArrayDataset:
         An image cannot be used or has another size than the first one, or there is not memory for all of them.
     """
     with quietly():
-        size = _pixels(files.train, 0).shape
+        size = np.asarray(read_image(files.train, 0)).shape
     require_memory(files.name, (len(files.train) + len(files.test)) * math.prod(size))
     progress = Progress(report, f"decoding {files.name}")
     arrays: Arrays = {
@@ -43,24 +46,21 @@ def decoded(files: ImageFiles, report: Report = lambda _: None) -> ArrayDataset:
 def _images(listing: Listing, size: tuple[int, ...], progress: Progress) -> npt.NDArray[np.uint8]:
     images = np.empty((len(listing), *size), np.uint8)
 
-    def fill(index: int) -> None:
-        image = _pixels(listing, index)
-        if image.shape != size:
-            (height, width), (first_height, first_width) = image.shape[:2], size[:2]
-            raise UserError(
-                f"{listing.name(index)} is {height} x {width} pixels, and others {first_height} x {first_width}: this "
-                'protocol keeps images in memory, where all have one size; choose one with crop = "resized"'
-            )
-        images[index] = image
+    def fill(chunk: range) -> int:
+        for index in chunk:
+            image = np.asarray(read_image(listing, index))
+            if image.shape != size:
+                (height, width), (first_height, first_width) = image.shape[:2], size[:2]
+                raise UserError(
+                    f"{listing.name(index)} is {height} x {width} pixels, and others {first_height} x {first_width}: "
+                    'this protocol keeps images in memory, where all have one size; choose one with crop = "resized"'
+                )
+            images[index] = image
+        return chunk.stop
 
+    indices = range(len(listing))
+    chunks = [indices[start : start + _CHUNK] for start in indices[::_CHUNK]]
     with quietly(), ThreadPoolExecutor(owned_cpus()) as pool:  # Pillow decodes outside of Python's lock
-        for done, _ in enumerate(pool.map(fill, range(len(listing)), chunksize=64), 1):
+        for done in pool.map(fill, chunks):
             progress(done, len(listing))
     return images
-
-
-def _pixels(listing: Listing, index: int) -> npt.NDArray[np.uint8]:
-    try:
-        return np.asarray(rgb(listing.read(index)))
-    except Unusable as error:
-        raise UserError(f"{listing.name(index)} {error}; replace or remove it") from None

@@ -84,14 +84,31 @@ class EvaluationImages(abc.ABC):
 class TrainingImages(abc.ABC):
     """Training images of which views are made."""
 
-    numbering: ViewIds
-    """Gives view ids their meaning."""
-    size: tuple[int, int]
-    """Height and width of a view."""
+    def __init__(
+        self,
+        numbering: ViewIds,
+        size: tuple[int, int],
+        device: torch.device,
+        memory_format: torch.memory_format,
+    ) -> None:
+        self.numbering = numbering
+        """Gives view ids their meaning."""
+        self.size = size
+        """Height and width of a view."""
+        self.device = device
+        """Where views are made."""
+        self.memory_format = memory_format
+        """Of the views; ``channels_last`` is the order in which pixels lie, and costs nothing."""
+        # CUDA multiplies by the reciprocal of a Python number; by a tensor it divides, as the CPU does.
+        self._white = torch.tensor(255.0, device=device)
 
     @abc.abstractmethod
     def __len__(self) -> int:
         """Number of images, ``N``."""
+
+    def scaled(self, pixels: Tensor) -> Tensor:
+        """Return uint8 pixels ``(B, 3, H, W)`` as float32 in [0, 1]."""
+        return pixels.to(torch.float32, memory_format=self.memory_format).div_(self._white)
 
     def check(self, plan: ViewPlan) -> None:
         """Raise ``UserError`` for a plan with a quarter turn when the images are not square."""
@@ -110,8 +127,8 @@ class EpochViews(abc.ABC):
     """The views of one epoch. What is done for a group has two halves, as :mod:`kdbench.engine.shared` says."""
 
     @abc.abstractmethod
-    def ids(self, plan: ViewPlan) -> Tensor:
-        """Return the ids of all views that have one, int64 ``(V, N)`` on the CPU, by position in the training set."""
+    def ids(self, plan: ViewPlan, index: Tensor) -> Tensor:
+        """Return the ids ``(V, n)`` of the views that have one of images at ``index`` ``(n,)``, both on the CPU."""
 
     @abc.abstractmethod
     def look_up(self, group: Group, plan: ViewPlan) -> Tensor:

@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import gc
 import multiprocessing.process
-import signal
 import sys
-import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,9 +21,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from kdbench.data.decode import Decoder, Pixels
+from kdbench.data.loader_processes import kill, prepare_worker, reason_of, too_small, undisturbed
 from kdbench.errors import UserError
 from kdbench.utils.resources import SHARED_MEMORY, free_shared_memory
-from kdbench.utils.signals import DEFERRED
 from kdbench.utils.text import size
 
 PREFETCH: Final = 2
@@ -103,11 +99,11 @@ class ImageLoader:
             prefetch_factor=PREFETCH if num_workers else None,
             persistent_workers=num_workers > 0,
             multiprocessing_context=("fork" if sys.platform == "linux" else "spawn") if num_workers else None,
-            worker_init_fn=_prepare_worker,
+            worker_init_fn=prepare_worker,
         )
         self._loader: DataLoader[Any] | None = None
         self._workers: list[multiprocessing.process.BaseProcess] = []
-        self._end = partial(_kill, self._workers)
+        self._end = partial(kill, self._workers)
         self._largest = self._call = 0
 
     def batches(self, items: Sequence[Item | EvaluationItem]) -> Iterator[Tensor]:
@@ -146,7 +142,7 @@ class ImageLoader:
         self._largest = batch
 
     def close(self) -> None:
-        """End the processes; batches that are asked for later start new ones."""
+        """End the processes; a later call of `batches` starts new ones."""
         self._end()
         atexit.unregister(self._end)
         self._loader = None
@@ -157,7 +153,7 @@ class ImageLoader:
         if self._loader is not None:
             with self._naming_dead_workers():
                 return iter(self._loader)
-        with _undisturbed_workers():
+        with undisturbed():
             self._loader = self._make()
             iterator = iter(self._loader)
         if isinstance(iterator, _MultiProcessingDataLoaderIter):
@@ -185,7 +181,7 @@ class ImageLoader:
             dead = [worker for worker in self._workers if worker.exitcode is not None]
             if not dead:
                 raise
-            reason = _reason(dead[0].exitcode or 0, len(self._workers))
+            reason = reason_of(dead[0].exitcode or 0, len(self._workers))
             self.close()
             raise ChildProcessError(f"a process that decodes images (pid {dead[0].pid}) {reason}") from None
 
@@ -243,64 +239,5 @@ def _empty(shape: tuple[int, ...]) -> Tensor:
         except RuntimeError as error:
             if "shared memory" not in str(error):
                 raise
-            raise UserError(_too_small(worker.num_workers)) from None
+            raise UserError(too_small(worker.num_workers)) from None
     return batch
-
-
-def _too_small(num_workers: int) -> str:
-    return (
-        f"{SHARED_MEMORY} is full: type --workers 0, or fewer than {num_workers}, or give the job or container more "
-        "shared memory (--shm-size of docker)"
-    )
-
-
-def _reason(code: int, num_workers: int) -> str:
-    if code == -signal.SIGBUS:
-        return f"ended since {_too_small(num_workers)}"
-    if code == -signal.SIGKILL:
-        return (
-            f"was killed, as systems do when memory is short: type --workers 0, or fewer than {num_workers}, or give "
-            "the job more memory"
-        )
-    return f"ended with exit code {code}" if code > 0 else f"ended by signal {-code}"
-
-
-def _prepare_worker(_: int) -> None:
-    for signum in (signal.SIGBUS, signal.SIGSEGV, signal.SIGFPE):
-        signal.signal(signum, signal.SIG_DFL)  # PyTorch's handlers write to the terminal; the parent says it
-    gc.freeze()  # else the collector writes to the parent's objects, and each worker would get a copy of them
-
-
-def _kill(workers: Sequence[multiprocessing.process.BaseProcess]) -> None:
-    # Another loader of this process may have let PyTorch raise an error wherever a worker ends.
-    is_main = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if is_main else None
-    try:
-        for worker in workers:
-            worker.kill()
-        for worker in workers:
-            worker.join()
-    finally:
-        if is_main:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL if handler is None else handler)
-
-
-@contextlib.contextmanager
-def _undisturbed_workers() -> Iterator[None]:
-    """Start processes that never see the signals which ask their parent to end, and whose end disturbs no step.
-
-    A child inherits the signals that are blocked, so that there is no moment in which it could be interrupted.
-    PyTorch has the main thread raise an error wherever it is when a worker ends; here it is found where batches are
-    waited for.
-    """
-    is_main = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGCHLD)
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, DEFERRED)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of more workers than CPUs, and of a fork beside threads
-            yield
-    finally:
-        if is_main:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL if handler is None else handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)

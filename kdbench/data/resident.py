@@ -58,9 +58,8 @@ class ResidentImages(TrainingImages):
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
             raise ValueError(f"images must be uint8 (N, H, W, 3), not {images.dtype} {tuple(images.shape)}")
         num_images, height, width, _ = images.shape
-        self.augmentation = self.numbering = augmentation
-        self.memory_format = memory_format
-        self.size = (height, width)
+        super().__init__(augmentation, (height, width), torch.device(device), memory_format)
+        self.augmentation = augmentation
         pad, offsets = augmentation.pad, augmentation.num_offsets
         rows, columns = height + 2 * pad, width + 2 * pad
         self._area = rows * columns
@@ -81,16 +80,9 @@ class ResidentImages(TrainingImages):
                 steps[version] = turned[:height, :width] - turned[0, 0]
         self._first = first.flatten().to(device)
         self._steps = steps.flatten(1).to(device)
-        # CUDA multiplies by the reciprocal of a Python number; by a tensor it divides, as the CPU does.
-        self._white = torch.tensor(255.0, device=device)
 
     def __len__(self) -> int:
         return self._pixels.numel() // self._area
-
-    @property
-    def device(self) -> torch.device:
-        """Where the images live, and where ``index`` and ``view`` must be."""
-        return self._pixels.device
 
     def epoch(
         self,
@@ -122,10 +114,6 @@ class ResidentImages(TrainingImages):
         pixels = self._pixels.take(start.unsqueeze(-1) + self._steps[version])
         return self.scaled(pixels.view(torch.uint8).view(-1, *self.size, 4)[..., :3].permute(0, 3, 1, 2))
 
-    def scaled(self, pixels: Tensor) -> Tensor:
-        """Return uint8 pixels ``(B, 3, H, W)`` as float32 in [0, 1]."""
-        return pixels.to(torch.float32, memory_format=self.memory_format).div_(self._white)
-
 
 @final
 class ResidentViews(EpochViews):
@@ -138,9 +126,9 @@ class ResidentViews(EpochViews):
         num_strong = max((plan.num_strong for plan in plans), default=0)
         self._strong = [strong_views(seed, epoch, images, row) for row in range(num_strong)]
 
-    def ids(self, plan: ViewPlan) -> Tensor:
-        """Return the ids of all views that have one, int64 ``(V, N)`` on the CPU."""
-        return self._ids[plan]
+    def ids(self, plan: ViewPlan, index: Tensor) -> Tensor:
+        """Return the ids of the views of some images."""
+        return self._ids[plan][:, index]
 
     def look_up(self, group: Group, plan: ViewPlan) -> Tensor:
         """Return the ids ``(V, n)`` of a group's views that have one, on the device."""

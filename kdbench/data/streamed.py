@@ -6,11 +6,9 @@ Legend: ``N`` training images, ``n`` images of a group, ``S`` side of a crop, ``
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import typing
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import final, overload
+from typing import final
 
 import torch
 from torch import Tensor
@@ -24,7 +22,7 @@ from kdbench.data.loader import EvaluationItem, ImageLoader, Item
 from kdbench.data.views import CropIds
 from kdbench.experiment.protocol import Protocol
 from kdbench.experiment.rule_groups import AugmentationRules
-from kdbench.method import PLAIN, ViewPlan
+from kdbench.method import ViewPlan
 from kdbench.utils.device import memory_format
 from kdbench.utils.resources import owned_cpus
 from kdbench.utils.text import one_line
@@ -88,14 +86,12 @@ class StreamedImages(TrainingImages):
     def __init__(
         self, loader: Loader, shape: DataShape, pool: int | None, device: torch.device, layout: torch.memory_format
     ) -> None:
-        self.loader, self.device = loader, device
-        self.numbering = self.crops = CropIds(pool)
-        self.size = shape.image_size
+        self.crops = CropIds(pool)
+        super().__init__(self.crops, shape.image_size, device, layout)
+        self.loader = loader
         self.reading: StreamedViews | None = None
         """The views of the epoch whose batches the loader makes; it makes one sequence at a time."""
-        self._num_images, self._memory_format = shape.num_images, layout
-        # CUDA multiplies by the reciprocal of a Python number; by a tensor it divides, as the CPU does.
-        self._white = torch.tensor(255.0, device=device)
+        self._num_images = shape.num_images
 
     def __len__(self) -> int:
         return self._num_images
@@ -116,10 +112,6 @@ class StreamedImages(TrainingImages):
             pixels[rows] = pixels[rows].rot90(number, (2, 3))
         return self.scaled(pixels)
 
-    def scaled(self, pixels: Tensor) -> Tensor:
-        """Return uint8 pixels ``(B, 3, S, S)`` as float32 in [0, 1]."""
-        return pixels.to(torch.float32, memory_format=self._memory_format).div_(self._white)
-
 
 @final
 class StreamedViews(EpochViews):
@@ -134,16 +126,15 @@ class StreamedViews(EpochViews):
         layout: Layout,
         plans: Sequence[ViewPlan],
     ) -> None:
-        self._images, self._place = images, (seed, epoch)
-        num_strong = max((plan.num_strong for plan in plans), default=0)
-        crops = images.crops.draw(seed, epoch, len(images), PLAIN)[0]
-        self._items = _Items(order, crops, layout, seed, epoch, num_strong)
+        self._images, self._order, self._layout = images, order, layout
+        self._crops = images.crops.draw_crops(seed, epoch, len(images))
+        self._strong = seed, epoch, max((plan.num_strong for plan in plans), default=0)
         self._batches: Iterator[Tensor] = iter(())
         self._current: tuple[int, Tensor | Exception] = (-2, torch.empty(0))
 
-    def ids(self, plan: ViewPlan) -> Tensor:
-        """Return the ids of all views that have one, int64 ``(V, N)`` on the CPU."""
-        return self._images.crops.draw(*self._place, len(self._images), plan)
+    def ids(self, plan: ViewPlan, index: Tensor) -> Tensor:
+        """Return the ids of the views of some images."""
+        return self._images.crops.of_crops(self._crops[index], plan)
 
     def look_up(self, group: Group, plan: ViewPlan) -> Tensor:
         """Return a group's crops and the plan's strong views, uint8 ``(1 + R, n, 3, S, S)`` on the device.
@@ -153,11 +144,12 @@ class StreamedViews(EpochViews):
         Exception
             A file cannot be used; every plan of the group is told so.
         """
-        place = self._items.place(group)
+        own = self._layout.own
+        place = group.step * len(own) + own.index(group.number)
         if place != self._current[0]:
             if place != self._current[0] + 1 or self._images.reading is not self:
                 self._images.reading = self
-                self._batches = self._images.loader.batches(self._items[place:])
+                self._batches = self._images.loader.batches(self._items(place))
             try:
                 with _named():
                     batch = next(self._batches).to(self._images.device, non_blocking=True)
@@ -175,42 +167,12 @@ class StreamedViews(EpochViews):
         views = torch.cat([*turned, *source[1 : 1 + plan.num_strong]])
         return self._images.scaled(views)
 
-
-@final
-@dataclass(frozen=True, slots=True, eq=False)
-class _Items(Sequence[Item]):
-    """The groups of an epoch, or those from a place on, each made when it is asked for."""
-
-    order: Tensor
-    crops: Tensor
-    layout: Layout
-    seed: int
-    epoch: int
-    num_strong: int
-    begin: int = 0
-
-    def place(self, group: Group) -> int:
-        """Return the place of a group among those of the epoch."""
-        return group.step * len(self.layout.own) + self.layout.own.index(group.number)
-
-    def __len__(self) -> int:
-        return self.layout.steps * len(self.layout.own) - self.begin
-
-    @overload
-    def __getitem__(self, place: int) -> Item: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[Item]: ...
-    def __getitem__(self, place: int | slice) -> Item | Sequence[Item]:
-        if isinstance(place, slice):
-            if place.step is None and place.stop is None and place.start >= 0:
-                return dataclasses.replace(self, begin=self.begin + place.start)
-            return [self[number] for number in range(*place.indices(len(self)))]
-        if not 0 <= place < len(self):
-            raise IndexError(place)
-        step, number = divmod(self.begin + place, len(self.layout.own))
-        first, last = self.layout.bounds(step)[self.layout.own[number]]
-        index = self.order[first:last]
-        return Item(index, self.crops[index], self.seed, self.epoch, self.num_strong)
+    def _items(self, begin: int) -> list[Item]:
+        """Return this process's groups of the epoch from a place among them on."""
+        own = self._layout.own
+        bounds = [pair for step in range(self._layout.steps) for pair in self._layout.bounds(step)[own.start :: own.step]]
+        parts = [self._order[first:last] for first, last in bounds[begin:]]
+        return [Item(index, self._crops[index], *self._strong) for index in parts]
 
 
 @final

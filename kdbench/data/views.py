@@ -178,8 +178,15 @@ class CropIds(ViewIds):
 
     def draw(self, seed: int, epoch: int, num_images: int, plan: ViewPlan) -> Tensor:
         """Return the ids of an epoch's views."""
-        crop = torch.randint(self.num_crops, (num_images,), generator=generator(seed, "resized-crop", epoch))
-        return torch.tensor(plan.quarter_turns).unsqueeze(1) * self.num_crops + crop
+        return self.of_crops(self.draw_crops(seed, epoch, num_images), plan)
+
+    def draw_crops(self, seed: int, epoch: int, num_images: int) -> Tensor:
+        """Return the crop number of each image in an epoch, int64 ``(N,)``."""
+        return torch.randint(self.num_crops, (num_images,), generator=generator(seed, "resized-crop", epoch))
+
+    def of_crops(self, crops: Tensor, plan: ViewPlan) -> Tensor:
+        """Return the ids ``(V, B)`` of a plan's rotations of crops ``(B,)``."""
+        return torch.tensor(plan.quarter_turns).unsqueeze(1) * self.num_crops + crops
 
 
 def numbering_of(rules: AugmentationRules) -> ViewIds:

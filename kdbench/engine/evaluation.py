@@ -33,7 +33,8 @@ def evaluate_runs(
     spans: dict[str, list[Span]] = {run.cell.id: [] for run in runs}
     for run in runs:
         with outcomes.attempt(run):
-            evaluations[run.cell.id] = run.evaluation()
+            teacher_logits = run.source.teacher.test_logits if run.source else None
+            evaluations[run.cell.id] = Evaluation(run.data.dataset.test_labels, teacher_logits)
             run.student.eval()
             ranks.send(list(run.student.buffers()))
     making, started = 0.0, time.monotonic()

@@ -73,6 +73,7 @@ class StepGraphs:
 
     def _record(self, groups: list[Group], inputs: Inputs, joined: list[Run]) -> bool:
         """Record a step; return whether what the runs share could be recorded."""
+        self._for = []  # until all is recorded: without its graphs a step would be done by nobody
         self._index, self._inputs = groups[0].index.clone(), inputs.clone()
         self._making, self._updates = torch.cuda.CUDAGraph(), {}
         try:

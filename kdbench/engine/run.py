@@ -28,7 +28,6 @@ from kdbench.experiment.cell import Cell
 from kdbench.experiment.folder import METRICS, PRETRAINING
 from kdbench.experiment.registry import load_method
 from kdbench.method import Batch, Method
-from kdbench.models.evaluate import Evaluation
 from kdbench.models.starts import build_student
 from kdbench.net import Net, Outputs, Part
 from kdbench.teachers.outputs import TeacherSource
@@ -265,10 +264,6 @@ class Run:
         if not self.options.ranks.leads:
             return
         write_atomic(self.folder / name, "".join(f"{json.dumps(row)}\n" for row in history), permit=self.permit)
-
-    def evaluation(self) -> Evaluation:
-        """Begin to measure the student on the test set."""
-        return Evaluation(self.data.dataset.test_labels, self.source.teacher.test_logits if self.source else None)
 
     def state(self) -> dict[str, Any]:
         """Return everything that the rest of the run depends on."""

@@ -13,7 +13,7 @@ from kdbench.models.checkpoints import Loaded, load_checkpoint
 from kdbench.models.pretrained import Source, find_source
 from kdbench.models.starts import Start
 from kdbench.models.timm_adapter import TimmBackbone
-from kdbench.models.weights import classifier_names, load_weights
+from kdbench.models.weights import classifier_names, load_weights, own_classifier
 from kdbench.net import Net
 
 
@@ -54,8 +54,7 @@ def load_source(net: Net, source: Source, key: str | None = None, *, any_classes
         return Loaded("", chosen=False)
     if not any_classes:
         raise UserError(f"{source.origin} is no {net.name} with {net.num_classes} classes: it has {classes} classes")
-    own = net.backbone.state_dict()
-    load_weights(net, weights | {name: own[name] for name in classifier_names(net)}, source.origin)
+    load_weights(net, weights | own_classifier(net), source.origin)
     return Loaded("", chosen=False, other_classes=classes)
 
 

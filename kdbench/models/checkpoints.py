@@ -20,7 +20,7 @@ from torch import Tensor
 
 from kdbench.errors import UserError
 from kdbench.models.checkpoint_files import read_checkpoint
-from kdbench.models.weights import COUNTER, classifier_names, describe_misfit, load_weights, other_classes, weights_hash
+from kdbench.models.weights import COUNTER, describe_misfit, load_weights, other_classes, own_classifier, weights_hash
 from kdbench.net import Net
 from kdbench.utils.text import printable
 
@@ -103,9 +103,7 @@ def _with_own_classifier(net: Net, group: _Group) -> _Group:
     classes = other_classes(net, group.weights)
     if classes is None:
         return group
-    own = net.backbone.state_dict()
-    weights = {**group.weights, **{name: own[name] for name in classifier_names(net)}}
-    return replace(group, weights=weights, other_classes=classes)
+    return replace(group, weights={**group.weights, **own_classifier(net)}, other_classes=classes)
 
 
 def _choose(fits: list[_Group], key: str | None, net: Net, path: Path) -> _Group:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import re
 import sys
@@ -21,6 +20,7 @@ from huggingface_hub.utils import logging as hub_logging
 from kdbench.errors import UserError
 from kdbench.experiment.protocol import Protocol
 from kdbench.models import TIMM, TORCHVISION, canonical_network, twin_of
+from kdbench.utils.files import sha256_of
 from kdbench.utils.reading import read_object
 from kdbench.utils.text import one_line
 
@@ -159,7 +159,7 @@ def _identified(path: Path, network: str) -> Published | None:
     """Return which published weights of a network a file holds, if it is known."""
     names = sorted(filter(None, (network, twin_of(network))), reverse=True)  # torchvision's own before timm's copies
     published = [weights for name in names for weights in _published(name)]
-    digest = _sha256(path) if published else ""
+    digest = sha256_of(path) if published else ""
     for weights in published:
         if weights.digits and digest.startswith(weights.digits):
             return weights
@@ -180,7 +180,7 @@ def _cached(published: Published) -> Path | None:
     file = _hub_file(published)
     if not published.url or not file.is_file():
         return None
-    if not _sha256(file).startswith(published.digits):
+    if not sha256_of(file).startswith(published.digits):
         raise UserError(f"{file} is not the file of {published.name}, or damaged: delete it, then fetch it again")
     return file
 
@@ -216,8 +216,3 @@ def _quiet_hub() -> Iterator[None]:
 
 def _hub_file(published: Published) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / published.url.rpartition("/")[2]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

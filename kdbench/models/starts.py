@@ -22,7 +22,7 @@ from kdbench.data.images import Dataset
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell
 from kdbench.models.build import Normalisation, build_net
-from kdbench.models.weights import classifier_names, load_weights, read_weights, weights_hash
+from kdbench.models.weights import load_weights, own_classifier, read_weights, weights_hash
 from kdbench.net import Net
 from kdbench.utils.files import write_atomic
 from kdbench.utils.names import safe_name
@@ -64,8 +64,7 @@ class Start:
 
     def load(self, net: Net) -> None:
         """Load the weights into the network; its classifier stays as it is where theirs was left out."""
-        own = net.backbone.state_dict()
-        load_weights(net, {name: own[name] for name in classifier_names(net)} | self.weights, self.origin)
+        load_weights(net, own_classifier(net) | self.weights, self.origin)
 
 
 def read_start(runs: Path, network: str, digits: str) -> Start:

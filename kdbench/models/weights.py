@@ -117,6 +117,12 @@ def other_classes(net: Net, weights: Mapping[str, Tensor]) -> int | None:
     return classes.pop() if len(classes) == 1 else None
 
 
+def own_classifier(net: Net) -> dict[str, Tensor]:
+    """Return the weights of a network's classifier, by their names in its backbone."""
+    own = net.backbone.state_dict()
+    return {name: own[name] for name in classifier_names(net)}
+
+
 def classifier_names(net: Net) -> set[str]:
     """Return the names of the classifier's entries in the backbone's state dict."""
     head = net.backbone.head()

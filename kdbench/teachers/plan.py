@@ -10,6 +10,7 @@ from typing import Literal, final
 
 import numpy as np
 
+from kdbench.data.views import numbering_of
 from kdbench.errors import Interrupted
 from kdbench.experiment.cell import Cell, by_teacher
 from kdbench.experiment.folder import CONFIG, RECORD, STATE
@@ -157,12 +158,12 @@ class Sources:
         if self._mode == "off":
             return caches
         runs = self._store.runs
+        repeats = numbering_of(self._store.protocol.rules.augmentation).repeats
         left = [cell for group in self._groups for cell in group if not (cell.folder(runs) / RECORD).exists()]
         for teacher, readers in by_teacher([cell for cell in left if cell.teacher and self._is_clear(cell)]).items():
             kept = [cell for cell in readers if Wanted.by(cell).cacheable]
             begun = {cell.id: _begun(cell.folder(runs)) for cell in kept} if self._mode != "on" else {}
             kept = [cell for cell in kept if begun.get(cell.id) != "live"]
-            repeats = self._store.data.on_device.images.numbering.repeats
             if not kept or (self._mode != "on" and not repeats and not any(begun.values())):
                 continue
             try:

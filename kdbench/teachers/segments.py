@@ -25,7 +25,7 @@ from torch import Tensor
 from kdbench.errors import UserError
 from kdbench.net import PARTS, Part
 from kdbench.teachers.rows import NUM_KEPT, Rows, bits_of
-from kdbench.utils.files import explain_os_errors, sweep, write_atomic, write_json
+from kdbench.utils.files import explain_os_errors, sha256_of, sweep, write_atomic, write_json
 from kdbench.utils.reading import Unreadable, read_json
 from kdbench.utils.text import one_line
 from kdbench.utils.values import whole_number
@@ -77,7 +77,7 @@ class Segment:
         for name, array in arrays.items():
             # A file that grew by terabytes is told by its size, long before its hash.
             whole = (folder / name).stat().st_size == array.offset + array.nbytes
-            if not whole or _sha256(folder / name) != described["sha256"][name]:
+            if not whole or sha256_of(folder / name) != described["sha256"][name]:
                 raise ValueError(f"{name} is not what was written")
         self.pairs: Pairs = arrays[PAIRS]
         self.parts: dict[Part, Tensor] = {}
@@ -197,7 +197,7 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
         assert self.done == len(self.pairs)
         self.note()
         with explain_os_errors(self.path):
-            hashes = {name: _sha256(self.path / name) for name in (PAIRS, *(f"{part}.npy" for part in self._files))}
+            hashes = {name: sha256_of(self.path / name) for name in (PAIRS, *(f"{part}.npy" for part in self._files))}
             if not self._noted() or hashes[PAIRS] != self._pairs_hash:
                 raise UserError(
                     f"{self.path} was changed by something else while it was being written: type the same command to "
@@ -217,11 +217,6 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
                 file.append(rows, torch.cat([chunk[part] for chunk in self._kept]))
         self._kept.clear()
         self._num_written = self.done
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _remove(path: Path) -> None:

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import functools
 import glob
+import hashlib
 import json
 import os
 import shutil
@@ -169,3 +170,15 @@ def free_space(folder: Path) -> int:
     while not place.exists():
         place = place.parent
     return shutil.disk_usage(place).free
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's content, 64 hexadecimal digits.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

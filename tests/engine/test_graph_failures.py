@@ -62,3 +62,20 @@ def test_a_feed_that_fails_fails_alone(
     assert isinstance(ce, dict), ce
     assert ce["weights"] == alone["weights"]
     assert ce["loss"] == alone["loss"]
+
+
+def test_graphs_of_earlier_runs_are_not_taken_for_those_that_failed_to_be_recorded(
+    tiny_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One cell goes by graphs, another joins and fails while both are recorded: the first one misses no step."""
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", RecordedGraph)
+    monkeypatch.setattr(torch.cuda, "graph", record)
+    (alone,) = trained([make_run(tiny_npz, tmp_path / "alone", "ce", batch_size=4, learning_rate=1e-3)])
+    runs: list[Run] = []
+    monkeypatch.setattr(LiveTeacher, "outputs", failing_from(6, runs, LiveTeacher.outputs))
+    runs += [make_run(tiny_npz, tmp_path / "runs", method, batch_size=4, learning_rate=1e-3) for method in ("ce", "kd")]
+    runs[1].step = 5  # as if it was resumed there
+    ce, kd = trained(runs)
+    assert "out of memory (CUDA out of memory)" in str(kd)
+    assert isinstance(ce, dict), ce
+    assert ce["weights"] == alone["weights"]

@@ -106,7 +106,7 @@ def test_views_of_an_image_are_rotations_of_one_crop(digits: Path, tmp_path: Pat
         assert torch.equal(views[0], batches.images(group, PLAIN))
         for turns in range(4):
             assert torch.equal(views[turns], views[0].rot90(turns, (2, 3)))
-        ids = batches.views.ids(ROTATIONS)[:, group.index]
+        ids = batches.views.ids(ROTATIONS, group.index)
         pairs = session.device_data.images.numbering.pair(group.index, ids).flatten()
         assert torch.equal(session.device_data.images.views(pairs), views.flatten(0, 1))
 

@@ -67,14 +67,19 @@ class Study:
         return self.job_of(cluster), found[1].pid
 
     def end(self) -> dict[str, Any]:
-        """Wait for the record of the grid's one cell, and for its process to give the folder up."""
-        wait_for((self.folder / RECORD).exists, "the record")
-        wait_for(lambda: not list(self.folder.glob("claim-*")), "the end of the lease")
-        return comparable(self.folder)
+        """Wait for the end of the grid's one cell."""
+        return ended(self.folder)
 
 
 ONE = 'pairs = ["resnet8>resnet8"]\nmethods = ["ce"]\nseeds = 1\nepochs = {epochs}\n'
 EPOCHS = 300
+
+
+def ended(folder: Path, seconds: float = 120) -> dict[str, Any]:
+    """Wait for the record of a cell, and for its process to give the folder up: what may be compared."""
+    wait_for((folder / RECORD).exists, "the record", seconds)
+    wait_for(lambda: not list(folder.glob("claim-*")), "the end of the lease")
+    return comparable(folder)
 
 
 def comparable(folder: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from cells import Typed
 from slurm_cluster.cluster import Cluster, running, wait_for
-from slurm_study import EPOCHS, ONE, PROFILE, Study, comparable
+from slurm_study import EPOCHS, ONE, PROFILE, Study, ended
 
 from kdbench.experiment.folder import FAILURE, RECORD, STATE
 from kdbench.utils.leases import holder_of
@@ -271,8 +271,7 @@ def test_many_tiny_cells_through_one_array(cluster: Cluster, typed: Typed, tiny_
 def test_a_job_that_reaches_its_time_limit_goes_on(timed_out: Path, quiet: dict[str, Any]) -> None:
     """The limit is two minutes: below submitit's ten, it calls every signal a time-out."""
     (folder,) = timed_out.glob("runs/*/none-resnet8/*/*/")
-    wait_for((folder / RECORD).exists, "the record", 300)
-    assert comparable(folder) == quiet
+    assert ended(folder, 300) == quiet
     (log,) = timed_out.glob("runs/*/grids/grid/*/*.out")
     assert "this job is timed-out" in log.read_text()
     assert "restarts=1" in log.read_text()
