@@ -16,6 +16,8 @@ from kdbench.utils.values import LARGEST, shown
 Stage = Literal["teacher", "cache", "students"]
 EXAMPLES = Path(__file__).parent / "profiles"
 STAGES: tuple[Stage, ...] = typing.get_args(Stage)
+TRAINING: tuple[Stage, ...] = ("teacher", "students")
+"""Stages whose jobs may have several devices; a cache is built by one."""
 _OLD_NAMES = {"together": "lockstep"}
 """Earlier names of keys: profiles may use either, and submissions keep the earlier one on disk."""
 
@@ -38,7 +40,11 @@ class Resources:
     """Maximum number of jobs of one stage that run at a time."""
     cells_per_job: int = 1
     lockstep: int = 1
-    """Maximum number of a job's cells in lockstep on its one device."""
+    """Maximum number of a job's cells in lockstep on its devices."""
+    devices_per_cell: int = 1
+    """Tasks of a job, each with ``cpus`` and a device of its own: together they compute each cell."""
+    nodes: int = 1
+    """Nodes over which they are spread, as many on each; ``gres`` is that of a node."""
     setup: tuple[str, ...] = ()
     """Lines of shell before the job, e.g. ``module load cuda``."""
     sbatch: dict[str, str] = field(default_factory=dict)
@@ -128,9 +134,13 @@ def _resources(path: Path, values: dict[str, Any]) -> Resources:
         in_minutes = key == "time" and type(value) is int
         keywords[key] = str(value) if in_minutes else _typed(line, value, types[key])
     resources = Resources(**keywords)
-    for name in ("cpus", "parallelism", "cells_per_job", "lockstep"):
+    for name in ("cpus", "parallelism", "cells_per_job", "lockstep", "devices_per_cell", "nodes"):
         if not 1 <= getattr(resources, name) <= LARGEST:
             raise UserError(f"profile {path}: {name} = {shown(getattr(resources, name))}: must be at least 1")
+    if resources.devices_per_cell % resources.nodes:
+        raise UserError(
+            f"profile {path}: nodes = {resources.nodes}: must divide devices_per_cell = {resources.devices_per_cell}"
+        )
     try:
         minutes = resources.minutes
     except ValueError as error:

@@ -15,6 +15,7 @@ from typing import Any, final
 
 import submitit
 
+from kdbench.data.groups import check_devices
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell, by_teacher, lockstep_groups
 from kdbench.grid.code_copy import copy_code
@@ -28,7 +29,7 @@ from kdbench.teachers.demand import Wanted
 from kdbench.utils.leases import Leases
 from kdbench.utils.text import counted
 
-from .profile import Profile, Resources, Stage
+from .profile import TRAINING, Profile, Resources, Stage
 from .scheduler import Slurm, run_command
 
 _SAVE_BEFORE = 120
@@ -80,6 +81,9 @@ class Submitter:
             raise UserError(
                 "Slurm does not answer: 'scontrol show config' must work here; --cluster local needs no Slurm"
             )
+        for stage in TRAINING:
+            devices = self._profile.stages[stage].devices_per_cell
+            check_devices(self._grid.session.protocol.rules.schedule, devices, "devices_per_cell =")
         teacher_jobs = self._teachers_in_training()
         self._check_array_size(cells, scheduler.array_limit)
         self._folder = new_folder(self._grid, "slurm")
@@ -187,13 +191,16 @@ class Submitter:
         self, *, train: tuple[Cell, ...] = (), caches: tuple[Cell, ...] = (), cells: tuple[Cell, ...] = ()
     ) -> Workload:
         return Workload(
-            session=self._launch.session(self._grid),
+            session=self._launch.session(self._grid) | {"devices": self._devices("teacher" if train else "students")},
             train=train,
             caches=caches,
             cells=cells,
             cache=self._launch.cache,
             lockstep=self._profile.stages["students"].lockstep,
         )
+
+    def _devices(self, stage: Stage) -> int:
+        return self._profile.stages[stage].devices_per_cell if stage in TRAINING else 1
 
     def _check_array_size(self, cells: Sequence[Cell], limit: int) -> None:
         jobs = len(self._cut(cells))
@@ -213,7 +220,7 @@ class Submitter:
         held = any(piece.dependency for piece in pieces)
         executor = submitit.SlurmExecutor(self._folder, max_num_timeout=_MAX_RESTARTS)
         executor.update_parameters(
-            **_parameters(f"kdbench-{self._grid.file.name}-{stage}", resources, self._setup, held)
+            **_parameters(f"kdbench-{self._grid.file.name}-{stage}", resources, self._devices(stage), self._setup, held)
         )
         try:
             with contextlib.redirect_stderr(io.StringIO()), executor.batch():  # submitit prints what it raises
@@ -257,8 +264,8 @@ def _array_notation(job_ids: list[str]) -> str:
     return f"{array}_[{','.join(str(a) if a == b else f'{a}-{b}' for a, b in ranges)}]"
 
 
-def _parameters(name: str, resources: Resources, setup: list[str], held: bool) -> dict[str, Any]:
-    """Translate a profile into submitit's parameters."""
+def _parameters(name: str, resources: Resources, devices: int, setup: list[str], held: bool) -> dict[str, Any]:
+    """Translate a profile into submitit's parameters, for jobs of so many tasks."""
     further: dict[str, Any] = {"kill-on-invalid-dep": "yes", "requeue": True, **resources.sbatch}
     for key in ("partition", "account", "qos", "gres"):
         if value := getattr(resources, key):
@@ -267,6 +274,10 @@ def _parameters(name: str, resources: Resources, setup: list[str], held: bool) -
         further["hold"] = True
     if resources.memory:
         further["mem"] = resources.memory
+    tasks, step = {}, []
+    if devices > 1:
+        tasks = {"nodes": resources.nodes, "ntasks_per_node": devices // resources.nodes}
+        step = ["--kill-on-bad-exit=1"]  # the others could not go on
     return {
         "job_name": re.sub(r"[^\w.-]", "_", name),
         "time": resources.minutes,
@@ -275,7 +286,8 @@ def _parameters(name: str, resources: Resources, setup: list[str], held: bool) -
         "signal_delay_s": min(_SAVE_BEFORE, resources.minutes * 60 // 4),
         "setup": [f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{resources.cpus}}}", *resources.setup, *setup],
         "stderr_to_stdout": True,
-        "srun_args": [f"--cpus-per-task={resources.cpus}"],  # a step does not inherit it since Slurm 22.05
+        "srun_args": [f"--cpus-per-task={resources.cpus}", *step],  # a step does not inherit it since Slurm 22.05
+        **tasks,
         "additional_parameters": further,
     }
 

@@ -5,17 +5,19 @@ The environment names the processes as torchrun's does. The leading one writes w
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from cells import Seen, end_epoch, make_run
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from kdbench.engine.checks.small import CPU, steps
 from kdbench.engine.run import Run
 from kdbench.models.weights import weights_hash
-from kdbench.utils.ranks import Ranks, join, leave
+from kdbench.utils.ranks import ALONE, Ranks, join, leave
 
 BATCH = {"batch_size": 32, "group_size": 8, "learning_rate": 1e-3}
 """Of 42 images: a step of four groups of 8, and one of 3, 3, 2 and 2."""
@@ -37,14 +39,15 @@ def computed(method: str, npz: Path, folder: Path, ranks: Ranks) -> dict[str, An
     # All but running statistics, which are the first group's, is equal in all processes after every step.
     moving = ("running_mean", "running_var", "num_batches_tracked")
     learnt = {name: value for name, value in states(run).items() if not name.endswith(moving)}
-    assert len(set(ranks.all(weights_hash(learnt)))) == 1, f"{method}: the processes differ"
+    assert len(set(ranks.tell_all(weights_hash(learnt)))) == 1, f"{method}: the processes differ"
     return {"losses": seen.terms, "weights": states(run), "metrics": run.tally.history}
 
 
 def main(file: str, npz: str, folder: str, dtype: str, *methods: str) -> None:
     torch.set_num_threads(1)
     torch.set_default_dtype(getattr(torch, dtype))
-    ranks = join(CPU)
+    rank, size, port = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
+    ranks = join(rank, size, CPU, TCPStore("127.0.0.1", port, size, is_master=rank == 0)) if size > 1 else ALONE
     try:
         results = {method: computed(method, Path(npz), Path(folder) / method, ranks) for method in methods}
         if ranks.leads:

@@ -12,6 +12,7 @@ from kdbench.cli.options import (
     CacheOption,
     CompileOption,
     DeviceOption,
+    DevicesOption,
     DownloadOption,
     RunsOption,
     SaveEveryOption,
@@ -116,6 +117,7 @@ def grid_run(
     data: DataOption = None,
     download: DownloadOption = False,
     device: DeviceOption = None,
+    devices: DevicesOption = 1,
     compile_: CompileOption = False,
     save_every: SaveEveryOption = 60.0,
     workers: WorkersOption = None,
@@ -132,6 +134,7 @@ def grid_run(
         lockstep=lockstep or 1,
         cache=cache,
         device=device,
+        devices=devices,
         compile=compile_,
         save_every=save_every,
         workers=workers,
@@ -152,13 +155,14 @@ def grid_submit(
     data: DataOption = None,
     download: DownloadOption = False,
     device: DeviceOption = None,
+    devices: DevicesOption = 1,
     compile_: CompileOption = False,
     save_every: SaveEveryOption = 60.0,
     workers: WorkersOption = None,
 ) -> None:
     """Submit the unfinished cells to Slurm or background workers.
 
-    ``--jobs`` and ``--lockstep`` are for ``--cluster local``; on Slurm, the profile holds both numbers.
+    ``--jobs``, ``--lockstep`` and ``--devices`` are for ``--cluster local``; on Slurm, the profile holds the numbers.
     """
     from kdbench.grid.submissions import Launch
 
@@ -168,10 +172,10 @@ def grid_submit(
     if cluster == "slurm":
         from kdbench.slurm.profile import EXAMPLES, load_profile
 
-        if jobs or lockstep:
+        if jobs or lockstep or devices > 1:
             raise UserError(
-                "--jobs and --lockstep are for --cluster local: leave them out, and set parallelism and lockstep in "
-                "the profile"
+                "--jobs, --lockstep and --devices are for --cluster local: leave them out, and set parallelism, "
+                "lockstep and devices_per_cell in the profile"
             )
         if profile is None:
             raise UserError(
@@ -185,6 +189,7 @@ def grid_submit(
         lockstep=lockstep or 1,
         cache=cache,
         device=device,
+        devices=devices,
         compile=compile_,
         save_every=save_every,
         workers=workers,

@@ -144,6 +144,7 @@ def start(opened: OpenGrid, cells: Sequence[Cell], profile: Profile | None, laun
         Whether to watch workers on this machine until all cells are done.
     """
     from kdbench.cli.grid_view import headline
+    from kdbench.data.groups import check_devices
     from kdbench.grid.leftovers import tidy_grid
     from kdbench.grid.workers import Workers
     from kdbench.utils.leases import Leases
@@ -157,6 +158,7 @@ def start(opened: OpenGrid, cells: Sequence[Cell], profile: Profile | None, laun
         opened.print_counts(statuses)
         _conclude(opened, statuses)
         return
+    check_devices(grid.session.protocol.rules.schedule, launch.devices)
     print_unused(grid.session)
     _ = grid.session.dataset  # a missing data set is reported here, not by every cell
     if profile:

@@ -54,6 +54,14 @@ WorkersOption = Annotated[
     int | None,
     typer.Option(help="Processes that decode image files. [default: the CPUs of the job]", metavar="N"),
 ]
+DevicesOption = Annotated[
+    int,
+    typer.Option(
+        help="Devices that compute each cell, each of them some groups of a batch. The result does not depend on how "
+        "many they are.",
+        min=1,
+    ),
+]
 CacheOption = Annotated[
     Literal["auto", "on", "off"],
     typer.Option(help="Read teacher outputs from a cache: where that saves forward passes, always, or never."),

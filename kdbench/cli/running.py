@@ -40,6 +40,7 @@ def open_session(
     epochs: int | None = None,
     precision: str | None = None,
     device: str | None = None,
+    devices: int = 1,
     download: bool = False,
     save_every: float = 60.0,
     workers: int | None = None,
@@ -52,6 +53,7 @@ def open_session(
     UserError
         A name is unknown, or the data file cannot be used.
     """
+    from kdbench.engine.devices import check_started
     from kdbench.engine.session import Session
 
     session = Session.open(
@@ -61,6 +63,7 @@ def open_session(
         epochs=epochs,
         precision=precision,
         device=device,
+        devices=devices,
         download=download,
         save_every=save_every,
         workers=workers,
@@ -68,6 +71,8 @@ def open_session(
         compile=compile_,
         scheduler=find_scheduler(),
     )
+    place = check_started(devices)
+    console().quiet = place is not None and place.rank > 0  # the leading process prints
     print_unused(session)
     return session
 
@@ -88,11 +93,15 @@ def run_cells(
     Raises
     ------
     typer.Exit
-        Some cells failed, each of which is one line on standard error; the others are finished.
+        Some cells failed, each of which is one line on standard error; the others are finished. Or this process has
+        helped another one, which prints.
     """
     from kdbench.engine.display import Display
+    from kdbench.engine.follow import follow_launch
     from kdbench.experiment.folder import read_record
 
+    if follow_launch(session, cells):
+        raise typer.Exit
     records = []
     with Display(console()) as display:
         existed = {cell.id for cell in cells if read_record(cell.folder(session.runs), cell)}

@@ -10,6 +10,7 @@ import typer
 from kdbench.cli.options import (
     DataOption,
     DeviceOption,
+    DevicesOption,
     DownloadOption,
     EpochsOption,
     InitHelp,
@@ -44,6 +45,7 @@ def teacher_train(
     data: DataOption = None,
     download: DownloadOption = False,
     device: DeviceOption = None,
+    devices: DevicesOption = 1,
     save_every: SaveEveryOption = 60.0,
     workers: WorkersOption = None,
 ) -> None:
@@ -55,6 +57,7 @@ def teacher_train(
         epochs=epochs,
         precision=precision,
         device=device,
+        devices=devices,
         download=download,
         save_every=save_every,
         workers=workers,

@@ -39,7 +39,6 @@ class Batches:
         self.num_images = len(data.labels)
         self.schedule = protocol.rules.schedule
         self.layout = Layout(self.num_images, self.schedule, ranks)
-        self.layout.check()
         self.steps = self.layout.steps
         self.epoch = 0
         self._plans: set[ViewPlan] = set()

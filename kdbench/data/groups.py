@@ -49,14 +49,6 @@ class Layout:
         """Numbers of the groups of a step that this process computes."""
         return range(self.ranks.rank, self.schedule.num_groups, self.ranks.size)
 
-    def check(self) -> None:
-        """Raise ``UserError`` unless each process has equally many groups."""
-        if self.schedule.num_groups % self.ranks.size:
-            raise UserError(
-                f"--devices {self.ranks.size} cannot share the groups of a batch, of which there are "
-                f"{self.schedule.num_groups}: choose a divisor of that, or a protocol with other groups (group_size)"
-            )
-
     @property
     def steps(self) -> int:
         """Steps of an epoch."""
@@ -81,3 +73,16 @@ class Layout:
         size, larger = divmod(num_images, self.schedule.num_groups)
         sizes = [size + (number < larger) for number in range(self.schedule.num_groups)]
         return list(itertools.pairwise(itertools.accumulate(sizes, initial=begin)))
+
+
+def check_devices(schedule: ScheduleRules, devices: int, name: str = "--devices") -> None:
+    """Raise ``UserError`` unless each of so many devices has equally many groups of a batch."""
+    if schedule.num_groups % devices == 0:
+        return
+    groups = f"{schedule.num_groups} groups of {schedule.images_together} images"
+    if schedule.num_groups == 1:
+        groups = f"one group of {schedule.images_together} images, which one device computes"
+    raise UserError(
+        f"{name} {devices}: a batch of this protocol is {groups}: the number of devices must divide that of the "
+        "groups, which group_size in a protocol's [schedule] decides"
+    )

@@ -170,7 +170,9 @@ class StreamedViews(EpochViews):
     def _items(self, begin: int) -> list[Item]:
         """Return this process's groups of the epoch from a place among them on."""
         own = self._layout.own
-        bounds = [pair for step in range(self._layout.steps) for pair in self._layout.bounds(step)[own.start :: own.step]]
+        bounds = [
+            pair for step in range(self._layout.steps) for pair in self._layout.bounds(step)[own.start :: own.step]
+        ]
         parts = [self._order[first:last] for first, last in bounds[begin:]]
         return [Item(index, self._crops[index], *self._strong) for index in parts]
 

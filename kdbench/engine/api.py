@@ -27,6 +27,7 @@ def train(
     epochs: int | None = None,
     precision: str | None = None,
     device: str | None = None,
+    devices: int = 1,
     download: bool = False,
     save_every: float = 60.0,
     workers: int | None = None,
@@ -48,7 +49,7 @@ def train(
         ``auto``, ``on`` or ``off``: see :meth:`Session.run_all`.
     observer
         Is called with a :class:`kdbench.engine.progress.Progress` while training.
-    runs, data, epochs, precision, device, download, save_every, workers, compile
+    runs, data, epochs, precision, device, devices, download, save_every, workers, compile
         See :meth:`Session.open`.
 
     Returns
@@ -68,6 +69,7 @@ def train(
         epochs=epochs,
         precision=precision,
         device=device,
+        devices=devices,
         download=download,
         save_every=save_every,
         workers=workers,

@@ -21,13 +21,12 @@ def evaluate_runs(
 ) -> Mapping[str, dict[str, float]]:
     """Measure the students of runs on the test set; leave them in eval mode.
 
-    Processes share the images; before that, all of them are given the running statistics of the leading one.
-    Each run is charged what the images took, and its own forward passes.
+    Processes share the images. Each run is charged what the images took, and its own forward passes.
 
     Returns
     -------
     Mapping
-        Metrics by the id of the cell; without the runs that failed.
+        Metrics by the id of the cell; without the runs that failed, as all do where there are no images.
     """
     evaluations: dict[str, Evaluation] = {}
     spans: dict[str, list[Span]] = {run.cell.id: [] for run in runs}
@@ -36,16 +35,24 @@ def evaluate_runs(
             teacher_logits = run.source.teacher.test_logits if run.source else None
             evaluations[run.cell.id] = Evaluation(run.data.dataset.test_labels, teacher_logits)
             run.student.eval()
-            ranks.send(list(run.student.buffers()))
     making, started = 0.0, time.monotonic()
-    for place, pixels in images.batches(ranks.rank, ranks.size):
-        making += time.monotonic() - started
+    try:
+        for place, pixels in images.batches(ranks.rank, ranks.size):
+            making += time.monotonic() - started
+            for run in runs:
+                if not outcomes.has(run.cell):
+                    with outcomes.attempt(run), Span(pixels.device) as forward:
+                        evaluations[run.cell.id].add(run.student.logits(pixels).float(), place)
+                    spans[run.cell.id].append(forward)
+            started = time.monotonic()
+    except Exception as error:
         for run in runs:
             if not outcomes.has(run.cell):
-                with outcomes.attempt(run), Span(pixels.device) as forward:
-                    evaluations[run.cell.id].add(run.student.logits(pixels).float(), place)
-                spans[run.cell.id].append(forward)
-        started = time.monotonic()
+                outcomes.fail(run, error)
+    for run in runs:
+        if not outcomes.has(run.cell):
+            with outcomes.attempt(run):
+                evaluations[run.cell.id].look()
     outcomes.agree(runs, ranks)
     results: dict[str, dict[str, float]] = {}
     for run in runs:

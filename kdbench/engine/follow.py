@@ -1,66 +1,85 @@
-"""A process that helps another one to compute cells: it is told which, and neither decides, writes nor prints.
+"""A process that computes cells with another one, which leads: it is told which, and neither writes nor prints.
 
-``python -m kdbench.engine.follow`` reads the arguments of :meth:`kdbench.engine.session.Session.open` from its standard
-input, as JSON.
+``python -m kdbench.engine.follow`` is started by :class:`kdbench.engine.team.Team` and reads its work from standard
+input; a process that torchrun or Slurm has started calls :func:`follow`.
 """
 
 from __future__ import annotations
 
-import json
+import os
+import pickle
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, final
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 
-from kdbench.data.batches import Batches
-from kdbench.engine.lockstep import Lockstep
-from kdbench.engine.outcomes import Outcomes
-from kdbench.engine.progress import quietly
-from kdbench.engine.run import Run
+from kdbench.engine.devices import check_started
+from kdbench.engine.outcomes import Held, Outcomes
 from kdbench.engine.session import Session
-from kdbench.errors import Interrupted
+from kdbench.engine.team import joined, meet_leader
+from kdbench.engine.train import train_held
+from kdbench.errors import Interrupted, UserError
 from kdbench.experiment.cell import Cell
-from kdbench.teachers.outputs import Kind
+from kdbench.teachers.outputs import Kind, TeacherSource
+from kdbench.utils.device import pick_device, prepare_process
 from kdbench.utils.leases import Superseded
+from kdbench.utils.ranks import RankLost, Ranks, leave
 from kdbench.utils.signals import Stop
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class Work:
-    """Cells of one protocol and seed that are computed in lockstep, by all processes."""
+def follow_launch(session: Session, cells: Sequence[Cell]) -> bool:
+    """Help the leading process with these cells, if torchrun or Slurm has started this one to help another one.
 
-    cells: tuple[Cell, ...]
-    kinds: Mapping[str, Kind | None]
-    """Where the teacher outputs of each come from, by its id."""
-    states: Mapping[str, dict[str, Any]]
-    """What those that are resumed begin with, by the id."""
-
-
-def follow(session: Session) -> None:
-    """Help with each work that the leading process names, until there is none."""
-    while (work := session.ranks.from_leader(None)) is not None:
-        assert isinstance(work, Work)
-        _help(session, work)
+    Returns
+    -------
+    bool
+        Whether it was: the cells are done then, or left.
+    """
+    place = check_started(session.devices)
+    if not place or not place.rank:
+        return False
+    follow(session, cells, joined(session.device))
+    return True
 
 
-def _help(session: Session, work: Work) -> None:
-    options, device = session.options, session.device
-    outcomes = Outcomes(work.cells)
-    devices = [device] if device.type == "cuda" else []
-    with Stop() as stop, torch.random.fork_rng(devices):
-        batches = Batches(session.device_data, work.cells[0].protocol, work.cells[0].seed, session.ranks)
-        runs: dict[str, Run] = {}
-        for cell in work.cells:
-            with outcomes.of(cell):
-                run = Run(cell, batches, session.source(cell, work.kinds[cell.id]), options, _may_not_write)
-                if cell.id in work.states:
-                    run.load(work.states[cell.id])
-                runs[cell.id] = run
-        outcomes.agree(work.cells, runs, session.ranks)
-        Lockstep(list(runs.values()), batches, outcomes, options).train(stop, quietly)
+def follow(session: Session, cells: Sequence[Cell], ranks: Ranks) -> None:
+    """Help with the cells that the leading process names, some of these, until it has none left.
+
+    Raises
+    ------
+    RankLost
+        Another process has ended.
+    """
+    by_id = {cell.id: cell for cell in cells}
+    with Stop() as stop:
+        while kinds := ranks.tell(None):
+            if missing := kinds.keys() - by_id.keys():
+                raise RankLost(f"cell {min(missing)[:8]} is not known here: was another command typed?")
+            try:
+                _help(session, [by_id[name] for name in kinds], kinds, ranks, stop)
+            except Interrupted:  # of all processes, at the same step
+                return
+
+
+def _help(session: Session, cells: Sequence[Cell], kinds: Mapping[str, Kind | None], ranks: Ranks, stop: Stop) -> None:
+    options = replace(session.options, ranks=ranks)
+    held = [Held(cell, cell.folder(session.runs), _may_not_write) for cell in cells]
+    with torch.random.fork_rng([session.device] if session.device.type == "cuda" else []):
+        train_held(
+            held,
+            lambda: session.device_data,
+            lambda cell: _source(session, cell, kinds[cell.id]),
+            options,
+            Outcomes(cells),
+            stop,
+        )
+
+
+def _source(session: Session, cell: Cell, kind: Kind | None) -> TeacherSource | None:
+    """Return where the outputs of a cell's teacher come from: it is where the leading process has them from."""
+    return session.teachers.source(cell.teacher, kind) if cell.teacher and kind else None
 
 
 def _may_not_write() -> None:
@@ -69,11 +88,19 @@ def _may_not_write() -> None:
 
 def main() -> None:
     """Follow the process that has started this one."""
-    session = Session.open(**json.load(sys.stdin))
+    arguments: dict[str, Any]
+    arguments, cells = pickle.load(sys.stdin.buffer)  # noqa: S301 - written by the process that started this one
     try:
-        follow(session)
-    except Interrupted as stopped:
-        sys.exit(128 + stopped.signum)
+        if arguments["device"].type == "cuda":
+            arguments["device"] = pick_device(f"cuda:{os.environ['LOCAL_RANK']}")
+            torch.cuda.set_device(arguments["device"])
+        session = Session(**arguments)
+        prepare_process(session.device)
+        follow(session, cells, meet_leader(session.device))
+    except UserError as error:
+        sys.exit(str(error))
+    finally:
+        leave()
 
 
 if __name__ == "__main__":

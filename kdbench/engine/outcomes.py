@@ -5,23 +5,49 @@ from __future__ import annotations
 import contextlib
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Protocol, final
 
 from kdbench.data.images import Unread
 from kdbench.engine.progress import Diverged
-from kdbench.engine.run import Run
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.folder import FAILURE
 from kdbench.utils.device import is_out_of_memory
 from kdbench.utils.files import NotWritten, write_json
 from kdbench.utils.leases import Busy, Superseded
-from kdbench.utils.ranks import Ranks
+from kdbench.utils.ranks import RankLost, Ranks
 from kdbench.utils.text import one_line
 
 Outcome = dict[str, Any] | Exception
 """A cell's record, or why there is none."""
+
+
+class Worked(Protocol):
+    """A cell that this process works on, such as a run."""
+
+    @property
+    def cell(self) -> Cell:
+        """The cell."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the reason of a failure is left."""
+
+    @property
+    def permit(self) -> Callable[[], None]:
+        """Raises if this process may not write there any more."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A cell whose folder this process holds, or whose folder is held by the process that it follows."""
+
+    cell: Cell
+    folder: Path
+    permit: Callable[[], None]
 
 
 @final
@@ -40,16 +66,29 @@ class Outcomes:
         """Return whether a cell has ended."""
         return cell.id in self._by_id
 
-    def agree(self, runs: Sequence[Run], ranks: Ranks) -> None:
-        """End a run that has failed in some process in all of them."""
-        if ranks.size == 1 or not any(ranks.highest([self.has(run.cell) for run in runs])):
-            return
-        texts = {run.cell.id: str(self._by_id[run.cell.id]) for run in runs if self.has(run.cell)}
-        of_all = ranks.all(texts)
+    def agree(self, runs: Sequence[Worked], ranks: Ranks, wishes: Sequence[int] = ()) -> list[int]:
+        """End a run that has ended in some process in all of them, and return the highest of each wish over all.
+
+        Parameters
+        ----------
+        runs
+            Equal in all processes.
+        """
+        ended = [self.has(run.cell) for run in runs]
+        answers = ranks.highest([*ended, *(not each for each in ended), *wishes])
+        some, others, agreed = answers[: len(runs)], answers[len(runs) : 2 * len(runs)], answers[2 * len(runs) :]
+        if any(map(min, some, others)):
+            texts = {run.cell.id: str(self._by_id[run.cell.id]) for run in runs if self.has(run.cell)}
+            kinds = {name: isinstance(self._by_id[name], Unread) for name in texts}
+            self._take_over(runs, ranks.tell_all([texts, kinds]))
+        return agreed
+
+    def _take_over(self, runs: Sequence[Worked], of_all: Sequence[tuple[dict[str, str], dict[str, bool]]]) -> None:
+        """End runs with the reasons that other processes have."""
         for run in runs:
-            told = next((texts[run.cell.id] for texts in of_all if run.cell.id in texts), None)
-            if told is not None and not self.has(run.cell):
-                self.fail(run, UserError(told))
+            for texts, unread in of_all:
+                if run.cell.id in texts and not self.has(run.cell):
+                    self.fail(run, (Unread if unread[run.cell.id] else UserError)(texts[run.cell.id]))
 
     def list(self) -> list[Outcome]:
         """Return the outcomes in the order of the cells."""
@@ -71,18 +110,18 @@ class Outcomes:
         except Exception as error:
             self._fail(cell, error, folder, permit)
 
-    def attempt(self, run: Run) -> contextlib.AbstractContextManager[None]:
+    def attempt(self, run: Worked) -> contextlib.AbstractContextManager[None]:
         """Let what goes wrong inside end this run alone."""
         return self.of(run.cell, run.folder, run.permit)
 
-    def fail(self, run: Run, error: Exception) -> None:
+    def fail(self, run: Worked, error: Exception) -> None:
         """End a run with an error."""
         self._fail(run.cell, error, run.folder, run.permit)
 
     def _fail(self, cell: Cell, error: Exception, folder: Path | None, permit: Callable[[], None]) -> None:
         outcome: Exception = error
         match error:
-            case Busy() | Superseded() | NotWritten() | Unread():  # another process has it, or it is a disk
+            case Busy() | Superseded() | NotWritten() | Unread() | RankLost():  # another process, or a disk
                 self.set(cell, error)
                 return
             case Diverged():

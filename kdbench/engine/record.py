@@ -33,6 +33,8 @@ class Counts:
     """``live``, ``cache``, or None without a teacher."""
     cells_together: int
     """Cells that trained in lockstep with this one, itself included."""
+    devices: tuple[int, ...]
+    """Devices that computed the cell; several numbers where it was resumed on another number of them."""
     compiled: bool
     """Whether ``--compile`` was given."""
 
@@ -102,6 +104,7 @@ def make_record(
             "teacher_outputs": counts.teacher_outputs,
             "teacher_forwards": views * counts.teacher_epochs if counts.teacher_outputs == "live" else 0,
             "cells_together": counts.cells_together,
+            "devices": list(counts.devices),
             "compiled": counts.compiled,
             "peak_memory_mb": peak_memory_mb(device),
             "extra_parameters": counts.extra_parameters,

@@ -76,6 +76,8 @@ class Run:
         self.generator = generator(cell.seed, "method", device=device)
         self.tally = Tally()
         self.step_update = StepUpdate(self.module, cell.protocol, device, options.ranks)
+        self.devices = (options.ranks.size,)
+        """How many devices have computed it, one number after another where it was resumed on others."""
         self.num_lockstep = 1
         """Runs in lockstep, this one among them."""
         self.phases = phases_of(cell, self.method, self.student, batches.steps)
@@ -196,6 +198,10 @@ class Run:
         self.tally.name(self.step_update.terms)
         return self.step_update.apply()
 
+    def share_statistics(self) -> None:
+        """Give all processes the running statistics that the leading one has."""
+        self.step_update.share_statistics()
+
     def count(self, values: Tensor, spans: Iterable[Span]) -> None:
         """Move past a step that gave these loss terms ``(num_terms,)`` and took this time."""
         self.tally.count(values)
@@ -274,6 +280,7 @@ class Run:
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.step_update.scaler.state_dict(),
+            "devices": list(self.devices),
             **self.tally.state(),
         }
 
@@ -285,6 +292,8 @@ class Run:
         phase = next(phase for phase in self.phases if phase.holds(state["epoch"]))
         self._enter(phase, phase.epoch_of(state["epoch"]), state["step"])
         load_optimizer(self.optimizer, state["optimizer"])
+        before = tuple(state.get("devices", (1,)))  # kdbench 0.1 had one
+        self.devices = before if before[-1:] == self.devices else before + self.devices
         self.tally.load(state)
 
     def start_clock(self) -> None:

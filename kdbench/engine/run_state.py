@@ -61,6 +61,7 @@ def finish(run: Run) -> dict[str, Any]:
         extra_parameters=run.extra_parameters,
         teacher_outputs=run.source.kind if run.source else None,
         cells_together=run.num_lockstep,
+        devices=run.devices,
         compiled=run.options.compile,
     )
     card = run.source.teacher.card if run.source else None

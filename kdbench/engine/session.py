@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -11,14 +12,17 @@ from typing import Any
 import torch
 
 from kdbench.data.batches import DeviceData
+from kdbench.data.groups import check_devices
 from kdbench.data.image_names import Report
 from kdbench.data.images import Dataset
 from kdbench.data.lazy import LazyData
 from kdbench.data.place import MAX_WORKERS, DataPlace
+from kdbench.engine.devices import MAX_DEVICES, check_started, device_of, share_machine
 from kdbench.engine.options import Options
 from kdbench.engine.outcomes import Outcome
 from kdbench.engine.progress import Observer, Observers, quietly
 from kdbench.engine.resolve import Names, resolve_cell
+from kdbench.engine.team import Team, joined
 from kdbench.engine.train import train_cells
 from kdbench.experiment.cell import Cell, TeacherRef, lockstep_groups
 from kdbench.experiment.protocol import Protocol, load_protocol
@@ -28,7 +32,7 @@ from kdbench.teachers.make import import_teacher, register_trained
 from kdbench.teachers.plan import CacheMode, Sources
 from kdbench.teachers.store import TeacherStore
 from kdbench.teachers.watch import Watch
-from kdbench.utils.device import pick_device, prepare_process
+from kdbench.utils.device import prepare_process
 from kdbench.utils.scheduler import Scheduler
 from kdbench.utils.values import argument, flag, number, text, whole_number
 
@@ -53,6 +57,8 @@ class Session:
         The data set that the user named, in place of the protocol's.
     workers, report
         See :meth:`kdbench.data.place.DataPlace.open`.
+    devices
+        Of each cell; ``device`` is then that of this process.
     """
 
     protocol: Protocol
@@ -66,6 +72,7 @@ class Session:
     given: Dataset | None = None
     workers: int | None = None
     report: Report = lambda _: None
+    devices: int = 1
 
     @classmethod
     def open(
@@ -83,11 +90,13 @@ class Session:
         scheduler: Scheduler | None = None,
         workers: int | None = None,
         report: Report = lambda _: None,
+        devices: int = 1,
     ) -> Session:
         """Resolve names; ``data`` is a folder, ``data`` by default, or a data set in place of the protocol's.
 
         Such a data set is ``npz:FILE`` or image files, ``folder:DIR``; see :mod:`kdbench.data.place`. ``workers`` are
-        the processes that decode image files, by default as many as the job has CPUs.
+        the processes that decode image files, by default as many as the job has CPUs. ``devices`` of this machine, or
+        of those on which torchrun or Slurm has started this process, compute each cell, with the same result.
 
         The process is prepared for training: see :func:`kdbench.utils.device.prepare_process`.
 
@@ -107,12 +116,20 @@ class Session:
         for name, value in (("--download", download), ("--compile", compile)):
             with argument(name):
                 flag(value)
+        with argument("--devices"):
+            devices = whole_number(devices, 1, MAX_DEVICES)
         resolved = load_protocol(protocol).override(epochs=epochs, precision=precision)
+        check_devices(resolved.rules.schedule, devices)
+        started = check_started(devices)
         place = DataPlace.parse(data)
         place.check(resolved.dataset, download=download)
         if workers is not None:
             with argument("--workers"):
                 workers = whole_number(workers, 0, MAX_WORKERS)
+        workers = share_machine(devices, started, workers)
+        own_device = prepare_process(device_of(device, devices, started, compiling=compile))
+        if started:
+            joined(own_device)  # at once: the others may have to wait for this process later
         given = None
         if place.kind:
             given = place.open(resolved, download=download, num_workers=workers, report=report)
@@ -121,7 +138,8 @@ class Session:
             protocol=resolved,
             runs=folder,
             data=place,
-            device=prepare_process(pick_device(device, compiling=compile)),
+            device=own_device,
+            devices=devices,
             download=download,
             save_every=save_every,
             compile=compile,
@@ -220,9 +238,10 @@ class Session:
         lockstep = lockstep_groups(cells, together)
         sources = Sources(self.teachers, lockstep, cache, watch or Watch())
         outcomes: dict[str, Outcome] = {}
-        for group in lockstep:
-            results = train_cells(group, lambda: self.device_data, sources.of, self.options, observers)
-            outcomes |= {cell.id: outcome for cell, outcome in zip(group, results, strict=True)}
+        with Team(self.devices, self.device, lambda: self._work(cells)) as team:
+            for group in lockstep:
+                results = train_cells(group, lambda: self.device_data, sources.of, self.options, observers, team)
+                outcomes |= {cell.id: outcome for cell, outcome in zip(group, results, strict=True)}
         return [outcomes[cell.id] for cell in cells]
 
     def build_caches(
@@ -269,6 +288,11 @@ class Session:
             expected=expected,
             key=key,
         )
+
+    def _work(self, cells: Sequence[Cell]) -> bytes:
+        """Return what the processes are given that compute cells with this one."""
+        names = ("protocol", "data", "device", "download", "save_every", "compile", "workers", "devices")
+        return pickle.dumps(({"runs": self.runs.absolute()} | {name: getattr(self, name) for name in names}, cells))
 
     @property
     def options(self) -> Options:

@@ -63,25 +63,24 @@ class StepUpdate:
 
         Gradients, terms and rows are those of all processes.
         """
-        gradients = [parameter.grad for parameter in self._phase.parameters if parameter.grad is not None]
-        self._ranks.sum([*gradients, self._values])
-        clip_gradients(self._rules, self._phase.parameters, self._optimizer, self.scaler)
-        self.scaler.step(self._optimizer)
-        self.scaler.update()
-        if remembered := self._rows_of_all():
-            self._module.method.remember(
-                {name: torch.cat([rows[name] for rows in remembered]) for name in remembered[0]}
-            )
+        with self._ranks.unbroken():
+            gradients = [parameter.grad for parameter in self._phase.parameters if parameter.grad is not None]
+            self._ranks.sum([*gradients, self._values])
+            clip_gradients(self._rules, self._phase.parameters, self._optimizer, self.scaler)
+            self.scaler.step(self._optimizer)
+            self.scaler.update()
+            if self._remembered:
+                self._module.method.remember({name: self._rows_of_all(name) for name in self._remembered[0]})
         return self._values
 
-    def _rows_of_all(self) -> list[Rows]:
-        """Return the rows of each group of the step, in the order of the batch."""
-        if self._ranks.size == 1 or not self._remembered:
-            return self._remembered
-        device = next(iter(self._remembered[0].values())).device
-        parts = self._ranks.all([{name: row.cpu() for name, row in rows.items()} for rows in self._remembered])
-        in_order = [rows for groups in zip(*parts, strict=True) for rows in groups]
-        return [{name: row.to(device) for name, row in rows.items()} for rows in in_order]
+    def share_statistics(self) -> None:
+        """Give all processes the running statistics of batch norms, which those of the first group have moved."""
+        self._ranks.send([buffer for each in self._batch_norms for buffer in each.buffers(recurse=False)])
+
+    def _rows_of_all(self, name: str) -> Tensor:
+        """Return the rows of a name of each group of the step, in the order of the batch."""
+        by_rank = self._ranks.gather([rows[name] for rows in self._remembered])
+        return torch.cat([rows for groups in zip(*by_rank, strict=True) for rows in groups])
 
     @contextlib.contextmanager
     def _running_statistics_kept(self) -> Iterator[None]:

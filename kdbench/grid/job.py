@@ -14,7 +14,10 @@ from typing import Any, final
 import submitit
 from rich.console import Console
 
+from kdbench.engine.devices import check_started
 from kdbench.engine.display import Display
+from kdbench.engine.follow import follow_launch
+from kdbench.engine.session import Session
 from kdbench.errors import Interrupted
 from kdbench.experiment.folder import RECORD, STATE
 from kdbench.grid.submissions import REPORT
@@ -55,6 +58,8 @@ class GridJob:
         scheduler = self.make_scheduler()
         code = resources.files("kdbench")
         print_line(console, f"kdbench {code}, process {os.getpid()}, {scheduler.own_job() or ''}")
+        if self._helps(scheduler):
+            return
         try:
             # From its lease on, others may signal it to stop.
             with Stop(), Leases(scheduler) as leases, Display(console) as display:
@@ -76,6 +81,15 @@ class GridJob:
         )
         if report.failed or report.left:
             sys.exit(1)
+
+    def _helps(self, scheduler: Scheduler) -> bool:
+        """Help another task of this job with the cells, if this is not the first one; return whether it was not."""
+        place = check_started(self.workload.session.get("devices", 1))
+        if not place or not place.rank:
+            return False
+        session = Session.open(**self.workload.session, scheduler=scheduler)
+        with Stop():  # its signals are those of the whole job: the first task acts on them
+            return follow_launch(session, [*self.workload.train, *self.workload.cells])
 
     def _write_report(self, values: dict[str, Any]) -> None:
         if self.folder:

@@ -36,6 +36,8 @@ class Launch:
     """Number of workers on this machine."""
     lockstep: int = 1
     """Maximum number of cells that a worker on this machine trains in lockstep."""
+    devices: int = 1
+    """Devices that compute each cell."""
     cache: CacheMode = "auto"
     device: str | None = None
     compile: bool = False
@@ -46,7 +48,7 @@ class Launch:
     def __post_init__(self) -> None:
         with argument("--save-every"):
             number(self.save_every, 0)
-        for name in ("jobs", "lockstep"):
+        for name in ("jobs", "lockstep", "devices"):
             with argument(f"--{name}"):
                 whole_number(getattr(self, name), 1)
         with argument("--workers"):
@@ -65,8 +67,15 @@ class Launch:
             "device": self.device,
             "compile": self.compile,
             "save_every": self.save_every,
-            "workers": max(1, owned_cpus() // self.jobs) if self.workers is None and self.jobs > 1 else self.workers,
+            "workers": self._workers(),
+            "devices": self.devices,
         }
+
+    def _workers(self) -> int | None:
+        """Return the processes that decode images for each process that trains."""
+        if self.workers is None and self.jobs > 1:
+            return max(1, owned_cpus() // (self.jobs * self.devices))
+        return self.workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +133,9 @@ class Submission:
         values[_LAUNCHER] = values.pop("launcher")
         launch = values["launch"]
         launch[_LOCKSTEP] = launch.pop("lockstep")
-        if launch["workers"] is None:
-            del launch["workers"]
+        for name, default in (("workers", None), ("devices", 1)):  # kdbench 0.1.0 knows neither
+            if launch[name] == default:
+                del launch[name]
         write_json(self.folder / _MANIFEST, values)
 
     def log(self, job: SubmittedJob) -> Path:

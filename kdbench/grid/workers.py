@@ -161,7 +161,9 @@ def _worker_setup(number: int, launch: Launch) -> list[str]:
     # submitit hides all GPUs from a local job that names none.
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if launch.device is None and (gpus := _gpus(visible)):
-        visible = gpus[number % len(gpus)]
+        num_shares = max(1, len(gpus) // launch.devices)
+        first = number % num_shares * launch.devices
+        visible = ",".join(gpus[first : first + launch.devices])
     lines.append("unset CUDA_VISIBLE_DEVICES" if visible is None else f"export CUDA_VISIBLE_DEVICES='{visible}'")
     return lines
 

@@ -48,7 +48,7 @@ class Evaluation:
             self._rows.append(torch.arange(begin, begin + len(part)))
             self._num_waiting += len(part)
             if self._num_waiting >= _AT_ONCE:
-                self._look()
+                self.look()
 
     def results(self, ranks: Ranks = ALONE) -> dict[str, float]:
         """Return the metrics of all images, of which other processes may have added some.
@@ -60,24 +60,26 @@ class Evaluation:
             a teacher ``agreement`` (percent of equal predictions) and ``teacher_kl`` (KL(teacher || student) at
             temperature 1, nats).
         """
-        self._look()
-        parts = ranks.all((self._hits, self._gaps, self._sums, self._done))
-        hits, gaps, sums, done = parts[0]
-        for more_hits, more_gaps, more_sums, more_done in parts[1:]:
-            hits, gaps, done = hits + more_hits, gaps + more_gaps, done + more_done
-            sums = {name: value + more_sums[name] for name, value in sums.items()}
+        self.look()
+        counted = "top1", "top5", "agreement"
+        counts = torch.tensor([self._done, *(self._hits[name] for name in counted)])
+        sums = torch.tensor(list(self._sums.values()), dtype=torch.float64)
+        gaps = self._gaps.clone()
+        ranks.sum([counts, sums, gaps])
+        done, *hits = counts.tolist()
         num_images = len(self._targets)
         assert done == num_images, f"{done} of {num_images} test images have logits"
-        results = {name: 100 * (hits[name] / num_images) for name in ("top1", "top5")}
-        results["nll"] = sums["nll"] / num_images
-        results["ece"] = 100 * (gaps.abs().sum() / num_images).item()
+        fractions = {name: number / num_images for name, number in zip(counted, hits, strict=True)}
+        nll, teacher_kl = (sums / num_images).tolist()
+        results = {name: 100 * fractions[name] for name in ("top1", "top5")}
+        results |= {"nll": nll, "ece": 100 * (gaps.abs().sum() / num_images).item()}
         if self._teacher_logits is not None:
-            results["agreement"] = 100 * (hits["agreement"] / num_images)
-            results["teacher_kl"] = sums["teacher_kl"] / num_images
+            results |= {"agreement": 100 * fractions["agreement"], "teacher_kl": teacher_kl}
         return results
 
     @torch.no_grad()
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Count what the logits that have come say; waits for the device."""
         if not self._waiting:
             return
         logits = torch.cat(self._waiting).cpu().double()

@@ -110,7 +110,6 @@ class Sources:
         self._kinds: dict[str, Kind] = {}
         self._unclear: dict[str, _Failure] = {}
         """Cells of which it cannot be said what they want of their teacher: no other cell fails with them."""
-        self._made: dict[tuple[str, Kind], TeacherSource] = {}
 
     def of(self, cell: Cell) -> TeacherSource | None:
         """Return the source of a cell's teacher outputs; None for a cell without a teacher.
@@ -130,10 +129,7 @@ class Sources:
         cache = caches[teacher] if kind == "cache" else None
         if isinstance(cache, _Failure):
             raise cache.again()
-        if (teacher, kind) not in self._made:
-            live = self._store.live(self._store.card(cell.teacher))
-            self._made[teacher, kind] = TeacherSource(live, cache)
-        return self._made[teacher, kind]
+        return self._store.source(cell.teacher, kind)
 
     def prepare(self) -> None:
         """Build the caches that the cells should have.

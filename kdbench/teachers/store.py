@@ -16,7 +16,7 @@ from kdbench.teachers.cache import TeacherCache
 from kdbench.teachers.cache_folder import Identity
 from kdbench.teachers.cards import TeacherCard, find_teacher, list_teachers
 from kdbench.teachers.load import load_teacher
-from kdbench.teachers.outputs import LiveTeacher
+from kdbench.teachers.outputs import Kind, LiveTeacher, TeacherSource
 from kdbench.utils.scheduler import Scheduler
 
 
@@ -37,6 +37,7 @@ class TeacherStore:
         self.device, self.scheduler = device, scheduler
         self._live: dict[str, LiveTeacher] = {}
         self._caches: dict[str, TeacherCache] = {}
+        self._sources: dict[tuple[str, Kind], TeacherSource] = {}
 
     def spelling(self, network: str) -> str:
         """Return the one spelling of a network's name, or that which only teachers of earlier versions have.
@@ -95,3 +96,21 @@ class TeacherStore:
         if card.id not in self._caches:
             self._caches[card.id] = TeacherCache(self.runs, Identity.of(card, self.protocol, self.data.dataset))
         return self._caches[card.id]
+
+    def source(self, teacher: TeacherRef, kind: Kind) -> TeacherSource:
+        """Return where the outputs of a cell's teacher come from; one object for all cells that have them in common.
+
+        Raises
+        ------
+        UserError
+            There is no such teacher, its weights are not those on the card, or its cache is damaged.
+        """
+        if (teacher.id, kind) not in self._sources:
+            card = self.card(teacher)
+            self._sources[teacher.id, kind] = TeacherSource(
+                self.live(card), self.cache(card) if kind == "cache" else None
+            )
+        source = self._sources[teacher.id, kind]
+        if source.cache:
+            source.cache.refresh()  # other processes may have added to it
+        return source

@@ -47,6 +47,7 @@ _LABELS = {
     "cost.teacher_outputs": "teacher outputs",
     "cost.teacher_forwards": "forward passes of the teacher, images",
     "cost.cells_together": "cells trained in lockstep",
+    "cost.devices": "devices that computed the cell",
     "cost.compiled": "compiled",
     "cost.peak_memory_mb": "peak memory, MB",
     "cost.extra_parameters": "trainable parameters that the method adds",
