@@ -37,7 +37,9 @@ class Place:
                 return None
             from submitit.helpers import TorchDistributedEnvironment  # noqa: PLC0415 - only under Slurm
 
-            TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+            job = TorchDistributedEnvironment()
+            for name in ("master_addr", "master_port", "rank", "world_size", "local_rank", "local_world_size"):
+                os.environ.setdefault(name.upper(), str(getattr(job, name)))  # a profile may name another address
         names = "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"
         try:
             rank, size, *local = (int(os.environ[name]) for name in names)

@@ -51,12 +51,10 @@ class Lockstep:
         self.shared = SharedInputs(batches, options.device)
         self.active = list(runs)
         self._saved = self._observed = time.monotonic()
-        self._stop: Stop | None = None
         self.graphs = StepGraphs(self.shared, outcomes) if options.compile and options.device.type == "cuda" else None
 
     def train(self, stop: Stop, observers: Observers) -> None:
         """Run every epoch that is left."""
-        self._stop = stop
         observe = {run.cell.id: observers(run.cell) for run in self.active}
         for run in self.active:
             run.start_clock()
@@ -64,7 +62,7 @@ class Lockstep:
         while self.active:
             epoch = min(run.stream_epoch for run in self.active)
             behind = [run for run in self.active if run.stream_epoch == epoch]
-            self._run_epoch(behind, observe)
+            self._run_epoch(behind, stop, observe)
             self.outcomes.agree(self.runs, self.options.ranks)
             self._each(behind, Run.share_statistics)
             metrics = self._evaluate(self._still(behind))
@@ -91,15 +89,18 @@ class Lockstep:
         """Let runs be given what they need of their teachers in the phases that they are in."""
         self.shared.open((run.feed, run.needs) for run in runs)
 
-    def _run_epoch(self, behind: list[Run], observe: dict[str, Observer]) -> None:
+    def _run_epoch(self, behind: list[Run], stop: Stop, observe: dict[str, Observer]) -> None:
         self.begin_epoch(behind)
         num_steps = self.shared.batches.steps
         for step in range(min(run.step for run in behind), num_steps):
             joined = [run for run in self._still(behind) if run.step == step]
             if not joined:
                 continue
-            signum, save_now = self.tick(step, joined)
-            now, due = time.monotonic(), signum or save_now
+            self.tick(step, joined)
+            now = time.monotonic()
+            wishes = now - self._saved >= self.options.save_every, stop.signum or 0
+            due, signum = self.options.ranks.highest(wishes)
+            due = due or signum
             if due or step + 1 == num_steps or (step + 1) % _FLUSH_EVERY == 0:
                 self._each(joined, Run.flush_losses)
             if now - self._observed >= _OBSERVE_EVERY:
@@ -115,16 +116,10 @@ class Lockstep:
         if self.graphs:
             self.graphs.drop()
 
-    def tick(self, step: int, joined: list[Run]) -> list[int]:
-        """Do one step of the runs that are there.
-
-        Returns
-        -------
-        list
-            The signal that has come, or 0, and whether states should be saved, in any of the processes.
-        """
+    def tick(self, step: int, joined: list[Run]) -> None:
+        """Do one step of the runs that are there."""
         if self.graphs and self.shared.batches.layout.is_full(step) and self.graphs.replay(step, joined):
-            return self._wishes()
+            return
         joined = self._still(joined)
         for run in joined:
             run.begin_step()
@@ -137,17 +132,12 @@ class Lockstep:
                     run.begin_group(group)
                     run.add(group, given.images, given.teacher)
                 run.tally.time([*given.spans, adding])
-        wishes = self.outcomes.agree(self.runs, self.options.ranks, self._wishes())
+        self.outcomes.agree(self.runs, self.options.ranks)
         for run in self._still(joined):
             with self.outcomes.attempt(run):
                 with Span(self.options.device) as updating:
                     values = run.update()
                 run.count(values, [updating])
-        return wishes
-
-    def _wishes(self) -> list[int]:
-        signum = self._stop.signum if self._stop else None
-        return [signum or 0, time.monotonic() - self._saved >= self.options.save_every]
 
     def _shared(self, group: Group, runs: list[Run]) -> Mapping[Feed, Shared]:
         """Make what runs share; where that fails, each feed's apart, so that no run fails with another feed's error.

@@ -66,8 +66,8 @@ class Outcomes:
         """Return whether a cell has ended."""
         return cell.id in self._by_id
 
-    def agree(self, runs: Sequence[Worked], ranks: Ranks, wishes: Sequence[int] = ()) -> list[int]:
-        """End a run that has ended in some process in all of them, and return the highest of each wish over all.
+    def agree(self, runs: Sequence[Worked], ranks: Ranks) -> None:
+        """End a run that has ended in some process in all of them.
 
         Parameters
         ----------
@@ -75,13 +75,11 @@ class Outcomes:
             Equal in all processes.
         """
         ended = [self.has(run.cell) for run in runs]
-        answers = ranks.highest([*ended, *(not each for each in ended), *wishes])
-        some, others, agreed = answers[: len(runs)], answers[len(runs) : 2 * len(runs)], answers[2 * len(runs) :]
-        if any(map(min, some, others)):
+        answers = ranks.highest([*ended, *(not each for each in ended)])
+        if any(map(min, answers[: len(runs)], answers[len(runs) :])):  # ended in some, not in others
             texts = {run.cell.id: str(self._by_id[run.cell.id]) for run in runs if self.has(run.cell)}
             kinds = {name: isinstance(self._by_id[name], Unread) for name in texts}
             self._take_over(runs, ranks.tell_all([texts, kinds]))
-        return agreed
 
     def _take_over(self, runs: Sequence[Worked], of_all: Sequence[tuple[dict[str, str], dict[str, bool]]]) -> None:
         """End runs with the reasons that other processes have."""

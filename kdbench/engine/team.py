@@ -74,6 +74,8 @@ class Team(AbstractContextManager["Team"]):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, end - time.monotonic()))
         self._kill()
+        for errors in self._errors:
+            errors.close()
 
     def call(self, kinds: Mapping[str, str | None]) -> Ranks:
         """Let all processes work on cells, of which it is told where the outputs of the teacher come from.
