@@ -1,4 +1,4 @@
-"""Five steps of methods by several processes; run as ``python rank_steps.py FILE NPZ FOLDER DTYPE METHOD ...``.
+"""Five steps of methods by several processes; run as ``python rank_steps.py FILE NPZ FOLDER METHOD ...``.
 
 The environment names the processes as torchrun's does. The leading one writes what it has computed to a file.
 """
@@ -28,7 +28,12 @@ def states(run: Run) -> dict[str, Any]:
 
 
 def computed(method: str, npz: Path, folder: Path, ranks: Ranks) -> dict[str, Any]:
-    """Losses and weights of five steps, and the metrics of the epochs."""
+    """Losses and weights of five steps in float64 and the metrics of the epochs, and losses of a step in float32."""
+    torch.set_default_dtype(torch.float32)
+    single, first = make_run(npz, folder / "single", method, ranks=ranks, **BATCH), Seen()
+    with single.observed(first):
+        steps(single, 1)
+    torch.set_default_dtype(torch.float64)
     run, seen = make_run(npz, folder, method, ranks=ranks, **BATCH), Seen()
     with run.observed(seen):
         for number in (2, 2, 1):
@@ -40,12 +45,11 @@ def computed(method: str, npz: Path, folder: Path, ranks: Ranks) -> dict[str, An
     moving = ("running_mean", "running_var", "num_batches_tracked")
     learnt = {name: value for name, value in states(run).items() if not name.endswith(moving)}
     assert len(set(ranks.tell_all(weights_hash(learnt)))) == 1, f"{method}: the processes differ"
-    return {"losses": seen.terms, "weights": states(run), "metrics": run.tally.history}
+    return {"single": first.terms, "losses": seen.terms, "weights": states(run), "metrics": run.tally.history}
 
 
-def main(file: str, npz: str, folder: str, dtype: str, *methods: str) -> None:
+def main(file: str, npz: str, folder: str, *methods: str) -> None:
     torch.set_num_threads(1)
-    torch.set_default_dtype(getattr(torch, dtype))
     rank, size, port = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
     ranks = join(rank, size, CPU, TCPStore("127.0.0.1", port, size, is_master=rank == 0)) if size > 1 else ALONE
     try:

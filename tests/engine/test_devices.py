@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from cells import Typed
-from digit_files import NAME, register, write_digits
+from digit_files import NAME, RULES, register, write_digits
 
 from kdbench.engine.lockstep import Lockstep
 from kdbench.engine.session import Session
@@ -167,3 +167,16 @@ def test_devices_must_divide_the_groups(typed: Typed) -> None:
     )
     assert code == 2
     assert "is one group of 64 images, which one device computes" in err
+
+
+def test_a_cell_resumes_to_the_bit_on_as_many_devices(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(monkeypatch, RULES.replace("group_size = 8", "group_size = 4"))
+    whole = trained(opened(digits, tmp_path / "whole", 4), "ce")["ce"]
+    after_step(monkeypatch, 2, lambda _: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(Interrupted, match="saved in epoch 1 after step 2"):
+        trained(opened(digits, tmp_path / "stopped", 4), "ce")
+    resumed = trained(opened(digits, tmp_path / "stopped", 4), "ce")["ce"]
+    assert resumed["weights"] == whole["weights"]
+    assert resumed["cost"]["devices"] == [4]
