@@ -73,20 +73,21 @@ def device_of(name: str | None, devices: int, place: Place | None, *, compiling:
     UserError
         There are fewer, one of them is named, or CUDA graphs are wanted of all of them.
     """
-    device = pick_device(name, compiling=compiling)
-    if devices == 1 or device.type != "cuda":
-        return device
-    if device.index is not None:
-        raise UserError(
-            f"--device {name} names one device, and --devices {devices} wants several: leave one of them out"
-        )
-    if compiling:
+    several = devices > 1 and torch.cuda.is_available()
+    if several and name in (None, "cuda"):
+        num_here = torch.cuda.device_count()
+        if num_here < devices and not place:
+            raise UserError(
+                f"--devices {devices}: this machine has {counted(num_here, 'GPU')}, as this process sees it"
+            )
+        device = pick_device(f"cuda:{place.local_rank % num_here if place else 0}", compiling=compiling)
+        torch.cuda.set_device(device)
+    else:
+        device = pick_device(name, compiling=compiling)
+        if several and device.type == "cuda":
+            raise UserError(f"--device {name} names one device, and --devices {devices} wants several: leave one out")
+    if several and compiling and device.type == "cuda":
         raise UserError(f"--compile records a step on one GPU: leave it or --devices {devices} out")
-    num_here = torch.cuda.device_count()
-    if num_here < devices and not place:
-        raise UserError(f"--devices {devices}: this machine has {counted(num_here, 'GPU')}, as this process sees it")
-    device = torch.device("cuda", place.local_rank % num_here if place else 0)
-    torch.cuda.set_device(device)
     return device
 
 

@@ -52,15 +52,15 @@ def evaluate_runs(
     for run in runs:
         if not outcomes.has(run.cell):
             with outcomes.attempt(run):
-                evaluations[run.cell.id].look()
+                started = time.monotonic()
+                evaluations[run.cell.id].look()  # waits for the device
+                looking = time.monotonic() - started
+                forwards = sum(span.seconds() for span in spans[run.cell.id])
+                run.tally.seconds["evaluate"] += making + forwards + looking
     outcomes.agree(runs, ranks)
     results: dict[str, dict[str, float]] = {}
     for run in runs:
         if not outcomes.has(run.cell):
             with outcomes.attempt(run):
-                started = time.monotonic()
-                results[run.cell.id] = evaluations[run.cell.id].results(ranks)  # waits for the device
-                looking = time.monotonic() - started
-                forwards = sum(span.seconds() for span in spans[run.cell.id])
-                run.tally.seconds["evaluate"] += making + forwards + looking
+                results[run.cell.id] = evaluations[run.cell.id].results(ranks)
     return results

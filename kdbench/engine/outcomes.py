@@ -88,6 +88,12 @@ class Outcomes:
                 if run.cell.id in texts and not self.has(run.cell):
                     self.fail(run, (Unread if unread[run.cell.id] else UserError)(texts[run.cell.id]))
 
+    def stop(self, held: Sequence[Worked], reason: str) -> None:
+        """End what goes on without an end of its own, since another process of its devices has ended."""
+        for each in held:
+            if not self.has(each.cell) or isinstance(self._by_id[each.cell.id], RankLost):
+                self.fail(each, RankLost(f"{each.cell} was stopped ({reason}): type the same command to resume"))
+
     def list(self) -> list[Outcome]:
         """Return the outcomes in the order of the cells."""
         return [self._by_id[cell.id] for cell in self._cells]

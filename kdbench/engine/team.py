@@ -24,7 +24,6 @@ import torch
 from torch.distributed import TCPStore, rendezvous  # type: ignore[attr-defined]
 
 from kdbench.engine.devices import Place
-from kdbench.errors import Interrupted
 from kdbench.utils.ranks import ALONE, RankLost, Ranks, join, leave
 from kdbench.utils.text import counted, printable
 
@@ -65,7 +64,7 @@ class Team(AbstractContextManager["Team"]):
         self._over.set()
         if not self._processes:
             return
-        if not isinstance(error, Interrupted | RankLost):
+        if error is None:  # otherwise the others are somewhere else, and end when this one has left
             with contextlib.suppress(RankLost):
                 self._ranks.tell({})
         leave()

@@ -80,11 +80,7 @@ def train_cells(
                 options = replace(options, ranks=ranks)
                 train_held(ready, data, lambda cell: sources[cell.id], options, outcomes, stop, observers)
             except RankLost as error:
-                reason = team.reason(error)
-                for each in ready:
-                    if not outcomes.has(each.cell):
-                        text = f"{each.cell} was stopped ({reason}): type the same command to resume"
-                        outcomes.fail(each, RankLost(text))
+                outcomes.stop(ready, team.reason(error))
     return outcomes.list()
 
 
@@ -120,7 +116,8 @@ def train_held(
     runs = [run for run in runs if not outcomes.has(run.cell)]
     _check_equal(runs, options.ranks)
     if batches and runs:
-        Lockstep(runs, batches, outcomes, options).train(stop, observers)
+        with options.ranks.unbroken():
+            Lockstep(runs, batches, outcomes, options).train(stop, observers)
 
 
 def _check_equal(runs: Sequence[Run], ranks: Ranks) -> None:
