@@ -13,8 +13,7 @@ from datetime import timedelta
 from typing import Any, Final, final
 
 import torch
-import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.distributed import Store  # type: ignore[attr-defined]
 
 from kdbench.errors import UserError
@@ -58,7 +57,7 @@ class Ranks:
         with self.unbroken():
             for kind in _by_dtype(tensors):
                 flat = torch.cat([tensor.reshape(-1) for tensor in kind])
-                dist.all_reduce(flat)
+                distributed.all_reduce(flat)
                 _take_apart(flat, kind)
 
     def send(self, tensors: Sequence[Tensor]) -> None:
@@ -68,7 +67,7 @@ class Ranks:
         with self.unbroken():
             for kind in _by_dtype(tensors):
                 flat = torch.cat([tensor.reshape(-1) for tensor in kind])
-                dist.broadcast(flat, 0)
+                distributed.broadcast(flat, 0)
                 _take_apart(flat, kind)
 
     def gather(self, tensors: Sequence[Tensor]) -> list[list[Tensor]]:
@@ -82,7 +81,7 @@ class Ranks:
             longest = max(map(sum, sizes))
             padded = torch.cat([flat, flat.new_zeros(longest - len(flat))])
             parts = [torch.empty_like(padded) for _ in range(self.size)]
-            dist.all_gather(parts, padded)
+            distributed.all_gather(parts, padded)
         return [
             [values.view(shape) for values, shape in zip(part[: sum(size)].split(size), each, strict=True)]
             for part, size, each in zip(parts, sizes, shapes, strict=True)
@@ -94,7 +93,7 @@ class Ranks:
             return list(numbers)
         with self.unbroken():
             values = torch.tensor(list(numbers), dtype=torch.int64)
-            dist.all_reduce(values, dist.ReduceOp.MAX, group=self._words)
+            distributed.all_reduce(values, distributed.ReduceOp.MAX, group=self._words)
         return [int(value) for value in values]
 
     def tell(self, value: Any) -> Any:
@@ -111,7 +110,7 @@ class Ranks:
             padded = torch.full((longest,), ord(" "), dtype=torch.uint8)
             padded[: len(text)] = text
             texts = [torch.empty_like(padded) for _ in range(self.size)]
-            dist.all_gather(texts, padded, group=self._words)
+            distributed.all_gather(texts, padded, group=self._words)
         return [json.loads(bytes(text.tolist())) for text in texts]
 
     @contextlib.contextmanager
@@ -148,8 +147,8 @@ def join(rank: int, size: int, device: torch.device, store: Store) -> Ranks:
     """
     try:
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=_GRADIENTS, rank=rank, world_size=size, store=store)
-        words = dist.new_group(backend="gloo", timeout=_WORDS)
+        distributed.init_process_group(backend, timeout=_GRADIENTS, rank=rank, world_size=size, store=store)
+        words = distributed.new_group(backend="gloo", timeout=_WORDS)
     except Exception as error:
         leave()
         raise RankLost(f"the processes of a cell did not meet ({one_line(error)})") from None
@@ -158,8 +157,8 @@ def join(rank: int, size: int, device: torch.device, store: Store) -> Ranks:
 
 def leave() -> None:
     """Part from the other processes."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _by_dtype(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
