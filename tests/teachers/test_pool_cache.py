@@ -17,10 +17,11 @@ from digit_files import NAME, RULES, register, write_digits
 from test_pool_pairs import listed
 
 from kdbench.data.listing import Listing
+from kdbench.data.streamed import StreamedImages
 from kdbench.engine.session import Session
 from kdbench.errors import Interrupted
 from kdbench.experiment.cell import Cell
-from kdbench.experiment.folder import CONFIG
+from kdbench.experiment.folder import RECORD
 from kdbench.net import Part
 from kdbench.teachers import cache as teacher_cache
 from kdbench.teachers.cache import TeacherCache
@@ -100,7 +101,6 @@ def extra(reads: Counter[int]) -> dict[int, int]:
 
 def test_what_is_read_is_what_the_live_teacher_says_to_the_bit(session: Session) -> None:
     """In other rows and other company, and after the cache has grown."""
-    session.device_data.images.epoch  # the data are open  # noqa: B018
     build(session, 0)
     cache = build(session, 0, 2, 3)
     assert [info.segments for info in list_caches(session.runs)] == [2]
@@ -120,7 +120,19 @@ def test_an_image_is_decoded_once_for_all_its_views(session: Session, reads: Cou
     assert extra(reads) == dict.fromkeys(range(5), 2)
 
 
-def interrupted(session: Session, digits: Path, done: int, monkeypatch: pytest.MonkeyPatch) -> Path:
+def test_processes_change_no_byte(session: Session, digits: Path) -> None:
+    several = Session.open(NAME, data=f"folder:{digits}", runs=session.runs, device="cpu", workers=2)
+    images = several.device_data.images
+    assert isinstance(images, StreamedImages)
+    for first, size in ((0, 64), (7, 8), (119, 1)):
+        expected = list(session.device_data.images.pool(first, size))  # type: ignore[attr-defined]
+        assert len(expected) == -(-(NUM_IMAGES * POOL - first) // size)
+        assert torch.equal(torch.stack(list(images.pool(first, size))), torch.stack(expected))
+        next(images.pool(first, size))  # what is begun may be given up
+    images.loader.close()
+
+
+def interrupted(session: Session, done: int, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Kill a build when so many pairs are done, all of them noted; return the folder that it leaves."""
     monkeypatch.setattr(teacher_cache, "_SAVE_EVERY", 0.0)
 
@@ -136,10 +148,8 @@ def interrupted(session: Session, digits: Path, done: int, monkeypatch: pytest.M
     return partial
 
 
-def test_an_interrupted_build_resumes(
-    session: Session, digits: Path, reads: Counter[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    interrupted(session, digits, 5 * 16, monkeypatch)
+def test_an_interrupted_build_resumes(session: Session, reads: Counter[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted(session, 5 * 16, monkeypatch)
     reads.clear()
     cache = build(session, 0, 1)
     # 5 batches of 8 crops are done, which are 13 images and one crop of the next.
@@ -151,9 +161,9 @@ def test_an_interrupted_build_resumes(
 
 
 def test_a_build_whose_files_changed_begins_anew(
-    session: Session, digits: Path, reads: Counter[int], monkeypatch: pytest.MonkeyPatch
+    session: Session, reads: Counter[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flip(interrupted(session, digits, 5 * 16, monkeypatch) / "logits.npy")
+    flip(interrupted(session, 5 * 16, monkeypatch) / "logits.npy")
     reads.clear()
     cache = build(session, 0, 1)
     assert extra(reads) == dict.fromkeys(range(5), 2)
@@ -207,9 +217,8 @@ def test_no_cache_is_built_that_half_the_disk_cannot_hold(session: Session, monk
     for free, kind in ((2 * demanded, "live"), (2 * demanded + 1, "cache")):
         monkeypatch.setattr("kdbench.teachers.plan.free_space", lambda _, free=free: free)
         assert kinds(session.run_all([cell(session, "kd", seed) for seed in range(2, 5)])) == [kind] * 3
-        for path in session.runs.glob("**/record.json"):
+        for path in session.runs.glob(f"**/{RECORD}"):
             path.unlink()
-        (session.runs / CONFIG).unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize("name", ["logits.npy", "penultimate.npy"])
