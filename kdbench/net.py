@@ -231,6 +231,11 @@ class Net(nn.Module):
         """Number of classes, ``K``."""
         return self.backbone.head().out_features
 
+    @property
+    def widths(self) -> dict[Part, int]:
+        """Numbers of one view's outputs, of the parts that have one row a view."""
+        return {"logits": self.num_classes, "penultimate": self.width}
+
     def forward(self, images: Tensor, reads: Collection[Part] = LOGITS, owner: str = "student") -> Outputs:
         """Outputs for images ``(V*B, 3, H, W)`` in [0, 1], holding the parts named in ``reads``."""
         maps = not {"map", "stem", "stages", "preact"}.isdisjoint(reads)

@@ -192,6 +192,7 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
         "views": cost["views_per_image"],
         "train_seconds": float(cost["train_seconds"]),
         "teacher_forwards": cost["teacher_forwards"],
+        "computed_logits": "teacher_logits" in cost,
         "student_views": cost["student_views"],
         "pretraining_epochs": cost.get("pretraining_epochs", 0),
         "extra_parameters": cost["extra_parameters"],

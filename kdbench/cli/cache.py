@@ -1,4 +1,4 @@
-"""``kdbench cache``: build, list and delete caches of teacher outputs."""
+"""``kdbench cache``: build, check, list and delete caches of teacher outputs."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from kdbench.cli.options import (
     RunsOption,
     SeedsOption,
     TeacherHelp,
+    WorkersOption,
     console,
     echo,
     next_command,
     print_rows,
+    spinner,
 )
 from kdbench.cli.running import find_scheduler, open_session
 from kdbench.errors import UserError
 
-app = typer.Typer(help="Build, list and delete caches of teacher outputs.", no_args_is_help=True)
+app = typer.Typer(help="Build, check, list and delete caches of teacher outputs.", no_args_is_help=True)
 
 
 @app.command("build")
@@ -40,6 +42,7 @@ def cache_build(
     data: DataOption = None,
     download: DownloadOption = False,
     device: DeviceOption = None,
+    workers: WorkersOption = None,
 ) -> None:
     """Run a teacher once on every view that methods and seeds will see, and store its outputs."""
     from kdbench.engine.display import Display
@@ -48,7 +51,14 @@ def cache_build(
     from kdbench.teachers.plan import Demand
 
     session = open_session(
-        protocol, runs=runs, data=data, epochs=epochs, precision=precision, device=device, download=download
+        protocol,
+        runs=runs,
+        data=data,
+        epochs=epochs,
+        precision=precision,
+        device=device,
+        download=download,
+        workers=workers,
     )
     spec = TeacherSpec.parse(teacher)
     card = session.teachers.find(spec, session.teachers.spelling(spec.network))
@@ -70,6 +80,43 @@ def cache_build(
         cache = demand.build(session.teachers, display)
     methods = ", ".join(dict.fromkeys(cell.method for cell in cells))
     echo(f"cache {cache.folder} holds all teacher outputs that {methods} will read")
+
+
+@app.command("check")
+def cache_check(
+    protocol: ProtocolOption,
+    teacher: Annotated[str, typer.Option(help=TeacherHelp)],
+    precision: PrecisionOption = None,
+    runs: RunsOption = Path("runs"),
+    data: DataOption = None,
+    download: DownloadOption = False,
+    device: DeviceOption = None,
+    workers: WorkersOption = None,
+) -> None:
+    """Read all files of a teacher's cache, and query the teacher again for a sample of what it holds."""
+    from kdbench.experiment.pairs import TeacherSpec
+    from kdbench.teachers.outputs import Query
+
+    session = open_session(
+        protocol, runs=runs, data=data, precision=precision, device=device, download=download, workers=workers
+    )
+    spec = TeacherSpec.parse(teacher)
+    store = session.teachers
+    card = store.find(spec, store.spelling(spec.network))
+    cache = store.cache(card)
+    with spinner(console()) as waiting:
+        waiting.add_task(f"reading {cache.folder}")
+        views = cache.verify()
+        if not views:
+            raise UserError(
+                f"{card.spec} has no cache for this data in {session.protocol.precision}: 'kdbench cache build' makes "
+                "one, with the same options and --method NAME"
+            )
+        sample = cache.check(Query(store.live(card), session.device_data))
+    echo(
+        f"cache {cache.folder}: all files are as they were written, {views:,} views; {sample} of them were queried "
+        "again, and are what the teacher outputs, up to rounding"
+    )
 
 
 @app.command("list")

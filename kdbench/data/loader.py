@@ -119,8 +119,8 @@ class ImageLoader:
         OSError
             From the iterator: a file cannot be read, or a process was ended from outside.
         """
-        for item in items[:1]:
-            self.check_shared_memory(item)
+        if len(items):
+            self.check_shared_memory(items[0])
         self._jobs.items = items
         self._call += 1
         return self._results(self._begin(), self._call)

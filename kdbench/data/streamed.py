@@ -6,6 +6,7 @@ Legend: ``N`` training images, ``n`` images of a group, ``S`` side of a crop, ``
 from __future__ import annotations
 
 import contextlib
+import math
 import typing
 from collections.abc import Iterator, Sequence
 from typing import final
@@ -111,6 +112,46 @@ class StreamedImages(TrainingImages):
             rows = (turns == number).nonzero().flatten().to(self.device)
             pixels[rows] = pixels[rows].rot90(number, (2, 3))
         return self.scaled(pixels)
+
+    def pool(self, first: int, size: int) -> Iterator[Tensor]:
+        """Return the crops of the pool from one on, image after image: uint8 ``(size, 3, S, S)`` on the device.
+
+        Crop ``p`` of an image has the number ``image * num_crops + p``. Each image is decoded once. The last batch is
+        filled up with its first crop.
+        """
+        self.reading = None
+        items = _PoolItems(len(self), self.crops.num_crops, first)
+        batches = self.loader.batches(items)
+        kept = torch.empty(0, 3, *self.size, dtype=torch.uint8, device=self.device)
+        for _ in range(len(items)):
+            with _named():
+                crops = next(batches)[0].to(self.device, non_blocking=True)
+            ends = tuple(range(size, len(kept) + len(crops) + 1, size))
+            *whole, kept = torch.cat([kept, crops]).tensor_split(ends)
+            yield from whole
+        if len(kept):
+            yield torch.cat([kept, kept[:1].expand(size - len(kept), -1, -1, -1)])
+
+
+@final
+class _PoolItems(Sequence[Item]):
+    """All crops of a pool from one on, in pieces of whole images; a piece is made when it is looked at."""
+
+    def __init__(self, num_images: int, num_crops: int, first: int) -> None:
+        self._first, self._end, self._num_crops = first, num_images * num_crops, num_crops
+        self._size = max(1, _ITEM // num_crops) * num_crops
+        self._skipped = first // self._size
+
+    def __len__(self) -> int:
+        return math.ceil(self._end / self._size) - self._skipped
+
+    def __getitem__(self, place: int) -> Item:  # type: ignore[override]
+        """Return one piece; several are never wanted at once."""
+        if not 0 <= place < len(self):
+            raise IndexError(place)
+        start = (self._skipped + place) * self._size
+        numbers = torch.arange(max(start, self._first), min(start + self._size, self._end))
+        return Item(numbers // self._num_crops, numbers % self._num_crops)
 
 
 @final

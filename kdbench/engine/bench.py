@@ -7,6 +7,7 @@ numbers. None of that changes the work that a step is.
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -33,13 +34,13 @@ from kdbench.method import PLAIN, ViewPlan
 from kdbench.models.build import build_net
 from kdbench.models.weights import freeze
 from kdbench.net import Outputs, Part
-from kdbench.teachers.cache import STORED, TeacherCache
+from kdbench.teachers.cache import TeacherCache
 from kdbench.teachers.cache_folder import Identity
 from kdbench.teachers.cards import TeacherCard
-from kdbench.teachers.demand import Wanted, visited
+from kdbench.teachers.demand import Wanted
 from kdbench.teachers.load import Teacher
-from kdbench.teachers.outputs import LiveTeacher, TeacherSource
-from kdbench.utils.device import forward_batch
+from kdbench.teachers.outputs import LiveTeacher, Query, TeacherSource
+from kdbench.teachers.pairs import stored_parts
 
 Work = Callable[[], object]
 Times = dict[str, list[float]]
@@ -166,7 +167,8 @@ class Bench:
         wanted, batches = Wanted.by(cell), self.batches(_plan(cell))
         steps = range(min(_STEPS, batches.steps))
         pairs = np.unique(batches.visits(steps, wanted.plan).numpy())
-        self.cache.build(pairs, tuple(sorted(wanted.parts)), self._random, batch=4096)
+        parts = stored_parts(wanted.parts, self.data.images.numbering, self.live.teacher.net.widths)
+        self.cache.build(pairs, tuple(sorted(parts)), self._random, batch=4096)
         return TeacherSource(self.live, self.cache)
 
     def _random(self, pairs: Tensor) -> dict[Part, Tensor]:
@@ -282,8 +284,8 @@ def measure(
 
 def forward_seconds(bench: Bench, observe: Callable[[float], None] = lambda _: None) -> float:
     """Seconds in which the live teacher says what a cache keeps of one view, asked in batches as a build asks."""
-    device = bench.options.device
-    plain = [Wanted(seed=1, plan=PLAIN, parts=STORED, epochs=range(1, 2))]
-    chunk = torch.from_numpy(visited(plain, bench.data)[: forward_batch(device)])
-    times = alternate({"forward": lambda: bench.live.forward(bench.data, chunk)}, 3, device, observe)
+    query, batches = Query(bench.live, bench.data), bench.batches()
+    steps = range(min(batches.steps, math.ceil(query.batch / batches.schedule.batch_size)))
+    chunk = batches.visits(steps, PLAIN)[: query.batch]
+    times = alternate({"forward": lambda: query(chunk)}, 3, bench.options.device, observe)
     return statistics.median(times["forward"]) / len(chunk)

@@ -31,6 +31,8 @@ class Counts:
     """Trainable parameters of the method's own."""
     teacher_outputs: str | None
     """``live``, ``cache``, or None without a teacher."""
+    computed_logits: bool
+    """Whether the teacher's logits were computed from penultimate features in a cache."""
     cells_together: int
     """Cells that trained in lockstep with this one, itself included."""
     devices: tuple[int, ...]
@@ -102,6 +104,7 @@ def make_record(
             "pretraining_epochs": len(cell.epochs) - protocol.epochs,
             "student_views": views * counts.student_epochs,
             "teacher_outputs": counts.teacher_outputs,
+            **({"teacher_logits": "from penultimate features"} if counts.computed_logits else {}),
             "teacher_forwards": views * counts.teacher_epochs if counts.teacher_outputs == "live" else 0,
             "cells_together": counts.cells_together,
             "devices": list(counts.devices),

@@ -60,6 +60,7 @@ def finish(run: Run) -> dict[str, Any]:
         teacher_epochs=sum(phase.epochs for phase in run.phases if phase.reads.teacher),
         extra_parameters=run.extra_parameters,
         teacher_outputs=run.source.kind if run.source else None,
+        computed_logits=any(run.source.computed(phase.reads.teacher) for phase in run.phases) if run.source else False,
         cells_together=run.num_lockstep,
         devices=run.devices,
         compiled=run.options.compile,

@@ -8,6 +8,9 @@ a memory map. A cache grows by further segments, so a grid that gets more seeds 
     runs/teacher-cache/NETWORK-HASH/identity.json
                                     SEGMENT/segment.json  pairs.npy  logits.npy  penultimate.npy
 
+Under a protocol with a pool, a segment holds all crops of all images in some rotations, without a list of them: such
+segments have the rows of millions of images, and a cache of one grows by further rotations.
+
 Legend: ``P`` pairs, ``N`` training images.
 """
 
@@ -19,7 +22,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import final
+from typing import Any, final, overload
 
 import numpy as np
 import torch
@@ -28,14 +31,15 @@ from torch import Tensor
 from kdbench.errors import UserError
 from kdbench.net import Part
 from kdbench.teachers.cache_folder import FOLDER, IDENTITY, Identity, lock_use
-from kdbench.teachers.places import Forward, PlacedBatches
-from kdbench.teachers.segments import PARTIAL, SEGMENT, Pairs, Segment, SegmentWriter
+from kdbench.teachers.pairs import Pairs, PairSet, find, lacking, union
+from kdbench.teachers.places import Forward, batches_of
+from kdbench.teachers.segments import PARTIAL, SEGMENT, Segment, SegmentWriter
 from kdbench.teachers.watch import Estimate, Watch
 from kdbench.utils.files import NotWritten, free_space, paths_in, write_json
 from kdbench.utils.leases import Busy, Lease, Leases, tidy
 from kdbench.utils.scheduler import Scheduler
 from kdbench.utils.signals import Stop
-from kdbench.utils.text import quoted, size
+from kdbench.utils.text import one_line, quoted, size
 
 STORED: frozenset[Part] = frozenset({"logits", "penultimate"})
 """The parts that are kept; maps would take hundreds of times the space."""
@@ -66,7 +70,7 @@ class TeacherCache:
         self.refresh()
 
     def refresh(self) -> None:
-        """Take in the segments that have been added meanwhile, each of them checked against its hashes once."""
+        """Take in the segments that have been added meanwhile, each of them checked once."""
         for path in paths_in(self.folder, f"*/{SEGMENT}"):
             name = path.parent.name
             if name in self._segments or name.endswith(PARTIAL) or not path.exists():
@@ -74,22 +78,31 @@ class TeacherCache:
             try:
                 self._segments[name] = Segment(path.parent)
             except ValueError as error:
-                raise UserError(
-                    f"teacher cache {path.parent} is damaged ({error}): type {self._prune} to drop it; it is built "
-                    "again when it is needed"
-                ) from None
+                raise self._damaged(path.parent, error) from None
         if self._segments and not self._in_use:
             lock = lock_use(self.folder, fcntl.LOCK_SH)  # as long as this object lives, prune leaves the folder alone
             if lock is not None:
                 weakref.finalize(self, os.close, lock)
             self._in_use = True
 
-    def missing(self, pairs: Pairs, parts: Sequence[Part]) -> dict[Part, Pairs]:
+    def _damaged(self, segment: Path, error: Exception) -> UserError:
+        return UserError(
+            f"teacher cache {segment} is damaged ({one_line(error)}): type {self._prune} to drop it; it is built again "
+            "when it is needed"
+        )
+
+    @overload
+    def missing(self, pairs: Pairs, parts: Sequence[Part]) -> dict[Part, Pairs]: ...
+
+    @overload
+    def missing(self, pairs: PairSet, parts: Sequence[Part]) -> dict[Part, PairSet]: ...
+
+    def missing(self, pairs: PairSet, parts: Sequence[Part]) -> Any:
         """For each part, the pairs that no segment has."""
         left = dict.fromkeys(parts, pairs)
         for segment in self._segments.values():
             for part in left.keys() & segment.parts.keys():
-                left[part] = left[part][~segment.find(left[part])[1]]
+                left[part] = lacking(left[part], segment.pairs)
         return left
 
     def read(self, pairs: Pairs, part: Part) -> Tensor:
@@ -100,7 +113,7 @@ class TeacherCache:
         left = np.arange(len(pairs))
         for segment in self._segments.values():
             if part in segment.parts and len(left):
-                rows, there = segment.find(ascending[left])
+                rows, there = find(segment.pairs, ascending[left])
                 values = segment.parts[part][torch.from_numpy(rows[there])]
                 outputs = values.new_empty(len(pairs), values.shape[1]) if outputs is None else outputs
                 outputs[torch.from_numpy(order[left[there]])] = values
@@ -111,7 +124,7 @@ class TeacherCache:
 
     def build(
         self,
-        pairs: Pairs,
+        pairs: PairSet,
         parts: Sequence[Part],
         forward: Forward,
         *,
@@ -128,6 +141,8 @@ class TeacherCache:
 
         Parameters
         ----------
+        forward
+            For the pairs of a pool, a `PoolForward`.
         name
             Name of the teacher, for the watch.
         batch
@@ -153,14 +168,14 @@ class TeacherCache:
             missing = {part: left for part, left in self.missing(pairs, parts).items() if len(left)}
             if not missing or not lease:
                 return not missing
-            wanted = np.unique(np.concatenate(list(missing.values())))
+            wanted = union(list(missing.values()))
             done = self._write(wanted, sorted(missing), forward, batch, name, watch, stop, lease.check)
         self.refresh()
         return done
 
     def _write(
         self,
-        pairs: Pairs,
+        pairs: PairSet,
         parts: Sequence[Part],
         forward: Forward,
         batch: int,
@@ -170,13 +185,12 @@ class TeacherCache:
         permit: Callable[[], None],
     ) -> bool:
         """Write a segment, or resume writing it; return whether it is complete."""
-        images, _ = self.identity.numbering.split(torch.from_numpy(pairs))
-        batches = PlacedBatches(pairs, images.numpy(), batch)
-        batches.outputs(0, forward, parts)  # the first call prepares the device
+        batches = batches_of(pairs, self._images, batch)
+        next(batches.stream(0, forward, parts))  # the first call prepares the device
         started = time.perf_counter()
-        sample = batches.outputs(0, forward, parts)
+        sample = next(batches.stream(0, forward, parts))
         pace = time.perf_counter() - started
-        writer = SegmentWriter(self.folder, pairs, batches.order, sample)
+        writer = SegmentWriter(self.folder, pairs, batches, sample)
         views, free = len(pairs) - writer.done, free_space(self.folder)
         if writer.bytes_left > free:
             raise DoesNotFit(
@@ -189,12 +203,13 @@ class TeacherCache:
         write_json(self.folder / IDENTITY, self.identity.values())
         with writer:
             saved = started = time.perf_counter()
+            outputs = batches.stream(first, forward, parts)
             for number in range(first, len(batches)):
                 permit()
                 if stop and stop.signum is not None:
                     writer.note()
                     return False
-                writer.append(batches.outputs(number, forward, parts))
+                writer.append(next(outputs))
                 now = time.perf_counter()
                 pace = (now - started) / (number + 1 - first)
                 watch.progress(writer.done, len(pairs), pace * (len(batches) - number - 1))
@@ -205,25 +220,48 @@ class TeacherCache:
             writer.finish()
         return True
 
-    def check(self, forward: Forward, num: int = 32) -> None:
-        """Compare some outputs of each segment with the live teacher's, up to rounding.
+    def _images(self, pairs: Pairs) -> Pairs:
+        """Return the position of each pair's image in the training set."""
+        return self.identity.numbering.split(torch.from_numpy(pairs))[0].numpy()
+
+    def verify(self) -> int:
+        """Compare all files with their hashes; return the number of pairs.
+
+        Raises
+        ------
+        UserError
+            A file is damaged.
+        """
+        for name, segment in self._segments.items():
+            try:
+                segment.verify()
+            except (OSError, ValueError) as error:
+                raise self._damaged(self.folder / name, error) from None
+        return sum(len(segment.pairs) for segment in self._segments.values())
+
+    def check(self, forward: Forward, num: int = 32) -> int:
+        """Compare some outputs of each segment with the live teacher's, up to rounding; return for how many pairs.
 
         Raises
         ------
         UserError
             They differ by more than rounding in another batch, precision or device would explain.
         """
+        checked = 0
         for segment in self._segments.values():
             rows = np.linspace(0, len(segment.pairs) - 1, min(num, len(segment.pairs))).astype(np.int64)
             live = forward(torch.from_numpy(segment.pairs[rows]))
             for part, values in segment.parts.items():
                 stored, fresh = values[torch.from_numpy(rows)].float(), live[part].float().cpu()
                 tolerance = 0.01 if values.dtype == torch.float32 else 0.1
-                if (stored - fresh).abs().max() > tolerance * fresh.abs().max():
+                largest = tolerance * float(fresh.abs().nan_to_num(0.0, 0.0).max())
+                if not torch.allclose(stored, fresh, rtol=0.0, atol=largest, equal_nan=True):
                     raise UserError(
                         f"teacher cache {self.folder} does not hold its teacher's outputs: type {self._prune} to "
                         "drop it"
                     )
+            checked += len(rows)
+        return checked
 
     def _hold(self, leases: Leases, waiting: Callable[[], None], stop: Stop | None) -> Lease | None:
         """Get the right to build, waiting for it while another process has it; None if ``stop`` was set meanwhile."""

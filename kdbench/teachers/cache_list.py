@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdbench.teachers.cache_folder import FOLDER, Identity, lock_use, read_identity
-from kdbench.teachers.segments import DAMAGE, PAIRS, PARTIAL, SEGMENT, mapped
+from kdbench.teachers.segments import DAMAGE, PARTIAL, SEGMENT, pairs_of
 from kdbench.utils.files import explain_os_errors, paths_in
 from kdbench.utils.leases import Busy, Leases
 from kdbench.utils.reading import read_json
@@ -44,8 +44,9 @@ def _info(folder: Path) -> CacheInfo:
     pairs = 0
     for segment in whole:
         with contextlib.suppress(*DAMAGE):
-            parts |= read_json(segment / SEGMENT)["dtypes"].keys()
-            pairs += len(mapped(segment / PAIRS))
+            described = read_json(segment / SEGMENT)
+            parts |= described["dtypes"].keys()
+            pairs += len(pairs_of(segment, described))
     return CacheInfo(
         name=folder.name,
         identity=read_identity(folder),

@@ -17,7 +17,7 @@ from kdbench.experiment.registry import load_method
 from kdbench.method import ViewPlan
 from kdbench.net import Part
 from kdbench.teachers.cache import STORED
-from kdbench.teachers.segments import Pairs
+from kdbench.teachers.pairs import Pairs, PairSet, PoolPairs
 
 _CHECK_EVERY = 100
 """Epochs after which it is checked whether all pairs are visited: a long schedule visits no others."""
@@ -81,16 +81,19 @@ class Visits:
         return pairs.numpy()
 
 
-def visited(wanted: Sequence[Wanted], data: DeviceData) -> Pairs:
-    """Return all pairs of image and view that are visited, ascending.
+def visited(wanted: Sequence[Wanted], data: DeviceData) -> PairSet:
+    """Return all pairs of image and view that are visited, ascending; under a protocol with a pool, all crops of it.
 
     Raises
     ------
     UserError
         The images do not have a view of some plan.
     """
-    for plan in {each.plan for each in wanted}:
+    plans = {each.plan for each in wanted}
+    for plan in plans:
         data.images.check(plan)
+    if pool := PoolPairs.of(data.images.numbering, len(data.labels), plans):
+        return pool
     visits = Visits(len(data.labels), data.images.numbering)
     for seed, plan, epochs in dict.fromkeys((one.seed, one.plan, one.epochs) for one in wanted):
         visits.add(seed, epochs, plan)

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, final
+from typing import Literal, cast, final
 
 import torch
 from torch import Tensor
 
 from kdbench.data.batches import Batches, DeviceData
 from kdbench.data.groups import Group
+from kdbench.data.streamed import StreamedImages
 from kdbench.method import ViewPlan
 from kdbench.models.fuse import fused
 from kdbench.net import Net, Outputs, Part
 from kdbench.teachers.cache import STORED, TeacherCache
 from kdbench.teachers.load import Teacher
-from kdbench.utils.device import autocast, memory_format
+from kdbench.teachers.pairs import PoolPairs, stored_parts
+from kdbench.teachers.places import PoolForward
+from kdbench.utils.device import autocast, forward_batch, memory_format
 from kdbench.utils.precision import Precision
 
 Kind = Literal["live", "cache"]
 _BLOCK = 32
 """Steps whose outputs are read from a cache at once."""
+_STREAMED = 256
+"""Largest number of streamed images that are forwarded at once: they are large."""
 
 
 @final
@@ -52,6 +57,44 @@ class LiveTeacher:
         """Return the parts that a cache keeps, for pairs of image and view ``(P,)``."""
         outputs = self.outputs(data.images.views(pairs), STORED)
         return {"logits": outputs.logits, "penultimate": outputs.penultimate}
+
+    def row_bytes(self) -> dict[Part, int]:
+        """Return the bytes of one view's outputs, of the parts that a cache keeps."""
+        parts = self.outputs(torch.zeros(1, 3, *self.net.image_size, device=self.device), STORED)
+        return {"logits": parts.logits.nbytes, "penultimate": parts.penultimate.nbytes}
+
+    @torch.no_grad()
+    def logits(self, penultimate: Tensor) -> Tensor:
+        """Compute logits from penultimate features ``(V*B, D)``, as the network does."""
+        with autocast(self.device, self.precision):
+            return self.teacher.net.backbone.head()(penultimate)  # type: ignore[no-any-return]
+
+
+@final
+class Query(PoolForward):
+    """A live teacher that is queried for views of a data set by their numbers, or for a whole pool of crops."""
+
+    def __init__(self, live: LiveTeacher, data: DeviceData) -> None:
+        self._live, self._data = live, data
+
+    @property
+    def batch(self) -> int:
+        """Number of views to forward at once; what is stored of a view can depend on it in its last bits."""
+        size = forward_batch(self._data.device)
+        return min(size, _STREAMED) if isinstance(self._data.images, StreamedImages) else size
+
+    def __call__(self, pairs: Tensor) -> Mapping[Part, Tensor]:
+        """Return the parts that a cache keeps, for pairs of image and view ``(P,)``."""
+        return self._live.forward(self._data, pairs)
+
+    def pool(self, pairs: PoolPairs, first: int, size: int, parts: frozenset[Part]) -> Iterator[Mapping[Part, Tensor]]:
+        """Forward batches of crops, each in every rotation; see `PoolForward.pool`."""
+        images = self._data.images
+        assert isinstance(images, StreamedImages), "only streamed images have a pool"
+        for crops in images.pool(first, size):
+            turned = (crops.rot90(turns, (2, 3)) for turns in pairs.rotations)
+            outputs = [self._live.outputs(images.scaled(views), parts).parts() for views in turned]
+            yield {part: torch.stack([cast("Tensor", each[part]).cpu() for each in outputs]) for part in parts}
 
 
 class Reader(abc.ABC):
@@ -88,13 +131,15 @@ class LiveReader(Reader):
 
 @final
 class CachedReader(Reader):
-    """Reads a cache, some steps at a time."""
+    """Reads a cache, some steps at a time; logits that it does not store are computed from what it does."""
 
     def __init__(
-        self, cache: TeacherCache, teacher: Net, batches: Batches, plan: ViewPlan, reads: frozenset[Part]
+        self, cache: TeacherCache, live: LiveTeacher, batches: Batches, plan: ViewPlan, reads: frozenset[Part]
     ) -> None:
-        self._cache, self._batches, self._plan, self._reads = cache, batches, plan, reads
-        head = teacher.backbone.head()
+        self._cache, self._live, self._batches, self._plan, self._reads = cache, live, batches, plan, reads
+        net = live.teacher.net
+        self._stored = stored_parts(reads, batches.data.images.numbering, net.widths)
+        head = net.backbone.head()
         self._weight, self._bias = head.weight, head.bias
         self._where = (0, -1)
         self._block: dict[Part, Tensor] = {}
@@ -105,7 +150,7 @@ class CachedReader(Reader):
         if self._where != (epoch, start):
             steps = range(start, min(start + _BLOCK, self._batches.steps))
             pairs = self._batches.visits(steps, self._plan).numpy()
-            self._block = {part: self._to_device(self._cache.read(pairs, part)) for part in sorted(self._reads)}
+            self._block = {part: self._to_device(self._cache.read(pairs, part)) for part in sorted(self._stored)}
             self._where = (epoch, start)
         num_views = self._plan.num_views
         first = num_views * (group.first - start * self._batches.schedule.batch_size)
@@ -114,10 +159,13 @@ class CachedReader(Reader):
 
     def outputs(self, images: Tensor, inputs: Mapping[Part, Tensor]) -> Outputs:  # noqa: ARG002
         """Wrap what was read."""
+        logits = inputs.get("logits")
+        if "logits" in self._reads - self._stored:
+            logits = self._live.logits(inputs["penultimate"])
         return Outputs(
             "teacher",
-            logits=inputs.get("logits"),
-            penultimate=inputs.get("penultimate"),
+            logits=logits,
+            penultimate=inputs["penultimate"] if "penultimate" in self._reads else None,
             weight=self._weight,
             bias=self._bias,
         )
@@ -145,10 +193,16 @@ class TeacherSource:
         """How records name it."""
         return "cache" if self.cache else "live"
 
+    def computed(self, reads: frozenset[Part]) -> frozenset[Part]:
+        """Return the parts that the cache does not store: they are computed from those that it does."""
+        if not self.cache:
+            return frozenset()
+        return reads - stored_parts(reads, self.cache.identity.numbering, self.teacher.net.widths)
+
     def reader(self, batches: Batches, plan: ViewPlan, reads: frozenset[Part]) -> Reader:
         """Outputs of the parts ``reads`` for a plan's views."""
         if self.cache:
-            return CachedReader(self.cache, self.teacher.net, batches, plan, reads)
+            return CachedReader(self.cache, self.live, batches, plan, reads)
         return LiveReader(self.live, reads)
 
     def is_finite(self, batches: Batches, plan: ViewPlan, reads: frozenset[Part], step: int) -> bool:

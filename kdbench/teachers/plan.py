@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, final
 
-import numpy as np
-
 from kdbench.data.views import numbering_of
 from kdbench.errors import Interrupted
 from kdbench.experiment.cell import Cell, by_teacher
@@ -19,11 +17,10 @@ from kdbench.net import Part
 from kdbench.teachers.cache import TeacherCache
 from kdbench.teachers.cards import TeacherCard
 from kdbench.teachers.demand import Wanted, visited
-from kdbench.teachers.outputs import Kind, TeacherSource
-from kdbench.teachers.segments import Pairs
+from kdbench.teachers.outputs import Kind, Query, TeacherSource
+from kdbench.teachers.pairs import PairSet, PoolPairs, stored_parts, union
 from kdbench.teachers.store import TeacherStore
 from kdbench.teachers.watch import Watch
-from kdbench.utils.device import forward_batch
 from kdbench.utils.files import free_space
 from kdbench.utils.reading import Unreadable, read_toml
 from kdbench.utils.signals import Stop
@@ -39,8 +36,9 @@ class Demand:
 
     card: TeacherCard
     cache: TeacherCache
-    pairs: Pairs
+    pairs: PairSet
     parts: tuple[Part, ...]
+    """What the cache stores of them."""
 
     @classmethod
     def of(cls, store: TeacherStore, card: TeacherCard, wanted: Sequence[Wanted]) -> Demand:
@@ -54,7 +52,9 @@ class Demand:
         cache = store.cache(card)
         cache.refresh()  # other processes may have added to it
         pairs = visited(wanted, store.data.on_device)
-        parts: set[Part] = {part for one in wanted for part in one.parts}
+        parts = frozenset(part for one in wanted for part in one.parts)
+        if isinstance(pairs, PoolPairs):
+            parts = stored_parts(parts, cache.identity.numbering, store.live(card).teacher.net.widths)
         return cls(card, cache, pairs, tuple(sorted(parts)))
 
     def build(self, store: TeacherStore, watch: Watch) -> TeacherCache:
@@ -67,13 +67,13 @@ class Demand:
         Interrupted
             A signal came; what is built so far is kept.
         """
-        live, data = store.live(self.card), store.data.on_device
+        query = Query(store.live(self.card), store.data.on_device)
         with Stop() as stop:
             whole = self.cache.build(
                 self.pairs,
                 self.parts,
-                lambda chunk: live.forward(data, chunk),
-                batch=forward_batch(store.device),
+                query,
+                batch=query.batch,
                 name=self.card.spec,
                 watch=watch,
                 stop=stop,
@@ -82,7 +82,7 @@ class Demand:
         if not whole:
             assert stop.signum is not None
             raise Interrupted("the cache is saved as far as it is built: type the same command to resume", stop.signum)
-        self.cache.check(lambda chunk: live.forward(data, chunk))
+        self.cache.check(query)
         return self.cache
 
 
@@ -189,12 +189,11 @@ class Sources:
         Where others have decided what to build, only the first counts.
         """
         missing = demand.cache.missing(demand.pairs, demand.parts)
-        to_build = len(np.unique(np.concatenate([*missing.values(), demand.pairs[:0]])))
+        to_build = len(union(list(missing.values())))
         if not to_build or self._mode == "ready":
             return not to_build
-        net = self._store.live(demand.card).teacher.net
-        widths = {"logits": net.num_classes, "penultimate": net.width}
-        needed = sum(len(missing[part]) * widths[part] * 4 for part in demand.parts)
+        row_bytes = self._store.live(demand.card).row_bytes()
+        needed = sum(len(missing[part]) * row_bytes[part] for part in demand.parts)
         return to_build < self._live_forwards(kept, readers) and needed < free_space(self._store.runs) / 2
 
     def _live_forwards(self, kept: list[Cell], readers: list[Cell]) -> int:

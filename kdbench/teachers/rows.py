@@ -7,7 +7,7 @@ import hashlib
 import io
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import final
 
@@ -35,8 +35,13 @@ class Rows:
         self.hash = hashlib.sha256()
         """Of all rows in the order in which they came."""
 
-    def resume(self, rows: npt.NDArray[np.int64], digest: str) -> bool:
-        """Return whether the file holds these rows with this hash; the hash then continues from there.
+    def resume(self, done: int, rows: Callable[[int, int], npt.NDArray[np.int64]], digest: str) -> bool:
+        """Return whether the file holds the rows that came first with this hash; the hash then continues from there.
+
+        Parameters
+        ----------
+        rows
+            The rows that came at some places, given by the first and the one behind the last.
 
         Raises
         ------
@@ -50,8 +55,8 @@ class Rows:
         num_whole = (len(content) - start) // self._row_bytes
         stored = content[start : start + num_whole * self._row_bytes].reshape(num_whole, self._row_bytes)
         self.hash = hashlib.sha256()
-        for first in range(0, len(rows), NUM_KEPT):
-            chunk = rows[first : first + NUM_KEPT]
+        for first in range(0, done, NUM_KEPT):
+            chunk = rows(first, min(first + NUM_KEPT, done))
             ascending = np.argsort(chunk)
             bits = np.empty((len(chunk), self._row_bytes), np.uint8)
             bits[ascending] = stored[chunk[ascending]]

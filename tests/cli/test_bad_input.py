@@ -50,6 +50,7 @@ COMMANDS: dict[str, dict[str, str]] = {
     "data index": {"word": "folder:images"},
     "data check": {"word": "folder:images"},
     "cache build": {**RULES, "teacher": "resnet8", "method": "kd"},
+    "cache check": {**RULES, "teacher": "resnet8"},
     "cache list": {},
     "cache prune": {},
     "grid plan": {"file": "g.toml"},

@@ -45,6 +45,7 @@ _LABELS = {
     "cost.pretraining_epochs": "epochs of pre-training",
     "cost.student_views": "forward passes of the student, images",
     "cost.teacher_outputs": "teacher outputs",
+    "cost.teacher_logits": "teacher logits",
     "cost.teacher_forwards": "forward passes of the teacher, images",
     "cost.cells_together": "cells trained in lockstep",
     "cost.devices": "devices that computed the cell",

@@ -108,6 +108,7 @@ def compute_notes(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list
     pretraining: dict[int, list[str]] = {}
     live: list[str] = []
     cached: list[str] = []
+    computed: list[str] = []
     for row in comparison.rows:
         results = [result for pair in pairs if (result := comparison.result(row, pair))]
         frames = [result.frame for result in results if len(result.frame)]
@@ -120,6 +121,8 @@ def compute_notes(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list
         if frames:
             queries_teacher = any((frame["teacher_forwards"] > 0).any() for frame in frames)
             (live if queries_teacher else cached).append(row.label)
+            if any(frame["computed_logits"].any() for frame in frames):
+                computed.append(row.label)
     notes = []
     if len(views) > 1:
         fewest, *others = sorted(views)
@@ -132,6 +135,11 @@ def compute_notes(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list
         notes.append(
             f"unequal compute: {', '.join(live)} queried the teacher live; "
             f"{', '.join(cached)} read its outputs from a cache"
+        )
+    if computed:
+        notes.append(
+            f"{', '.join(computed)}: the teacher's logits were computed from penultimate features in a cache, equal to "
+            "its own up to rounding"
         )
     return notes
 
