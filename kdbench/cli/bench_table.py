@@ -8,6 +8,7 @@ from dataclasses import replace
 from kdbench.analysis.tables.table import Table, words
 from kdbench.engine.bench import Bench, forward_seconds
 from kdbench.engine.bench_methods import Row
+from kdbench.grid.cache_needs import dense_pairs
 from kdbench.teachers.demand import Wanted, visited
 
 
@@ -84,8 +85,12 @@ def _of_files(loading: float) -> str:
 def _build_hours(bench: Bench, rows: Sequence[Row], seeds: int) -> tuple[float, int]:
     """Return the hours that building a grid's cache takes, and its number of views."""
     cached = [Wanted.by(bench.cell(row.method)) for row in rows if row.outputs == "cache"]
-    if not cached:
+    numbering = bench.data.images.numbering
+    if not cached or not numbering.repeats:  # no cache is worth its while
         return 0.0, 0
-    wanted = [replace(want, seed=seed) for seed in range(1, seeds + 1) for want in cached]
-    views = len(visited(wanted, bench.data))
+    if bench.protocol.rules.augmentation.pool is None:
+        wanted = [replace(want, seed=seed) for seed in range(1, seeds + 1) for want in cached]
+        views = len(visited(wanted, bench.data))
+    else:
+        views = dense_pairs(len(bench.data.labels), numbering, [want.plan for want in cached])
     return views * forward_seconds(bench) / 3600, views

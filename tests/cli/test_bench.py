@@ -10,8 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 from cells import Typed
-from digit_files import NAME, register, write_digits
+from digit_files import NAME, RULES, register, write_digits
 
+from kdbench.cli import bench_table
 from kdbench.data.streamed import StreamedImages
 from kdbench.engine import bench_methods, loading
 
@@ -69,6 +70,19 @@ def test_steps_are_timed_in_a_row_once_what_was_made_ahead_is_used_up(monkeypatc
     monkeypatch.setattr(loading.time, "perf_counter", lambda: float(done))
     assert loading.steady_seconds(step, batches, 3, 7) == 1.0  # type: ignore[arg-type]
     assert done == 3 + 2 + 7
+
+
+@pytest.mark.parametrize(("pool", "views"), [("", 0), ("pool = 3\n", 40 * 3)])
+def test_the_views_of_a_cache_are_not_gone_through(
+    pool: str, views: int, typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ImageNet has 10^8 in a grid: without a pool none is seen twice, and with one a cache has all of them."""
+    register(monkeypatch, RULES.replace("flip = false\n", f"flip = false\n{pool}"))
+    monkeypatch.setattr(bench_table, "visited", lambda *_: pytest.fail("it is not counted"))
+    words = ["bench", "resnet14>resnet8", "--protocol", NAME, "--data", f"folder:{write_digits(tmp_path)}"]
+    code, out, err = typed(*words, "--workers", "0", "--rounds", "1", "--device", "cpu", "--method", "kd")
+    assert (code, err) == (0, "")
+    assert f"h to build the cache ({views} views)" in out
 
 
 @pytest.mark.parametrize(
