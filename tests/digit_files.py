@@ -82,3 +82,5 @@ def register(monkeypatch: pytest.MonkeyPatch, text: str = RULES) -> None:
 
     for module in ("experiment.protocol", "engine.session", "grid.grid"):
         monkeypatch.setattr(f"kdbench.{module}.load_protocol", with_ours)
+    names = protocol.protocol_names
+    monkeypatch.setattr("kdbench.grid.file.protocol_names", lambda: [*names(), NAME])

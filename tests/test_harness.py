@@ -76,6 +76,6 @@ def test_the_readmes_tutorial_is_typed(typed: Typed) -> None:
             assert edit in file.read_text()
             assert edit not in before
         if "validate" in words:
-            assert "all 17 checks passed" in out
+            assert "all 18 checks passed" in out
             assert "\nrefused" not in out
     assert re.search(r"^mine +[\d.]+ ± [\d.]+ +2 ", out, flags=re.MULTILINE)

@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from kdbench.analysis.tables.table import Table, words
-from kdbench.engine.bench import Bench, Row, forward_seconds
+from kdbench.engine.bench import Bench, forward_seconds
+from kdbench.engine.bench_methods import Row
+from kdbench.grid.cache_needs import dense_pairs
 from kdbench.teachers.demand import Wanted, visited
 
 
-def table(bench: Bench, rows: Sequence[Row], teacher: float, seeds: int, machine: str) -> Table:
+def table(
+    bench: Bench, rows: Sequence[Row], teacher: float, seeds: int, machine: str, loading: float | None = None
+) -> Table:
     """Lay out the times of one pair, with the hours that a grid of these methods will take.
 
     Parameters
@@ -21,6 +25,8 @@ def table(bench: Bench, rows: Sequence[Row], teacher: float, seeds: int, machine
         Number of seeds of the grid.
     machine
         Name of the device, for the title.
+    loading
+        Seconds in which the loader makes a crop, where methods were timed on image files too.
     """
     protocol = bench.protocol
     batch, num_images = protocol.batch_size, len(bench.data.labels)
@@ -30,17 +36,18 @@ def table(bench: Bench, rows: Sequence[Row], teacher: float, seeds: int, machine
             "method": row.method,
             "teacher outputs": row.outputs,
             "images/s": f"{batch / row.step:.0f}",
+            **({"from files": f"{batch / row.loaded:.0f}"} if row.loaded else {}),
             "x student only": f"{row.ratio:.2f}",
             "data %": f"{100 * row.data / row.step:.0f}",
             "teacher %": f"{100 * row.teacher / row.step:.0f}",
             "student %": f"{100 * row.student / row.step:.0f}",
             "loss %": f"{max(100 * (row.step - row.data - row.teacher - row.student) / row.step, 0):.0f}",
-            "h/cell": f"{row.step * steps[row.method] / 3600:.2f}",
+            "h/cell": f"{_seconds(row) * steps[row.method] / 3600:.2f}",
         }
         for row in rows
     ]
-    live = {row.method: row.step for row in rows if row.outputs != "cache"}
-    best = live | {row.method: row.step for row in rows if row.outputs == "cache"}
+    live = {row.method: _seconds(row) for row in rows if row.outputs != "cache"}
+    best = live | {row.method: _seconds(row) for row in rows if row.outputs == "cache"}
     build, views = _build_hours(bench, rows, seeds)
     grid = f"{len(live)} methods x {seeds} seeds x {protocol.epochs} epochs"
     hours = {
@@ -55,6 +62,7 @@ def table(bench: Bench, rows: Sequence[Row], teacher: float, seeds: int, machine
         tuple(words(*line.values()) for line in lines),
         (
             f"medians of whole steps of {batch} of {num_images:,} random images; parts of a method are timed in turn",
+            *([_of_files(loading)] if loading else []),
             "x student only: relative to a student-only step on plain views; loss: method's loss and the backward pass",
             f"{grid}: {hours['live']:.1f} h with a live teacher, {hours['cached']:.1f} h with a cache",
             f"before that: {training:.1f} h to train the teacher, {build:.1f} h to build the cache ({views:,} views)",
@@ -62,11 +70,27 @@ def table(bench: Bench, rows: Sequence[Row], teacher: float, seeds: int, machine
     )
 
 
+def _seconds(row: Row) -> float:
+    """Return the seconds of a step as training does it."""
+    return row.loaded or row.step
+
+
+def _of_files(loading: float) -> str:
+    return (
+        f"from files: with their loader, which alone gives {1 / loading:.0f} images/s; where that is the lower number, "
+        "decoding is the limit; hours of cells are those from files"
+    )
+
+
 def _build_hours(bench: Bench, rows: Sequence[Row], seeds: int) -> tuple[float, int]:
     """Return the hours that building a grid's cache takes, and its number of views."""
     cached = [Wanted.by(bench.cell(row.method)) for row in rows if row.outputs == "cache"]
-    if not cached:
+    numbering = bench.data.images.numbering
+    if not cached or not numbering.repeats:  # no cache is worth its while
         return 0.0, 0
-    wanted = [replace(want, seed=seed) for seed in range(1, seeds + 1) for want in cached]
-    views = len(visited(wanted, bench.data))
+    if bench.protocol.rules.augmentation.pool is None:
+        wanted = [replace(want, seed=seed) for seed in range(1, seeds + 1) for want in cached]
+        views = len(visited(wanted, bench.data))
+    else:
+        views = dense_pairs(len(bench.data.labels), numbering, [want.plan for want in cached])
     return views * forward_seconds(bench) / 3600, views

@@ -32,7 +32,10 @@ FileArgument = Annotated[
 DataOption = Annotated[
     str | None,
     typer.Option(
-        "--data", help="Folder of data sets, or one npz file. [default: the file's, else data]", metavar="DIR|npz:FILE"
+        "--data",
+        help="Folder of data sets, or one data set: npz:FILE, or image files as folder:DIR, imagenet:DIR, "
+        "tinyimagenet:DIR, tar:DIR, hfds:NAME. [default: the file's, else data]",
+        metavar="DIR|KIND:DIR",
     ),
 ]
 MAX_JOBS = 1000
@@ -75,10 +78,9 @@ def grid_plan(
 
     Nothing is trained.
     """
-    from kdbench.cli.grid_view import caches, disk_lines, headline, teachers, time_lines
+    from kdbench.cli.grid_needs import caches, disk_lines, memory_lines, time_lines
+    from kdbench.cli.grid_view import headline, teachers
     from kdbench.grid.estimate import GridEstimate, this_device
-    from kdbench.grid.shapes import data_shape
-    from kdbench.grid.unsupported import unsupported
 
     opened = open_grid(context, file, runs, data, device=device, looks=True)
     grid, overview = opened.grid, opened.overview
@@ -92,14 +94,17 @@ def grid_plan(
     if estimate.caches:
         echo()
         console().print(caches(estimate.caches))
+    elif estimate.is_streamed and grid.teachers and grid.session.protocol.rules.augmentation.pool is None:
+        echo()
+        echo("teacher caches: none: no crop is seen twice without a pool of crops, so the live teacher is queried")
     echo()
     if measure:
         from kdbench.cli.grid_timing import measure_unknown
 
         estimate = measure_unknown(grid, estimate)
-    for line in (*time_lines(estimate), *disk_lines(grid, estimate)):
+    for line in (*time_lines(estimate), *memory_lines(grid, estimate), *disk_lines(grid, estimate)):
         echo(line)
-    reasons = unsupported(grid, estimate.variants, data_shape(grid.session))
+    reasons = estimate.unsupported
     failed = {variant.name: reason for variant, reason in estimate.speed.failed.items() if variant.name not in reasons}
     for what, by_name in (("unsupported", reasons), ("not timed", failed)):
         for name, reason in by_name.items():

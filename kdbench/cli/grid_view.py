@@ -1,4 +1,4 @@
-"""Lay out grids for the screen: counts by pair and method, a line for each cell that matters, and what is needed."""
+"""Lay out grids for the screen: counts by pair and method, and a line for each cell that matters."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from kdbench.experiment.pairs import Pair
-from kdbench.grid.cache_needs import CacheNeed
-from kdbench.grid.estimate import GridEstimate
 from kdbench.grid.grid import Grid
 from kdbench.grid.states import State, Status, explain
-from kdbench.utils.text import clock, counted, printable, size
+from kdbench.utils.text import counted, printable
 
 _STYLES = {
     State.DONE: "green",
@@ -144,80 +142,3 @@ def teachers(grid: Grid, statuses: Sequence[Status]) -> Fitted:
             words = {State.PLANNED: "will be trained", State.DONE: "trained"}.get(state, f"will be trained, {state}")
             table.add_row(teacher.ref.network, "", Text(words))
     return Fitted(table)
-
-
-def caches(needs: Sequence[CacheNeed]) -> Group:
-    """Lay out a table of the teacher caches that unfinished cells can read, and why some will not be built."""
-    table = Table("teacher cache", box=None, pad_edge=False, header_style="bold")
-    for name in ("views", "size", "on disk"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column()
-    notes = []
-    for need in needs:
-        on_disk = size((need.views - need.missing) * need.row_bytes) if need.missing < need.views else "nothing"
-        spec = need.teacher.ref.spec if need.teacher.card else need.teacher.ref.network
-        notes.append("" if need.used else "too large" if need.worthwhile else "saves nothing")
-        # Worth a word where one method takes a third of it or more.
-        large = need.largest_reader and need.bytes_without < 2 / 3 * need.bytes
-        without = f"{size(need.bytes_without)} without {need.largest_reader}" if large else ""
-        table.add_row(spec, f"{need.views:,.0f}", size(need.bytes), on_disk, without, notes[-1])
-    remarks = []
-    if "saves nothing" in notes:
-        remarks.append("saves nothing: no view is seen twice, so --cache auto queries the live teacher")
-    if "too large" in notes:
-        remarks.append(
-            "too large: more than half of the disk that the caches above it leave free, so --cache auto queries the "
-            "live teacher; to build it, name a folder on another disk with --runs DIR"
-        )
-    return Group(Fitted(table), *remarks)
-
-
-def time_lines(estimate: GridEstimate) -> list[str]:
-    """Describe how long the unfinished cells will take, or why that is unknown."""
-    speed, unknown, total = estimate.speed, len(estimate.unknown), len(estimate.variants)
-    known = total - unknown - len(speed.failed)
-    if not total:
-        return ["time: nothing is left to run"]
-    texts = []
-    if unknown:
-        where = f" on {speed.device}" if speed.device else ""
-        texts.append(
-            f"time: unknown for {unknown} of {total} variants (cells that differ only in their seed), none of which "
-            f"was run{where}: add --measure to time a few steps of each here"
-        )
-    if speed.failed:
-        texts.append(f"time: {len(speed.failed)} of {total} variants could not be timed, and are not included")
-    if known:
-        which = f"the other {counted(known, 'variant')}: " if known < total else ""
-        text = f"time: {which}about {clock(estimate.seconds)} with one worker ({speed.device})"
-        if speed.parallel > 1:
-            best = clock(estimate.seconds / speed.parallel)
-            text += f"; at best {best} with --jobs {speed.parallel}, if that leaves each worker as fast"
-        texts.append(text)
-    if speed.measured:
-        texts.append(
-            f"time: {len(speed.measured)} of {total} variants were timed on a few training steps, without the "
-            "evaluation after each epoch"
-        )
-    if known and estimate.to_build and speed.views is None:
-        texts.append("time: building the teacher caches is not included: add --measure to time it here")
-    if speed.elsewhere:
-        texts.append(f"time: {counted(speed.elsewhere, 'record')} of other devices left out")
-    return texts
-
-
-def disk_lines(grid: Grid, estimate: GridEstimate) -> list[str]:
-    """Describe how much disk the unfinished cells will take, and what to do if that is more than is free."""
-    disk, runs = estimate.disk, grid.session.runs
-    if not disk.num_cells:
-        return [f"disk: {size(disk.free)} free in {runs}"]
-    texts = [
-        f"disk: about {size(disk.cells)} for {counted(disk.num_cells, 'cell')}, {size(disk.caches)} for teacher "
-        f"caches and {size(disk.state)} for the state of a cell in progress; {size(disk.free)} free in {runs}"
-    ]
-    if disk.needed > disk.free:
-        without = disk.needed - disk.caches
-        off = f", or do without caches with --cache off, which needs {size(without)}" if without < disk.free else ""
-        texts.append(f"disk: {size(disk.needed)} do not fit: name a folder on another disk with --runs DIR{off}")
-    return texts

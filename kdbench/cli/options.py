@@ -49,7 +49,13 @@ PrecisionOption = Annotated[
 DeviceOption = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, ... [default: a GPU if there is one, else cpu]")
 ]
-SaveEveryOption = Annotated[float, typer.Option(help="Seconds between two saves of the state.")]
+SaveEveryOption = Annotated[
+    float,
+    typer.Option(
+        help="Seconds between two saves of the state; more where a save takes over a twentieth of that. 0: save after "
+        "every step."
+    ),
+]
 WorkersOption = Annotated[
     int | None,
     typer.Option(help="Processes that decode image files. [default: the CPUs of the job]", metavar="N"),

@@ -14,18 +14,22 @@ from kdbench.data.loader import EvaluationItem, Item
 from kdbench.data.streamed import StreamedEvaluation, StreamedImages
 from kdbench.errors import UserError
 from kdbench.experiment.protocol import Protocol
-from kdbench.utils.device import memory_format
 
 
-def fabricated(protocol: Protocol) -> Dataset:
+def fabricated(protocol: Protocol, given: Dataset | None = None) -> Dataset:
     """Return a data set as large as the protocol's: noise in memory, or batches of noise that take no time to make.
+
+    Parameters
+    ----------
+    given
+        Names the size in place of the protocol.
 
     Raises
     ------
     UserError
         The protocol is for images of the user's own, whose number is unknown.
     """
-    shape = shape_of(protocol)
+    shape = given.shape if given else shape_of(protocol)
     if shape is None:
         raise UserError(f"protocol {protocol.name} is for images of your own: name them with --data")
     if protocol.rules.augmentation.crop == "pad" and protocol.dataset in SHAPES:
@@ -61,8 +65,7 @@ class FabricatedDataset(Dataset):
 
     def training(self, protocol: Protocol, device: torch.device) -> StreamedImages:
         """Return batches of noise that are on the device."""
-        pool, layout = protocol.rules.augmentation.pool, memory_format(device, protocol.precision)
-        return StreamedImages(_Noise(self._shape, device), self._shape, pool, device, layout)
+        return StreamedImages(_Noise(self._shape, device), self._shape, protocol, device)
 
     def evaluation(self, device: torch.device) -> StreamedEvaluation:
         """Return test images of noise."""
@@ -87,6 +90,9 @@ class _Noise:
                     256, shape, dtype=torch.uint8, device=self._device, generator=torch.Generator(self._device)
                 )
             yield self._made[shape]
+
+    def check_shared_memory(self, num_images: int, num_views: int = 1) -> None:
+        """Do nothing: batches are not handed over."""
 
     def close(self) -> None:
         """Do nothing: there are no processes."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from typing import final
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from kdbench.data.decode import Unusable, quietly, rgb
-from kdbench.data.listing import Listing
+from kdbench.data.decode import Files, Unusable, quietly, rgb
+from kdbench.data.loader_processes import Processes
 from kdbench.errors import UserError
 from kdbench.utils.text import one_line
 
@@ -17,31 +16,41 @@ _BATCH = 32
 """Images that a process decodes before it reports."""
 
 
-def faults(listing: Listing, num_workers: int) -> Iterator[str | None]:
+def faults(listing: Files, num_workers: int) -> Iterator[str | None]:
     """Decode each image in turn, and yield what is wrong with it, with its name; None for an image that is fine.
 
     Parameters
     ----------
     num_workers
         Processes beside this one; with 0 of them, this one decodes.
+
+    Raises
+    ------
+    UserError
+        A process was ended from outside.
     """
-    loader = DataLoader(_Faults(listing), batch_size=_BATCH, num_workers=num_workers, collate_fn=list)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a fork beside threads
-        batches = iter(loader)
-    for batch in batches:
-        yield from batch
+    batches = [range(first, min(first + _BATCH, len(listing))) for first in range(0, len(listing), _BATCH)]
+    processes = Processes(_Faults(listing), batches, num_workers)
+    try:
+        for batch in processes.results():
+            yield from batch
+    except ChildProcessError as error:
+        raise UserError(f"{error}; type the same command to check again") from None
+    finally:
+        processes.close()
 
 
 @final
-class _Faults(Dataset["str | None"]):
-    def __init__(self, listing: Listing) -> None:
+class _Faults(Dataset["list[str | None]"]):
+    """What is wrong with images, by their positions."""
+
+    def __init__(self, listing: Files) -> None:
         self._listing = listing
 
-    def __len__(self) -> int:
-        return len(self._listing)
+    def __getitem__(self, images: range) -> list[str | None]:
+        return [self._fault(index) for index in images]
 
-    def __getitem__(self, index: int) -> str | None:
+    def _fault(self, index: int) -> str | None:
         name = self._listing.name(index)
         try:
             with quietly():

@@ -136,7 +136,8 @@ class Folders:
             splits.append(images)
         self._refuse(strays)
         counts = [{label: len(paths) for label, paths in images.items()} for images in splits]
-        class_names = common_classes(self.word, {TRAIN: counts[0], layout.test_name: counts[1]})
+        by = f" (with the classes in {layout.keys[-1]})" if layout.keys else ""
+        class_names = common_classes(self.word, {TRAIN: counts[0], f"{layout.test_name}{by}": counts[1]})
         train, test = (_split(images, class_names) for images in splits)
         return Index(class_names, train, test, stamps={})
 

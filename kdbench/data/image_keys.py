@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import zlib
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from kdbench.data.loader_processes import in_a_process
 from kdbench.errors import UserError
 from kdbench.utils.reading import Missing, Unreadable, read_text
 from kdbench.utils.text import one_line
@@ -15,6 +17,7 @@ ANNOTATIONS: Final = "val/val_annotations.txt"
 """Tiny ImageNet's, in its folder."""
 GROUND_TRUTH: Final = "ILSVRC2012_validation_ground_truth.txt"
 META: Final = "meta.mat"
+WORDNET_ID: Final = re.compile(r"n\d{8}")
 DEVKIT: Final = "ILSVRC2012_devkit_t12/data"
 """Where ImageNet's development kit keeps the two, as it unpacks."""
 
@@ -88,20 +91,34 @@ def ground_truth(root: Path, images: list[str]) -> dict[str, str]:
 
 
 def _wordnet_ids(path: Path) -> Mapping[int, str]:
-    """Return the WordNet ids of ``meta.mat`` by ILSVRC id, of the classes alone: the leaves of the tree of words."""
-    from scipy.io import loadmat, matlab  # noqa: PLC0415 - only here
+    """Return the WordNet ids of ``meta.mat`` by ILSVRC id, of the classes alone: the leaves of the tree of words.
 
+    SciPy's reader runs in a process of its own, since a damaged file can crash it.
+    """
+    try:
+        leaves = in_a_process(_leaves, path)
+    except ChildProcessError as error:
+        leaves = str(error)
+    if isinstance(leaves, str):
+        raise UserError(
+            f"{path} cannot be read as the {META} of ImageNet's development kit ({leaves}): unpack it again"
+        )
+    return leaves
+
+
+def _leaves(path: Path) -> dict[int, str] | str:
+    """Return the WordNet ids by ILSVRC id, or why there are none."""
+    from scipy.io import loadmat  # noqa: PLC0415 - only here
+
+    warnings.simplefilter("ignore")
     try:
         rows = loadmat(path, squeeze_me=True)["synsets"]
-        leaves = {int(row[0]): str(row[1]) for row in rows if int(row[4]) == 0}  # id, WordNet id, ..., children
-    except (
-        *(OSError, EOFError, LookupError, ValueError, TypeError, NotImplementedError, MemoryError, zlib.error),
-        matlab.MatReadError,
-    ) as error:
-        raise UserError(
-            f"{path} cannot be read as the {META} of ImageNet's development kit ({one_line(error)}): unpack it again"
-        ) from None
-    return leaves
+        leaves = [(int(row[0]), str(row[1])) for row in rows if int(row[4]) == 0]  # id, WordNet id, ..., children
+    except Exception as error:  # of any type, where bytes are taken for something else
+        return one_line(error)
+    if odd := next((name for _, name in leaves if not WORDNET_ID.fullmatch(name)), None):
+        return f"{odd!r:.80} is no WordNet id"
+    return dict(leaves) if len(set(leaves)) == len(dict(leaves)) == len({name for _, name in leaves}) else "an id twice"
 
 
 def _lines(path: Path) -> list[str]:

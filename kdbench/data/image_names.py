@@ -12,6 +12,7 @@ from typing import Final, final
 import numpy as np
 
 from kdbench.data.image_index import Split
+from kdbench.data.image_keys import WORDNET_ID
 from kdbench.errors import UserError
 from kdbench.utils.text import counted
 
@@ -28,7 +29,6 @@ TESTS: Final = ("val", "validation", "test")
 _IGNORED = frozenset({"thumbs.db", "desktop.ini"})
 _UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 """Control characters, and the halves of pairs that Python puts for bytes that are not UTF-8."""
-_WORDNET_ID = re.compile(r"n\d{8}")
 _SECONDS, _LONGEST = 5.0, 60.0
 """Before the first line of progress, and between later ones: twice as long each time, up to the second number."""
 
@@ -122,7 +122,7 @@ def require_named(kind: str, word: str, class_names: tuple[str, ...], num_train:
     """Raise UserError for other data than those which a kind names, where it names some."""
     expected = NAMED.get(kind)
     present = (len(class_names), num_train, num_test)
-    other = next((name for name in class_names if not _WORDNET_ID.fullmatch(name)), None)
+    other = next((name for name in class_names if not WORDNET_ID.fullmatch(name)), None)
     if expected is None or (present == expected and other is None):
         return
     has, must = (f"{k:,} classes, {n:,} training and {m:,} test images" for k, n, m in (present, expected))

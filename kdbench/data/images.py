@@ -106,6 +106,9 @@ class TrainingImages(abc.ABC):
     def __len__(self) -> int:
         """Number of images, ``N``."""
 
+    def close(self) -> None:  # noqa: B027 - images in memory have nothing to end
+        """End what makes images ahead of their use; later calls begin it again."""
+
     def scaled(self, pixels: Tensor) -> Tensor:
         """Return uint8 pixels ``(B, 3, H, W)`` as float32 in [0, 1]."""
         return pixels.to(torch.float32, memory_format=self.memory_format).div_(self._white)

@@ -72,6 +72,11 @@ class Listing:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that the listing takes, in bytes, shared by all processes that decode."""
+        return len(self._names) + self._ends.nbytes + self.labels.nbytes + self.sizes.nbytes
+
     def name(self, index: int) -> str:
         """Return the path of an image, relative to the data set's folder."""
         start = self._ends[index - 1] + 1 if index else 0

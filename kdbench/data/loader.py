@@ -6,30 +6,28 @@ signals to their parent, and end with it.
 
 from __future__ import annotations
 
-import atexit
-import contextlib
-import multiprocessing.process
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Final, NamedTuple, final
+from typing import Final, NamedTuple, final
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
-from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from kdbench.data.decode import Decoder, Pixels
-from kdbench.data.loader_processes import kill, prepare_worker, reason_of, too_small, undisturbed
+from kdbench.data.images import Unread
+from kdbench.data.loader_processes import PREFETCH, Processes, too_small
 from kdbench.errors import UserError
 from kdbench.utils.resources import SHARED_MEMORY, free_shared_memory
 from kdbench.utils.text import size
 
-PREFETCH: Final = 2
-"""Batches that each process makes ahead."""
 _IN_USE: Final = 2
 """Batches that the caller holds at once: the one in use, and the one before it."""
+
+
+def shared_memory(num_workers: int, batch: int) -> int:
+    """Return the bytes of shared memory that batches of so many bytes take; none without processes."""
+    return (PREFETCH * num_workers + _IN_USE) * batch if num_workers else 0
 
 
 @final
@@ -88,22 +86,7 @@ class ImageLoader:
     def __init__(self, decoder: Decoder, num_workers: int, *, pin: bool = False) -> None:
         self._num_workers, self._side = num_workers, decoder.rules.size
         self._jobs = _Jobs()
-        self._make = partial(
-            DataLoader,
-            _Batches(decoder),
-            batch_size=None,
-            sampler=self._jobs,
-            num_workers=num_workers,
-            pin_memory=pin,
-            generator=torch.Generator(),  # the global one is left alone
-            prefetch_factor=PREFETCH if num_workers else None,
-            persistent_workers=num_workers > 0,
-            multiprocessing_context=("fork" if sys.platform == "linux" else "spawn") if num_workers else None,
-            worker_init_fn=prepare_worker,
-        )
-        self._loader: DataLoader[Any] | None = None
-        self._workers: list[multiprocessing.process.BaseProcess] = []
-        self._end = partial(kill, self._workers)
+        self.processes = Processes(_Batches(decoder), self._jobs, num_workers, pin=pin)
         self._largest = self._call = 0
 
     def batches(self, items: Sequence[Item | EvaluationItem]) -> Iterator[Tensor]:
@@ -115,26 +98,27 @@ class ImageLoader:
         Raises
         ------
         UserError
-            Shared memory is too small; and from the iterator: a file is no image that can be used.
+            Shared memory is too small, as ``Unread``; and from the iterator: a file is no image that can be used.
         OSError
             From the iterator: a file cannot be read, or a process was ended from outside.
         """
         if len(items):
-            self.check_shared_memory(items[0])
+            first = items[0]
+            self.check_shared_memory(len(first.index), 1 + first.num_strong if isinstance(first, Item) else 1)
         self._jobs.items = items
         self._call += 1
-        return self._results(self._begin(), self._call)
+        return self._results(self.processes.results(), self._call)
 
-    def check_shared_memory(self, item: Item | EvaluationItem) -> None:
-        """Raise ``UserError`` if batches as large as an item's do not fit into the system's shared memory."""
-        batch = torch.Size(_Job.of(item).shape(self._side)).numel()
+    def check_shared_memory(self, num_images: int, num_views: int = 1) -> None:
+        """Raise ``Unread`` if batches of so many images do not fit into the system's shared memory."""
+        batch = num_images * num_views * 3 * self._side**2
         free = free_shared_memory()
         if not self._num_workers or batch <= self._largest or free is None:
             return
-        needed = (PREFETCH * self._num_workers + _IN_USE) * batch
+        needed = shared_memory(self._num_workers, batch)
         if free < needed:
             fewer = (free // batch - _IN_USE) // PREFETCH
-            raise UserError(
+            raise Unread(
                 f"{self._num_workers} workers need {size(needed)} of {SHARED_MEMORY} for batches of {size(batch)}, and "
                 f"{size(free)} are free: type --workers {max(0, fewer)}, or give the job or container more (--shm-size "
                 "of docker)"
@@ -143,47 +127,18 @@ class ImageLoader:
 
     def close(self) -> None:
         """End the processes; a later call of `batches` starts new ones."""
-        self._end()
-        atexit.unregister(self._end)
-        self._loader = None
-        self._workers.clear()
+        self.processes.close()
         self._call += 1
 
-    def _begin(self) -> Iterator[Tensor | Exception]:
-        if self._loader is not None:
-            with self._naming_dead_workers():
-                return iter(self._loader)
-        with undisturbed():
-            self._loader = self._make()
-            iterator = iter(self._loader)
-        if isinstance(iterator, _MultiProcessingDataLoaderIter):
-            self._workers += iterator._workers
-            # They ignore SIGTERM, with which Python would end them at its own end, and wait.
-            atexit.register(self._end)
-        return iterator
-
-    def _results(self, iterator: Iterator[Tensor | Exception], call: int) -> Iterator[Tensor]:
+    def _results(self, results: Iterator[Tensor | Exception], call: int) -> Iterator[Tensor]:
         while True:
             assert call == self._call, "these batches were given up for those of a later call"
-            with self._naming_dead_workers():
-                result = next(iterator, None)
+            result = next(results, None)
             if result is None:
                 return
             if isinstance(result, Exception):
                 raise result
             yield result
-
-    @contextlib.contextmanager
-    def _naming_dead_workers(self) -> Iterator[None]:
-        try:
-            yield
-        except RuntimeError:
-            dead = [worker for worker in self._workers if worker.exitcode is not None]
-            if not dead:
-                raise
-            reason = reason_of(dead[0].exitcode or 0, len(self._workers))
-            self.close()
-            raise ChildProcessError(f"a process that decodes images (pid {dead[0].pid}) {reason}") from None
 
 
 class _Jobs(Sampler[_Job]):

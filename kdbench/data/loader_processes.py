@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
+import multiprocessing
 import multiprocessing.process
+import os
 import signal
+import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from typing import Any, Final, Literal, TypeVar, final
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from kdbench.utils.resources import SHARED_MEMORY
 from kdbench.utils.signals import DEFERRED
+
+START: Final[Literal["fork", "spawn"]] = "fork" if sys.platform == "linux" else "spawn"
+"""How processes start."""
+PREFETCH: Final = 2
+"""Results, such as batches, that each process makes ahead."""
+_Argument = TypeVar("_Argument")
+_Result = TypeVar("_Result")
 
 
 def too_small(num_workers: int) -> str:
@@ -39,6 +58,105 @@ def prepare_worker(_: int) -> None:
     for signum in (signal.SIGBUS, signal.SIGSEGV, signal.SIGFPE):
         signal.signal(signum, signal.SIG_DFL)  # PyTorch's handlers write to the terminal; the parent says it
     gc.freeze()  # else the collector writes to the parent's objects, and each worker would get a copy of them
+
+
+def in_a_process(function: Callable[[_Argument], _Result], argument: _Argument) -> _Result:
+    """Call a function in a process of its own, which writes nothing to the terminal; what it calls may crash.
+
+    Raises
+    ------
+    ChildProcessError
+        The process has crashed.
+    """
+    with undisturbed(), ProcessPoolExecutor(1, multiprocessing.get_context(START), _prepare_silent) as executor:
+        try:
+            return executor.submit(function, argument).result()
+        except BrokenProcessPool:
+            raise ChildProcessError("its reader crashes") from None
+
+
+def _prepare_silent() -> None:
+    """Make a process quiet whatever happens to it; called in it."""
+    prepare_worker(0)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+@final
+class Processes:
+    """Make what a dataset holds, with processes that live on or, with 0 of them, in this one.
+
+    They start with the first results, in the order of a sampler, and leave signals to their parent. Each of them makes
+    `PREFETCH` results ahead.
+    """
+
+    def __init__(self, dataset: Dataset[Any], sampler: Iterable[Any], num_workers: int, *, pin: bool = False) -> None:
+        self._make = partial(
+            DataLoader,
+            dataset,
+            batch_size=None,
+            sampler=sampler,
+            num_workers=num_workers,
+            pin_memory=pin,
+            generator=torch.Generator(),  # the global one is left alone
+            prefetch_factor=PREFETCH if num_workers else None,
+            persistent_workers=num_workers > 0,
+            multiprocessing_context=START if num_workers else None,
+            worker_init_fn=prepare_worker,
+        )
+        self._loader: DataLoader[Any] | None = None
+        self.workers: list[multiprocessing.process.BaseProcess] = []
+        self._end = partial(kill, self.workers)
+
+    def results(self) -> Iterator[Any]:
+        """Begin to make results, and return them; those of an earlier call are given up.
+
+        Raises
+        ------
+        ChildProcessError
+            From the iterator, too: a process was ended from outside.
+        """
+        return self._named(self._begin())
+
+    def close(self) -> None:
+        """End the processes; a later call of `results` starts new ones."""
+        self._end()
+        atexit.unregister(self._end)
+        self._loader = None
+        self.workers.clear()
+
+    def _begin(self) -> Iterator[Any]:
+        if self._loader is not None:
+            with self._naming_dead_workers():
+                return iter(self._loader)
+        with undisturbed():
+            self._loader = self._make()
+            iterator = iter(self._loader)
+        if isinstance(iterator, _MultiProcessingDataLoaderIter):
+            self.workers += iterator._workers
+            # They ignore SIGTERM, with which Python would end them at its own end, and wait.
+            atexit.register(self._end)
+        return iterator
+
+    def _named(self, iterator: Iterator[Any]) -> Iterator[Any]:
+        while True:
+            with self._naming_dead_workers():
+                try:
+                    result = next(iterator)
+                except StopIteration:
+                    return
+            yield result
+
+    @contextlib.contextmanager
+    def _naming_dead_workers(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError:
+            dead = [worker for worker in self.workers if worker.exitcode is not None]
+            if not dead:
+                raise
+            reason = reason_of(dead[0].exitcode or 0, len(self.workers))
+            self.close()
+            raise ChildProcessError(f"a process that decodes images (pid {dead[0].pid}) {reason}") from None
 
 
 def kill(workers: Sequence[multiprocessing.process.BaseProcess]) -> None:

@@ -23,7 +23,7 @@ from kdbench.data.loader import EvaluationItem, ImageLoader, Item
 from kdbench.data.views import CropIds
 from kdbench.experiment.protocol import Protocol
 from kdbench.experiment.rule_groups import AugmentationRules
-from kdbench.method import ViewPlan
+from kdbench.method import PLAIN, ViewPlan
 from kdbench.utils.device import memory_format
 from kdbench.utils.resources import owned_cpus
 from kdbench.utils.text import one_line
@@ -40,6 +40,9 @@ class Loader(typing.Protocol):
     def batches(self, items: Sequence[Item | EvaluationItem]) -> Iterator[Tensor]:
         """Return the batches of items in their order; those of an earlier call are given up."""
 
+    def check_shared_memory(self, num_images: int, num_views: int = 1) -> None:
+        """Raise ``Unread`` if batches of so many images cannot be handed over."""
+
     def close(self) -> None:
         """End what makes them; later calls begin it again."""
 
@@ -53,7 +56,8 @@ class StreamedDataset(Dataset):
         self.train_labels, self.test_labels = (torch.from_numpy(part.labels) for part in (files.train, files.test))
         self.unused: tuple[str, ...] = ()
         self.files, self._rules = files, CropRules.of(rules)
-        self._num_workers = owned_cpus() if num_workers is None else num_workers
+        self.num_workers = owned_cpus() if num_workers is None else num_workers
+        """Processes that decode."""
 
     @property
     def shape(self) -> DataShape:
@@ -66,29 +70,33 @@ class StreamedDataset(Dataset):
         return self.files.fingerprint
 
     def training(self, protocol: Protocol, device: torch.device) -> StreamedImages:
-        """Return the training images for a device."""
-        layout = memory_format(device, protocol.precision)
-        pool = protocol.rules.augmentation.pool
-        loader = self._loader(self.files.train, device)
-        return StreamedImages(loader, self.shape, pool, device, layout)
+        """Return the training images for a device.
+
+        Raises
+        ------
+        Unread
+            Shared memory is too small for their groups.
+        """
+        images = StreamedImages(self._loader(self.files.train, device), self.shape, protocol, device)
+        images.check(PLAIN)
+        return images
 
     def evaluation(self, device: torch.device) -> StreamedEvaluation:
-        """Return the test images for a device."""
+        """Return the test images for a device; it raises as `training` does."""
         return StreamedEvaluation(self._loader(self.files.test, device), len(self.files.test), device)
 
     def _loader(self, listing: Listing, device: torch.device) -> ImageLoader:
-        return ImageLoader(Decoder(listing, self._rules), self._num_workers, pin=device.type == "cuda")
+        return ImageLoader(Decoder(listing, self._rules), self.num_workers, pin=device.type == "cuda")
 
 
 @final
 class StreamedImages(TrainingImages):
     """Training images that processes decode; rotations are made on the device, from one crop an image."""
 
-    def __init__(
-        self, loader: Loader, shape: DataShape, pool: int | None, device: torch.device, layout: torch.memory_format
-    ) -> None:
-        self.crops = CropIds(pool)
-        super().__init__(self.crops, shape.image_size, device, layout)
+    def __init__(self, loader: Loader, shape: DataShape, protocol: Protocol, device: torch.device) -> None:
+        self.crops = CropIds(protocol.rules.augmentation.pool)
+        super().__init__(self.crops, shape.image_size, device, memory_format(device, protocol.precision))
+        self._images_together = min(protocol.rules.schedule.images_together, shape.num_images)
         self.loader = loader
         self.reading: StreamedViews | None = None
         """The views of the epoch whose batches the loader makes; it makes one sequence at a time."""
@@ -96,6 +104,15 @@ class StreamedImages(TrainingImages):
 
     def __len__(self) -> int:
         return self._num_images
+
+    def check(self, plan: ViewPlan) -> None:
+        """Raise ``Unread`` where shared memory is too small for groups with all that a plan decodes."""
+        super().check(plan)
+        self.loader.check_shared_memory(self._images_together, 1 + plan.num_strong)
+
+    def close(self) -> None:
+        """End the processes that decode."""
+        self.loader.close()
 
     def epoch(self, seed: int, epoch: int, order: Tensor, layout: Layout, plans: Sequence[ViewPlan]) -> StreamedViews:
         """Draw the crops; files are read when the first views are looked up."""
@@ -224,6 +241,7 @@ class StreamedEvaluation(EvaluationImages):
 
     def __init__(self, loader: Loader, num_images: int, device: torch.device) -> None:
         self._loader, self._num_images, self._device = loader, num_images, device
+        loader.check_shared_memory(min(_EVALUATED, num_images))
 
     def batches(self, first: int = 0, step: int = 1) -> Iterator[tuple[int, Tensor]]:
         """Return batches with the places of their first images."""

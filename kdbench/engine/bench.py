@@ -11,7 +11,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
@@ -41,6 +41,7 @@ from kdbench.teachers.demand import Wanted
 from kdbench.teachers.load import Teacher
 from kdbench.teachers.outputs import LiveTeacher, Query, TeacherSource
 from kdbench.teachers.pairs import stored_parts
+from kdbench.utils.device import wait_for
 
 Work = Callable[[], object]
 Times = dict[str, list[float]]
@@ -58,18 +59,13 @@ def alternate(
     observe
         Called with the part that is done, in [0, 1].
     """
-
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
     times: Times = {name: [] for name in works}
     for number in range(-2, rounds):  # two rounds to warm up
         for name, work in works.items():
-            wait()
+            wait_for(device)
             started = time.perf_counter()
             work()
-            wait()
+            wait_for(device)
             if number >= 0:
                 times[name].append(time.perf_counter() - started)
         observe((number + 3) / (rounds + 2))
@@ -147,24 +143,24 @@ class Bench:
             seed=1,
         )
 
-    def batches(self, plan: ViewPlan = PLAIN) -> Batches:
-        """Batches at the beginning of the first epoch."""
-        batches = Batches(self.data, self.protocol, 1)
+    def batches(self, plan: ViewPlan = PLAIN, data: DeviceData | None = None) -> Batches:
+        """Batches at the beginning of the first epoch; of as many other images where they are given."""
+        batches = Batches(data or self.data, self.protocol, 1)
         batches.add(plan)
         batches.begin(1)
         return batches
 
     def live_step(self, *cells: Cell) -> Stepper:
         """Steps of cells in lockstep, with the live teacher."""
-        return Stepper(cells, self.batches(_plan(cells[0])), TeacherSource(self.live, None), self.options)
+        return Stepper(cells, self.batches(plan_of(cells[0])), TeacherSource(self.live, None), self.options)
 
     def cached_step(self, *cells: Cell) -> Stepper:
         """Steps of cells in lockstep, with a warm cache."""
-        return Stepper(cells, self.batches(_plan(cells[0])), self.cached(cells[0]), self.options)
+        return Stepper(cells, self.batches(plan_of(cells[0])), self.cached(cells[0]), self.options)
 
     def cached(self, cell: Cell) -> TeacherSource:
         """Return a cache of all that the steps of a cell read."""
-        wanted, batches = Wanted.by(cell), self.batches(_plan(cell))
+        wanted, batches = Wanted.by(cell), self.batches(plan_of(cell))
         steps = range(min(_STEPS, batches.steps))
         pairs = np.unique(batches.visits(steps, wanted.plan).numpy())
         parts = stored_parts(wanted.parts, self.data.images.numbering, self.live.teacher.net.widths)
@@ -189,7 +185,7 @@ class Bench:
 
     def teacher_step(self, cell: Cell, source: TeacherSource) -> Work:
         """Asking for the teacher's outputs of one step after the other."""
-        wanted, batches = Wanted.by(cell), self.batches(_plan(cell))
+        wanted, batches = Wanted.by(cell), self.batches(plan_of(cell))
         reader = source.reader(batches, wanted.plan, wanted.parts)
         images = [batches.images(group, wanted.plan) for group in batches.groups(0)]
         count = itertools.cycle(range(min(_STEPS, max(1, batches.steps - 1))))
@@ -220,66 +216,9 @@ class _OnViews:
         run.update()
 
 
-def _plan(cell: Cell) -> ViewPlan:
+def plan_of(cell: Cell) -> ViewPlan:
+    """Return the views that a cell sees."""
     return Wanted.by(cell).plan
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """Seconds of one step of a method and of its parts."""
-
-    method: str
-    outputs: str
-    step: float
-    ratio: float
-    """Steps of the student alone, on plain views, that take as long."""
-    data: float
-    teacher: float
-    student: float
-
-
-def measure(
-    bench: Bench, methods: Sequence[str], rounds: int, observe: Callable[[str, float], None] = lambda *_: None
-) -> tuple[list[Row], float]:
-    """Time every method, live and cached, against the student alone; also the seconds of a teacher's training step.
-
-    Returns
-    -------
-    rows, teacher
-        One row for each method and source of teacher outputs.
-    """
-    rows = []
-    device, alone = bench.options.device, bench.protocol.baseline
-    for method in methods:
-        cell = bench.cell(method)
-        plan = _plan(cell)
-        works = {"alone": bench.alone_step(), "data": bench.data_step(plan)}
-        if plan != PLAIN:
-            works["alone on its views"] = bench.alone_step(plan)
-        sources = {"live": TeacherSource(bench.live, None)} if cell.teacher else {}
-        if cell.teacher and Wanted.by(cell).cacheable:
-            sources["cache"] = bench.cached(cell)
-        for kind, source in sources.items():
-            works[f"teacher {kind}"] = bench.teacher_step(cell, source)
-            works[kind] = Stepper([cell], bench.batches(plan), source, bench.options)
-        times = alternate(works, rounds, device, lambda part, method=method: observe(method, part))  # type: ignore[misc]
-        middle = {name: statistics.median(seconds) for name, seconds in times.items()}
-        student = middle["alone on its views" if plan != PLAIN else "alone"] - middle["data"]
-        for kind in sources or ("",):
-            name = kind or "alone"
-            rows.append(
-                Row(
-                    method=method if kind else alone,
-                    outputs=kind or "--",
-                    step=middle[name],
-                    ratio=ratio(times, name, "alone"),
-                    data=middle["data"],
-                    teacher=middle.get(f"teacher {kind}", 0.0),
-                    student=student,
-                )
-            )
-    times = alternate({"teacher": bench.alone_step(student=bench.teacher)}, max(rounds // 3, 1), device)
-    return rows, statistics.median(times["teacher"])
 
 
 def forward_seconds(bench: Bench, observe: Callable[[float], None] = lambda _: None) -> float:

@@ -29,6 +29,8 @@ _FLUSH_EVERY = 50
 """Steps between two looks at the losses; each look waits for the device."""
 _OBSERVE_EVERY = 0.5
 """Seconds between two reports to the observers."""
+_BETWEEN_SAVES = 19
+"""Times as long as the last save took there is none: saving takes at most a twentieth of the time."""
 
 
 @final
@@ -51,6 +53,8 @@ class Lockstep:
         self.shared = SharedInputs(batches, options.device)
         self.active = list(runs)
         self._saved = self._observed = time.monotonic()
+        self._save_pause = options.save_every
+        """Seconds from one save to the next."""
         self.graphs = StepGraphs(self.shared, outcomes) if options.compile and options.device.type == "cuda" else None
 
     def train(self, stop: Stop, observers: Observers) -> None:
@@ -98,7 +102,7 @@ class Lockstep:
                 continue
             self.tick(step, joined)
             now = time.monotonic()
-            wishes = now - self._saved >= self.options.save_every, stop.signum or 0
+            wishes = self.options.ranks.leads and now - self._saved >= self._save_pause, stop.signum or 0
             due, signum = self.options.ranks.highest(wishes)
             due = due or signum
             if due or step + 1 == num_steps or (step + 1) % _FLUSH_EVERY == 0:
@@ -109,8 +113,7 @@ class Lockstep:
                 self._observed = now
             if due:
                 if self.options.ranks.leads:
-                    self._each(joined, save)
-                self._saved = time.monotonic()
+                    self._save(joined)
                 if signum:
                     self._interrupt(behind[0], step + 1, signum)
         if self.graphs:
@@ -171,6 +174,14 @@ class Lockstep:
         for run in self._still(runs):
             with self.outcomes.attempt(run):
                 action(run)
+
+    def _save(self, runs: list[Run]) -> None:
+        """Save states; those that take long to write are saved less often, unless each step is to be saved."""
+        began = time.monotonic()
+        self._each(runs, save)
+        self._saved = time.monotonic()
+        if self.options.save_every:
+            self._save_pause = max(self.options.save_every, _BETWEEN_SAVES * (self._saved - began))
 
     def _interrupt(self, behind: Run, step: int, signum: int) -> None:
         left = self._still(self.active)

@@ -18,7 +18,8 @@ class Options:
     runs: Path
     device: torch.device
     save_every: float = 60.0
-    """Seconds between two saves of the state."""
+    """Least number of seconds between two saves of the state, which take at most a twentieth of the time; with 0,
+    the state is saved after every step, however long that takes."""
     scheduler: Scheduler = field(default_factory=Scheduler)
     """Knows about the jobs of other processes that work on cells."""
     ranks: Ranks = ALONE

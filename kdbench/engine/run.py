@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kdbench.data.batches import Batches, DeviceData
 from kdbench.data.groups import Group
+from kdbench.data.images import Unread
 from kdbench.engine.optim import load_optimizer
 from kdbench.engine.options import Options
 from kdbench.engine.phase import Phase, count_extra_parameters, phases_of
@@ -68,6 +69,8 @@ class Run:
             batches.add(self.feed.plan)
             compiled = options.compile and device.type != "cuda"
             self.module = build_step(cell, student, batches, source.teacher.net if source else None, compiled=compiled)
+        except Unread:
+            raise
         except ValueError as error:
             raise UserError(f"{cell} cannot run: {error}") from None
         layout = memory_format(device, cell.protocol.precision)

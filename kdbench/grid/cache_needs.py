@@ -22,6 +22,12 @@ from kdbench.teachers.demand import Wanted
 from kdbench.utils.files import free_space
 
 
+def dense_pairs(num_images: int, numbering: ViewIds, plans: Iterable[ViewPlan]) -> int:
+    """Return the pairs that a cache of a pool has a row for: all crops of all images, and their rotations if any is."""
+    rotated = {any(plan.quarter_turns) for plan in plans}
+    return num_images * numbering.num_crops * (4 if True in rotated else 1 if rotated else 0)
+
+
 def expected_pairs(num_images: int, numbering: ViewIds, plans: Mapping[frozenset[ViewPlan], int]) -> float:
     """Compute the expected number of distinct (image, view) pairs that epochs visit.
 
@@ -119,9 +125,15 @@ def cache_needs(
     shapes: Mapping[str, NetShape],
     caches: Sequence[CacheInfo],
 ) -> tuple[CacheNeed, ...]:
-    """Estimate the cache of each teacher that unfinished cells can read from a cache."""
+    """Estimate the cache of each teacher that unfinished cells can read from a cache.
+
+    There is none where no view is seen twice. A cache of a pool has a row for every crop of every image.
+    """
     protocol = grid.session.protocol
     numbering = numbering_of(protocol.rules.augmentation)
+    if not numbering.repeats:
+        return ()
+    dense = protocol.rules.augmentation.pool is not None
     readers: dict[str, list[tuple[Variant, Wanted]]] = {}
     for variant in variants:
         want = Wanted.by(variant.cell)
@@ -129,6 +141,8 @@ def cache_needs(
             readers.setdefault(variant.cell.teacher.id, []).append((variant, want))
 
     def expected(reading: Iterable[tuple[Sequence[Cell], Wanted]]) -> float:
+        if dense:
+            return dense_pairs(data.num_images, numbering, [want.plan for cells, want in reading if cells])
         return expected_pairs(data.num_images, numbering, epochs_by_plans(reading))
 
     needs = []
@@ -143,12 +157,13 @@ def cache_needs(
         missing = views
         if on_disk:
             missing = _missing(expected(((*v.left, *v.done), want) for v, want in reading), on_disk)
-        row_bytes = _row_bytes(parts, shapes[teacher.ref.network])
+        row_bytes = _row_bytes(parts, shapes[teacher.ref.network], dense=dense)
         without = {
             method: expected((v.left, want) for v, want in reading if v.cell.method != method)
             * _row_bytes(
                 {part for v, want in reading if v.left and v.cell.method != method for part in want.parts},
                 shapes[teacher.ref.network],
+                dense=dense,
             )
             for method in dict.fromkeys(v.cell.method for v, _ in reading if v.left)
         }
@@ -164,16 +179,20 @@ def cache_needs(
             bytes_without=without[largest] if largest else 0.0,
         )
         # As Sources decides, with each cell in a lockstep group of its own.
-        worthwhile = need.worthwhile and numbering.repeats
-        used = not need.missing or (worthwhile and need.missing_bytes < free / 2)
+        used = not need.missing or (need.worthwhile and need.missing_bytes < free / 2)
         free -= round(need.missing_bytes) if used else 0
         needs.append(replace(need, used=used))
     return tuple(needs)
 
 
-def _row_bytes(parts: set[Part], shape: NetShape) -> int:
-    """Return the bytes that one pair and its outputs take."""
-    return 8 + sum(shape.row[part] for part in parts)
+def _row_bytes(parts: set[Part], shape: NetShape, *, dense: bool) -> int:
+    """Return the bytes that one pair and its outputs take.
+
+    A dense cache keeps no list of pairs, and no logits where the features from which they follow are narrower.
+    """
+    if dense and shape.row["penultimate"] < shape.row["logits"]:
+        parts = parts and {"penultimate"}
+    return (0 if dense else 8) + sum(shape.row[part] for part in parts)
 
 
 def _missing(total: float, on_disk: int) -> float:

@@ -1,7 +1,7 @@
 """Estimate what the unfinished cells of a grid need: time, teacher caches and disk.
 
 Nothing is trained and no image is loaded: times are those of finished cells that differ only in their seed, sizes
-follow from the shapes of the networks, and the contents of caches are an expectation.
+follow from the shapes of networks and methods, and the contents of caches are an expectation.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from kdbench.errors import UserError
 from kdbench.experiment.folder import read_record
 from kdbench.grid.cache_needs import CacheNeed, cache_needs
+from kdbench.grid.cell_needs import CellNeed, cell_needs
 from kdbench.grid.grid import Grid
 from kdbench.grid.shapes import NetShape, data_shape, net_shapes
 from kdbench.grid.states import Status
@@ -48,8 +49,14 @@ class Speed:
     """Variants whose steps were timed."""
     failed: Mapping[Variant, str] = field(default_factory=dict)
     """Variants whose steps could not be timed, with the reasons."""
+    memory: Mapping[Variant, float] = field(default_factory=dict)
+    """The peak memory of a cell's training on a GPU, in bytes, from records and where it was measured."""
     views: Mapping[str, float] | None = None
     """Seconds to cache one view, by the teacher's network; None where that was not measured."""
+    images_per_second: float | None = None
+    """Image files that become batches on this machine; None where that was not measured."""
+    starved: frozenset[Variant] = frozenset()
+    """Measured variants that wait for images."""
     elsewhere: int = 0
     """Number of records of other devices, which are left out."""
     parallel: int = 1
@@ -67,6 +74,7 @@ def speed(variants: Sequence[Variant], runs: Path, device: str | None = None) ->
     """
     timings: list[tuple[Variant, str, float]] = []
     parallel: dict[str, int] = {}
+    peaks: dict[Variant, list[float]] = {}
     for variant in variants:
         for cell in variant.done[:_MAX_RECORDS]:
             # A record that cannot be used is named by the state of its cell.
@@ -78,6 +86,8 @@ def speed(variants: Sequence[Variant], runs: Path, device: str | None = None) ->
                 seconds = number(cost["train_seconds"], low=0.0) + number(cost["evaluate_seconds"], low=0.0)
                 parallel[words] = parallel_workers(device_type, whole_number(threads, low=1))
                 timings.append((variant, words, seconds))
+                if device_type == "cuda" and cost["cells_together"] == 1:
+                    peaks.setdefault(variant, []).append(2**20 * number(cost["peak_memory_mb"], low=0.0))
     counts = Counter(words for _, words, _ in timings)
     chosen = device or (counts.most_common(1)[0][0] if counts else "")
     durations: dict[Variant, list[float]] = {}
@@ -87,6 +97,7 @@ def speed(variants: Sequence[Variant], runs: Path, device: str | None = None) ->
     return Speed(
         device=chosen,
         cells={variant: statistics.median(several) for variant, several in durations.items()},
+        memory={variant: max(several) for variant, several in peaks.items()},
         elsewhere=len(timings) - counts[chosen],
         parallel=parallel.get(chosen, 1),
     )
@@ -118,7 +129,7 @@ class Disk:
     caches: float
     """Added to the caches by ``--cache auto``, beyond what is on disk."""
     state: int
-    """Saved state of one cell in progress, at most, without what a method adds to it."""
+    """Saved states of one cell in progress, at most."""
     free: int
     num_cells: int
 
@@ -128,18 +139,22 @@ class Disk:
         return self.cells + self.caches + self.state
 
 
-def disk(grid: Grid, variants: Sequence[Variant], shapes: Mapping[str, NetShape], caches: Sequence[CacheNeed]) -> Disk:
+def disk(
+    grid: Grid,
+    variants: Sequence[Variant],
+    shapes: Mapping[str, NetShape],
+    caches: Sequence[CacheNeed],
+    needs: Mapping[Variant, CellNeed],
+) -> Disk:
     """Estimate the disk space that is still to be filled."""
     text = {variant: _TEXT_BYTES + _EPOCH_BYTES * variant.cell.protocol.epochs for variant in variants}
     cells = sum(len(variant.left) * (shapes[variant.cell.student].bytes + text[variant]) for variant in variants)
     # A teacher has a copy of the weights that its cell leaves.
     cells += sum(shapes[cell.student].bytes for cell in grid.to_train)
-    # Weights and as much momentum.
-    states = [_NUM_STATES * 2 * 4 * shapes[variant.cell.student].parameters for variant in variants]
     return Disk(
         cells=cells,
         caches=sum(need.missing_bytes for need in caches if need.used),
-        state=max(states, default=0),
+        state=_NUM_STATES * max((need.state for need in needs.values()), default=0),
         free=free_space(grid.session.runs),
         num_cells=sum(len(variant.left) for variant in variants),
     )
@@ -152,6 +167,10 @@ class GridEstimate:
     variants: tuple[Variant, ...]
     """Variants with unfinished cells."""
     caches: tuple[CacheNeed, ...]
+    needs: Mapping[Variant, CellNeed]
+    """Of the variants whose method is built without values."""
+    unsupported: Mapping[str, str]
+    """Why methods do not support pairs or images, by ``"METHOD PAIR"``."""
     disk: Disk
     speed: Speed
 
@@ -176,12 +195,20 @@ class GridEstimate:
         left = tuple(variant for variant in variants if variant.left)
         shapes = net_shapes(grid, data)
         caches = cache_needs(grid, variants, data, shapes, list_caches(session.runs))
+        needs, unsupported = cell_needs(grid, left, data)
         return cls(
             variants=left,
             caches=caches,
-            disk=disk(grid, left, shapes, caches),
+            needs=needs,
+            unsupported=unsupported,
+            disk=disk(grid, left, shapes, caches, needs),
             speed=speed(left, session.runs, device),
         )
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the images are decoded while training."""
+        return any(variant.cell.protocol.rules.augmentation.crop == "resized" for variant in self.variants)
 
     @property
     def to_build(self) -> tuple[CacheNeed, ...]:

@@ -6,6 +6,7 @@ import contextlib
 from dataclasses import replace
 from typing import final
 
+from kdbench.data.streamed import StreamedDataset
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.protocol import Protocol
 from kdbench.grid.grid import Grid
@@ -17,7 +18,7 @@ from kdbench.utils.values import number
 
 @final
 class Measured:
-    """Seconds by what was timed, in a file beside the grid's submissions.
+    """Seconds by what was timed, and bytes, in a file beside the grid's submissions.
 
     Parameters
     ----------
@@ -36,7 +37,7 @@ class Measured:
                 self._seconds[key] = number(value, low=0.0)
 
     def get(self, key: str) -> float | None:
-        """Return the seconds of what a key names; None where it was not timed."""
+        """Return the seconds, or bytes, of what a key names; None where it was not measured."""
         return self._seconds.get(key)
 
     def add(self, key: str, seconds: float) -> None:
@@ -49,6 +50,16 @@ class Measured:
 def step_key(cell: Cell, *, from_cache: bool) -> str:
     """Name a training step of a cell, whatever its seed."""
     return f"step {replace(cell, seed=1).id} {'cache' if from_cache else 'live'}"
+
+
+def memory_key(cell: Cell, *, from_cache: bool) -> str:
+    """Name the peak memory of a GPU in a cell's training steps, in bytes."""
+    return f"memory of {step_key(cell, from_cache=from_cache)}"
+
+
+def loading_key(dataset: StreamedDataset, num_strong: int) -> str:
+    """Name the making of the views of one image by processes of this machine."""
+    return f"load {dataset.fingerprint[:16]} {dataset.num_workers} workers {num_strong} strong"
 
 
 def view_key(network: str, protocol: Protocol) -> str:

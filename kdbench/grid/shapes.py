@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from kdbench.data.fabricated import shape_of
@@ -35,7 +35,6 @@ class NetShape:
 
     bytes: int
     """Bytes of its state dict."""
-    parameters: int
     row: Mapping[Part, int]
     """Bytes in which a cache keeps each part of one view: one value a class, and one for each penultimate feature."""
 
@@ -50,7 +49,17 @@ class _Valueless(TorchFunctionMode):
         keywords = kwargs or {}
         if func is nn.init.normal_:
             return keywords["tensor"]
-        return args[0] if func is nn.functional.batch_norm else func(*args, **keywords)
+        if func is nn.functional.batch_norm:
+            return _scaled(args[0], keywords["weight"], keywords["bias"])
+        return func(*args, **keywords)
+
+
+def _scaled(maps: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """Do of a batch norm what depends on its parameters, so that they are reached where gradients are looked at."""
+    if weight is None or bias is None:
+        return maps
+    shape = (1, -1, *[1] * (maps.ndim - 2))
+    return maps * weight.view(shape) + bias.view(shape)
 
 
 @contextlib.contextmanager
@@ -84,7 +93,6 @@ def net_shape(network: str, data: DataShape, precision: Precision = "fp32") -> N
             size = {"logits": head(features).element_size(), "penultimate": features.element_size()}
     return NetShape(
         bytes=sum(values.nbytes for values in backbone.state_dict().values()),
-        parameters=sum(parameter.numel() for parameter in backbone.parameters()),
         row={"logits": size["logits"] * head.out_features, "penultimate": size["penultimate"] * head.in_features},
     )
 

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import TypeVar
 
 import torch
 
 from kdbench.data.fabricated import fabricated
 from kdbench.data.groups import Layout
+from kdbench.data.streamed import StreamedDataset
 from kdbench.engine.bench import Bench, alternate, forward_seconds
+from kdbench.engine.loading import loading_seconds
+from kdbench.engine.session import Session
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell, TeacherRef
 from kdbench.experiment.pairs import Pair
-from kdbench.grid.estimate import GridEstimate, parallel_workers, this_device
+from kdbench.grid.estimate import GridEstimate, Speed, parallel_workers, this_device
 from kdbench.grid.grid import Grid
-from kdbench.grid.measured import Measured, step_key, view_key
+from kdbench.grid.measured import Measured, loading_key, memory_key, step_key, view_key
 from kdbench.grid.shapes import data_shape
 from kdbench.grid.variants import Variant
+from kdbench.method import ViewPlan
 from kdbench.teachers.demand import Wanted
+from kdbench.utils.device import peak_memory_mb, reset_peak_memory
 from kdbench.utils.text import one_line
 
+_K = TypeVar("_K", bound=Hashable)
 Observe = Callable[[str, int, int], None]
 """Called with what is timed next, how much was timed and how much there is to time; it may raise to stop."""
 
@@ -40,8 +47,9 @@ def measure(
     Each time is kept at once, and what was kept before is not timed again: see :mod:`kdbench.grid.measured`. What
     cannot be timed, as a method that does not support its pair, is left out with the reason.
 
-    Images are random where the data set has a name, teachers are untrained; see :mod:`kdbench.engine.bench`. Only
-    training is timed, without the evaluation after each epoch.
+    Images are random where the data set has a name or is streamed, teachers are untrained; see
+    :mod:`kdbench.engine.bench`. Only training is timed, without the evaluation after each epoch. Where image files are
+    named, their loader is timed as well: a step then takes as long as the slower of both.
 
     Parameters
     ----------
@@ -54,28 +62,18 @@ def measure(
     check
         Called between two steps; it may raise to stop.
     """
-    session = grid.session
-    protocol, data = session.protocol, data_shape(session)
-    dataset = session.given or fabricated(protocol)
-    steps = Layout(data.num_images, protocol.rules.schedule).steps
-    cached = {need.teacher.ref for need in estimate.caches if need.used}
-    build = {need.teacher.ref.network for need in estimate.to_build}
+    session, protocol = grid.session, grid.session.protocol
+    given = session.given
+    streamed = given if isinstance(given, StreamedDataset) else None
+    dataset = given if given and not streamed else fabricated(protocol, given)
     measured = Measured(grid, this_device(session.device))
-    cells: dict[Variant, float] = {}
-    views: dict[str, float] = {}
-    to_time: list[Variant] = []
-    for variant in estimate.unknown:
-        seconds = measured.get(_step_key(variant, cached))
-        if seconds is None:
-            to_time.append(variant)
-        else:
-            cells[variant] = seconds * steps * len(variant.cell.epochs)
-    for network in sorted(build):
-        if (seconds := measured.get(view_key(network, protocol))) is not None:
-            views[network] = seconds
-    count, total = 0, len(to_time) + len(build - views.keys())
+    cached = {need.teacher.ref for need in estimate.caches if need.used}
+    to_time = [variant for variant in estimate.unknown if measured.get(_key(step_key, variant, cached)) is None]
+    teachers = {need.teacher.ref.network for need in estimate.to_build}
+    to_ask = {network for network in teachers if measured.get(view_key(network, protocol)) is None}
+    count, total = 0, len(to_time) + len(to_ask)
     failed: dict[Variant, str] = {}
-    for pair, variants in _by_pair(grid, to_time, build - views.keys()).items():
+    for pair, variants in _by_pair(grid, to_time, to_ask).items():
         check()
         try:
             bench = Bench(protocol, dataset, pair, scratch, replace(session.options, runs=scratch))
@@ -83,32 +81,82 @@ def measure(
             failed |= dict.fromkeys(variants, _reason(error))
             continue
         for variant in variants:
-            cell = replace(variant.cell, seed=1)
             observe(variant.name, count, total)
             try:
-                step = bench.cached_step(cell) if _from_cache(cell, cached) else bench.live_step(cell)
-                seconds = median(alternate({"step": step}, rounds, session.device, lambda _: check())["step"])
+                seconds, peak = _step(bench, variant, cached, rounds, check)
             except Exception as error:
                 failed[variant] = _reason(error)
                 continue
-            measured.add(_step_key(variant, cached), seconds)
-            cells[variant] = seconds * steps * len(cell.epochs)
+            measured.add(_key(step_key, variant, cached), seconds)
+            if peak is not None:
+                measured.add(_key(memory_key, variant, cached), peak)
             count += 1
-        if bench.teacher in build - views.keys():
+        if bench.teacher in to_ask:
+            to_ask.remove(bench.teacher)
             observe(f"cache of {bench.teacher}", count, total)
-            views[bench.teacher] = forward_seconds(bench, lambda _: check())
-            measured.add(view_key(bench.teacher, protocol), views[bench.teacher])
+            measured.add(view_key(bench.teacher, protocol), forward_seconds(bench, lambda _: check()))
             count += 1
-    from_records = estimate.speed
+    steps = {variant: measured.get(_key(step_key, variant, cached)) for variant in estimate.unknown}
+    peaks = {variant: measured.get(_key(memory_key, variant, cached)) for variant in estimate.unknown}
+    views = {network: measured.get(view_key(network, protocol)) for network in teachers}
     speed = replace(
-        from_records,
-        cells={**from_records.cells, **cells},
-        measured=frozenset(cells),
+        estimate.speed,
         failed=failed,
-        views=views,
+        memory={**estimate.speed.memory, **_known(peaks)},
+        views=_known(views),
         parallel=parallel_workers(session.device.type, torch.get_num_threads()),
     )
-    return replace(estimate, speed=speed)
+    loading = dict[int, float]()
+    if streamed:
+        observe("the loader", count, total)
+        numbers = {_num_strong(variant) for variant in _known(steps)}
+        loading = {number: _loading(measured, streamed, session, number, check) for number in sorted(numbers)}
+    return replace(estimate, speed=_with_steps(speed, _known(steps), loading, data_shape(session).num_images))
+
+
+def _step(
+    bench: Bench, variant: Variant, cached: set[TeacherRef], rounds: int, check: Callable[[], None]
+) -> tuple[float, float | None]:
+    """Return the seconds of a step, and the peak memory of a GPU in bytes."""
+    cell, device = replace(variant.cell, seed=1), bench.options.device
+    reset_peak_memory(device)
+    step = bench.cached_step(cell) if _from_cache(cell, cached) else bench.live_step(cell)
+    seconds = median(alternate({"step": step}, rounds, device, lambda _: check())["step"])
+    return seconds, 2**20 * peak_memory_mb(device) if device.type == "cuda" else None
+
+
+def _loading(
+    measured: Measured, dataset: StreamedDataset, session: Session, num_strong: int, check: Callable[[], None]
+) -> float:
+    """Return the seconds in which the loader makes the views of one image."""
+    key = loading_key(dataset, num_strong)
+    kept, plan = measured.get(key), ViewPlan(num_strong=num_strong)
+    if kept is None:
+        kept = loading_seconds(dataset, session.protocol, session.device, plan, lambda _: check())
+        measured.add(key, kept)
+    return kept
+
+
+def _with_steps(speed: Speed, steps: Mapping[Variant, float], loading: Mapping[int, float], num_images: int) -> Speed:
+    """Add the time of cells by that of their steps, which may wait for the loader."""
+    cells, starved = dict(speed.cells), set()
+    for variant, seconds in steps.items():
+        schedule = variant.cell.protocol.rules.schedule
+        wait = loading.get(_num_strong(variant), 0.0) * schedule.batch_size
+        cells[variant] = max(seconds, wait) * Layout(num_images, schedule).steps * len(variant.cell.epochs)
+        if wait > seconds:
+            starved.add(variant)
+    return replace(
+        speed,
+        cells=cells,
+        measured=frozenset(steps),
+        images_per_second=1 / loading[min(loading)] if loading else None,
+        starved=frozenset(starved),
+    )
+
+
+def _known(values: Mapping[_K, float | None]) -> dict[_K, float]:
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _reason(error: Exception) -> str:
@@ -119,8 +167,12 @@ def _from_cache(cell: Cell, cached: set[TeacherRef]) -> bool:
     return cell.teacher in cached and Wanted.by(cell).cacheable
 
 
-def _step_key(variant: Variant, cached: set[TeacherRef]) -> str:
-    return step_key(variant.cell, from_cache=_from_cache(variant.cell, cached))
+def _num_strong(variant: Variant) -> int:
+    return Wanted.by(variant.cell).plan.num_strong
+
+
+def _key(name: Callable[..., str], variant: Variant, cached: set[TeacherRef]) -> str:
+    return name(variant.cell, from_cache=_from_cache(variant.cell, cached))
 
 
 def _by_pair(grid: Grid, variants: Iterable[Variant], teachers: set[str]) -> dict[Pair, list[Variant]]:

@@ -101,6 +101,12 @@ class Span(contextlib.AbstractContextManager["Span"]):
         return self._events[0].elapsed_time(self._events[1]) / 1000 if self._events else self._wall
 
 
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def prepare_process(device: torch.device) -> torch.device:
     """Make this process ready to train on a device, which is returned.
 
@@ -128,6 +134,12 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin to measure the peak of a GPU's memory anew; that of a process cannot be."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory_mb(device: torch.device) -> float:

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from kdbench.errors import UserError
 from kdbench.utils.holder import boot_id
@@ -57,6 +57,21 @@ def write_atomic(
 ) -> None:
     """Write a file so that after any interruption the old or the new content is there, whole.
 
+    It raises as :func:`atomic_file` does.
+    """
+    with atomic_file(path, elsewhere, permit=permit) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def atomic_file(
+    path: Path,
+    elsewhere: str = "choose another folder with --runs DIR",
+    *,
+    permit: Callable[[], None] = lambda: None,
+) -> Iterator[BinaryIO]:
+    """Open a new file for writing, which takes its place when all is written; until then the old one is there.
+
     Parameters
     ----------
     permit
@@ -67,12 +82,11 @@ def write_atomic(
     UserError
         The disk is full, read-only, or not writable for this user; the old content is untouched.
     """
-    content = data.encode() if isinstance(data, str) else data
     with explain_os_errors(path, elsewhere):
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary_file(path.parent, path.name) as (temporary, descriptor):
             with open(descriptor, "wb", closefd=False) as file:
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(descriptor)
             temporary.chmod(0o666 & ~_UMASK)

@@ -68,7 +68,7 @@ def read_text(path: str | Path) -> str:
 
 def read_last_line(path: str | Path) -> str:
     """Return the last line of a regular file, as far as it lies in the last 64 kB, without reading the rest."""
-    with _opened(path) as file:
+    with opened(path) as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - 2**16))
         lines = file.read().splitlines() or [b""]
     return lines[-1].decode(errors="replace")
@@ -76,7 +76,7 @@ def read_last_line(path: str | Path) -> str:
 
 def read_bytes(path: str | Path, most: int = sys.maxsize) -> bytes:
     """Return the content of a regular file of at most ``most`` bytes; pipes, devices and folders are refused."""
-    with _opened(path) as file:
+    with opened(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most:
             raise Unreadable(f"is too large: it has {size:,} bytes, and at most {most:,} are read")
@@ -84,8 +84,8 @@ def read_bytes(path: str | Path, most: int = sys.maxsize) -> bytes:
 
 
 @contextlib.contextmanager
-def _opened(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a regular file for reading."""
+def opened(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a regular file for reading; pipes, devices and folders are refused, as is what the system refuses."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe that nobody writes to would be waited for
     except (FileNotFoundError, NotADirectoryError):

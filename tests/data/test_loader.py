@@ -92,7 +92,7 @@ def wait_for(holds: Callable[[], bool], seconds: float = 10) -> None:
 
 
 def pids(opened: ImageLoader) -> list[int]:
-    return [worker.pid or 0 for worker in opened._workers]
+    return [worker.pid or 0 for worker in opened.processes.workers]
 
 
 def test_batches_are_equal_with_any_number_of_processes(loading: Loading) -> None:
@@ -312,9 +312,9 @@ def test_too_small_a_shared_memory_is_one_line_before_processes_start(
     text = message(lambda: opened.batches(items()))
     assert text.startswith("4 workers need 61.4 kB of /dev/shm for batches of 6.1 kB, and 55.3 kB are free: ")
     assert "type --workers 3, or give" in text
-    assert not opened._workers
+    assert not opened.processes.workers
     for num_workers in (0, 3):
-        loading(num_workers).check_shared_memory(items()[0])
+        loading(num_workers).check_shared_memory(2)
 
 
 def test_shared_memory_that_fills_up_is_one_line(loading: Loading, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +15,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from kdbench.data.crops import CropRules
 from kdbench.data.decode import Decoder
+from kdbench.data.image_check import faults
 from kdbench.data.loader import EvaluationItem, ImageLoader
+from kdbench.errors import UserError
+from kdbench.utils.signals import DEFERRED
 
 RULES = CropRules(size=8, scale=(0.5, 1.0), ratio=(1.0, 1.0), interpolation="bilinear", evaluation_size=9, flip=False)
 
@@ -34,3 +40,30 @@ def test_processes_end_in_silence_beside_a_loader_of_pytorch() -> None:
         (batch,) = loader.batches([EvaluationItem(torch.arange(4))])
         loader.close()
         assert batch.shape == (4, 3, 8, 8)
+
+
+def test_processes_that_look_for_broken_images_leave_signals_to_their_parent(capfd: pytest.CaptureFixture[str]) -> None:
+    """Ctrl-C reaches the whole group of a terminal: no process of a check says anything, and none is left."""
+    files = Files([encoded(photo(12, 10, seed=seed)) for seed in range(3)] + [b"no image"] * 100)
+    found = faults(files, 2)
+    assert next(found) is None
+    pids = [child.pid for child in multiprocessing.active_children()]
+    assert len(pids) == 2
+    for pid in pids:
+        for signum in DEFERRED:
+            os.kill(pid or 0, signum)
+    assert [fault for fault in found if fault][-1].startswith("train/cat/102.jpg is no image of a format that is read")
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_killed_process_of_a_check_is_one_line() -> None:
+    found = faults(Files([encoded(photo(12, 10))] * 2000), 1)
+    next(found)
+    (child,) = multiprocessing.active_children()
+    child.kill()
+    with pytest.raises(
+        UserError, match=r"\(pid \d+\) was killed, as systems do .* type the same command to check again"
+    ):
+        list(found)
+    assert not multiprocessing.active_children()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import errno
+import dataclasses
 import json
 import os
 import signal
@@ -11,21 +11,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from cells import METHODS, make_run
 
+from kdbench.engine import lockstep
 from kdbench.engine.progress import Diverged, Observer, Progress
 from kdbench.engine.run import Run
 from kdbench.engine.run_state import resume, save
 from kdbench.engine.train import train_cells
 from kdbench.errors import Interrupted, UserError
 from kdbench.experiment.folder import STATE
-from kdbench.utils import files
-from kdbench.utils.checkpoint import load_state, save_state
-from kdbench.utils.files import write_atomic
 from kdbench.utils.leases import Busy, Leases
 
 pytestmark = pytest.mark.once
@@ -157,64 +156,41 @@ def test_weights_that_break_in_the_last_step_are_found(tiny_npz: Path, tmp_path:
         train(run)
 
 
-STATE_VALUES = {"step": 3, "weight": torch.arange(5.0)}
-
-
-@pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "foreign"])
-def test_a_damaged_state_is_named_and_the_one_before_it_is_kept(damage: str, tmp_path: Path) -> None:
-    path = tmp_path / "state"
-    save_state(path, STATE_VALUES)
-    save_state(path, {**STATE_VALUES, "step": 4})
-    content = bytearray(path.read_bytes())
-    if damage == "flip":
-        content[len(content) // 2] ^= 1
-    path.write_bytes({"truncate": content[:-7], "flip": content, "empty": b"", "foreign": b"hello"}[damage])
-    with pytest.raises(UserError, match=r"state is damaged: delete that file to resume from the state before it"):
-        load_state(path)
-    path.unlink()
-    found = load_state(path)
-    assert found is not None
-    assert found["step"] == 3
-    assert torch.equal(found["weight"], STATE_VALUES["weight"])
-
-
-def test_a_state_that_holds_code_is_never_run(tmp_path: Path) -> None:
-    """Even with a right checksum."""
-
-    class Evil:
-        def __reduce__(self) -> Any:
-            return os.mkdir, (str(tmp_path / "owned"),)
-
-    save_state(tmp_path / "state", {"evil": Evil()})
-    with pytest.raises(UserError, match="damaged"):
-        load_state(tmp_path / "state")
-    assert not (tmp_path / "owned").exists()
-
-
 @pytest.mark.parametrize(
-    ("code", "words"), [(errno.ENOSPC, "no space is left"), (errno.EROFS, "read-only"), (errno.EACCES, "permission")]
+    ("save_every", "seconds", "saves"),
+    [
+        (10.0, 0.1, [10, 20, 30, 40]),
+        (10.0, 1.0, [10, 29]),
+        (10.0, 5.0, [10]),
+        (0.5, 1.0, [1, 20, 39]),
+        (0.0, 5.0, list(range(1, 43))),
+    ],
 )
-def test_a_write_that_fails_leaves_the_old_file(
-    code: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_save_that_takes_long_is_made_less_often(
+    save_every: float, seconds: float, saves: list[int], tiny_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "state"
-    save_state(path, STATE_VALUES)
-    before = path.read_bytes()
+    """At most a twentieth of the time, by a clock on which a step takes a second; 0 asks for every step."""
+    run = make_run(tiny_npz, tmp_path, "ce", batch_size=2)
+    clock, saved, steps = 0.0, [], 0
+    tick = lockstep.Lockstep.tick
 
-    def refuse(_: int) -> None:
-        raise OSError(code, os.strerror(code))
+    def a_second(*args: Any) -> None:
+        nonlocal clock, steps
+        tick(*args)
+        clock, steps = clock + 1, steps + 1
 
-    monkeypatch.setattr(files.os, "fsync", refuse)
-    with pytest.raises(UserError, match=words):
-        save_state(path, {**STATE_VALUES, "step": 4})
-    assert path.read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["state"]
+    def slow(_: Run) -> None:
+        nonlocal clock
+        clock += seconds
+        saved.append(steps)
 
-
-def test_writing_below_a_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "runs").write_text("")
-    with pytest.raises(UserError, match="--runs DIR"):
-        write_atomic(tmp_path / "runs" / "a" / "b", "text")
+    monkeypatch.setattr(lockstep, "time", SimpleNamespace(monotonic=lambda: clock))
+    monkeypatch.setattr(lockstep.Lockstep, "tick", a_second)
+    monkeypatch.setattr(lockstep, "save", slow)
+    options = dataclasses.replace(run.options, save_every=save_every)
+    (outcome,) = train_cells([run.cell], lambda: run.data, lambda _: None, options)
+    assert isinstance(outcome, dict)
+    assert (steps, saved) == (42, saves)
 
 
 def test_a_state_of_another_cell_is_refused(tiny_npz: Path, tmp_path: Path) -> None:

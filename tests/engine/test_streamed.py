@@ -22,6 +22,8 @@ from kdbench.errors import Interrupted, UserError
 from kdbench.experiment.folder import FAILURE, RECORD, WEIGHTS
 from kdbench.method import PLAIN, ViewPlan
 from kdbench.models.weights import read_weights
+from kdbench.teachers.outputs import LiveTeacher
+from kdbench.utils.text import size
 
 ROTATIONS = ViewPlan((0, 1, 2, 3))
 
@@ -183,3 +185,36 @@ def test_the_commands_take_image_files(digits: Path, typed: Typed) -> None:
     for workers in ("-1", "513", "x"):
         code, _, err = typed("train", *words[:-1], workers, "--student", "resnet8", "--method", "ce")
         assert (code, "--workers" in err) == (2, True)
+
+
+@pytest.mark.parametrize(("method", "num_views"), [("kd", 1), ("mlld", 2)])
+def test_too_small_a_shared_memory_is_one_line_before_the_teacher_is_queried(
+    method: str, num_views: int, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no failure of the cell; with strong views, more is needed."""
+    opened(digits, tmp_path).train_teacher("resnet8")
+    batch, queried = 8 * 3 * 16 * 16, []
+    needed = (2 * 2 + 2) * batch * num_views
+    monkeypatch.setattr("kdbench.data.loader.free_shared_memory", lambda: needed - 1)
+    monkeypatch.setattr(LiveTeacher, "outputs", lambda *_: queried.append(1))
+    monkeypatch.setattr("kdbench.data.streamed._EVALUATED", 8)
+    session = opened(digits, tmp_path, workers=2)
+    cell = session.cell(method=method, student="resnet8", teacher="resnet8", seed=1)
+    (outcome,) = session.run_all([cell])
+    assert isinstance(outcome, Unread)
+    text = f"2 workers need {size(needed)} of /dev/shm for batches of {size(batch * num_views)}, "
+    assert str(outcome).startswith(text)
+    assert "type --workers 1, or give the job" in str(outcome)
+    assert not queried
+    assert not (cell.folder(tmp_path) / FAILURE).exists()
+
+
+def test_batches_of_test_images_are_looked_at_before_training_too(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdbench.data.loader.free_shared_memory", lambda: (2 * 2 + 2) * 8 * 3 * 16 * 16)
+    session = opened(digits, tmp_path, workers=2)
+    with pytest.raises(
+        Unread, match=r"2 workers need 92.2 kB of /dev/shm for batches of 15.4 kB, and 36.9 kB are free"
+    ):
+        assert session.device_data

@@ -6,13 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
-from cells import Typed
 from own_files import write_own
 
+from kdbench.engine.checks.epoch import trained
 from kdbench.engine.checks.small import PAIRS
 from kdbench.engine.checks.table import CHECKS
 from kdbench.engine.checks.validate import Verdict, judge, remarks, rows
-from kdbench.engine.checks.watched import Watched, trained
+from kdbench.engine.checks.watched import Watched
 from kdbench.experiment.user_methods import FOLDERS
 
 RECIPE = '[[recipe]]\ndataset = "cifar100"\npairs = {pairs}\nsettings = {settings}\nsource = "{source}"\n'
@@ -35,6 +35,8 @@ def first(self, student, teacher, batch):
     return {"early": self.early(teacher.logits).float().square().mean() * FACTOR}
 """
 EARLY = "self.early = nn.Linear(setup.teacher.num_classes, 2)"
+
+COUNT = 'self.register_buffer("count", torch.zeros(()))'
 
 # An average of the student's weights that is evaluated: outside of all modules, or as a buffer of the method.
 AVERAGE = """
@@ -103,6 +105,13 @@ BROKEN: list[tuple[str, dict[str, str], str]] = [
         r"the teacher's weights or statistics are changed",
     ),
     ("teacher", {"init": "self.keep = setup.teacher"}, r"the teacher is in training mode"),
+    ("memory", {"init": COUNT, "loss": "self.count.add_(1)"}, r"^loss\(\) changes method\.count$"),
+    ("memory", {"loss": "self.head.bias.data.mul_(0.9)"}, r"^loss\(\) changes method\.head\.bias$"),
+    (
+        "memory",
+        {"init": f"{EARLY}\n{COUNT}", "more": f"FACTOR = 1{FIRST}".replace("* FACTOR", "+ 0 * self.count.add_(1)")},
+        r"^loss\(\) changes method\.count of pre-training$",
+    ),
     (
         "state",
         {
@@ -186,6 +195,17 @@ def test_an_average_that_is_saved_holds(tmp_path: Path, monkeypatch: pytest.Monk
     assert [verdict for verdict in verdicts if verdict.outcome != "ok"] == []
 
 
+def test_what_is_written_once_a_batch_and_batch_norms_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remember = "def remember(self, rows):\n    self.count.add_(rows['one'].sum())"
+    keeps = f"{COUNT}\nself.norm = nn.BatchNorm1d(setup.student.num_classes)"
+    loss = "return {'ce': ce, 'mine': self.norm(ours).square().mean()}, {'one': torch.ones(1)}"
+    write_own(tmp_path / "own", init=keeps, more=remember, loss=loss)
+    monkeypatch.setenv(FOLDERS, str(tmp_path / "own"))
+    watched = Watched("mine", "cifar", tmp_path)
+    assert judge("memory", watched) == Verdict("memory", "cifar", "ok")
+    assert [float(epoch.run.method.count) for epoch in watched.epochs] == [3]
+
+
 def test_a_method_without_a_teacher_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_own(tmp_path / "own", loss="return {'ce': ce + self.head(student.penultimate).square().mean()}")
     path.write_text(path.read_text().replace(', teacher={"logits"}', "").replace("mine = (ours - teacher.l", "# "))
@@ -195,78 +215,9 @@ def test_a_method_without_a_teacher_passes(tmp_path: Path, monkeypatch: pytest.M
     assert [verdict for verdict in verdicts if verdict.outcome != "ok"] == []
 
 
-@pytest.mark.parametrize(
-    ("more", "text"),
-    [
-        (
-            "class Config(Method.Config):\n    name: str = 'x'\n    'A.'",
-            "Mine has a setting name, which is how records",
-        ),
-        ("class Config(Method.Config):\n    version: int = 1\n    'A.'", "Mine has a setting version, which is how"),
-        (
-            "@classmethod\ndef views(cls, config):\n    return 1 / 0",
-            "Mine.views() fails with the default settings, Zero",
-        ),
-    ],
-)
-def test_a_method_that_cannot_be_run_is_said_in_one_line(more: str, text: str, typed: Typed) -> None:
-    write_own(Path("own"), more=more)
-    code, out, err = typed("--methods", "own", "validate", "mine")
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert text in err
-
-
 def test_every_check_is_broken_by_some_method() -> None:
     assert {check for check, _, _ in BROKEN} == set(CHECKS)
     assert all(check.what and check.remedy for check in CHECKS.values())
-
-
-def test_the_command_says_what_fails_and_what_to_do(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(PAIRS, "vit>cnn")
-    write_own(Path("own"), loss='mine = mine * float("nan")')
-    code, out, err = typed("--methods", "own", "validate", "MINE")
-    assert (code, err) == (1, "")
-    assert re.match(r"mine, version 1, file mine\.py sha256:[0-9a-f]{8}, in steps of a few images", out)
-    assert re.search(r"^losses +Every term of the loss .* FAILS +FAILS *$", out, flags=re.MULTILINE)
-    assert re.search(r"^recipe +The recipe file fits the settings +ok *$", out, flags=re.MULTILINE)
-    assert "FAILS, losses on cifar, timm: term mine is nan in step 1\n    Return a dict of scalars; guard" in out
-    assert re.search(r"^5 of 17 checks fail$", out, flags=re.MULTILINE)
-
-
-def test_checks_on_some_pairs_say_so(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(PAIRS, "vit>cnn")
-    refusal = 'if setup.student.name != "resnet8":\n    raise ValueError("only resnet8")'
-    write_own(Path("own"), init=refusal)
-    code, out, _ = typed("--methods", "own", "validate", "mine")
-    assert (code, out.splitlines()[-1]) == (0, "all 17 checks passed on 1 of 2 pairs only")
-
-
-def test_a_method_that_refuses_every_pair_is_not_checked(typed: Typed) -> None:
-    write_own(Path("own"), init='raise ValueError("it wants three networks")')
-    code, out, err = typed("--methods", "own", "validate", "mine")
-    assert (code, err) == (1, "")
-    assert out.count("it wants three networks") == 1
-    assert out.endswith("nothing was checked: the method supports none of these pairs\n")
-
-
-@pytest.mark.parametrize(
-    ("name", "said"), [("mien", "unknown method 'mien': did you mean mine"), ("broken", "cannot be used")]
-)
-def test_what_is_no_method_is_said_in_one_line(name: str, said: str, typed: Typed) -> None:
-    write_own(Path("own"))
-    Path("own/broken.py").write_text("import nothing_of_this_name\n")
-    code, _, err = typed("--methods", "own", "validate", name)
-    assert (code, err.count("\n")) == (2, 1)
-    assert said in err
-
-
-def test_a_step_that_fails_is_said_once(typed: Typed) -> None:
-    for loss, name, line in (("x = student.stages", "reads", ""), ("x = 1 / 0", "losses", "mine.py, line 36: ZeroDiv")):
-        write_own(Path("own"), loss=loss)
-        code, out, err = typed("--methods", "own", "validate", "mine")
-        assert (code, err, out.count("FAILS, ")) == (1, "", 1)
-        assert re.search(rf"^FAILS, {name} on cifar, timm, vit>cnn: .*{line}.*\n    \w", out, flags=re.MULTILINE)
-        assert out.endswith("\n1 of 17 checks fails; the others could not be run\n")
 
 
 def test_verdicts_become_a_table_and_remarks() -> None:

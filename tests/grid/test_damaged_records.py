@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from cells import Typed
@@ -129,15 +131,15 @@ def test_a_view_survives_records_of_the_wrong_kind(typed: Typed) -> None:
 @pytest.fixture
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """States do not fit on the disk any more, smaller files do."""
-    write = files.write_atomic
 
-    def full(path: Path, data: bytes | str, *words: Any, **keys: Any) -> None:
-        with files.explain_os_errors(path):
-            if len(data) > 20_000:
+    @contextlib.contextmanager
+    def full(path: Path, *words: Any, **keys: Any) -> Iterator[BinaryIO]:
+        with files.atomic_file(path, *words, **keys) as file:
+            yield file
+            if file.seek(0, os.SEEK_END) > 20_000:
                 raise OSError(errno.ENOSPC, "No space left on device")
-        write(path, data, *words, **keys)
 
-    monkeypatch.setattr("kdbench.utils.checkpoint.write_atomic", full)
+    monkeypatch.setattr("kdbench.utils.checkpoint.atomic_file", full)
 
 
 def test_a_full_disk_is_no_failure_of_a_cell(

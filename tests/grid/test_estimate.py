@@ -13,7 +13,7 @@ from estimated_grids import opened, write_grid
 from rich.console import Console
 from typer.testing import CliRunner
 
-from kdbench.cli import grid_view
+from kdbench.cli import grid_needs, grid_view
 from kdbench.cli.grid import app
 from kdbench.data.datasets import SHAPES
 from kdbench.errors import UserError
@@ -94,14 +94,14 @@ def test_caches_that_the_live_teacher_is_asked_instead_of(
     assert found.caches == (replace(need, used=False),)
     assert found.disk.caches == 0
     assert not found.to_build
-    assert "more than half of the disk that the caches above it leave free" in printed(grid_view.caches(found.caches))
+    assert "more than half of the disk that the caches above it leave free" in printed(grid_needs.caches(found.caches))
     monkeypatch.undo()
     grid, statuses = opened(write_grid(tmp_path / "once.toml", seeds=1, epochs=1, methods=["kd"]), tiny_npz, tmp_path)
     kd = [status for status in statuses if status.cell.settings.values().get("temperature") == 2.0]
     (need,) = GridEstimate.of(grid, kd).caches
     assert round(need.views) == need.forwards == 42
     assert not need.used
-    assert "saves nothing: no view" in printed(grid_view.caches([need]))
+    assert "saves nothing: no view" in printed(grid_needs.caches([need]))
 
 
 def test_the_method_that_makes_a_cache_large_is_named(half_done: tuple[Path, Path], tiny_npz: Path) -> None:
@@ -114,8 +114,8 @@ def test_the_method_that_makes_a_cache_large_is_named(half_done: tuple[Path, Pat
     assert need.bytes_without == pytest.approx(without.bytes)
     assert without.bytes < need.bytes / 3
     assert without.largest_reader == ""
-    assert f"{size(without.bytes)} without pckd" in printed(grid_view.caches([need]))
-    assert "without" not in printed(grid_view.caches([replace(need, bytes_without=0.9 * need.bytes)]))
+    assert f"{size(without.bytes)} without pckd" in printed(grid_needs.caches([need]))
+    assert "without" not in printed(grid_needs.caches([replace(need, bytes_without=0.9 * need.bytes)]))
 
 
 def test_the_disk_is_about_what_cells_leave(half_done: tuple[Path, Path], tiny_npz: Path, tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_what_does_not_fit_is_said_with_a_way_out(half_done: tuple[Path, Path], 
     found = GridEstimate.of(grid, statuses)
 
     def told(free: float) -> list[str]:
-        return grid_view.disk_lines(grid, replace(found, disk=replace(found.disk, free=int(free))))
+        return grid_needs.disk_lines(grid, replace(found, disk=replace(found.disk, free=int(free))))
 
     (line,) = told(found.disk.needed + 1)
     assert re.match(r"disk: about [\d.]+ MB for 10 cells, [\d.]+ kB for teacher caches and [\d.]+ MB for the", line)

@@ -14,7 +14,7 @@ import pytest
 from cells import CPU, Typed
 from estimated_grids import opened, write_grid
 
-from kdbench.cli import grid_timing, grid_view
+from kdbench.cli import grid_needs, grid_timing
 from kdbench.engine.bench import Bench
 from kdbench.errors import UserError
 from kdbench.experiment.folder import RECORD
@@ -34,9 +34,9 @@ def test_the_time_is_that_of_finished_cells(half_done: tuple[Path, Path], tiny_n
     assert not found.unknown
     (name,) = {record["environment"]["device"] for record in records}
     assert found.speed.device == estimate.this_device(CPU) == f"{name} with 1 thread"
-    told = " ".join(grid_view.time_lines(replace(found, speed=replace(found.speed, parallel=3))))
+    told = " ".join(grid_needs.time_lines(replace(found, speed=replace(found.speed, parallel=3))))
     assert re.match(r"time: about \d+:\d\d with one worker \(.* with 1 thread\); at best \d+:\d\d with --jobs 3", told)
-    assert "at best" not in " ".join(grid_view.time_lines(replace(found, speed=replace(found.speed, parallel=1))))
+    assert "at best" not in " ".join(grid_needs.time_lines(replace(found, speed=replace(found.speed, parallel=1))))
     assert "building the teacher caches is not included" in told
 
 
@@ -57,11 +57,11 @@ def test_devices_are_not_mixed(half_done: tuple[Path, Path], tiny_npz: Path, mon
     assert (found.speed.device, found.speed.elsewhere) == ("GPU", 4)
     assert set(found.speed.cells.values()) == {6.0}
     assert found.seconds == 10 * 6.0
-    assert "4 records of other devices left out" in " ".join(grid_view.time_lines(found))
+    assert "4 records of other devices left out" in " ".join(grid_needs.time_lines(found))
     here = GridEstimate.of(grid, statuses, device=estimate.this_device(CPU))
     assert [variant.cell.method for variant in here.unknown] == ["reviewkd"]
     assert set(here.speed.cells.values()) == {501.0}
-    told = grid_view.time_lines(here)
+    told = grid_needs.time_lines(here)
     assert re.match(r"time: unknown for 1 of 5 variants \(cells .* seed\), none of which was run on \S", told[0])
     assert "add --measure to time a few steps of each here" in told[0]
     assert told[1].startswith("time: the other 4 variants: about 1:06:48 with one worker (")
@@ -103,7 +103,7 @@ def test_what_was_never_run_is_measured(half_done: tuple[Path, Path], tiny_npz: 
         *("ce resnet20", "cache of resnet20", "cache of resnet14"),
     ]
     assert [parts for _, *parts in shown] == [[number, 7] for number in range(7)]
-    told = " ".join(grid_view.time_lines(after))
+    told = " ".join(grid_needs.time_lines(after))
     assert "5 of 10 variants were timed on a few training steps" in told
     assert "not included" not in told
 

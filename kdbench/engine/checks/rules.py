@@ -16,8 +16,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
 from kdbench.data.views import order
+from kdbench.engine.checks.epoch import same, state_hash, trained
 from kdbench.engine.checks.small import NUM_STEPS, begin, steps
-from kdbench.engine.checks.watched import Refused, Watched, state_hash, trained
+from kdbench.engine.checks.watched import Refused, Watched
 from kdbench.engine.progress import Diverged
 from kdbench.engine.run import Run
 from kdbench.engine.step import StepObserver
@@ -89,6 +90,13 @@ def teacher(watched: Watched) -> None:
             raise Broken("the teacher gets gradients")
 
 
+def memory(watched: Watched) -> None:
+    """Raise Broken unless the loss leaves all that the method keeps as it is."""
+    for epoch in watched.epochs:
+        if epoch.rewritten:
+            raise Broken(f"loss() changes {_listed(sorted(epoch.rewritten))}{_phase(epoch.run)}")
+
+
 def state(watched: Watched) -> None:
     """Raise Broken unless a saved state comes back the same."""
     for pair in watched.halves:
@@ -106,7 +114,7 @@ def resume(watched: Watched) -> None:
         steps(second, NUM_STEPS - second.step)
         if state_hash(second) != epoch.state_hashes[-1]:
             raise Broken(f"after an interruption, training{_phase(second)} ends with other weights")
-        if not _same(predict(second.student, second.data.evaluation), epoch.logits):
+        if not same(predict(second.student, second.data.evaluation), epoch.logits):
             raise Broken(
                 f"after an interruption, an evaluation{_phase(second)} gives other logits from the same weights"
             )
@@ -117,7 +125,7 @@ def weights(watched: Watched) -> None:
     fresh = watched.run(seed=2)
     for epoch in watched.epochs:
         fresh.student.backbone.load_state_dict(epoch.run.student.backbone.state_dict())
-        if not _same(predict(fresh.student, fresh.data.evaluation), epoch.logits):
+        if not same(predict(fresh.student, fresh.data.evaluation), epoch.logits):
             raise Broken("the saved weights, loaded into a fresh network, give other logits than were evaluated")
 
 
@@ -269,11 +277,6 @@ def _trains_in(watched: Watched, precision: Precision) -> None:
 def _first_steps(watched: Watched) -> list[str]:
     """Return the state hash after the first step of each phase."""
     return [epoch.state_hashes[0] for epoch in watched.epochs]
-
-
-def _same(logits: Tensor, others: Tensor) -> bool:
-    """Return whether logits are equal bit for bit, NaN included."""
-    return torch.allclose(logits, others, rtol=0, atol=0, equal_nan=True)
 
 
 def _position(run: Run) -> tuple[object, ...]:

@@ -53,6 +53,14 @@ CHECKS = {
         what="The teacher and all that is given stay as they are",
         remedy="Work on copies, not with in-place operations, and register neither the teacher nor a part of it.",
     ),
+    "memory": Check(
+        holds=rules.memory,
+        what="The loss changes nothing that the method keeps",
+        remedy=(
+            "Return what is to be kept beside the terms, and write it in remember(): loss() may see a batch in groups, "
+            "on several devices."
+        ),
+    ),
     "state": Check(
         holds=rules.state,
         what="A saved state comes back the same",

@@ -1,0 +1,90 @@
+"""Time the steps of methods, and what they consist of."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from kdbench.data.batches import DeviceData
+from kdbench.data.streamed import StreamedDataset
+from kdbench.engine.bench import Bench, Stepper, alternate, plan_of, ratio
+from kdbench.engine.loading import steady_seconds
+from kdbench.method import PLAIN
+from kdbench.teachers.demand import Wanted
+from kdbench.teachers.outputs import TeacherSource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """Seconds of one step of a method and of its parts."""
+
+    method: str
+    outputs: str
+    step: float
+    ratio: float
+    """Steps of the student alone, on plain views, that take as long."""
+    data: float
+    teacher: float
+    student: float
+    loaded: float | None = None
+    """Seconds of one step on the images of a loader."""
+
+
+def measure(
+    bench: Bench,
+    methods: Sequence[str],
+    rounds: int,
+    observe: Callable[[str, float], None] = lambda *_: None,
+    files: StreamedDataset | None = None,
+) -> tuple[list[Row], float]:
+    """Time every method, live and cached, against the student alone; also the seconds of a teacher's training step.
+
+    Parameters
+    ----------
+    files
+        As many images as the bench has, on which every method is timed as well.
+
+    Returns
+    -------
+    rows, teacher
+        One row for each method and source of teacher outputs.
+    """
+    rows = []
+    device, alone = bench.options.device, bench.protocol.baseline
+    for method in methods:
+        cell = bench.cell(method)
+        plan = plan_of(cell)
+        works = {"alone": bench.alone_step(), "data": bench.data_step(plan)}
+        if plan != PLAIN:
+            works["alone on its views"] = bench.alone_step(plan)
+        sources = {"live": TeacherSource(bench.live, None)} if cell.teacher else {}
+        if cell.teacher and Wanted.by(cell).cacheable:
+            sources["cache"] = bench.cached(cell)
+        for kind, source in sources.items():
+            works[f"teacher {kind}"] = bench.teacher_step(cell, source)
+            works[kind] = Stepper([cell], bench.batches(plan), source, bench.options)
+        times = alternate(works, rounds, device, lambda part, method=method: observe(method, part))  # type: ignore[misc]
+        middle = {name: statistics.median(seconds) for name, seconds in times.items()}
+        student = middle["alone on its views" if plan != PLAIN else "alone"] - middle["data"]
+        for kind in sources or ("",):
+            name = kind or "alone"
+            loaded = None
+            if files:
+                batches = bench.batches(plan, DeviceData(files, bench.protocol, device))
+                step = Stepper([cell], batches, sources.get(kind), bench.options)
+                loaded = steady_seconds(step, batches, files.num_workers, rounds)
+            rows.append(
+                Row(
+                    method=method if kind else alone,
+                    outputs=kind or "--",
+                    step=middle[name],
+                    ratio=ratio(times, name, "alone"),
+                    data=middle["data"],
+                    teacher=middle.get(f"teacher {kind}", 0.0),
+                    student=student,
+                    loaded=loaded,
+                )
+            )
+    times = alternate({"teacher": bench.alone_step(student=bench.teacher)}, max(rounds // 3, 1), device)
+    return rows, statistics.median(times["teacher"])

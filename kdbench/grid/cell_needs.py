@@ -1,0 +1,137 @@
+"""Find what cells need of memory and disk, and the pairs that a method does not support, without allocating weights."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.data.groups import Layout
+from kdbench.data.images import DataShape
+from kdbench.data.views import check_plan
+from kdbench.engine.step import Step, check_batches
+from kdbench.experiment.cell import Cell
+from kdbench.experiment.protocol import Protocol
+from kdbench.experiment.registry import load_method
+from kdbench.experiment.rule_groups import OptimizerRules
+from kdbench.grid.grid import Grid
+from kdbench.grid.shapes import without_values
+from kdbench.grid.variants import Variant
+from kdbench.method import Setup
+from kdbench.models import build_backbone
+from kdbench.net import Net
+from kdbench.teachers.demand import Wanted
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellNeed:
+    """The bytes that one cell takes while it is trained, by the shapes of its networks and of its method."""
+
+    state: int
+    """Its saved state: weights, what the optimiser keeps of each, and what the method keeps."""
+    device: int
+    """Networks, gradients, and what optimiser and method keep: all but activations and images."""
+    method: int
+    """What the method adds to the state."""
+
+
+def cell_needs(
+    grid: Grid, variants: Iterable[Variant], data: DataShape
+) -> tuple[dict[Variant, CellNeed], dict[str, str]]:
+    """Return what a cell of each variant needs, and why methods do not support pairs of the grid, or its images.
+
+    A method that reads values of a network, or a network that cannot be built without them, is in neither.
+
+    Returns
+    -------
+    needs, reasons
+        The reasons by ``"METHOD PAIR"``.
+    """
+    protocol, nets = grid.session.protocol, dict[str, Net | None]()
+    given = grid.session.given
+    labels = given.train_labels if given else torch.arange(data.num_images) % data.num_classes
+    needs: dict[Variant, CellNeed] = {}
+    reasons: dict[str, str] = {}
+    for variant in variants:
+        cell = variant.cell
+        names = [cell.student, *([cell.teacher.network] if cell.teacher else [])]
+        for name in names:
+            if name not in nets:
+                nets[name] = _net(name, protocol, data)
+        student, *teachers = (nets[name] for name in names)
+        teacher = teachers[0] if teachers else None
+        if student is None or (teachers and teacher is None):
+            continue
+        try:
+            # A copy, since some methods freeze parts of a student.
+            needs[variant] = _need(cell, copy.deepcopy(student), teacher, data, labels)
+        except ValueError as error:
+            reasons[variant.name] = str(error)
+        except Exception:  # noqa: S112 - it needs values
+            continue
+    return needs, reasons
+
+
+def _need(cell: Cell, student: Net, teacher: Net | None, data: DataShape, labels: Tensor) -> CellNeed:
+    """Build a cell's step, and add up what it keeps.
+
+    Raises
+    ------
+    ValueError
+        The method does not support the networks or the images.
+    """
+    protocol = cell.protocol
+    schedule, optimizer = protocol.rules.schedule, protocol.rules.optimizer
+    check_plan(Wanted.by(cell).plan, data.image_size)
+    plain = _bytes(student.backbone.state_dict()) + _trained(student) * _values_kept(optimizer)
+    with without_values():
+        setup = Setup(
+            student=student,
+            teacher=teacher,
+            labels=labels,
+            epochs=protocol.epochs,
+            steps_per_epoch=1,
+            group_size=schedule.images_together,
+        )
+        method = load_method(cell.method)(cell.settings.config, setup)
+        step = Step(method.wrap(setup), method)
+    check_batches(method, Layout(data.num_images, schedule))
+    kept = _trained(step) * _values_kept(optimizer)
+    state = _bytes(step.student.backbone.state_dict()) + _bytes(method.state_dict()) + kept
+    device = [*step.parameters(), *step.buffers(), *((*teacher.parameters(), *teacher.buffers()) if teacher else ())]
+    return CellNeed(
+        state=state,
+        device=sum(tensor.nbytes for tensor in device) + _trained(step) + kept,
+        method=state - plain,
+    )
+
+
+def _trained(module: nn.Module) -> int:
+    """Return the bytes of what is trained."""
+    return sum(parameter.nbytes for parameter in module.parameters() if parameter.requires_grad)
+
+
+def _values_kept(rules: OptimizerRules) -> int:
+    """Return how many values an optimiser keeps of each that it changes."""
+    return 2 if rules.name == "AdamW" else int(bool(rules.momentum))
+
+
+def _bytes(state: Mapping[str, Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in state.values())
+
+
+def _net(network: str, protocol: Protocol, data: DataShape) -> Net | None:
+    rules = protocol.rules.data
+    with contextlib.suppress(Exception), without_values():
+        backbone = build_backbone(network, data.num_classes, data.image_size)
+        net = Net(network, backbone, mean=rules.mean, std=rules.std, image_size=data.image_size)
+        with torch.device("cpu"):  # what a network that a method makes of it is given
+            net.mean, net.std = torch.tensor(rules.mean), torch.tensor(rules.std)
+        return net
+    return None
