@@ -8,8 +8,8 @@ from dataclasses import replace
 from kdbench.analysis.tables.table import Table, words
 from kdbench.engine.bench import Bench, forward_seconds
 from kdbench.engine.bench_methods import Row
-from kdbench.grid.cache_needs import dense_pairs
 from kdbench.teachers.demand import Wanted, visited
+from kdbench.teachers.pairs import PoolPairs
 
 
 def table(
@@ -88,9 +88,10 @@ def _build_hours(bench: Bench, rows: Sequence[Row], seeds: int) -> tuple[float, 
     numbering = bench.data.images.numbering
     if not cached or not numbering.repeats:  # no cache is worth its while
         return 0.0, 0
-    if bench.protocol.rules.augmentation.pool is None:
+    pool = PoolPairs.of(numbering, len(bench.data.labels), [want.plan for want in cached])
+    if pool is None:
         wanted = [replace(want, seed=seed) for seed in range(1, seeds + 1) for want in cached]
         views = len(visited(wanted, bench.data))
     else:
-        views = dense_pairs(len(bench.data.labels), numbering, [want.plan for want in cached])
+        views = len(pool)
     return views * forward_seconds(bench) / 3600, views

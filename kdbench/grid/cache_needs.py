@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kdbench.data.images import DataShape
-from kdbench.data.views import ViewIds, numbering_of
+from kdbench.data.views import CropIds, ViewIds, numbering_of
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.protocol import Protocol
 from kdbench.grid.grid import Grid, GridTeacher
@@ -19,13 +19,8 @@ from kdbench.method import ViewPlan
 from kdbench.net import Part
 from kdbench.teachers.cache_list import CacheInfo
 from kdbench.teachers.demand import Wanted
+from kdbench.teachers.pairs import PoolPairs, stored_parts
 from kdbench.utils.files import free_space
-
-
-def dense_pairs(num_images: int, numbering: ViewIds, plans: Iterable[ViewPlan]) -> int:
-    """Return the pairs that a cache of a pool has a row for: all crops of all images, and their rotations if any is."""
-    rotated = {any(plan.quarter_turns) for plan in plans}
-    return num_images * numbering.num_crops * (4 if True in rotated else 1 if rotated else 0)
 
 
 def expected_pairs(num_images: int, numbering: ViewIds, plans: Mapping[frozenset[ViewPlan], int]) -> float:
@@ -133,7 +128,6 @@ def cache_needs(
     numbering = numbering_of(protocol.rules.augmentation)
     if not numbering.repeats:
         return ()
-    dense = protocol.rules.augmentation.pool is not None
     readers: dict[str, list[tuple[Variant, Wanted]]] = {}
     for variant in variants:
         want = Wanted.by(variant.cell)
@@ -141,9 +135,9 @@ def cache_needs(
             readers.setdefault(variant.cell.teacher.id, []).append((variant, want))
 
     def expected(reading: Iterable[tuple[Sequence[Cell], Wanted]]) -> float:
-        if dense:
-            return dense_pairs(data.num_images, numbering, [want.plan for cells, want in reading if cells])
-        return expected_pairs(data.num_images, numbering, epochs_by_plans(reading))
+        reading = list(reading)
+        pool = PoolPairs.of(numbering, data.num_images, [want.plan for cells, want in reading if cells])
+        return expected_pairs(data.num_images, numbering, epochs_by_plans(reading)) if pool is None else len(pool)
 
     needs = []
     free = free_space(grid.session.runs)
@@ -153,17 +147,18 @@ def cache_needs(
             continue
         teacher = grid.teachers[teacher_id]
         views = expected((variant.left, want) for variant, want in reading)
-        on_disk = _on_disk(teacher, protocol, parts, caches)
+        shape = shapes[teacher.ref.network]
+        on_disk = _on_disk(teacher, protocol, stored_parts(parts, numbering, shape.widths), caches)
         missing = views
         if on_disk:
             missing = _missing(expected(((*v.left, *v.done), want) for v, want in reading), on_disk)
-        row_bytes = _row_bytes(parts, shapes[teacher.ref.network], dense=dense)
+        row_bytes = _row_bytes(parts, numbering, shape)
         without = {
             method: expected((v.left, want) for v, want in reading if v.cell.method != method)
             * _row_bytes(
                 {part for v, want in reading if v.left and v.cell.method != method for part in want.parts},
-                shapes[teacher.ref.network],
-                dense=dense,
+                numbering,
+                shape,
             )
             for method in dict.fromkeys(v.cell.method for v, _ in reading if v.left)
         }
@@ -185,14 +180,10 @@ def cache_needs(
     return tuple(needs)
 
 
-def _row_bytes(parts: set[Part], shape: NetShape, *, dense: bool) -> int:
-    """Return the bytes that one pair and its outputs take.
-
-    A dense cache keeps no list of pairs, and no logits where the features from which they follow are narrower.
-    """
-    if dense and shape.row["penultimate"] < shape.row["logits"]:
-        parts = parts and {"penultimate"}
-    return (0 if dense else 8) + sum(shape.row[part] for part in parts)
+def _row_bytes(parts: set[Part], numbering: ViewIds, shape: NetShape) -> int:
+    """Return the bytes that one pair and its outputs take; the cache of a pool keeps no list of pairs."""
+    listed = 0 if isinstance(numbering, CropIds) and numbering.pool else 8
+    return listed + sum(shape.row[part] for part in stored_parts(parts, numbering, shape.widths))
 
 
 def _missing(total: float, on_disk: int) -> float:
@@ -205,11 +196,11 @@ def _missing(total: float, on_disk: int) -> float:
     return missing if missing > 5 * total**0.5 else 0.0
 
 
-def _on_disk(teacher: GridTeacher, protocol: Protocol, parts: set[Part], caches: Sequence[CacheInfo]) -> int:
+def _on_disk(teacher: GridTeacher, protocol: Protocol, parts: Collection[Part], caches: Sequence[CacheInfo]) -> int:
     """Count the pairs whose parts a teacher's cache holds under the same rules."""
     return sum(
         info.pairs
         for info in caches
-        if teacher.card and info.identity and parts <= set(info.parts)
+        if teacher.card and info.identity and set(parts) <= set(info.parts)
         if info.identity.is_under(teacher.card, protocol)
     )

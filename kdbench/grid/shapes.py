@@ -35,6 +35,8 @@ class NetShape:
 
     bytes: int
     """Bytes of its state dict."""
+    widths: Mapping[Part, int]
+    """Classes, and penultimate features."""
     row: Mapping[Part, int]
     """Bytes in which a cache keeps each part of one view: one value a class, and one for each penultimate feature."""
 
@@ -91,9 +93,11 @@ def net_shape(network: str, data: DataShape, precision: Precision = "fp32") -> N
         with torch.inference_mode(), autocast(cpu, precision):
             features = backbone.features(torch.zeros(1, 3, *data.image_size), maps=False).penultimate
             size = {"logits": head(features).element_size(), "penultimate": features.element_size()}
+    widths: dict[Part, int] = {"logits": head.out_features, "penultimate": head.in_features}
     return NetShape(
         bytes=sum(values.nbytes for values in backbone.state_dict().values()),
-        row={"logits": size["logits"] * head.out_features, "penultimate": size["penultimate"] * head.in_features},
+        widths=widths,
+        row={part: size[part] * width for part, width in widths.items()},
     )
 
 

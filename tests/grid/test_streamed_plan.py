@@ -27,6 +27,7 @@ from kdbench.grid.shapes import NetShape, data_shape
 from kdbench.grid.states import Status
 from kdbench.grid.variants import variants_of
 from kdbench.method import PLAIN, ViewPlan
+from kdbench.teachers.pairs import PoolPairs
 from kdbench.utils.scheduler import Scheduler
 
 ROTATIONS = ViewPlan((0, 1, 2, 3))
@@ -95,19 +96,20 @@ def test_a_cell_keeps_what_the_shapes_say(
 def test_a_cache_of_a_pool_has_every_crop_and_no_list() -> None:
     """Rotations of all crops, if a method rotates; the features alone where they are narrower than the logits."""
     crops = CropIds(50)
-    assert cache_needs.dense_pairs(10, crops, [PLAIN, PLAIN]) == 10 * 50
-    assert cache_needs.dense_pairs(10, crops, [PLAIN, ROTATIONS]) == 10 * 50 * 4
-    assert cache_needs.dense_pairs(10, crops, []) == 0
-    narrow = NetShape(bytes=0, row={"logits": 4000, "penultimate": 2048})
-    wide = NetShape(bytes=0, row={"logits": 4000, "penultimate": 8192})
+    for plans, ids in (([PLAIN, PLAIN], 50), ([PLAIN, ROTATIONS], 4 * 50), ([], 0)):
+        pool = PoolPairs.of(crops, 10, plans)
+        assert pool is not None
+        assert len(pool) == 10 * ids
+    narrow = NetShape(bytes=0, widths={"logits": 1000, "penultimate": 512}, row={"logits": 4000, "penultimate": 2048})
+    wide = NetShape(bytes=0, widths={"logits": 1000, "penultimate": 2048}, row={"logits": 4000, "penultimate": 8192})
     for parts, of_narrow, of_wide in (
         ({"logits"}, 2048, 4000),
         ({"penultimate"}, 2048, 8192),
         ({"logits", "penultimate"}, 2048, 12192),
         (set(), 0, 0),
     ):
-        assert cache_needs._row_bytes(parts, narrow, dense=True) == of_narrow  # type: ignore[arg-type]
-        assert cache_needs._row_bytes(parts, wide, dense=True) == of_wide  # type: ignore[arg-type]
+        assert cache_needs._row_bytes(parts, crops, narrow) == of_narrow  # type: ignore[arg-type]
+        assert cache_needs._row_bytes(parts, crops, wide) == of_wide  # type: ignore[arg-type]
 
 
 def test_what_imagenet_needs_is_said_without_an_image(
