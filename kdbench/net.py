@@ -120,6 +120,20 @@ class Outputs:
         parts = {name: value if name in reads else None for name, value in self._parts.items()}
         return Outputs(self._owner, **parts, weight=self._weight, bias=self._bias, absent=self._absent)
 
+    @classmethod
+    def of_views(cls, outputs: Sequence[Outputs]) -> Outputs:
+        """Put outputs for several views of the same images behind each other; all of them have the same parts."""
+        first = outputs[0]
+        if len(outputs) == 1:
+            return first
+        parts: dict[str, Any] = {}
+        for name, part in first.parts().items():
+            views = [each._parts[name] for each in outputs]
+            parts[name] = (
+                tuple(map(torch.cat, zip(*views, strict=True))) if isinstance(part, tuple) else torch.cat(views)
+            )
+        return cls(first._owner, **parts, weight=first._weight, bias=first._bias, absent=first._absent)
+
     def parts(self) -> dict[str, Tensor | tuple[Tensor, ...]]:
         """Return the parts that are given, by name."""
         return {name: part for name, part in self._parts.items() if part is not None}

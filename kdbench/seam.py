@@ -88,6 +88,12 @@ class ViewPlan:
         """Number of views an image has, ``V``."""
         return len(self.quarter_turns) + self.num_strong
 
+    @property
+    def rows(self) -> tuple[tuple[str, int], ...]:
+        """Names of the views, in their order; where the rows of an image share a crop, equal names are equal images."""
+        turned = tuple(("turned", turns) for turns in self.quarter_turns)
+        return turned + tuple(("strong", number) for number in range(self.num_strong))
+
     def begins_with(self, other: ViewPlan) -> bool:
         """Return whether the first views are those of another plan; its images are then the first of this one's."""
         if other.num_strong:

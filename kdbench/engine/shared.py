@@ -31,6 +31,10 @@ class Feed:
     plan: ViewPlan
 
 
+Query = tuple[TeacherSource, tuple[str, int]]
+"""A view, by its name in plans, that a live teacher is asked about."""
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class TeacherInputs:
@@ -90,15 +94,24 @@ class SharedInputs:
     def __init__(self, batches: Batches, device: torch.device) -> None:
         self.batches, self.device = batches, device
         self._readers: dict[Feed, Reader] = {}
+        self._reads: dict[Query, frozenset[Part]] = {}
+        """What is read of a live teacher for a view that feeds may have in common."""
 
     def open(self, wanted: Iterable[tuple[Feed, frozenset[Part]]]) -> None:
         """Let runs be given, from now on, what each of them needs of its feed's teacher."""
         needs: dict[Feed, frozenset[Part]] = {}
         for feed, parts in wanted:
             needs[feed] = needs.get(feed, frozenset()) | parts
-        self._readers = {
-            feed: feed.source.reader(self.batches, feed.plan, parts) for feed, parts in needs.items() if feed.source
-        }
+        self._readers, self._reads = {}, {}
+        for feed, parts in needs.items():
+            if not feed.source:
+                continue
+            if feed.source.kind == "cache" or not self.batches.data.images.numbering.rows_share_a_crop:
+                self._readers[feed] = feed.source.reader(self.batches, feed.plan, parts)
+                continue
+            for row in feed.plan.rows:
+                query = feed.source, row
+                self._reads[query] = self._reads.get(query, frozenset()) | parts
 
     def look_up(self, group: Group, feeds: Iterable[Feed]) -> Inputs:
         """Look up what a group of images needs."""
@@ -117,13 +130,31 @@ class SharedInputs:
             with Span(self.device) as augmenting:
                 images[plan] = self.batches.views.make(index, source, plan), augmenting
         maker = makers(frozenset(feed.plan for feed in inputs.teacher))
+        answers: dict[Query, Outputs] = {}
         shared: dict[Feed, Shared] = {}
         for feed, looked_up in inputs.teacher.items():
             whole, augmenting = images[maker[feed.plan]]
             views = whole[: feed.plan.num_views * len(index)]
             with Span(self.device) as querying:
-                outputs = (
-                    self._readers[feed].outputs(views, looked_up.parts) if feed in self._readers else Outputs("teacher")
-                )
+                if feed in self._readers:
+                    outputs = self._readers[feed].outputs(views, looked_up.parts)
+                elif feed.source:
+                    outputs = self._query(feed.source, feed.plan, views, answers)
+                else:
+                    outputs = Outputs("teacher")
             shared[feed] = Shared(views, outputs, (augmenting, looked_up.span, querying))
         return shared
+
+    def _query(self, source: TeacherSource, plan: ViewPlan, views: Tensor, answers: dict[Query, Outputs]) -> Outputs:
+        """Query a live teacher view by view; for one that feeds have in common, once for all of them.
+
+        What it says of the plain view does not depend on which methods with more views are in lockstep.
+        """
+        outputs = []
+        for row, images in zip(plan.rows, views.chunk(plan.num_views), strict=True):
+            query = source, row
+            if query not in answers:
+                answers[query] = source.live.outputs(images, self._reads[query])
+            outputs.append(answers[query])
+        parts = frozenset.intersection(*(self._reads[source, row] for row in plan.rows))
+        return Outputs.of_views([each.narrowed(parts) for each in outputs])

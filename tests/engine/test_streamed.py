@@ -218,3 +218,22 @@ def test_batches_of_test_images_are_looked_at_before_training_too(
         Unread, match=r"2 workers need 92.2 kB of /dev/shm for batches of 15.4 kB, and 36.9 kB are free"
     ):
         assert session.device_data
+
+
+def test_a_view_that_cells_have_in_common_is_queried_once(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plain views of kd and pckd are the same images: four views of a group make four forward passes, not five."""
+    session = opened(digits, tmp_path)
+    session.train_teacher("resnet8")
+    outputs, sizes = LiveTeacher.outputs, []
+
+    def counted(self: LiveTeacher, images: torch.Tensor, reads: frozenset[Any]) -> Any:
+        sizes.append(len(images))
+        return outputs(self, images, reads)
+
+    monkeypatch.setattr(LiveTeacher, "outputs", counted)
+    trained(session, "kd", "pckd")
+    batches = Batches(session.device_data, session.protocol, 1)
+    groups = [last - first for step in range(batches.steps) for first, last in batches.layout.bounds(step)]
+    assert sizes == [size for size in groups for _ in range(4)] * session.protocol.epochs
