@@ -259,6 +259,7 @@ def keep_loading(sender: Connection) -> None:
 
 SCRIPT = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored where the tests run in the background
 sys.path[:0] = {path!r}
 import test_loader as tests
 opened = tests.ImageLoader(tests.Decoder(tests.Slow(tests.CONTENTS), tests.RULES), 2)
