@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import typer
+from answers import fault_of_message
 from fake_records import fake_record, write_records
 from image_folder import write_folder
 
@@ -269,18 +270,7 @@ def fault(case: Case) -> str:
     if code == 0:
         senseless = NUMBERS[3:7] if case.is_number else [] if case.parameter in PATHS else ["", " "]
         return f"{case.value[:40]!r} is taken" if case.value in senseless else ""
-    return _fault_of_message(out, error, case.value)
-
-
-def _fault_of_message(out: str, error: str, value: str) -> str:
-    text = (out + error).strip().replace(value, value[:40])
-    if error.startswith("kdbench: ") and len(error.strip().splitlines()) > 1:
-        return f"{len(error.splitlines())} lines: {error[:200]!r}"
-    if not text or len(text) > 3000 or any(len(line) > 2000 for line in text.splitlines()):
-        return f"a message of {len(text)} characters: {text[:100]!r}"
-    if controls := [letter for letter in text if not letter.isprintable() and letter != "\n"]:
-        return f"{controls[0]!r} in the message: {text[:200]!r}"
-    return ""
+    return fault_of_message(out, error, case.value)
 
 
 def test_every_command_is_tried() -> None:

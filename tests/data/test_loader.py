@@ -13,29 +13,19 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
-from photos import Files, centre, encoded, photo, views
+from loader_items import CONTENTS, RULES, Loading, items
+from photos import Files, centre, views
 from small_data import message
-from torch import Tensor
-from torch.utils.data import _utils, get_worker_info
+from torch.utils.data import _utils
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from kdbench.data import decode
-from kdbench.data.crops import CropRules
 from kdbench.data.decode import Decoder
 from kdbench.data.loader import EvaluationItem, ImageLoader, Item
-from kdbench.utils import resources
 from kdbench.utils.signals import DEFERRED
-
-RULES = CropRules(
-    size=32, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), interpolation="bilinear", evaluation_size=36, flip=True
-)
-CONTENTS = [encoded(photo(60, 45, seed=seed), "JPEG") for seed in range(10)]
-Loading = Callable[..., ImageLoader]
 
 
 @pytest.fixture(autouse=True)
@@ -52,29 +42,6 @@ def handler() -> Iterator[None]:
     before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGCHLD, before)
-
-
-@pytest.fixture
-def loading() -> Iterator[Loading]:
-    """Make loaders that are closed at the end."""
-    loaders: list[ImageLoader] = []
-
-    def make(num_workers: int, files: Files | None = None) -> ImageLoader:
-        loaders.append(ImageLoader(Decoder(files or Files(CONTENTS), RULES), num_workers))
-        return loaders[-1]
-
-    yield make
-    for opened in loaders:
-        opened.close()
-
-
-def items(seed: int = 1, num_strong: int = 0) -> list[Item]:
-    """Nine batches of two images, one of three, and one of an image that comes several times."""
-    generator = torch.Generator().manual_seed(seed)
-    batches = [torch.randint(10, (size,), generator=generator) for size in [2] * 9 + [3]] + [torch.full((5,), 7)]
-    return [
-        Item(index, torch.randint(2**36, (len(index),), generator=generator), seed, 2, num_strong) for index in batches
-    ]
 
 
 def alive(pid: int) -> bool:
@@ -302,28 +269,3 @@ def test_a_process_has_one_thread(loading: Loading) -> None:
         next(loading(1, Told(CONTENTS)).batches(items()))
     torch.set_num_threads(before)
     assert caught.value.errno == 1
-
-
-def test_too_small_a_shared_memory_is_one_line_before_processes_start(
-    loading: Loading, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    batch = 2 * 3 * 32 * 32
-    monkeypatch.setattr(resources.shutil, "disk_usage", lambda _: SimpleNamespace(free=9 * batch))
-    opened = loading(4)
-    text = message(lambda: opened.batches(items()))
-    assert text.startswith("4 workers need 61.4 kB of /dev/shm for batches of 6.1 kB, and 55.3 kB are free: ")
-    assert "type --workers 3, or give" in text
-    assert not opened.processes.workers
-    for num_workers in (0, 3):
-        loading(num_workers).check_shared_memory(2)
-
-
-def test_shared_memory_that_fills_up_is_one_line(loading: Loading, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: Tensor) -> Any:
-        assert get_worker_info() is not None
-        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2_3>: No space left (28)")
-
-    monkeypatch.setattr(Tensor, "share_memory_", fail)
-    text = message(lambda: next(loading(1).batches(items())))
-    assert text.startswith("/dev/shm is full: type --workers 0, or fewer than 1, or give")
-    assert len(list(loading(0).batches(items()))) == 11
