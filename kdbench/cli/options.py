@@ -52,8 +52,8 @@ DeviceOption = Annotated[
 SaveEveryOption = Annotated[
     float,
     typer.Option(
-        help="Seconds between two saves of the state; more where a save takes over a twentieth of that. 0: save after "
-        "every step."
+        help="Seconds between two saves of the state; longer where saving would take more than a twentieth of the "
+        "time. 0: save after every step."
     ),
 ]
 WorkersOption = Annotated[

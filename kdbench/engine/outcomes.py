@@ -89,7 +89,7 @@ class Outcomes:
                     self.fail(run, (Unread if unread[run.cell.id] else UserError)(texts[run.cell.id]))
 
     def stop(self, held: Sequence[Worked], reason: str) -> None:
-        """End what goes on without an end of its own, since another process of its devices has ended."""
+        """End the cells that are still in progress, since another process that computes them has ended."""
         for each in held:
             if not self.has(each.cell) or isinstance(self._by_id[each.cell.id], RankLost):
                 self.fail(each, RankLost(f"{each.cell} was stopped ({reason}): type the same command to resume"))

@@ -32,7 +32,7 @@ class Feed:
 
 
 Query = tuple[TeacherSource, tuple[str, int]]
-"""A view, by its name in plans, that a live teacher is asked about."""
+"""A live teacher, and a view, by its name in plans, for which it is queried."""
 
 
 @final
