@@ -46,7 +46,6 @@ def cache_build(
 ) -> None:
     """Run a teacher once on every view that methods and seeds will see, and store its outputs."""
     from kdbench.engine.display import Display
-    from kdbench.experiment.pairs import TeacherSpec
     from kdbench.teachers.demand import Wanted
     from kdbench.teachers.plan import Demand
 
@@ -60,8 +59,7 @@ def cache_build(
         download=download,
         workers=workers,
     )
-    spec = TeacherSpec.parse(teacher)
-    card = session.teachers.find(spec, session.teachers.spelling(spec.network))
+    card = session.teachers.named(teacher)
     cells = [
         session.cell(method=name, student=card.network, teacher=card.spec, seed=number)
         for name in dict.fromkeys(method)
@@ -94,15 +92,13 @@ def cache_check(
     workers: WorkersOption = None,
 ) -> None:
     """Read all files of a teacher's cache, and query the teacher again for a sample of what it holds."""
-    from kdbench.experiment.pairs import TeacherSpec
     from kdbench.teachers.outputs import Query
 
     session = open_session(
         protocol, runs=runs, data=data, precision=precision, device=device, download=download, workers=workers
     )
-    spec = TeacherSpec.parse(teacher)
     store = session.teachers
-    card = store.find(spec, store.spelling(spec.network))
+    card = store.named(teacher)
     cache = store.cache(card)
     with spinner(console()) as waiting:
         waiting.add_task(f"reading {cache.folder}")

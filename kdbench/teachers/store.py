@@ -62,6 +62,17 @@ class TeacherStore:
         """
         return find_teacher(self.runs, self.protocol, spec, network)
 
+    def named(self, teacher: str) -> TeacherCard:
+        """Return the card of a teacher as users name it, ``NETWORK`` or ``NETWORK@HASH``.
+
+        Raises
+        ------
+        UserError
+            There is none, or there are several.
+        """
+        spec = TeacherSpec.parse(teacher)
+        return self.find(spec, self.spelling(spec.network))
+
     def card(self, teacher: TeacherRef) -> TeacherCard:
         """Return the card of a cell's teacher.
 
