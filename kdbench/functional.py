@@ -139,7 +139,18 @@ def pooled_to(maps: Tensor, size: Sequence[int]) -> Tensor:
     """
     height, width = size
     (rows, more_rows), (columns, more_columns) = divmod(maps.shape[2], height), divmod(maps.shape[3], width)
+    # On CUDA the gradient of adaptive pooling, but for the mean of the whole map, is not the same each time.
+    if (height, width) == (1, 1):
+        return functional.adaptive_avg_pool2d(maps, 1)
     if more_rows or more_columns:
-        return functional.adaptive_avg_pool2d(maps, (height, width))
-    # On CUDA its gradient, unlike that of adaptive pooling, is the same each time.
+        down, across = (_windows(of, to, maps) for of, to in zip(maps.shape[2:], size, strict=True))
+        return torch.einsum("ir,bcrs,js->bcij", down, maps, across)
     return maps if (rows, columns) == (1, 1) else functional.avg_pool2d(maps, (rows, columns))
+
+
+def _windows(of: int, to: int, like: Tensor) -> Tensor:
+    """Return the weights ``(to, of)`` with which adaptive pooling averages rows; its windows may overlap."""
+    window, row = (torch.arange(count, device=like.device) for count in (to, of))
+    start, end = window * of // to, -(-(window + 1) * of // to)
+    inside = (row >= start[:, None]) & (row < end[:, None])
+    return inside.to(like.dtype) / (end - start)[:, None]

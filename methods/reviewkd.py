@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdbench.functional import at_least_float32, deepest_pairs, warmup_factor
+from kdbench.functional import at_least_float32, deepest_pairs, pooled_to, warmup_factor
 from kdbench.method import Batch, Method, Outputs, Paper, Reads, Setup, count, fraction, weight
 
 POOLED_SIZES = (4, 2, 1)
@@ -32,7 +32,7 @@ def hcl_loss(fused: Tensor, teacher: Tensor) -> Tensor:
         if size >= min(fused.shape[2:]):
             continue
         weight /= 2
-        pooled = [functional.adaptive_avg_pool2d(maps, size) for maps in (fused, teacher)]
+        pooled = [pooled_to(maps, (size, size)) for maps in (fused, teacher)]
         total = total + weight * functional.mse_loss(pooled[0], pooled[1])
         weights += weight
     return total / weights

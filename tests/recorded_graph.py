@@ -44,7 +44,7 @@ class RecordedGraph:
 
 
 class record(TorchDispatchMode):  # noqa: N801 - in place of torch.cuda.graph
-    def __init__(self, graph: RecordedGraph, pool: object = None) -> None:
+    def __init__(self, graph: RecordedGraph, pool: object = None, stream: object = None) -> None:
         super().__init__()
         self.graph = graph
         self.before: list[tuple[Tensor, Tensor]] = []

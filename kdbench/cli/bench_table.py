@@ -38,10 +38,7 @@ def table(
             "images/s": f"{batch / row.step:.0f}",
             **({"from files": f"{batch / row.loaded:.0f}"} if row.loaded else {}),
             "x student only": f"{row.ratio:.2f}",
-            "data %": f"{100 * row.data / row.step:.0f}",
-            "teacher %": f"{100 * row.teacher / row.step:.0f}",
-            "student %": f"{100 * row.student / row.step:.0f}",
-            "loss %": f"{max(100 * (row.step - row.data - row.teacher - row.student) / row.step, 0):.0f}",
+            **_shares(row),
             "h/cell": f"{_seconds(row) * steps[row.method] / 3600:.2f}",
         }
         for row in rows
@@ -61,13 +58,27 @@ def table(
         (tuple(lines[0]),),
         tuple(words(*line.values()) for line in lines),
         (
-            f"medians of whole steps of {batch} of {num_images:,} random images; parts of a method are timed in turn",
+            f"medians of whole steps of {batch} of {num_images:,} random images"
+            + (
+                "; parts of a method are timed in turn"
+                if rows[0].parts
+                else ", each a CUDA graph without parts to time"
+            ),
             *([_of_files(loading)] if loading else []),
-            "x student only: relative to a student-only step on plain views; loss: method's loss and the backward pass",
+            "x student only: relative to a student-only step on plain views"
+            + ("; loss: method's loss and the backward pass" if rows[0].parts else ""),
             f"{grid}: {hours['live']:.1f} h with a live teacher, {hours['cached']:.1f} h with a cache",
             f"before that: {training:.1f} h to train the teacher, {build:.1f} h to build the cache ({views:,} views)",
         ),
     )
+
+
+def _shares(row: Row) -> dict[str, str]:
+    """Return the parts of a step in per cent; none where a step has no parts that can be timed."""
+    if row.parts is None:
+        return {}
+    parts = row.parts | {"loss": max(row.step - sum(row.parts.values()), 0.0)}
+    return {f"{name} %": f"{100 * seconds / row.step:.0f}" for name, seconds in parts.items()}
 
 
 def _seconds(row: Row) -> float:

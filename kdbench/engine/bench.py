@@ -99,9 +99,7 @@ class Stepper:
         step = self._runs[0].step
         self._lockstep.tick(step, self._runs)
         for run in self._runs:
-            if self._outcomes.has(run.cell):
-                (error,) = (o for o in self._outcomes.list() if isinstance(o, Exception))
-                raise error
+            self._outcomes.check(run.cell)
             if run.step == self._steps:
                 run.flush_losses()
                 run.rewind()
@@ -143,20 +141,21 @@ class Bench:
             seed=1,
         )
 
-    def batches(self, plan: ViewPlan = PLAIN, data: DeviceData | None = None) -> Batches:
+    def batches(self, *plans: ViewPlan, data: DeviceData | None = None) -> Batches:
         """Batches at the beginning of the first epoch; of as many other images where they are given."""
         batches = Batches(data or self.data, self.protocol, 1)
-        batches.add(plan)
+        for plan in plans or (PLAIN,):
+            batches.add(plan)
         batches.begin(1)
         return batches
 
     def live_step(self, *cells: Cell) -> Stepper:
         """Steps of cells in lockstep, with the live teacher."""
-        return Stepper(cells, self.batches(plan_of(cells[0])), TeacherSource(self.live, None), self.options)
+        return Stepper(cells, self.batches(*map(plan_of, cells)), TeacherSource(self.live, None), self.options)
 
     def cached_step(self, *cells: Cell) -> Stepper:
         """Steps of cells in lockstep, with a warm cache."""
-        return Stepper(cells, self.batches(plan_of(cells[0])), self.cached(cells[0]), self.options)
+        return Stepper(cells, self.batches(*map(plan_of, cells)), self.cached(cells[0]), self.options)
 
     def cached(self, cell: Cell) -> TeacherSource:
         """Return a cache of all that the steps of a cell read."""

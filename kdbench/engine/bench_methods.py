@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kdbench.data.batches import DeviceData
@@ -24,9 +24,8 @@ class Row:
     step: float
     ratio: float
     """Steps of the student alone, on plain views, that take as long."""
-    data: float
-    teacher: float
-    student: float
+    parts: dict[str, float] | None
+    """Of data, teacher and student, what is left of a step being the loss; None where a step is recorded whole."""
     loaded: float | None = None
     """Seconds of one step on the images of a loader."""
 
@@ -52,26 +51,29 @@ def measure(
     """
     rows = []
     device, alone = bench.options.device, bench.protocol.baseline
+    whole = bench.options.compile and device.type == "cuda"
     for method in methods:
         cell = bench.cell(method)
         plan = plan_of(cell)
-        works = {"alone": bench.alone_step(), "data": bench.data_step(plan)}
-        if plan != PLAIN:
+        works = {"alone": bench.alone_step()}
+        if not whole:
+            works["data"] = bench.data_step(plan)
+        if plan != PLAIN and not whole:
             works["alone on its views"] = bench.alone_step(plan)
         sources = {"live": TeacherSource(bench.live, None)} if cell.teacher else {}
         if cell.teacher and Wanted.by(cell).cacheable:
             sources["cache"] = bench.cached(cell)
         for kind, source in sources.items():
-            works[f"teacher {kind}"] = bench.teacher_step(cell, source)
+            if not whole:
+                works[f"teacher {kind}"] = bench.teacher_step(cell, source)
             works[kind] = Stepper([cell], bench.batches(plan), source, bench.options)
         times = alternate(works, rounds, device, lambda part, method=method: observe(method, part))  # type: ignore[misc]
         middle = {name: statistics.median(seconds) for name, seconds in times.items()}
-        student = middle["alone on its views" if plan != PLAIN else "alone"] - middle["data"]
         for kind in sources or ("",):
             name = kind or "alone"
             loaded = None
             if files:
-                batches = bench.batches(plan, DeviceData(files, bench.protocol, device))
+                batches = bench.batches(plan, data=DeviceData(files, bench.protocol, device))
                 step = Stepper([cell], batches, sources.get(kind), bench.options)
                 loaded = steady_seconds(step, batches, files.num_workers, rounds)
             rows.append(
@@ -80,11 +82,14 @@ def measure(
                     outputs=kind or "--",
                     step=middle[name],
                     ratio=ratio(times, name, "alone"),
-                    data=middle["data"],
-                    teacher=middle.get(f"teacher {kind}", 0.0),
-                    student=student,
+                    parts=None if whole else _parts(middle, kind),
                     loaded=loaded,
                 )
             )
     times = alternate({"teacher": bench.alone_step(student=bench.teacher)}, max(rounds // 3, 1), device)
     return rows, statistics.median(times["teacher"])
+
+
+def _parts(seconds: Mapping[str, float], kind: str) -> dict[str, float]:
+    student = seconds.get("alone on its views", seconds["alone"]) - seconds["data"]
+    return {"data": seconds["data"], "teacher": seconds.get(f"teacher {kind}", 0.0), "student": student}

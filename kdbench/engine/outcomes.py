@@ -66,6 +66,12 @@ class Outcomes:
         """Return whether a cell has ended."""
         return cell.id in self._by_id
 
+    def check(self, cell: Cell) -> None:
+        """Raise the error with which a cell has ended, if it has."""
+        outcome = self._by_id.get(cell.id)
+        if isinstance(outcome, Exception):
+            raise outcome
+
     def agree(self, runs: Sequence[Worked], ranks: Ranks) -> None:
         """End a run that has ended in some process in all of them.
 

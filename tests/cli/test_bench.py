@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from cells import Typed
@@ -15,6 +17,7 @@ from digit_files import NAME, RULES, register, write_digits
 from kdbench.cli import bench_table
 from kdbench.data.streamed import StreamedImages
 from kdbench.engine import bench_methods, loading
+from kdbench.engine.bench_methods import Row
 
 
 @pytest.fixture
@@ -103,3 +106,21 @@ def test_what_cannot_be_timed_is_one_line(words: list[str], text: str, digits: P
     code, out, err = typed("bench", "resnet14>resnet8", *words)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert text in err
+
+
+def test_recorded_steps_have_no_shares(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU a recorded step is timed whole: its parts, timed as usual, would not add up."""
+    measure = bench_methods.measure
+
+    def whole(*arguments: Any) -> tuple[list[Row], float]:
+        rows, teacher = measure(*arguments)
+        return [dataclasses.replace(row, parts=None) for row in rows], teacher
+
+    monkeypatch.setattr(bench_methods, "measure", whole)
+    words = ["bench", "resnet14>resnet8", "--protocol", "digits-demo-v1", "--rounds", "1", "--device", "cpu"]
+    code, out, err = typed(*words, "--method", "kd", "--format", "markdown")
+    assert (code, err) == (0, "")
+    assert re.search(
+        r"^\| method +\| +teacher outputs \| +images/s \| +x student only \| +h/cell \|$", out, re.MULTILINE
+    )
+    assert ", each a CUDA graph without parts to time" in out

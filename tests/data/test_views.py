@@ -139,6 +139,7 @@ def test_images_of_another_kind_are_refused(images: Tensor) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_a_gpu_makes_the_same_bits_without_waiting() -> None:
     images = random_images(256, 32, 32)
     index, chosen = order(0, 1, 256), CIFAR.draw(0, 1, 256, ROTATIONS)

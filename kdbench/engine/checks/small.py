@@ -107,10 +107,7 @@ def begin(run: Run) -> Callable[[], None]:
 
     def step() -> None:
         lockstep.tick(run.step, [run])
-        if outcomes.has(run.cell):
-            (error,) = outcomes.list()
-            assert isinstance(error, Exception)
-            raise error
+        outcomes.check(run.cell)
 
     return step
 

@@ -1,0 +1,23 @@
+"""Maps are pooled to a size as PyTorch's adaptive pooling does, whose gradient on a GPU does not repeat itself."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from kdbench.functional import pooled_to
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "size"), [(8, 8, (4, 4)), (7, 7, (4, 4)), (7, 5, (2, 4)), (6, 6, (1, 1)), (4, 4, (4, 4))]
+)
+def test_pooling_is_adaptive_pooling_with_its_gradient(rows: int, columns: int, size: tuple[int, int]) -> None:
+    maps = torch.randn(2, 3, rows, columns, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = []
+    for pool in (pooled_to, functional.adaptive_avg_pool2d):
+        leaf = maps.clone().requires_grad_()
+        pooled = pool(leaf, size)
+        pooled.square().sum().backward()
+        found.append((pooled, leaf.grad))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
