@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import final
@@ -68,13 +67,16 @@ def cell_needs(
         teacher = teachers[0] if teachers else None
         if student is None or (teachers and teacher is None):
             continue
+        trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
         try:
-            # A copy, since some methods freeze parts of a student.
-            needs[variant] = _need(cell, copy.deepcopy(student), teacher, data, labels)
+            needs[variant] = _need(cell, student, teacher, data, labels)
         except ValueError as error:
             reasons[variant.name] = str(error)
         except Exception:  # noqa: S112 - it needs values
             continue
+        finally:  # some methods freeze parts of a student
+            for parameter in trained:
+                parameter.requires_grad_()
     return needs, reasons
 
 
