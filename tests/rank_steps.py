@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from cells import Seen, end_epoch, make_run
+from torch import Tensor
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from kdbench.engine.checks.small import CPU, steps
@@ -19,12 +20,28 @@ from kdbench.engine.run import Run
 from kdbench.models.weights import weights_hash
 from kdbench.utils.ranks import ALONE, Ranks, join, leave
 
+MOVING = ("running_mean", "running_var", "num_batches_tracked")
+"""Running statistics, which are the first group's until they are shared."""
 BATCH = {"batch_size": 32, "group_size": 8, "learning_rate": 1e-3}
 """Of 42 images: a step of four groups of 8, and one of 3, 3, 2 and 2."""
 
 
 def states(run: Run) -> dict[str, Any]:
     return {**run.student.state_dict(), **{f"method.{name}": value for name, value in run.method.state_dict().items()}}
+
+
+class Compared(Seen):
+    """Compares, after every step, all that student and method keep but running statistics over the processes."""
+
+    def __init__(self, run: Run, ranks: Ranks) -> None:
+        super().__init__()
+        self.run, self.ranks = run, ranks
+
+    def ends(self, names: tuple[str, ...], values: Tensor) -> None:
+        super().ends(names, values)
+        learnt = {name: value for name, value in states(self.run).items() if not name.endswith(MOVING)}
+        hashes = self.ranks.tell_all(weights_hash(learnt))
+        assert len(set(hashes)) == 1, f"{self.run.cell}: the processes differ after step {len(self.terms)}"
 
 
 def computed(method: str, npz: Path, folder: Path, ranks: Ranks) -> dict[str, Any]:
@@ -34,17 +51,14 @@ def computed(method: str, npz: Path, folder: Path, ranks: Ranks) -> dict[str, An
     with single.observed(first):
         steps(single, 1)
     torch.set_default_dtype(torch.float64)
-    run, seen = make_run(npz, folder, method, ranks=ranks, **BATCH), Seen()
+    run = make_run(npz, folder, method, ranks=ranks, **BATCH)
+    seen = Compared(run, ranks)
     with run.observed(seen):
         for number in (2, 2, 1):
             steps(run, number)
             run.flush_losses()
             if number == 2:
                 end_epoch(run)
-    # All but running statistics, which are the first group's, is equal in all processes after every step.
-    moving = ("running_mean", "running_var", "num_batches_tracked")
-    learnt = {name: value for name, value in states(run).items() if not name.endswith(moving)}
-    assert len(set(ranks.tell_all(weights_hash(learnt)))) == 1, f"{method}: the processes differ"
     return {"single": first.terms, "losses": seen.terms, "weights": states(run), "metrics": run.tally.history}
 
 

@@ -98,7 +98,8 @@ class ImageLoader:
         Raises
         ------
         UserError
-            Shared memory is too small, as ``Unread``; and from the iterator: a file is no image that can be used.
+            Shared memory is too small, also later from the iterator, as ``Unread``; and from the iterator: a file is no
+            image that can be used.
         OSError
             From the iterator: a file cannot be read, or a process was ended from outside.
         """
@@ -164,6 +165,8 @@ class _Batches(Dataset["Tensor | Exception"]):
         try:
             batch = _empty(job.shape(self._decoder.rules.size))
             self._fill(batch.numpy(), job)  # NumPy moves channels to the front five times as fast as PyTorch
+        except Unread as error:
+            return Unread(str(error))
         except UserError as error:
             return UserError(str(error))
         except OSError as error:
@@ -194,5 +197,5 @@ def _empty(shape: tuple[int, ...]) -> Tensor:
         except RuntimeError as error:
             if "shared memory" not in str(error):
                 raise
-            raise UserError(too_small(worker.num_workers)) from None
+            raise Unread(too_small(worker.num_workers)) from None
     return batch
