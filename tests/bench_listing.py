@@ -15,13 +15,13 @@ import pytest
 from image_folder import age
 from timed_command import timed_python
 
-from kdbench.data.image_folders import Folders
-from kdbench.data.image_index import Index, Split, keep
-from kdbench.data.image_names import NAMED
+from kdbench.data.files.folders import Folders
+from kdbench.data.files.index import Index, Split, keep
+from kdbench.data.files.names import NAMED
 
 OPEN = """
 import sys
-from kdbench.data.image_files import open_image_files
+from kdbench.data.files.opening import open_image_files
 from kdbench.data.views import order
 files = open_image_files("imagenet", sys.argv[1])
 assert (files.num_classes, len(files.train), len(files.test)) == (1000, 1_281_167, 50_000)

@@ -18,9 +18,9 @@ from PIL import Image
 from timm.data import ImageDataset, create_loader
 from torch import Tensor
 
-from kdbench.data.crops import CropRules, plain_crop
-from kdbench.data.decode import Decoder
-from kdbench.data.loader import ImageLoader, Item
+from kdbench.data.decoding.crops import CropRules, plain_crop
+from kdbench.data.decoding.decode import Decoder
+from kdbench.data.decoding.loader import ImageLoader, Item
 from kdbench.engine.bench import Work, alternate, ratio
 
 ROUNDS = 15

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from kdbench.data.decode import Decoder
+from kdbench.data.decoding.decode import Decoder
 
 
 def photo(width: int = 500, height: int = 375, seed: int = 0) -> Image.Image:

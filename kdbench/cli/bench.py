@@ -23,7 +23,7 @@ from kdbench.cli.options import (
 from kdbench.errors import UserError
 
 if TYPE_CHECKING:
-    from kdbench.data.streamed import StreamedDataset
+    from kdbench.data.decoding.streamed import StreamedDataset
     from kdbench.experiment.protocol import Protocol
 
 
@@ -116,8 +116,8 @@ def bench(
 
 def _with_files(protocol: Protocol, data: str | None, workers: int | None) -> tuple[Protocol, StreamedDataset | None]:
     """Open the image files that are named, if any are, and name the protocol's data set by them."""
+    from kdbench.data.decoding.streamed import StreamedDataset
     from kdbench.data.place import MAX_WORKERS, DataPlace
-    from kdbench.data.streamed import StreamedDataset
     from kdbench.utils.values import argument, whole_number
 
     if data is None:

@@ -12,7 +12,7 @@ from kdbench.cli.options import DataOption, DownloadOption, echo
 from kdbench.errors import UserError
 
 if TYPE_CHECKING:
-    from kdbench.data.listing import ImageFiles
+    from kdbench.data.files.listing import ImageFiles
 
 app = typer.Typer(help="Work with data sets.", no_args_is_help=True)
 
@@ -97,8 +97,8 @@ def data_index(word: WordArgument) -> None:
 @app.command("check")
 def data_check(word: WordArgument) -> None:
     """Read and decode all image files of a data set, and name the broken ones; exit code 1 if there are any."""
-    from kdbench.data.image_check import faults
-    from kdbench.data.image_names import Progress
+    from kdbench.data.files.check import faults
+    from kdbench.data.files.names import Progress
     from kdbench.utils.resources import owned_cpus
 
     files = _open(word)
@@ -118,7 +118,7 @@ def data_check(word: WordArgument) -> None:
 
 
 def _open(word: str, *, anew: bool = False) -> ImageFiles:
-    from kdbench.data.image_files import image_word, open_image_files
+    from kdbench.data.files.opening import image_word, open_image_files
 
     kind_and_path = image_word(word)
     if kind_and_path is None:

@@ -8,9 +8,9 @@ from rich.console import Group
 from rich.table import Table
 
 from kdbench.cli.grid_view import Fitted
-from kdbench.data.loader import shared_memory
-from kdbench.data.loader_processes import PREFETCH
-from kdbench.data.streamed import StreamedDataset
+from kdbench.data.decoding.loader import shared_memory
+from kdbench.data.decoding.processes import PREFETCH
+from kdbench.data.decoding.streamed import StreamedDataset
 from kdbench.grid.cache_needs import CacheNeed
 from kdbench.grid.estimate import GridEstimate
 from kdbench.grid.grid import Grid

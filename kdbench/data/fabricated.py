@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from kdbench.data.datasets import SHAPES, random_dataset
+from kdbench.data.decoding.loader import EvaluationItem, Item
+from kdbench.data.decoding.streamed import StreamedEvaluation, StreamedImages
 from kdbench.data.images import Dataset, DataShape
-from kdbench.data.loader import EvaluationItem, Item
-from kdbench.data.streamed import StreamedEvaluation, StreamedImages
 from kdbench.errors import UserError
 from kdbench.experiment.protocol import Protocol
 

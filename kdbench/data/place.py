@@ -9,12 +9,12 @@ from types import MappingProxyType
 from typing import Final, Literal, Self, final
 
 from kdbench.data.datasets import EMBEDDED, dataset_name, load_dataset
-from kdbench.data.decoded import decoded
-from kdbench.data.image_files import Kind, image_word, open_image_files
-from kdbench.data.image_names import Report
+from kdbench.data.decoding.decoded import decoded
+from kdbench.data.decoding.streamed import StreamedDataset
+from kdbench.data.files.names import Report
+from kdbench.data.files.opening import Kind, image_word, open_image_files
 from kdbench.data.images import Dataset
 from kdbench.data.npz import NPZ, file_of
-from kdbench.data.streamed import StreamedDataset
 from kdbench.errors import UserError
 from kdbench.experiment.protocol import Protocol
 from kdbench.utils.text import one_line

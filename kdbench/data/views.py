@@ -150,7 +150,7 @@ class CropIds(ViewIds):
     """The numbering of resized crops: ``rotation * num_crops + crop``, the rotation in counter-clockwise quarter turns.
 
     A crop number is drawn for each seed, epoch and image, and shared by all rows of the image: they are rotations of
-    one crop. Box and flip are functions of image and crop number, see :mod:`kdbench.data.crops`.
+    one crop. Box and flip are functions of image and crop number, see :mod:`kdbench.data.decoding.crops`.
     """
 
     pool: int | None = None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kdbench.data.batches import DeviceData
-from kdbench.data.streamed import StreamedDataset
+from kdbench.data.decoding.streamed import StreamedDataset
 from kdbench.engine.bench import Bench, Stepper, alternate, plan_of, ratio
 from kdbench.engine.loading import steady_seconds
 from kdbench.method import PLAIN

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import torch
 
 from kdbench.data.batches import Batches, DeviceData
-from kdbench.data.loader_processes import PREFETCH
-from kdbench.data.streamed import StreamedDataset
+from kdbench.data.decoding.processes import PREFETCH
+from kdbench.data.decoding.streamed import StreamedDataset
 from kdbench.experiment.protocol import Protocol
 from kdbench.method import PLAIN, ViewPlan
 from kdbench.utils.device import wait_for

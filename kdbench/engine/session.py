@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from kdbench.data.batches import DeviceData
+from kdbench.data.files.names import Report
 from kdbench.data.groups import check_devices
-from kdbench.data.image_names import Report
 from kdbench.data.images import Dataset
 from kdbench.data.lazy import LazyData
 from kdbench.data.place import MAX_WORKERS, DataPlace

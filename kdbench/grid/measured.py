@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import replace
 from typing import final
 
-from kdbench.data.streamed import StreamedDataset
+from kdbench.data.decoding.streamed import StreamedDataset
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.protocol import Protocol
 from kdbench.grid.grid import Grid

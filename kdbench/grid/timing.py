@@ -10,9 +10,9 @@ from typing import TypeVar
 
 import torch
 
+from kdbench.data.decoding.streamed import StreamedDataset
 from kdbench.data.fabricated import fabricated
 from kdbench.data.groups import Layout
-from kdbench.data.streamed import StreamedDataset
 from kdbench.engine.bench import Bench, alternate, forward_seconds
 from kdbench.engine.loading import loading_seconds
 from kdbench.engine.session import Session

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from kdbench.data.batches import Batches, DeviceData
+from kdbench.data.decoding.streamed import StreamedImages
 from kdbench.data.groups import Group
-from kdbench.data.streamed import StreamedImages
 from kdbench.method import ViewPlan
 from kdbench.models.fuse import fused
 from kdbench.net import Net, Outputs, Part

@@ -15,7 +15,7 @@ from cells import Typed
 from digit_files import NAME, RULES, register, write_digits
 
 from kdbench.cli import bench_table
-from kdbench.data.streamed import StreamedImages
+from kdbench.data.decoding.streamed import StreamedImages
 from kdbench.engine import bench_methods, loading
 from kdbench.engine.bench_methods import Row
 

@@ -10,7 +10,7 @@ from cells import Typed
 from image_folder import write_folder
 
 from kdbench.cli import data as command
-from kdbench.data.image_files import open_image_files
+from kdbench.data.files.opening import open_image_files
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 from loader_items import CONTENTS, RULES, Loading
 from photos import Files
 
-from kdbench.data.decode import Decoder
-from kdbench.data.loader import ImageLoader
+from kdbench.data.decoding.decode import Decoder
+from kdbench.data.decoding.loader import ImageLoader
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from photos import encoded, photo
 
-from kdbench.data.crops import CropRules
-from kdbench.data.loader import ImageLoader, Item
+from kdbench.data.decoding.crops import CropRules
+from kdbench.data.decoding.loader import ImageLoader, Item
 
 RULES = CropRules(
     size=32, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), interpolation="bilinear", evaluation_size=36, flip=True

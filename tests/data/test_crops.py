@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.stats import binomtest, ks_2samp
 from torchvision.transforms import RandomResizedCrop, transforms
 
-from kdbench.data.crops import Crop, CropRules, plain_crop, random_box, strong_crop
+from kdbench.data.decoding.crops import Crop, CropRules, plain_crop, random_box, strong_crop
 from kdbench.experiment.rule_groups import AugmentationRules
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)

@@ -23,9 +23,9 @@ from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, PILToTensor, Resize
 from torchvision.transforms import functional as F
 
-from kdbench.data import decode
-from kdbench.data.crops import CropRules, plain_crop, strong_crop
-from kdbench.data.decode import Decoder
+from kdbench.data.decoding import decode
+from kdbench.data.decoding.crops import CropRules, plain_crop, strong_crop
+from kdbench.data.decoding.decode import Decoder
 from kdbench.data.randaugment import strongly_augmented
 from kdbench.utils.streams import generator
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from image_folder import CLASSES, write_folder
 
-from kdbench.data import image_names
-from kdbench.data.image_files import image_word, open_image_files
-from kdbench.data.listing import Changed, Listing
+from kdbench.data.files import names as image_names
+from kdbench.data.files.listing import Changed, Listing
+from kdbench.data.files.opening import image_word, open_image_files
 from kdbench.errors import UserError
 
 

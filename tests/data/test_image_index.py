@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from image_folder import age, write_folder, write_image
 
-from kdbench.data.image_files import open_image_files
-from kdbench.data.image_folders import Folders
-from kdbench.data.image_names import Progress
-from kdbench.data.listing import ImageFiles
+from kdbench.data.files.folders import Folders
+from kdbench.data.files.listing import ImageFiles
+from kdbench.data.files.names import Progress
+from kdbench.data.files.opening import open_image_files
 
 INDEX = ".kdbench-folder.npz"
 

@@ -15,10 +15,10 @@ import pytest
 from image_folder import write_folder, write_image
 from scipy.io import loadmat, savemat
 
-from kdbench.data import image_names
-from kdbench.data.image_files import open_image_files
-from kdbench.data.image_keys import ground_truth
-from kdbench.data.listing import Listing
+from kdbench.data.files import names as image_names
+from kdbench.data.files.keys import ground_truth
+from kdbench.data.files.listing import Listing
+from kdbench.data.files.opening import open_image_files
 from kdbench.errors import UserError
 
 

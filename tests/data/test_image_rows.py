@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from image_folder import write_folder
 
-from kdbench.data.image_files import open_image_files
-from kdbench.data.image_rows import Rows
-from kdbench.data.listing import Changed, ImageFiles
+from kdbench.data.files.listing import Changed, ImageFiles
+from kdbench.data.files.opening import open_image_files
+from kdbench.data.files.rows import Rows
 from kdbench.errors import UserError
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from image_folder import age, write_folder, write_tars
 
-from kdbench.data.image_files import open_image_files
-from kdbench.data.image_tars import Tars
-from kdbench.data.listing import Changed
+from kdbench.data.files.listing import Changed
+from kdbench.data.files.opening import open_image_files
+from kdbench.data.files.tars import Tars
 from kdbench.errors import UserError
 
 

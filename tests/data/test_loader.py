@@ -22,9 +22,9 @@ from small_data import message
 from torch.utils.data import _utils
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from kdbench.data import decode
-from kdbench.data.decode import Decoder
-from kdbench.data.loader import EvaluationItem, ImageLoader, Item
+from kdbench.data.decoding import decode
+from kdbench.data.decoding.decode import Decoder
+from kdbench.data.decoding.loader import EvaluationItem, ImageLoader, Item
 from kdbench.utils.signals import DEFERRED
 
 
@@ -183,6 +183,7 @@ def test_a_process_that_dies_is_one_line(
 ) -> None:
     opened = loading(2)
     batches = opened.batches(items())
+    next(batches)  # the first process has begun
     for rest in (batches, None):  # while batches are made, and between two epochs
         if rest is None:
             list(opened.batches(items()))

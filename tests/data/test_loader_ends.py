@@ -13,10 +13,10 @@ import torch
 from photos import Files, encoded, photo
 from torch.utils.data import DataLoader, TensorDataset
 
-from kdbench.data.crops import CropRules
-from kdbench.data.decode import Decoder
-from kdbench.data.image_check import faults
-from kdbench.data.loader import EvaluationItem, ImageLoader
+from kdbench.data.decoding.crops import CropRules
+from kdbench.data.decoding.decode import Decoder
+from kdbench.data.decoding.loader import EvaluationItem, ImageLoader
+from kdbench.data.files.check import faults
 from kdbench.errors import UserError
 from kdbench.utils.signals import DEFERRED
 

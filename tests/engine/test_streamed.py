@@ -14,8 +14,8 @@ from cells import Typed
 from digit_files import NAME, RULES, register, write_digits
 
 from kdbench.data.batches import Batches
+from kdbench.data.decoding.streamed import StreamedDataset
 from kdbench.data.images import Unread
-from kdbench.data.streamed import StreamedDataset
 from kdbench.engine.lockstep import Lockstep
 from kdbench.engine.session import Session
 from kdbench.errors import Interrupted, UserError

@@ -12,8 +12,8 @@ from cells import CPU, Typed, make_source
 from digit_files import NAME, RULES, register, write_digits
 
 from kdbench.data.batches import Batches
-from kdbench.data.loader import shared_memory
-from kdbench.data.streamed import StreamedDataset
+from kdbench.data.decoding.loader import shared_memory
+from kdbench.data.decoding.streamed import StreamedDataset
 from kdbench.data.views import CropIds
 from kdbench.engine import loading
 from kdbench.engine.run import Run

@@ -16,8 +16,8 @@ from cells import Typed
 from digit_files import NAME, RULES, register, write_digits
 from test_pool_pairs import listed
 
-from kdbench.data.listing import Listing
-from kdbench.data.streamed import StreamedImages
+from kdbench.data.decoding.streamed import StreamedImages
+from kdbench.data.files.listing import Listing
 from kdbench.engine.session import Session
 from kdbench.errors import Interrupted
 from kdbench.experiment.cell import Cell

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from kdbench.data.loader_processes import in_a_process
+from kdbench.data.decoding.processes import in_a_process
 from kdbench.errors import UserError
 from kdbench.utils.reading import Missing, Unreadable, read_text
 from kdbench.utils.text import one_line

@@ -14,12 +14,12 @@ from typing import final
 import torch
 from torch import Tensor
 
-from kdbench.data.crops import CropRules
-from kdbench.data.decode import Decoder
+from kdbench.data.decoding.crops import CropRules
+from kdbench.data.decoding.decode import Decoder
+from kdbench.data.decoding.loader import EvaluationItem, ImageLoader, Item
+from kdbench.data.files.listing import ImageFiles, Listing
 from kdbench.data.groups import Group, Layout
 from kdbench.data.images import Dataset, DataShape, EpochViews, EvaluationImages, TrainingImages, Unread
-from kdbench.data.listing import ImageFiles, Listing
-from kdbench.data.loader import EvaluationItem, ImageLoader, Item
 from kdbench.data.views import CropIds
 from kdbench.experiment.protocol import Protocol
 from kdbench.experiment.rule_groups import AugmentationRules

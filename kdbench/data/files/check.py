@@ -7,8 +7,8 @@ from typing import final
 
 from torch.utils.data import Dataset
 
-from kdbench.data.decode import Files, Unusable, quietly, rgb
-from kdbench.data.loader_processes import Processes
+from kdbench.data.decoding.decode import Files, Unusable, quietly, rgb
+from kdbench.data.decoding.processes import Processes
 from kdbench.errors import UserError
 from kdbench.utils.text import one_line
 

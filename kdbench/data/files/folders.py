@@ -24,9 +24,10 @@ from typing import Final, final
 
 import numpy as np
 
-from kdbench.data import image_keys
-from kdbench.data.image_index import Index, Split, places, stamp
-from kdbench.data.image_names import (
+from kdbench.data.files import keys
+from kdbench.data.files.index import Index, Split, places, stamp
+from kdbench.data.files.listing import Files, Integers
+from kdbench.data.files.names import (
     NAMED,
     TESTS,
     Progress,
@@ -39,7 +40,6 @@ from kdbench.data.image_names import (
     require_named,
     require_printable,
 )
-from kdbench.data.listing import Files, Integers
 from kdbench.errors import UserError
 from kdbench.utils.text import one_line
 
@@ -181,14 +181,14 @@ class Folders:
         if self.kind == "tinyimagenet":
             classes = {label: f"{folder}/{_IMAGES}" for label, folder in self._classes(TRAIN, strays).items()}
             self._refuse(strays)
-            return _Layout(classes, f"val/{_IMAGES}", "val", (image_keys.ANNOTATIONS,))
+            return _Layout(classes, f"val/{_IMAGES}", "val", (keys.ANNOTATIONS,))
         test_name = self._test_name()
         others: list[str] = []
         train, test = self._classes(TRAIN, strays), self._classes(test_name, others)
         images = [path for path in others if is_image(path)]
         if images and not test and self.kind == "imagenet":
             self._refuse([*strays, *(path for path in others if not is_image(path))])
-            return _Layout(train, test_name, test_name, image_keys.find_devkit(self.root))
+            return _Layout(train, test_name, test_name, keys.find_devkit(self.root))
         if images := [path for path in strays + others if is_image(path)]:
             hint = " (type imagenet:DIR for ImageNet's validation images)" if images[0] in others and not test else ""
             require_images(self.word, images, f"an image in no folder of a class{hint}")
@@ -237,13 +237,13 @@ class Folders:
         """Return the paths of images in one folder by class."""
         images = self._images(folder, strays)
         if self.kind == "tinyimagenet":
-            labels = image_keys.annotated(self.root)
+            labels = keys.annotated(self.root)
             missing = [*(name for name in images if name not in labels), *sorted(labels.keys() - set(images))]
             if missing:
-                lacks = image_keys.ANNOTATIONS if missing[0] not in labels else folder
+                lacks = keys.ANNOTATIONS if missing[0] not in labels else folder
                 raise UserError(f"{self.word}: {lacks} has no {missing[0]} (and {len(missing) - 1} more)")
         else:
-            labels = image_keys.ground_truth(self.root, images)
+            labels = keys.ground_truth(self.root, images)
         by_class: dict[str, list[str]] = {}
         for name in images:
             by_class.setdefault(labels[name], []).append(f"{folder}/{name}")

@@ -16,9 +16,9 @@ from typing import Any, Final, final
 
 import numpy as np
 
-from kdbench.data.image_index import CHANGING, Index, Split, place_of_user, stamp
-from kdbench.data.image_names import Progress, common_classes, require_bytes, require_printable
-from kdbench.data.listing import Integers
+from kdbench.data.files.index import CHANGING, Index, Split, place_of_user, stamp
+from kdbench.data.files.listing import Integers
+from kdbench.data.files.names import Progress, common_classes, require_bytes, require_printable
 from kdbench.errors import UserError
 from kdbench.utils.text import one_line
 

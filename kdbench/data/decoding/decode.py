@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from kdbench.data.crops import Crop, CropRules, central_box, evaluation_sides, plain_crop, strong_crop
+from kdbench.data.decoding.crops import Crop, CropRules, central_box, evaluation_sides, plain_crop, strong_crop
 from kdbench.data.randaugment import strongly_augmented
 from kdbench.errors import UserError
 from kdbench.utils.streams import generator

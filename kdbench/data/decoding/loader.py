@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler, get_worker_info
 
-from kdbench.data.decode import Decoder, Pixels
+from kdbench.data.decoding.decode import Decoder, Pixels
+from kdbench.data.decoding.processes import PREFETCH, Processes, too_small
 from kdbench.data.images import Unread
-from kdbench.data.loader_processes import PREFETCH, Processes, too_small
 from kdbench.errors import UserError
 from kdbench.utils.resources import SHARED_MEMORY, free_shared_memory
 from kdbench.utils.text import size

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from kdbench.data.arrays import Arrays
 from kdbench.data.datasets import ArrayDataset, from_arrays
-from kdbench.data.decode import quietly, read_image
-from kdbench.data.image_names import Progress, Report
-from kdbench.data.listing import ImageFiles, Listing
+from kdbench.data.decoding.decode import quietly, read_image
+from kdbench.data.files.listing import ImageFiles, Listing
+from kdbench.data.files.names import Progress, Report
 from kdbench.data.npz import require_memory
 from kdbench.errors import UserError
 from kdbench.utils.resources import owned_cpus

@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal, Protocol, get_args
 
-from kdbench.data.image_folders import Folders
-from kdbench.data.image_index import Index, Split, keep, kept
-from kdbench.data.image_names import Progress, Report
-from kdbench.data.image_rows import Rows
-from kdbench.data.image_tars import Tars
-from kdbench.data.listing import ImageFiles, Listing, Reader
+from kdbench.data.files.folders import Folders
+from kdbench.data.files.index import Index, Split, keep, kept
+from kdbench.data.files.listing import ImageFiles, Listing, Reader
+from kdbench.data.files.names import Progress, Report
+from kdbench.data.files.rows import Rows
+from kdbench.data.files.tars import Tars
 from kdbench.errors import UserError
 
 Kind = Literal["folder", "imagenet", "tinyimagenet", "tar", "hfds"]

@@ -11,8 +11,8 @@ from typing import Final, final
 
 import numpy as np
 
-from kdbench.data.image_index import Split
-from kdbench.data.image_keys import WORDNET_ID
+from kdbench.data.files.index import Split
+from kdbench.data.files.keys import WORDNET_ID
 from kdbench.errors import UserError
 from kdbench.utils.text import counted
 

@@ -19,8 +19,9 @@ from typing import Final, final
 
 import numpy as np
 
-from kdbench.data.image_index import Index, Split, places, stamp
-from kdbench.data.image_names import (
+from kdbench.data.files.index import Index, Split, places, stamp
+from kdbench.data.files.listing import Integers
+from kdbench.data.files.names import (
     TESTS,
     Progress,
     common_classes,
@@ -30,7 +31,6 @@ from kdbench.data.image_names import (
     require_images,
     require_printable,
 )
-from kdbench.data.listing import Integers
 from kdbench.errors import UserError
 from kdbench.utils.text import one_line
 

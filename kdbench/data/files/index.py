@@ -24,7 +24,7 @@ from typing import Any, Final, final
 import numpy as np
 import numpy.typing as npt
 
-from kdbench.data.listing import Integers
+from kdbench.data.files.listing import Integers
 from kdbench.utils.files import NotWritten, write_atomic
 from kdbench.utils.reading import Unreadable, read_bytes
 
