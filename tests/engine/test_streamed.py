@@ -138,7 +138,7 @@ def test_a_broken_image_ends_the_cell_by_name(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_is_away_loses_a_cell_and_fails_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdbench.data.decode.PAUSES", (0, 0))
+    monkeypatch.setattr("kdbench.data.decoding.decode.PAUSES", (0, 0))
     digits = write_digits(tmp_path / "digits", train=2)
     session = opened(digits, tmp_path / "runs")
     cell = session.cell(method="ce", student="resnet8", seed=1)
@@ -195,9 +195,9 @@ def test_too_small_a_shared_memory_is_one_line_before_the_teacher_is_queried(
     opened(digits, tmp_path).train_teacher("resnet8")
     batch, queried = 8 * 3 * 16 * 16, []
     needed = (2 * 2 + 2) * batch * num_views
-    monkeypatch.setattr("kdbench.data.loader.free_shared_memory", lambda: needed - 1)
+    monkeypatch.setattr("kdbench.data.decoding.loader.free_shared_memory", lambda: needed - 1)
     monkeypatch.setattr(LiveTeacher, "outputs", lambda *_: queried.append(1))
-    monkeypatch.setattr("kdbench.data.streamed._EVALUATED", 8)
+    monkeypatch.setattr("kdbench.data.decoding.streamed._EVALUATED", 8)
     session = opened(digits, tmp_path, workers=2)
     cell = session.cell(method=method, student="resnet8", teacher="resnet8", seed=1)
     (outcome,) = session.run_all([cell])
@@ -212,7 +212,7 @@ def test_too_small_a_shared_memory_is_one_line_before_the_teacher_is_queried(
 def test_batches_of_test_images_are_looked_at_before_training_too(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kdbench.data.loader.free_shared_memory", lambda: (2 * 2 + 2) * 8 * 3 * 16 * 16)
+    monkeypatch.setattr("kdbench.data.decoding.loader.free_shared_memory", lambda: (2 * 2 + 2) * 8 * 3 * 16 * 16)
     session = opened(digits, tmp_path, workers=2)
     with pytest.raises(
         Unread, match=r"2 workers need 92.2 kB of /dev/shm for batches of 15.4 kB, and 36.9 kB are free"

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from multiprocessing.connection import wait
 from typing import Any, Final, Literal, TypeVar, final
 
 import torch
@@ -150,7 +151,12 @@ class Processes:
     def _naming_dead_workers(self) -> Iterator[None]:
         try:
             yield
-        except RuntimeError:
+        except (RuntimeError, OSError, EOFError) as error:
+            # What a process was sending when it died breaks off, as an OSError, before it is seen to be dead.
+            ending = wait([worker.sentinel for worker in self.workers], 0 if isinstance(error, RuntimeError) else 5)
+            for worker in self.workers:
+                if worker.sentinel in ending:
+                    worker.join()
             dead = [worker for worker in self.workers if worker.exitcode is not None]
             if not dead:
                 raise
