@@ -15,7 +15,7 @@ from cells import Typed
 
 from kdbench import cli
 from kdbench.engine.checks.small import tiny_arrays
-from kdbench.experiment.user_methods import FOLDERS
+from kdbench.experiment import own_folders
 
 pytest.register_assert_rewrite("parity")  # adapters in tests/methods/parity
 torch.set_num_threads(1)
@@ -34,16 +34,19 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Typed:
     """Type a command in an empty folder; returns exit code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(FOLDERS, os.environ.get(FOLDERS, ""))  # what commands set is undone
+    variables = (own_folders.METHODS, own_folders.OWN)
+    for variable in variables:
+        monkeypatch.setenv(variable, os.environ.get(variable, ""))  # what commands set is undone
 
     def run(*words: object) -> tuple[int, str, str]:
-        named = os.environ.get(FOLDERS, "")  # each command is a process of its own
+        named = {variable: os.environ.get(variable, "") for variable in variables}  # each command is its own process
         for module in [name for name in sys.modules if name.startswith("kdbench.experiment.user_methods.")]:
             del sys.modules[module]
         monkeypatch.setattr(sys, "argv", ["kdbench", *map(str, words)])
         with pytest.raises(SystemExit) as ended:
             cli.main()
-        monkeypatch.setenv(FOLDERS, named)
+        for variable, folders in named.items():
+            monkeypatch.setenv(variable, folders)
         captured = capsys.readouterr()
         return int(ended.value.code or 0), captured.out, captured.err
 

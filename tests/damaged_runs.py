@@ -24,7 +24,7 @@ import pytest
 from kdbench import cli
 from kdbench.engine.display import Display
 from kdbench.engine.run import Run
-from kdbench.experiment.user_methods import FOLDERS
+from kdbench.experiment import own_folders
 from kdbench.grid.grid import Grid
 from kdbench.grid.submissions import Launch, Submission, SubmittedJob, new_folder
 from kdbench.utils.holder import Holder, boot_id, holder_text
@@ -161,7 +161,7 @@ def type_in(folder: Path, words: list[str], seconds: float = SECONDS) -> Ending:
     code: int | None = None
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
         patch.setattr(sys, "argv", ["kdbench", *words])
-        patch.setenv(FOLDERS, "")
+        patch.setenv(own_folders.METHODS, "")
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _limited(seconds):
                 cli.main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ def write_digits(folder: Path, *, train: int = 4, test: int = 2) -> Path:
 
 def streamed_protocol(text: str = RULES) -> Protocol:
     """Return the protocol for these images."""
-    return read_protocol(NAME, text, "rules")
+    return read_protocol(NAME, tomllib.loads(text), "rules")
 
 
 def register(monkeypatch: pytest.MonkeyPatch, text: str = RULES) -> None:

@@ -12,7 +12,7 @@ from kdbench.cli import bench, cache, data, demo, grid, own, report, show, table
 from kdbench.cli.options import echo
 from kdbench.cli.output import unexpected, write_error
 from kdbench.errors import Interrupted, UserError
-from kdbench.experiment.user_methods import FOLDERS, add_folders
+from kdbench.experiment.own_folders import METHODS, OWN, add
 from kdbench.utils.platform import check_platform
 
 _OLD_NAMES = {"together": "lockstep"}
@@ -58,13 +58,22 @@ def everywhere(
     methods: Annotated[
         list[Path] | None,
         typer.Option(
-            help=f"Folder with your own methods; may be repeated. Added to the folders of ${FOLDERS}.",
+            help=f"Folder with your own methods; may be repeated. Added to the folders of ${METHODS}.",
+            metavar="DIR",
+        ),
+    ] = None,
+    own: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folder with folders methods and protocols of your own; may be repeated. Added to the folders of "
+            f"${OWN}.",
             metavar="DIR",
         ),
     ] = None,
 ) -> None:
     """Compare knowledge-distillation methods head to head."""
-    add_folders(methods or [])
+    add(METHODS, methods or [])
+    add(OWN, own or [])
 
 
 def run() -> int:

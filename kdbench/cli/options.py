@@ -153,9 +153,10 @@ def next_words(context: typer.Context, *words: object, keep: tuple[str, ...] = (
     keep
         Parameters of this command; those that were given are options of the next command too.
     """
-    folders = context.find_root().params.get("methods") or []
-    methods = [word for folder in folders for word in ("--methods", str(folder))]
-    return ["kdbench", *methods, *map(str, words), *_given(context, keep)]
+    given = context.find_root().params
+    folders = [(f"--{key}", str(folder)) for key in ("methods", "own") for folder in given.get(key) or []]
+    places = [word for pair in folders for word in pair]
+    return ["kdbench", *places, *map(str, words), *_given(context, keep)]
 
 
 def _given(context: typer.Context, names: tuple[str, ...]) -> Iterator[str]:

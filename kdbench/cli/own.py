@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from kdbench.cli.options import DEMO, command_line, console, echo, print_rows, spinner
-from kdbench.experiment.user_methods import folders
+from kdbench.experiment.own_folders import folders_of
 
 
 def new(
@@ -32,7 +32,7 @@ def new(
     protocol = load_protocol(DEMO)
     pair = Pair.parse(protocol.demo.pair)
     methods = [word for method in (*protocol.demo.methods[:2], name) for word in ("--method", method)]
-    place = [] if folder.absolute() in folders() else ["--methods", folder]
+    place = [] if folder.absolute() in folders_of("methods") else ["--methods", folder]
     echo("Change it, then type:")
     for words in (
         ("validate", name),

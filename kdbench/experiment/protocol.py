@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from kdbench.errors import UserError
+from kdbench.experiment import own_folders
 from kdbench.experiment.rules import Rules
 from kdbench.experiment.toml_tables import read_table
-from kdbench.utils.names import find_name
+from kdbench.utils.names import find_name, squeeze
 from kdbench.utils.precision import Precision
-from kdbench.utils.reading import Unreadable, parse_toml
+from kdbench.utils.reading import Unreadable, read_toml
 from kdbench.utils.values import argument, whole_number
 
-_FOLDER = resources.files("kdbench.experiment") / "protocols"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_KINDS = {
+    "optimizer": (
+        "name",
+        frozenset({"learning_rate", "network_learning_rate", "weight_decay", "momentum", "nesterov", "betas"}),
+    ),
+    "schedule": ("name", frozenset({"milestones"})),
+    "augmentation": (
+        "crop",
+        frozenset({"pad", "size", "scale", "ratio", "interpolation", "evaluation_size", "pool"}),
+    ),
+}
+"""Of tables that say which of several things they describe: the key that does, and the keys that only some have."""
+_FOLDER = Path(__file__).parent / "protocols"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,15 +120,81 @@ class Protocol:
 
 
 def protocol_names() -> list[str]:
-    """Names of all protocols."""
-    return sorted(f.name.removesuffix(".toml") for f in _FOLDER.iterdir() if f.name.endswith(".toml"))
+    """Names of all protocols, those of users included."""
+    return sorted(_files())
 
 
 def load_protocol(name: str) -> Protocol:
-    """Read a protocol by name, in any spelling."""
-    name = find_name("protocol", name, protocol_names(), "'kdbench list protocols' names all")
-    file = _FOLDER / f"{name}.toml"
-    return read_protocol(name, file.read_text(encoding="utf-8"), str(file))
+    """Read a protocol by name, in any spelling.
+
+    Raises
+    ------
+    UserError
+        There is none, or the file of one's own cannot be used.
+    """
+    files = _files()
+    remedy = "'kdbench list protocols' names all"
+    if not own_folders.folders_of("protocols"):
+        remedy += f"; one of your own is found with --own DIR or {own_folders.OWN}"
+    name = find_name("protocol", name, files, remedy)
+    return read_protocol(name, _values(name, files), str(files[name]))
+
+
+def _files() -> dict[str, Path]:
+    """Return the file of each protocol: those of kdbench, and those in a user's folders."""
+    own_folders.check()
+    found = {file.stem: file for file in sorted(_FOLDER.glob("*.toml"))}
+    spellings = {squeeze(name): name for name in found}
+    for file in (file for folder in own_folders.folders_of("protocols") for file in sorted(folder.glob("[!_.]*.toml"))):
+        if not _NAME.fullmatch(file.stem):
+            raise UserError(f"{file}: the name of a protocol is letters, digits, '.', '_' and '-': rename the file")
+        other = spellings.setdefault(squeeze(file.stem), file.stem)
+        if other in found:
+            raise UserError(f"protocol {file.stem} of {file} has the name of {other} of {found[other]}: rename it")
+        found[file.stem] = file
+    return found
+
+
+def _values(name: str, files: Mapping[str, Path], above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return what the file of a protocol says, and of the one on which it is based what it says nothing about."""
+    where = str(files[name])
+    try:
+        values = read_toml(files[name])
+    except Unreadable as error:
+        raise UserError(f"{where} {error}") from None
+    if "base" not in values:
+        return values
+    given = values.pop("base")
+    if not isinstance(given, str):
+        raise UserError(f"{where}: base must be the name of a protocol, not {given!r}")
+    try:
+        base = find_name("protocol", given, files, "'kdbench list protocols' names all")
+    except UserError as error:
+        raise UserError(f"{where}: base: {error}") from None
+    if base in (*above, name):
+        raise UserError(f"{where}: base: {' > '.join((*above, name, base))} has no beginning: base one on another")
+    described = {"title": f"on the rules of {base}", "source": f"{files[name].name}, on the rules of {base}"}
+    return _on_top(_values(base, files, (*above, name)), described | values)
+
+
+def _on_top(below: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values with those below where they say nothing: key by key, in tables too.
+
+    Of another optimiser, schedule or kind of crop, what only the one below has is left out; so are published accuracies
+    on other data.
+    """
+    merged = dict(below)
+    for key, value in values.items():
+        table = below.get(key)
+        if isinstance(value, dict) and isinstance(table, dict):
+            word, its_own = _KINDS.get(key, ("", frozenset()))
+            other = word in value and value[word] != table.get(word)
+            merged[key] = {each: it for each, it in table.items() if not (other and each in its_own)} | value
+        else:
+            merged[key] = value
+    if merged.get("data") != below.get("data") and "accuracy" not in values:
+        merged.pop("accuracy", None)
+    return merged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,19 +220,14 @@ class _About:
     accuracy: dict[str, float] = field(default_factory=dict)
 
 
-def read_protocol(name: str, text: str, where: str) -> Protocol:
-    """Make a protocol of the text of its file.
+def read_protocol(name: str, values: Mapping[str, Any], where: str) -> Protocol:
+    """Make a protocol of what its file says.
 
     Raises
     ------
     UserError
-        The text is not TOML, a key is unknown or missing, or a value is of the wrong kind or out of range; the message
-        begins with ``where``.
+        A key is unknown or missing, or a value is of the wrong kind or out of range; the message begins with ``where``.
     """
-    try:
-        values = parse_toml(text)
-    except Unreadable as error:
-        raise UserError(f"{where} {error}") from None
     rules, about = ([f.name for f in dataclasses.fields(kind)] for kind in (Rules, _About))
     for key in values:
         if key not in {*rules, *about}:

@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import final
 
 from kdbench.errors import UserError
-from kdbench.experiment import user_methods
+from kdbench.experiment import own_folders, user_methods
 from kdbench.method import Method
 from kdbench.utils.names import find_name, squeeze
 from kdbench.utils.reading import Unreadable, read_bytes
@@ -132,13 +132,8 @@ def method_sources() -> dict[str, MethodSource]:
     UserError
         A folder does not exist, or two methods have one name.
     """
-    folders = user_methods.folders()
-    for folder in folders:
-        if not folder.is_dir():
-            raise UserError(
-                f"folder {folder} does not exist: --methods and {user_methods.FOLDERS} name folders of methods, "
-                "and 'kdbench new NAME --dir DIR' makes one"
-            )
+    own_folders.check()
+    folders = own_folders.folders_of("methods")
     return _collected(folders, tuple(folder.stat().st_mtime_ns for folder in folders), tuple(sys.path))
 
 
@@ -280,8 +275,8 @@ def method_names() -> list[str]:
 def method_name(name: str) -> str:
     """Return the registered spelling of a method's name."""
     remedy = "'kdbench list methods' names all"
-    if not user_methods.folders():
-        remedy += f"; a method of your own is found with --methods DIR or {user_methods.FOLDERS}"
+    if not own_folders.folders_of("methods"):
+        remedy += f"; a method of your own is found with --methods DIR or {own_folders.METHODS}"
     return find_name("method", name, method_names(), remedy)
 
 

@@ -6,10 +6,11 @@ import importlib.util
 import os
 import shlex
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from kdbench.engine.environment import CODE_STATE, code_state
-from kdbench.experiment.user_methods import FOLDERS, folders
+from kdbench.experiment.own_folders import KINDS, METHODS, OWN, named
 from kdbench.utils.files import explain_os_errors, write_json
 
 CODE = "code"
@@ -20,7 +21,7 @@ _PACKAGES = ("kdbench", "kdbench.methods", "kdbench.slurm")
 def copy_code(folder: Path) -> list[str]:
     """Copy the code to a submission's folder; return the lines of shell that let a job import it from there.
 
-    Of users' folders of methods, the Python and TOML files are copied: methods, helpers and recipes.
+    Of users' folders, the Python and TOML files are copied: methods, helpers, recipes and protocols.
     """
     code = folder / CODE
     ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
@@ -31,12 +32,20 @@ def copy_code(folder: Path) -> list[str]:
             for source in spec.submodule_search_locations or ():
                 shutil.copytree(source, code / package.replace(".", "/"), ignore=ignore, dirs_exist_ok=True)
         write_json(code / CODE_STATE, code_state())
-        copies = [code / "own" / str(number) for number in range(len(folders()))]
-        for user_folder, copy in zip(folders(), copies, strict=True):
-            copy.mkdir(parents=True)
-            for path in (*user_folder.glob("*.py"), *user_folder.glob("*.toml")):
-                shutil.copy(path, copy)
+        exports = [*_copy_own(METHODS, code, ("",)), *_copy_own(OWN, code, KINDS)]
     # Without the second line, the folder in which the job was submitted would come first.
     lines = [f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}", "export PYTHONSAFEPATH=1"]
-    user_folders = os.pathsep.join(map(str, copies))
-    return [*lines, f"export {FOLDERS}={shlex.quote(user_folders)}"] if user_folders else lines
+    return [*lines, *exports]
+
+
+def _copy_own(variable: str, code: Path, below: Iterable[str]) -> list[str]:
+    """Copy the folders that a variable names; return the line of shell that names the copies, if there are any."""
+    copies = []
+    for number, folder in enumerate(named(variable)):
+        copies.append(code / variable.lower() / str(number))
+        for place in below:
+            target = copies[-1] / place
+            target.mkdir(parents=True, exist_ok=True)
+            for path in (*(folder / place).glob("*.py"), *(folder / place).glob("*.toml")):
+                shutil.copy(path, target)
+    return [f"export {variable}={shlex.quote(os.pathsep.join(map(str, copies)))}"] if copies else []

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, get_args
 
 from kdbench.errors import UserError
 from kdbench.experiment.pairs import Pair, named_pairs
-from kdbench.experiment.protocol import protocol_names
+from kdbench.experiment.protocol import load_protocol
 from kdbench.experiment.registry import method_names
 from kdbench.experiment.rule_groups import MAX_EPOCHS
 from kdbench.models import NETWORKS, canonical_network, parse_pair
@@ -79,7 +79,7 @@ def read_grid(path: Path) -> GridFile:
         if key not in values:
             raise UserError(f"{path} has no line {key!r}: a grid needs {', '.join(_KEYS[:4])}, e.g. {_EXAMPLE}")
     with error_context(path, "protocol", values["protocol"]):
-        protocol = _named("protocol", _typed(values["protocol"], str, "the name of a protocol"), protocol_names())
+        protocol = load_protocol(_typed(values["protocol"], str, "the name of a protocol")).name
     with error_context(path, "methods", values["methods"]):
         names = _listed(values["methods"], "names of methods")
         methods = _distinct("method", [_named("method", name, method_names()) for name in names])

@@ -15,7 +15,7 @@ from kdbench.analysis.published.ledger import claims
 from kdbench.analysis.published.tables import with_published
 from kdbench.analysis.published.values import Published, datasets, load_published
 from kdbench.analysis.tables.layouts import paper
-from kdbench.experiment.user_methods import FOLDERS
+from kdbench.experiment import own_folders
 
 PROTOCOL = "cifar100-crd-v1"
 VALUE = {
@@ -34,7 +34,7 @@ VALUE = {
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "own"
     folder.mkdir()
-    monkeypatch.setenv(FOLDERS, str(folder))
+    monkeypatch.setenv(own_folders.METHODS, str(folder))
     return folder
 
 

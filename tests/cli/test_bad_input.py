@@ -25,7 +25,7 @@ from image_folder import write_folder
 from kdbench import cli
 from kdbench.cli.app import app
 from kdbench.engine.session import Session
-from kdbench.experiment.user_methods import FOLDERS
+from kdbench.experiment import own_folders
 
 TESTS = Path(__file__).parent.parent
 RULES = {"protocol": "digits-demo-v1"}
@@ -222,13 +222,13 @@ def place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setattr(target, reach)
     for method in ("run_all", "build_caches"):
         monkeypatch.setattr(Session, method, reach)
-    monkeypatch.setenv(FOLDERS, "")
+    monkeypatch.setenv(own_folders.METHODS, "")
     monkeypatch.chdir(folder)
     before = set(folder.rglob("*"))
     yield
     for made in sorted(set(folder.rglob("*")) - before, reverse=True):
         made.rmdir() if made.is_dir() and not made.is_symlink() else made.unlink()
-    os.environ[FOLDERS] = ""
+    os.environ[own_folders.METHODS] = ""
 
 
 def typed(words: list[str]) -> tuple[int, str, str]:

@@ -23,8 +23,8 @@ import kdbench
 from kdbench.cli.app import app
 from kdbench.cli.options import next_command
 from kdbench.data.datasets import load_dataset
+from kdbench.experiment import own_folders
 from kdbench.experiment.protocol import load_protocol
-from kdbench.experiment.user_methods import FOLDERS
 
 
 def test_train_twice_then_table(typed: Typed, small: list[str]) -> None:
@@ -105,7 +105,7 @@ def test_the_next_command_has_the_options_that_were_given(
         raise typer.Exit
 
     monkeypatch.setattr("kdbench.cli.grid.open_grid", catch)
-    monkeypatch.setenv(FOLDERS, "")  # what --methods sets is undone
+    monkeypatch.setenv(own_folders.METHODS, "")  # what --methods sets is undone
     assert CliRunner().invoke(app, ["grid", "status", "g.toml", *typed_words]).exit_code == 0
     assert CliRunner().invoke(app, ["--methods", "o w", "grid", "status", "g.toml"]).exit_code == 0
     assert spelled == [command, "\"kdbench --methods 'o w' grid retry g.toml\""]

@@ -13,7 +13,7 @@ from kdbench.engine.checks.small import PAIRS
 from kdbench.engine.checks.table import CHECKS
 from kdbench.engine.checks.validate import Verdict, judge, remarks, rows
 from kdbench.engine.checks.watched import Watched
-from kdbench.experiment.user_methods import FOLDERS
+from kdbench.experiment import own_folders
 
 RECIPE = '[[recipe]]\ndataset = "cifar100"\npairs = {pairs}\nsettings = {settings}\nsource = "{source}"\n'
 
@@ -172,7 +172,7 @@ def test_every_check_can_fail(
     check: str, broken: dict[str, str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_own(tmp_path / "own", **broken)
-    monkeypatch.setenv(FOLDERS, str(tmp_path / "own"))
+    monkeypatch.setenv(own_folders.METHODS, str(tmp_path / "own"))
     verdict = judge(check, Watched("mine", "cifar", tmp_path))
     assert verdict.outcome == "FAILS"
     assert re.search(said, verdict.reason), verdict.reason
@@ -180,7 +180,7 @@ def test_every_check_can_fail(
 
 def test_what_pre_training_alone_trains_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_own(tmp_path / "own", init=EARLY, more=FIRST.replace(" * FACTOR", ""))
-    monkeypatch.setenv(FOLDERS, str(tmp_path / "own"))
+    monkeypatch.setenv(own_folders.METHODS, str(tmp_path / "own"))
     watched = Watched("mine", "cifar", tmp_path)
     assert not [verdict for check in CHECKS if check != "processes" and (verdict := judge(check, watched)).reason]
     assert [len(epoch.terms) for epoch in watched.epochs] == [3, 3]
@@ -189,7 +189,7 @@ def test_what_pre_training_alone_trains_is_trained(tmp_path: Path, monkeypatch: 
 
 def test_an_average_that_is_saved_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_own(tmp_path / "own", more=SAVED, loss=FOLLOW)
-    monkeypatch.setenv(FOLDERS, str(tmp_path / "own"))
+    monkeypatch.setenv(own_folders.METHODS, str(tmp_path / "own"))
     watched = Watched("mine", "cifar", tmp_path)
     verdicts = [judge(check, watched) for check in CHECKS if check != "processes"]
     assert [verdict for verdict in verdicts if verdict.outcome != "ok"] == []
@@ -200,7 +200,7 @@ def test_what_is_written_once_a_batch_and_batch_norms_hold(tmp_path: Path, monke
     keeps = f"{COUNT}\nself.norm = nn.BatchNorm1d(setup.student.num_classes)"
     loss = "return {'ce': ce, 'mine': self.norm(ours).square().mean()}, {'one': torch.ones(1)}"
     write_own(tmp_path / "own", init=keeps, more=remember, loss=loss)
-    monkeypatch.setenv(FOLDERS, str(tmp_path / "own"))
+    monkeypatch.setenv(own_folders.METHODS, str(tmp_path / "own"))
     watched = Watched("mine", "cifar", tmp_path)
     assert judge("memory", watched) == Verdict("memory", "cifar", "ok")
     assert [float(epoch.run.method.count) for epoch in watched.epochs] == [3]
@@ -209,7 +209,7 @@ def test_what_is_written_once_a_batch_and_batch_norms_hold(tmp_path: Path, monke
 def test_a_method_without_a_teacher_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_own(tmp_path / "own", loss="return {'ce': ce + self.head(student.penultimate).square().mean()}")
     path.write_text(path.read_text().replace(', teacher={"logits"}', "").replace("mine = (ours - teacher.l", "# "))
-    monkeypatch.setenv(FOLDERS, str(tmp_path / "own"))
+    monkeypatch.setenv(own_folders.METHODS, str(tmp_path / "own"))
     watched = Watched("mine", "cifar", tmp_path)
     verdicts = [judge(check, watched) for check in ("losses", "state", "resume", "weights", "repeat")]
     assert [verdict for verdict in verdicts if verdict.outcome != "ok"] == []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kdbench.experiment.user_methods import FOLDERS
+from kdbench.experiment import own_folders
 
 
 @pytest.fixture
@@ -14,5 +14,5 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of methods that this process knows."""
     folder = tmp_path / "own"
     folder.mkdir()
-    monkeypatch.setenv(FOLDERS, str(folder))
+    monkeypatch.setenv(own_folders.METHODS, str(folder))
     return folder

@@ -63,7 +63,7 @@ seeds = [1]
 
 
 def read(text: str) -> Protocol:
-    return read_protocol("vit-v1", text, "vit-v1.toml")
+    return read_protocol("vit-v1", tomllib.loads(text), "vit-v1.toml")
 
 
 def cell_of(protocol: Protocol) -> Cell:
@@ -195,7 +195,6 @@ def test_rules_of_another_optimiser_and_schedule() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("version = 1", "version = one", "vit-v1.toml is not TOML"),
         ("version = 1", "", "vit-v1.toml: version is missing: known are version, precision"),
         ("version = 1", "version = 1\nversoin = 2", "vit-v1.toml: unknown key 'versoin': known are title, source"),
         ("version = 1", "version = true", "vit-v1.toml: version must be a whole number, not True"),

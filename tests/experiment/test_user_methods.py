@@ -17,8 +17,8 @@ import kdbench
 from kdbench.engine.run import Run
 from kdbench.engine.run_state import save
 from kdbench.errors import UserError
+from kdbench.experiment import own_folders
 from kdbench.experiment.registry import load_method, method_name, method_names, method_source, method_sources
-from kdbench.experiment.user_methods import FOLDERS
 from kdbench.grid.code_copy import copy_code
 
 ROOT = Path(__file__).parents[2]
@@ -86,16 +86,16 @@ def test_a_state_of_other_code_is_refused(own: Path, tiny_npz: Path, tmp_path: P
 def test_folders_come_from_the_variable_and_the_option(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3):
         write_own(Path(f"own{number}"), f"mine{number}")
-    monkeypatch.setenv(FOLDERS, f"own0{os.pathsep}{os.pathsep}own0")
+    monkeypatch.setenv(own_folders.METHODS, f"own0{os.pathsep}{os.pathsep}own0")
     assert {"mine0"} == set(method_names()) & {"mine0", "mine1", "mine2"}
     assert method_name("Mine_0") == "mine0"
     code, out, err = typed("--methods", "own1", "--methods", "own2", "list", "methods")
     assert code == 0, err
     assert re.findall(r"^(mine\d) .* file mine\d\.py *$", out, flags=re.MULTILINE) == ["mine0", "mine1", "mine2"]
-    monkeypatch.setenv(FOLDERS, "nowhere")
+    monkeypatch.setenv(own_folders.METHODS, "nowhere")
     code, _, err = typed("list", "methods")
     assert (code, err.count("\n")) == (2, 1)
-    assert f"folder {Path('nowhere').absolute()} does not exist: --methods and {FOLDERS}" in err
+    assert f"folder {Path('nowhere').absolute()} does not exist: --methods and {own_folders.METHODS}" in err
 
 
 def test_own_methods_leave_the_search_path_alone(own: Path) -> None:
@@ -218,16 +218,16 @@ def test_a_submission_takes_a_copy_of_own_methods(own: Path, tmp_path: Path, mon
     (own / "_shared.py").write_text("")
     (own / "runs").mkdir()
     write_own(tmp_path / "o t'her", "second")
-    monkeypatch.setenv(FOLDERS, f"{own}{os.pathsep}{tmp_path / chr(111)} t'her")
+    monkeypatch.setenv(own_folders.METHODS, f"{own}{os.pathsep}{tmp_path / chr(111)} t'her")
     lines = copy_code(tmp_path / "submission")
-    copies = [tmp_path / "submission" / "code" / "own" / number for number in "01"]
+    copies = [tmp_path / "submission" / "code" / "kdbench_methods" / number for number in "01"]
     assert sorted(path.name for path in copies[0].iterdir()) == ["_shared.py", "mine.py", "mine.toml"]
     assert [path.name for path in copies[1].iterdir()] == ["second.py"]
-    shell = "\n".join([*lines, f'printf %s "${FOLDERS}"'])
+    shell = "\n".join([*lines, f'printf %s "${own_folders.METHODS}"'])
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)
     assert done.stdout == os.pathsep.join(map(str, copies))
-    monkeypatch.delenv(FOLDERS)
-    assert FOLDERS not in "\n".join(copy_code(tmp_path / "another"))
+    monkeypatch.delenv(own_folders.METHODS)
+    assert own_folders.METHODS not in "\n".join(copy_code(tmp_path / "another"))
 
 
 def test_a_grid_runs_own_methods_from_the_copy(typed: Typed, tiny_npz: Path) -> None:

@@ -102,7 +102,7 @@ def test_names_in_any_spelling_and_several_values(tmp_path: Path) -> None:
             "method.fitnet",
             r"\[method.fitnet\] .*: unknown method 'fitnet': known of this grid are ce",
         ),
-        ("cifar100-crd-v1", "speech", r"protocol = \"speech\": unknown protocol 'speech': known are cifar10"),
+        ("cifar100-crd-v1", "speech", r"protocol = \"speech\": unknown protocol 'speech': 'kdbench list"),
         ("seeds    = 5", "seeds = 5\nepochs = 0", r"epochs = 0: epochs must be at least 1"),
         ("seeds    = 5", 'seeds = 5\nepochs = "9"', r"epochs = \"9\": must be a whole number"),
         (

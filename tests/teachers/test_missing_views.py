@@ -12,9 +12,9 @@ from own_files import write_own
 
 import kdbench
 from kdbench.errors import UserError
+from kdbench.experiment import own_folders
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.folder import FAILURE
-from kdbench.experiment.user_methods import FOLDERS
 from kdbench.teachers.plan import CacheMode
 
 REFUSAL = "images of 8 x 12 pixels cannot be turned by 1 quarter turns: a method that rotates needs square images"
@@ -82,7 +82,7 @@ def views(cls, config):
     return cls.VIEWS
 """
     write_own(tmp_path / "own", more=more)
-    monkeypatch.setenv(FOLDERS, str(tmp_path / "own"))
+    monkeypatch.setenv(own_folders.METHODS, str(tmp_path / "own"))
     mine = session.cell(method="mine", student="resnet8", teacher="resnet8", seed=1, settings={"broken": True})
     outcomes = session.run_all([mine, *cells(session, "kd")], cache="on")
     assert [str(outcome) if isinstance(outcome, RuntimeError) else type(outcome) for outcome in outcomes] == [

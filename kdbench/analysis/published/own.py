@@ -22,10 +22,10 @@ from kdbench.analysis.published.files import (
     read_values,
 )
 from kdbench.errors import UserError
+from kdbench.experiment.own_folders import folders_of
 from kdbench.experiment.pairs import Pair
 from kdbench.experiment.protocol import load_protocol, protocol_names
 from kdbench.experiment.toml_tables import read_table
-from kdbench.experiment.user_methods import folders
 from kdbench.utils.names import find_name, squeeze
 from kdbench.utils.reading import Missing, Unreadable, read_toml
 from kdbench.utils.values import number, shown, text, whole_number
@@ -119,7 +119,7 @@ class Files:
 def read_files() -> Files:
     """Read kdbench's files and those in all folders of methods; one that cannot be used is left out, and named."""
     files = Files()
-    for method in (file for folder in folders() for file in sorted(folder.glob("[!_.]*.py"))):
+    for method in (file for folder in folders_of("methods") for file in sorted(folder.glob("[!_.]*.py"))):
         file = method.with_suffix(".toml")
         try:
             files.add(file)

@@ -1,0 +1,57 @@
+"""Folders with a user's own methods and protocols, as options and environment variables name them."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from kdbench.errors import UserError
+
+METHODS = "KDBENCH_METHODS"
+"""The environment variable: folders of methods, separated as in ``PATH``."""
+OWN = "KDBENCH_OWN"
+"""The environment variable: folders that hold such folders, ``methods`` and ``protocols``."""
+Kind = Literal["methods", "protocols"]
+KINDS: tuple[Kind, ...] = ("methods", "protocols")
+
+
+def named(variable: str) -> tuple[Path, ...]:
+    """Return the folders that a variable names now, each once."""
+    return _named(os.environ.get(variable, ""), os.getcwd())  # noqa: PTH109 - called often
+
+
+def add(variable: str, more: Iterable[Path]) -> None:
+    """Add folders to those that a variable names, for this process and those that it starts."""
+    if folders := [str(path) for path in (*named(variable), *(path.absolute() for path in more))]:
+        os.environ[variable] = os.pathsep.join(folders)
+
+
+def folders_of(kind: Kind) -> tuple[Path, ...]:
+    """Return the folders of the user's own methods or protocols that are named now."""
+    inside = (folder / kind for folder in named(OWN))
+    plain = named(METHODS) if kind == "methods" else ()
+    return tuple(dict.fromkeys((*plain, *(folder for folder in inside if folder.is_dir()))))
+
+
+def check() -> None:
+    """Raise UserError where a folder that is named does not exist, or holds nothing that is looked for."""
+    for folder in named(METHODS):
+        if not folder.is_dir():
+            raise UserError(
+                f"folder {folder} does not exist: --methods and {METHODS} name folders of methods, and 'kdbench new "
+                "NAME --dir DIR' makes one"
+            )
+    for folder in named(OWN):
+        if not any((folder / kind).is_dir() for kind in KINDS):
+            lack = "has no folder methods or protocols" if folder.is_dir() else "does not exist"
+            raise UserError(
+                f"folder {folder} {lack}: --own and {OWN} name folders with your own methods/ and protocols/"
+            )
+
+
+@functools.lru_cache(maxsize=8)
+def _named(folders: str, base: str) -> tuple[Path, ...]:
+    return tuple(dict.fromkeys(Path(base, Path(name).expanduser()) for name in folders.split(os.pathsep) if name))
