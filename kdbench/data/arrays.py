@@ -5,7 +5,7 @@ Each function returns the array in its final form, or raises ``UserError`` that 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -20,9 +20,9 @@ _MAX_LISTED = 12
 """Names of arrays that a message lists."""
 
 
-def require_arrays(what: str, names: Collection[str]) -> None:
-    """Raise ``UserError`` that lists the names unless all of `ARRAY_NAMES` are there."""
-    if missing := [name for name in ARRAY_NAMES if name not in names]:
+def require_arrays(what: str, names: Collection[str], wanted: Iterable[str] = ARRAY_NAMES) -> None:
+    """Raise ``UserError`` that lists the names unless all that are wanted are there."""
+    if missing := [name for name in wanted if name not in names]:
         present = listed(sorted(names)) or "nothing"
         raise UserError(f"{what} has no {', '.join(missing)}: name the arrays so; it holds {present}")
 

@@ -8,7 +8,7 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -21,7 +21,7 @@ from kdbench.utils.text import one_line, size
 
 NPZ: Final = "npz:"
 """What stands before the name of a file in place of a data set's name."""
-_NAMES = (*ARRAY_NAMES, "class_names")
+_CLASS_NAMES = "class_names"
 _COPIES = 3
 """How many times the bytes of its arrays a data set takes in memory, about: read, and ready to be augmented."""
 
@@ -55,6 +55,8 @@ def find_npz(file: str, folder: Path) -> Path:
 def read_npz(path: Path) -> tuple[Arrays, tuple[str, ...]]:
     """Read the arrays of a data set, and return the names of arrays that it has no use for as well.
 
+    Where there are no test images, ``val_images`` and ``val_labels`` are the test images.
+
     Raises
     ------
     UserError
@@ -65,10 +67,13 @@ def read_npz(path: Path) -> tuple[Arrays, tuple[str, ...]]:
             if not zipfile.is_zipfile(file):
                 raise zipfile.BadZipFile("it is not an .npz file, or only the beginning of one")
             with np.load(path, allow_pickle=False) as archive:
-                require_arrays(str(path), archive.files)
-                _require_memory(path, archive.zip)
-                arrays = {name: np.asarray(archive[name]) for name in _NAMES if name in archive}
-                return arrays, tuple(sorted(set(archive.files) - arrays.keys()))
+                places = _places(archive.files)
+                require_arrays(str(path), [*archive.files], places.values())
+                if _CLASS_NAMES in archive:
+                    places[_CLASS_NAMES] = _CLASS_NAMES
+                _require_memory(path, archive.zip, places.values())
+                arrays = {name: np.asarray(archive[place]) for name, place in places.items()}
+                return arrays, tuple(sorted(set(archive.files) - set(places.values())))
     except UserError:
         raise
     except MemoryError:
@@ -92,12 +97,18 @@ def write_npz(path: Path, arrays: Arrays) -> None:
     write_atomic(path, buffer.getvalue(), "give another path")
 
 
-def _require_memory(path: Path, archive: zipfile.ZipFile) -> None:
+def _places(names: Iterable[str]) -> dict[str, str]:
+    """Return the name in the file of each array, by its name in a data set."""
+    validated = "val_images" in names and "test_images" not in names
+    return {name: name.replace("test", "val") if validated else name for name in ARRAY_NAMES}
+
+
+def _require_memory(path: Path, archive: zipfile.ZipFile, names: Collection[str]) -> None:
     """Raise an error for arrays that are larger than the file says, or than this process may have."""
     total = 0
     for member in archive.infolist():
         name = member.filename.removesuffix(".npy")
-        if name in _NAMES:
+        if name in names:
             with archive.open(member) as file:
                 num_bytes = _array_bytes(file)
             if num_bytes > member.file_size:

@@ -45,6 +45,21 @@ def test_an_npz_may_be_grey_have_other_integers_and_class_names(tmp_path: Path) 
     assert dataset.train_labels.dtype == torch.int64
 
 
+def test_images_for_validation_are_the_test_images_where_there_are_no_others(tmp_path: Path) -> None:
+    arrays = small_arrays()
+    expected = load_dataset(f"npz:{write_npz(tmp_path, **arrays)}", tmp_path)
+    column = arrays["train_labels"][:, np.newaxis]
+    parts = {"train_images": arrays["train_images"], "train_labels": column}
+    validated = {name.replace("test", "val"): arrays[name] for name in ("test_images", "test_labels")}
+    found = load_dataset(f"npz:{write_npz(tmp_path, **parts, **validated)}", tmp_path)
+    assert (found.fingerprint, found.unused) == (expected.fingerprint, ())
+    both = load_dataset(f"npz:{write_npz(tmp_path, **arrays, **validated)}", tmp_path)
+    assert (both.fingerprint, both.unused) == (expected.fingerprint, ("val_images", "val_labels"))
+    del validated["val_labels"]
+    text = message(lambda: load_dataset(f"npz:{write_npz(tmp_path, **parts, **validated)}", tmp_path))
+    assert "has no val_labels: name the arrays so" in text
+
+
 def test_a_missing_npz_says_where_it_was_looked_for(tmp_path: Path) -> None:
     text = message(lambda: load_dataset("npz:absent.npz", tmp_path))
     expected = f"there is no file {Path.cwd()}/absent.npz or {tmp_path}/absent.npz: type npz:FILE with its path"
