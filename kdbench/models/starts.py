@@ -28,6 +28,8 @@ from kdbench.utils.files import write_atomic
 from kdbench.utils.names import safe_name
 
 _FOLDER = "init"
+START_FILES = f"{_FOLDER}/*.safetensors"
+"""Pattern of the files below a folder of runs."""
 _DIGITS = 16
 """Of a hash: enough for any number of networks."""
 

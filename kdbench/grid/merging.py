@@ -1,0 +1,159 @@
+"""Bring finished cells of another folder of runs, such as another machine's, into one's own, each checked and whole."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+from kdbench.errors import UserError
+from kdbench.experiment.folder import CONFIG, FAILURE, METRICS, PRETRAINING, RECORD, STATE, WEIGHTS, parse_record
+from kdbench.models.starts import START_FILES
+from kdbench.models.weights import read_weights, weights_hash
+from kdbench.teachers.cards import CARD, read_card
+from kdbench.utils.checkpoint import state_names
+from kdbench.utils.files import paths_in, write_atomic
+from kdbench.utils.leases import Busy, Leases
+from kdbench.utils.reading import Unreadable, read_bytes
+
+_CELL = re.compile(r"seed\d+-([0-9a-f]{8})")
+
+
+@final
+@dataclass(slots=True)
+class Merged:
+    """What was brought, what was there already, and what was left out."""
+
+    cells: int = 0
+    teachers: int = 0
+    starts: int = 0
+    """Files of weights that students start from."""
+    there: int = 0
+    """Cells and teachers that were there already."""
+    left_out: list[str] = field(default_factory=list)
+    """A line for each that was not brought, with the reason."""
+
+
+def merge(source: Path, runs: Path) -> Merged:
+    """Bring the finished cells of ``source``, their teachers and the weights that they start from into ``runs``.
+
+    Nothing that is there is changed. Cells in progress, submissions and caches stay where they are.
+
+    Raises
+    ------
+    UserError
+        ``source`` does not exist, or a file cannot be written.
+    """
+    if not source.is_dir():
+        raise UserError(
+            f"the folder {source} does not exist: type the folder of runs that cells are to be brought from"
+        )
+    if runs.exists() and source.samefile(runs):
+        raise UserError(f"{source} and {runs} are one folder: name the folder to bring cells into with --runs DIR")
+    merged = Merged()
+    with Leases() as leases:
+        for card in paths_in(source, f"*/teachers/*/{CARD}"):
+            with _named(merged):
+                merged.teachers += _bring_teacher(card.parent, runs / card.parent.relative_to(source), merged)
+        for record in paths_in(source, f"*/*/*/seed*/{RECORD}"):
+            with _named(merged):
+                merged.cells += _bring_cell(record.parent, runs / record.parent.relative_to(source), merged, leases)
+        for start in paths_in(source, START_FILES):
+            with _named(merged):
+                merged.starts += _copy(start, runs / start.relative_to(source))
+    return merged
+
+
+@contextlib.contextmanager
+def _named(merged: Merged) -> Iterator[None]:
+    """Note what cannot be brought, and go on."""
+    try:
+        yield
+    except _LeftOut as error:
+        merged.left_out.append(str(error))
+
+
+class _LeftOut(Exception):
+    """Something is not brought; the message says what and why."""
+
+
+def _bring_cell(folder: Path, target: Path, merged: Merged, leases: Leases) -> bool:
+    """Copy a finished cell, its record last; return whether it was."""
+    try:
+        record = parse_record(folder / RECORD)
+    except Unreadable as error:
+        raise _LeftOut(f"{folder / RECORD} is left out: it {error}") from None
+    match = _CELL.fullmatch(folder.name)
+    if not match or not record["cell"].startswith(match[1]):
+        raise _LeftOut(f"{folder / RECORD} is left out: it belongs to cell {record['cell'][:8]}")
+    _check_weights(folder, record["weights"], missing_is_fine=True)
+    if (target / RECORD).exists():
+        _compare(record, target, folder)
+        merged.there += 1
+        return False
+    try:
+        leases.hold(target)
+    except Busy as error:
+        raise _LeftOut(f"{folder} is left out: {error}") from None
+    for name in (CONFIG, METRICS, PRETRAINING, WEIGHTS, RECORD):
+        if (folder / name).exists():
+            _copy(folder / name, target / name)
+    for leftover in (FAILURE, *state_names(STATE)):
+        (target / leftover).unlink(missing_ok=True)
+    return True
+
+
+def _compare(record: dict[str, Any], target: Path, folder: Path) -> None:
+    """Leave out a record whose cell has another result already."""
+    try:
+        other = parse_record(target / RECORD)
+    except Unreadable as error:
+        raise _LeftOut(f"{folder} is left out: {target / RECORD} {error}; delete that one to bring this one") from None
+    if other["weights"] != record["weights"]:
+        raise _LeftOut(
+            f"{folder} is left out: {target} has another result of this cell ({other['top1']:.2f} %, here "
+            f"{record['top1']:.2f} %), as another processor gives"
+        )
+
+
+def _bring_teacher(folder: Path, target: Path, merged: Merged) -> bool:
+    """Copy a teacher, its card last; return whether it was."""
+    try:
+        card = read_card(folder / CARD)
+    except UserError as error:
+        raise _LeftOut(f"{folder} is left out: {error}") from None
+    if (target / CARD).exists():
+        merged.there += 1
+        return False
+    _check_weights(folder, card.weights, missing_is_fine=False)
+    for name in (WEIGHTS, CARD):
+        _copy(folder / name, target / name)
+    return True
+
+
+def _check_weights(folder: Path, expected: str, *, missing_is_fine: bool) -> None:
+    path = folder / WEIGHTS
+    if missing_is_fine and not path.exists():
+        return
+    try:
+        found = weights_hash(read_weights(path))
+    except UserError as error:
+        raise _LeftOut(f"{folder} is left out: {error}") from None
+    if found != expected:
+        raise _LeftOut(f"{folder} is left out: {WEIGHTS} is damaged, or belongs to another result")
+
+
+def _copy(path: Path, target: Path) -> bool:
+    """Copy a regular file as a whole; return whether it was not there."""
+    if target.exists():
+        return False
+    try:
+        content = read_bytes(path)
+    except Unreadable as error:
+        raise _LeftOut(f"{path} is left out: it {error}") from None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(target, content)
+    return True
