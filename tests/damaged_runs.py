@@ -66,6 +66,7 @@ WRITERS = {
     "teacher train": ["teacher", "train", *BASE, "--network", "resnet8"],
     "train done": ["train", *TAUGHT, "--method", "kd"],
     "train begun": ["train", *TAUGHT, "--method", "kd", "--seed", "3"],
+    "merge": ["merge", "runs", "--runs", "merged"],
     "train own": ["--methods", "own", "train", *TAUGHT, "--method", "mine"],
 }
 COMMANDS = READERS | WRITERS
@@ -74,12 +75,12 @@ _GRIDS = ("grid status", "grid plan")
 _CACHES = ("table", "grid plan", "cache list", "cache prune", "cache build", "train begun")
 
 KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "record": (f"{DONE}-*/record.json", (*_TABLES, *_GRIDS, "train done", "cache prune")),
+    "record": (f"{DONE}-*/record.json", (*_TABLES, *_GRIDS, "train done", "cache prune", "merge")),
     "teacher's record": (f"{RUNS}/none-resnet8/ce/seed0-*/record.json", ("table", *_GRIDS, "teacher train")),
     "config of a done cell": (f"{DONE}-*/config.toml", ("table", "grid status", "train done")),
     "metrics of a done cell": (f"{DONE}-*/metrics.jsonl", ("report", "grid status", "train done")),
-    "weights of a done cell": (f"{DONE}-*/model.safetensors", ("table", "grid status", "train done")),
-    "weights of a teacher's cell": (f"{RUNS}/none-resnet8/ce/seed0-*/model.safetensors", ("teacher train",)),
+    "weights of a done cell": (f"{DONE}-*/model.safetensors", ("table", "grid status", "train done", "merge")),
+    "weights of a teacher's cell": (f"{RUNS}/none-resnet8/ce/seed0-*/model.safetensors", ("teacher train", "merge")),
     "config of a begun cell": (f"{BEGUN}-*/config.toml", (*_TABLES, *_GRIDS, "train begun")),
     "metrics of a begun cell": (f"{BEGUN}-*/metrics.jsonl", ("report", "grid status", "train begun")),
     "state": (f"{BEGUN}-*/state", (*_GRIDS, "train begun")),
@@ -88,9 +89,12 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "reason of a failure": (f"{FAILED}-*/failed.json", (*_TABLES, *_GRIDS)),
     "teacher's card": (
         f"{RUNS}/teachers/*/teacher.json",
-        ("grid status", "teacher list", *_CACHES, "teacher train"),
+        ("grid status", "teacher list", *_CACHES, "teacher train", "merge"),
     ),
-    "teacher's weights": (f"{RUNS}/teachers/*/model.safetensors", ("teacher list", "train begun", "teacher train")),
+    "teacher's weights": (
+        f"{RUNS}/teachers/*/model.safetensors",
+        ("teacher list", "train begun", "teacher train", "merge"),
+    ),
     "identity of a cache": (f"{CACHE}/identity.json", _CACHES),
     "use lock": (f"{CACHE}/use.lock", _CACHES),
     "segment": (f"{CACHE}/WHOLE/segment.json", _CACHES),
@@ -162,6 +166,7 @@ def type_in(folder: Path, words: list[str], seconds: float = SECONDS) -> Ending:
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
         patch.setattr(sys, "argv", ["kdbench", *words])
         patch.setenv(own_folders.METHODS, "")
+        patch.setenv(own_folders.OWN, "")
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _limited(seconds):
                 cli.main()

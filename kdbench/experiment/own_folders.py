@@ -46,7 +46,8 @@ def check() -> None:
             )
     for folder in named(OWN):
         if not any((folder / kind).is_dir() for kind in KINDS):
-            lack = "has no folder methods or protocols" if folder.is_dir() else "does not exist"
+            is_none = "is no folder" if folder.exists() else "does not exist"
+            lack = "has no folder methods or protocols" if folder.is_dir() else is_none
             raise UserError(
                 f"folder {folder} {lack}: --own and {OWN} name folders with your own methods/ and protocols/"
             )

@@ -40,6 +40,7 @@ COMMANDS: dict[str, dict[str, str]] = {
     "claims": {"runs": "records"},
     "report": {"runs": "records", "out": "report"},
     "bench": {"pairs": "resnet8>resnet8", **RULES},
+    "merge": {"sources": "records"},
     "list": {"what": "networks"},
     "show": {"method": "kd"},
     "new": {"name": "mine", "folder": "own"},
@@ -95,10 +96,10 @@ TEXTS = [
     *("temperature=4\nx=5", "temperature=" + "9" * 5000, "temperature=[" + "[" * 2000, "a,b", ",", "None", "*"),
 ]
 GRID = 'protocol = "digits-demo-v1"\npairs = ["resnet8>resnet8"]\nmethods = ["kd", "ce"]\nseeds = 1\n'
-PATHS = {"runs", "out", "folder", "file", "profile", "--methods"}
+EVERYWHERE = ("--methods", "--own")
+"""The options that stand before every command."""
+PATHS = {"runs", "out", "folder", "file", "profile", "sources", *EVERYWHERE}
 """Parameters that are paths: nothing is the current folder, and a space is a name."""
-EVERYWHERE = "--methods"
-"""The option that stands before every command."""
 SECONDS = 20
 """That a command may take before it counts as hanging."""
 ALWAYS = 150
@@ -126,8 +127,8 @@ class Case:
     is_number: bool
 
     def words(self) -> list[str]:
-        if self.parameter == EVERYWHERE:
-            return [EVERYWHERE, self.value, *self.command.split()]
+        if self.parameter in EVERYWHERE:
+            return [self.parameter, self.value, *self.command.split()]
         values = COMMANDS[self.command] | ({self.parameter: self.value} if self.parameter else {})
         given = [each for each in PARAMETERS[self.command] if each.name in values]
         options = [word for each in given if each.option for word in (each.option, values[each.name])]
@@ -173,7 +174,8 @@ def all_cases() -> list[Case]:
             if not parameter.is_flag:
                 values = [*NUMBERS, *TEXTS[:8]] if parameter.is_number else [*TEXTS, *NUMBERS[:9]]
                 cases += [Case(command, parameter.name, value, parameter.is_number) for value in values]
-    cases += [Case(f"list {what}", EVERYWHERE, value, False) for value in TEXTS for what in ("methods", "networks")]
+    lists = [("--methods", "methods"), ("--methods", "networks"), ("--own", "methods"), ("--own", "protocols")]
+    cases += [Case(f"list {what}", option, value, False) for value in TEXTS for option, what in lists]
     random.Random(14).shuffle(cases)
     return cases
 
@@ -222,13 +224,14 @@ def place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setattr(target, reach)
     for method in ("run_all", "build_caches"):
         monkeypatch.setattr(Session, method, reach)
-    monkeypatch.setenv(own_folders.METHODS, "")
+    for variable in (own_folders.METHODS, own_folders.OWN):
+        monkeypatch.setenv(variable, "")
     monkeypatch.chdir(folder)
     before = set(folder.rglob("*"))
     yield
     for made in sorted(set(folder.rglob("*")) - before, reverse=True):
         made.rmdir() if made.is_dir() and not made.is_symlink() else made.unlink()
-    os.environ[own_folders.METHODS] = ""
+    os.environ[own_folders.METHODS] = os.environ[own_folders.OWN] = ""
 
 
 def typed(words: list[str]) -> tuple[int, str, str]:
