@@ -81,7 +81,5 @@ def register(monkeypatch: pytest.MonkeyPatch, text: str = RULES) -> None:
     def with_ours(name: str) -> Protocol:
         return made if name == NAME else load(name)
 
-    for module in ("experiment.protocol", "engine.session", "grid.grid"):
+    for module in ("experiment.protocol", "engine.session", "grid.grid", "grid.file"):
         monkeypatch.setattr(f"kdbench.{module}.load_protocol", with_ours)
-    names = protocol.protocol_names
-    monkeypatch.setattr("kdbench.grid.file.protocol_names", lambda: [*names(), NAME])

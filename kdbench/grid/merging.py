@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -54,16 +54,18 @@ def merge(source: Path, runs: Path) -> Merged:
     if runs.exists() and source.samefile(runs):
         raise UserError(f"{source} and {runs} are one folder: name the folder to bring cells into with --runs DIR")
     merged = Merged()
-    with Leases() as leases:
-        for card in paths_in(source, f"*/teachers/*/{CARD}"):
+    for card in paths_in(source, f"*/teachers/*/{CARD}"):
+        with _named(merged):
+            merged.teachers += _bring_teacher(card.parent, runs / card.parent.relative_to(source), merged)
+    for record in paths_in(source, f"*/*/*/seed*/{RECORD}"):
+        with _named(merged):
+            merged.cells += _bring_cell(record.parent, runs / record.parent.relative_to(source), merged)
+    for start in paths_in(source, START_FILES):
+        target = runs / start.relative_to(source)
+        if not target.exists():
             with _named(merged):
-                merged.teachers += _bring_teacher(card.parent, runs / card.parent.relative_to(source), merged)
-        for record in paths_in(source, f"*/*/*/seed*/{RECORD}"):
-            with _named(merged):
-                merged.cells += _bring_cell(record.parent, runs / record.parent.relative_to(source), merged, leases)
-        for start in paths_in(source, START_FILES):
-            with _named(merged):
-                merged.starts += _copy(start, runs / start.relative_to(source))
+                _write(_read([start.name], start.parent), target.parent)
+                merged.starts += 1
     return merged
 
 
@@ -80,7 +82,7 @@ class _LeftOut(Exception):
     """Something is not brought; the message says what and why."""
 
 
-def _bring_cell(folder: Path, target: Path, merged: Merged, leases: Leases) -> bool:
+def _bring_cell(folder: Path, target: Path, merged: Merged) -> bool:
     """Copy a finished cell, its record last; return whether it was."""
     try:
         record = parse_record(folder / RECORD)
@@ -94,15 +96,16 @@ def _bring_cell(folder: Path, target: Path, merged: Merged, leases: Leases) -> b
         _compare(record, target, folder)
         merged.there += 1
         return False
-    try:
-        leases.hold(target)
-    except Busy as error:
-        raise _LeftOut(f"{folder} is left out: {error}") from None
-    for name in (CONFIG, METRICS, PRETRAINING, WEIGHTS, RECORD):
-        if (folder / name).exists():
-            _copy(folder / name, target / name)
-    for leftover in (FAILURE, *state_names(STATE)):
-        (target / leftover).unlink(missing_ok=True)
+    names = [name for name in (CONFIG, METRICS, PRETRAINING, WEIGHTS, RECORD) if (folder / name).exists()]
+    contents = _read(names, folder)
+    with Leases() as leases:
+        try:
+            leases.hold(target)
+        except Busy as error:
+            raise _LeftOut(f"{folder} is left out: {error}") from None
+        _write(contents, target)
+        for leftover in (FAILURE, *state_names(STATE)):
+            (target / leftover).unlink(missing_ok=True)
     return True
 
 
@@ -129,8 +132,7 @@ def _bring_teacher(folder: Path, target: Path, merged: Merged) -> bool:
         merged.there += 1
         return False
     _check_weights(folder, card.weights, missing_is_fine=False)
-    for name in (WEIGHTS, CARD):
-        _copy(folder / name, target / name)
+    _write(_read((WEIGHTS, CARD), folder), target)
     return True
 
 
@@ -146,14 +148,19 @@ def _check_weights(folder: Path, expected: str, *, missing_is_fine: bool) -> Non
         raise _LeftOut(f"{folder} is left out: {WEIGHTS} is damaged, or belongs to another result")
 
 
-def _copy(path: Path, target: Path) -> bool:
-    """Copy a regular file as a whole; return whether it was not there."""
-    if target.exists():
-        return False
-    try:
-        content = read_bytes(path)
-    except Unreadable as error:
-        raise _LeftOut(f"{path} is left out: it {error}") from None
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(target, content)
-    return True
+def _read(names: Iterable[str], folder: Path) -> dict[str, bytes]:
+    """Return the contents of regular files of a folder, by their names."""
+    contents = {}
+    for name in names:
+        try:
+            contents[name] = read_bytes(folder / name)
+        except Unreadable as error:
+            raise _LeftOut(f"{folder} is left out: {name} {error}") from None
+    return contents
+
+
+def _write(contents: Mapping[str, bytes], folder: Path) -> None:
+    """Write files, each as a whole, in this order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        write_atomic(folder / name, content)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cells import Typed
@@ -45,8 +46,7 @@ def test_all_is_brought_once(source: Path, typed: Typed, tmp_path: Path) -> None
     assert (code, err) == (0, "")
     assert out.splitlines()[0] == "source: 4 cells, 1 teacher brought into mine"
     assert "type 'kdbench table mine' to compare them" in out
-    expected = {name: content for name, content in files(source).items() if "claim-" not in name}
-    assert {name: content for name, content in files(tmp_path / "mine").items() if "claim-" not in name} == expected
+    assert files(tmp_path / "mine") == files(source)
     assert typed("table", "mine", "--format", "csv")[1] == typed("table", "source", "--format", "csv")[1]
     before = files(tmp_path / "mine")
     _, out, _ = typed("merge", "source", "--runs", "mine")
@@ -94,14 +94,17 @@ def test_a_cell_that_is_being_run_is_left_alone(source: Path, tmp_path: Path) ->
         ("record.json", b"{", "is not readable as JSON"),
         ("model.safetensors", b"x", "model.safetensors is damaged"),
         ("model.safetensors", None, "model.safetensors is damaged, or belongs to another result"),
+        ("metrics.jsonl", "pipe", "metrics.jsonl is not a regular file"),
     ],
 )
-def test_what_is_damaged_is_left_out_by_name(
-    name: str, content: bytes | None, words: str, source: Path, tmp_path: Path
-) -> None:
+def test_what_is_damaged_is_left_out_by_name(name: str, content: Any, words: str, source: Path, tmp_path: Path) -> None:
     folder = cell_folder(source, "*/kd/seed1-*")
     other = cell_folder(source, "*/kd/seed2-*")
-    (folder / name).write_bytes((other / name).read_bytes() if content is None else content)
+    (folder / name).unlink()
+    if content == "pipe":
+        os.mkfifo(folder / name)
+    else:
+        (folder / name).write_bytes((other / name).read_bytes() if content is None else content)
     merged = merge(source, tmp_path / "mine")
     assert merged.cells == 3
     (line,) = merged.left_out
