@@ -23,7 +23,7 @@ from kdbench.methods.kd import KD
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 recorded_or_not = pytest.mark.parametrize("recorded", [False, True])
-MISSION = ("kd", "crd", "reviewkd", "dkd", "pckd")
+COMPARED = ("kd", "crd", "reviewkd", "dkd", "pckd")
 DRAWS = {"crd"}
 """Methods that draw on the device: a GPU's numbers are not those of a CPU."""
 Opened = Callable[..., kdbench.Session]
@@ -113,7 +113,7 @@ def test_runs_that_draw_from_the_one_generator_take_turns(new: Opened, monkeypat
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-@pytest.mark.parametrize("method", MISSION)
+@pytest.mark.parametrize("method", COMPARED)
 def test_lower_precisions_are_recorded_to_the_bit(method: str, precision: str, new: Opened) -> None:
     usual, recorded = (
         trained(new(str(compiled), compile=compiled, precision=precision), method) for compiled in (False, True)
