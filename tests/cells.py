@@ -115,6 +115,14 @@ def make_run(
     return Run(cell, batches, source, options)
 
 
+def share_teachers(runs: Path, teacher_runs: Path) -> None:
+    """Give a folder of runs the teachers of the demo's first protocol that another one has."""
+    teachers = runs / "digits-demo-v1" / "teachers"
+    if not teachers.exists():
+        teachers.parent.mkdir(parents=True)
+        teachers.symlink_to(teacher_runs / "digits-demo-v1" / "teachers")
+
+
 def end_epoch(run: Run) -> None:
     """Evaluate a run, if its epoch is the protocol's, and move to the next epoch."""
     outcomes = Outcomes([run.cell])

@@ -68,7 +68,7 @@ def read_npz(path: Path) -> tuple[Arrays, tuple[str, ...]]:
                 raise zipfile.BadZipFile("it is not an .npz file, or only the beginning of one")
             with np.load(path, allow_pickle=False) as archive:
                 places = _places(archive.files)
-                require_arrays(str(path), [*archive.files], places.values())
+                require_arrays(str(path), archive.files, places.values())
                 if _CLASS_NAMES in archive:
                     places[_CLASS_NAMES] = _CLASS_NAMES
                 _require_memory(path, archive.zip, places.values())

@@ -22,15 +22,17 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _KINDS = {
     "optimizer": (
         "name",
+        "SGD",
         frozenset({"learning_rate", "network_learning_rate", "weight_decay", "momentum", "nesterov", "betas"}),
     ),
-    "schedule": ("name", frozenset({"milestones"})),
+    "schedule": ("name", "step", frozenset({"milestones"})),
     "augmentation": (
         "crop",
+        "pad",
         frozenset({"pad", "size", "scale", "ratio", "interpolation", "evaluation_size", "pool"}),
     ),
 }
-"""Of tables that say which of several things they describe: the key that does, and the keys that only some have."""
+"""Of tables that say which of several things they describe: the key that does, its default, and keys of only some."""
 _FOLDER = Path(__file__).parent / "protocols"
 
 
@@ -187,8 +189,8 @@ def _on_top(below: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, An
     for key, value in values.items():
         table = below.get(key)
         if isinstance(value, dict) and isinstance(table, dict):
-            word, its_own = _KINDS.get(key, ("", frozenset()))
-            other = word in value and value[word] != table.get(word)
+            word, default, its_own = _KINDS.get(key, ("", "", frozenset()))
+            other = word in value and value[word] != table.get(word, default)
             merged[key] = {each: it for each, it in table.items() if not (other and each in its_own)} | value
         else:
             merged[key] = value

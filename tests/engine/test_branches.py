@@ -14,17 +14,17 @@ from kdbench.engine.graphs import Branch
 CPU = torch.device("cpu")
 
 
-class Told:
-    """Stands in for a stream, a graph or an event, and tells what it is asked to do."""
+class StandIn:
+    """A stand-in for a stream, a graph or an event, which writes down what it is asked to do."""
 
     def __init__(self, name: str, told: list[str]) -> None:
         self.name, self.told = name, told
         self.device = torch.device("cuda", 0)
 
-    def wait_event(self, event: Told) -> None:
+    def wait_event(self, event: StandIn) -> None:
         self.told.append(f"{self.name} waits for {event.name}")
 
-    def wait_stream(self, stream: Told) -> None:
+    def wait_stream(self, stream: StandIn) -> None:
         self.told.append(f"{self.name} waits for {stream.name}")
 
     def replay(self) -> None:
@@ -36,11 +36,11 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     told: list[str] = []
 
     @contextlib.contextmanager
-    def stream(given: Told) -> Any:
+    def stream(given: StandIn) -> Any:
         told.append(f"on {given.name}:")
         yield
 
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: Told("main", told))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: StandIn("main", told))
     monkeypatch.setattr(torch.cuda, "stream", stream)
     return told
 
@@ -49,9 +49,9 @@ def replay_steps(told: list[str], monkeypatch: pytest.MonkeyPatch, drawn: int) -
     """Replay three steps of two groups; return the seconds of each."""
     generator = SimpleNamespace(get_offset=lambda: drawn)
     monkeypatch.setattr(torch.cuda, "default_generators", [generator])
-    graphs: Any = [Told("first", told), Told("second", told)]
-    made: Any = Told("made", told)
-    stream: Any = Told("branch", told)
+    graphs: Any = [StandIn("first", told), StandIn("second", told)]
+    made: Any = StandIn("made", told)
+    stream: Any = StandIn("branch", told)
     branch = Branch(graphs, torch.zeros(1), stream)
     return [[branch.replay(number, made, CPU).seconds() for number in range(2)] for _ in range(3)]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from cells import METHODS
+from cells import METHODS, share_teachers
 from torch import Tensor
 
 import kdbench
@@ -41,10 +41,7 @@ def new(teacher_runs: Path, tmp_path: Path) -> Opened:
     """Open a session in a folder of its own that has the teacher."""
 
     def opened(name: str, device: str = "cuda", **options: Any) -> kdbench.Session:
-        teachers = tmp_path / name / "digits-demo-v1" / "teachers"
-        if not teachers.exists():
-            teachers.parent.mkdir(parents=True)
-            teachers.symlink_to(teacher_runs / "digits-demo-v1" / "teachers")
+        share_teachers(tmp_path / name, teacher_runs)
         return kdbench.Session.open("digits-demo-v1", runs=tmp_path / name, device=device, **{"epochs": 2, **options})
 
     return opened

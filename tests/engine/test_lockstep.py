@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from cells import METHODS
+from cells import METHODS, share_teachers
 
 import kdbench
 from kdbench.data.resident import ResidentImages
@@ -49,10 +49,7 @@ def new(tiny_npz: Path, teacher_runs: Path, tmp_path: Path) -> Callable[..., kdb
 
     def opened(name: str, **options: Any) -> kdbench.Session:
         runs = tmp_path / name
-        if not runs.exists():
-            teachers = runs / "digits-demo-v1" / "teachers"
-            teachers.parent.mkdir(parents=True)
-            teachers.symlink_to(teacher_runs / "digits-demo-v1" / "teachers")
+        share_teachers(runs, teacher_runs)
         return open_session(tiny_npz, runs, **options)
 
     return opened

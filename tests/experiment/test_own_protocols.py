@@ -68,6 +68,11 @@ def test_another_optimiser_has_its_own_rates_and_of_another_schedule_lengths_are
     assert (rules.schedule.epochs, rules.schedule.batch_size) == (240, 64)
 
 
+def test_a_kind_that_the_base_has_by_default_is_no_other_one(protocols: Path) -> None:
+    (protocols / "mine.toml").write_text('base = "cifar100-crd-v1"\n[augmentation]\ncrop = "pad"\nflip = false\n')
+    assert load_protocol("mine").rules.augmentation.pad == 4
+
+
 def test_published_accuracies_are_those_of_the_data(protocols: Path) -> None:
     (protocols / "mine.toml").write_text(
         'base = "cifar100-crd-v1"\n[data]\ndataset = "cifar10"\nmean = [0.49, 0.48, 0.45]\nstd = [0.2, 0.2, 0.2]\n'
