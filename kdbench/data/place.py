@@ -120,7 +120,7 @@ class DataPlace:
         files, rules = self.image_files(protocol.dataset, report), protocol.rules.augmentation
         if files is None:
             return self.load(protocol.dataset, download=download)
-        return StreamedDataset(files, rules, num_workers) if rules.crop == "resized" else decoded(files, report)
+        return StreamedDataset(files, rules, num_workers, report) if rules.crop == "resized" else decoded(files, report)
 
     def image_files(self, name: str, report: Report = lambda _: None) -> ImageFiles | None:
         """List the image files that this names, or else those of a data set by its name; None for arrays.
