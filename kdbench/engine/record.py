@@ -12,6 +12,7 @@ from kdbench.engine.environment import environment
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.record_checks import sealed
 from kdbench.experiment.registry import load_method, method_source
+from kdbench.net import Net
 from kdbench.teachers.cards import TeacherCard
 from kdbench.utils.device import peak_memory_mb
 
@@ -48,6 +49,7 @@ def make_record(
     history: list[dict[str, Any]],
     seconds: dict[str, float],
     counts: Counts,
+    student: Net,
     weights: str,
     device: torch.device,
 ) -> dict[str, Any]:
@@ -62,8 +64,10 @@ def make_record(
     seconds
         Time spent on training and on evaluation. What cells in lockstep share counts for each of them in full, so
         that it is about the time of the cell in a run of its own.
+    student
+        What was trained.
     weights
-        Hash of the student's weights.
+        Hash of its weights.
     """
     protocol, last = cell.protocol, history[-1]
     best = max(history, key=lambda row: row["top1"])
@@ -113,6 +117,12 @@ def make_record(
             "extra_parameters": counts.extra_parameters,
         },
         "weights": weights,
+        "input": {
+            "size": list(student.image_size),
+            "mean": student.mean.flatten().tolist(),
+            "std": student.std.flatten().tolist(),
+            "classes": student.num_classes,
+        },
         "environment": environment(device),
         "config": cell.identity(),
     }

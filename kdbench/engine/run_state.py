@@ -67,7 +67,7 @@ def finish(run: Run) -> dict[str, Any]:
     )
     card = run.source.teacher.card if run.source else None
     record = make_record(
-        run.cell, run.data.dataset, card, tally.history, tally.seconds, counts, digest, run.options.device
+        run.cell, run.data.dataset, card, tally.history, tally.seconds, counts, run.student, digest, run.options.device
     )
     write_json(run.folder / RECORD, record, permit=run.permit)
     sweep(run.folder, held=True)
