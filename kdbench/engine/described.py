@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, final
 
 from kdbench.data.datasets import SHAPES
+from kdbench.data.images import Normalisation
 from kdbench.errors import UserError
 from kdbench.experiment.folder import CONFIG, RECORD, STATE, WEIGHTS, parse_record
 from kdbench.experiment.protocol import Protocol, load_protocol, protocol_of
-from kdbench.models.build import Normalisation
 from kdbench.models.starts import read_start
 from kdbench.teachers.cards import CARD, TeacherCard, read_card
 from kdbench.utils.files import paths_in
@@ -175,9 +175,15 @@ def _input(
         )
     with argument("image_size"):
         height, width = (whole_number(side, 1) for side in image_size)
+    mean, std = normalisation or (rules.data.mean, rules.data.std)
+    if isinstance(mean, str) or isinstance(std, str):
+        raise UserError(
+            f"{folder} does not hold the mean and deviation that were measured for its network: train it here, or "
+            f"import it under a protocol that gives them in numbers"
+        )
     return Input(
         image_size=(height, width),
-        normalisation=normalisation or (rules.data.mean, rules.data.std),
+        normalisation=(mean, std),
         num_classes=shape.num_classes if shape else None,
     )
 
