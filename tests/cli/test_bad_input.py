@@ -51,6 +51,7 @@ COMMANDS: dict[str, dict[str, str]] = {
     "data subset": {"dataset": "digits", "out": "o.npz", "train_per_class": "1", "test_per_class": "1"},
     "data index": {"word": "folder:images"},
     "data check": {"word": "folder:images"},
+    "data list": {"word": "folder:images"},
     "cache build": {**RULES, "teacher": "resnet8", "method": "kd"},
     "cache check": {**RULES, "teacher": "resnet8"},
     "cache list": {},
