@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from kdbench.analysis.comparison import Comparison, settings_text
 from kdbench.analysis.report.cells import CELLS_LISTED, Cells
+from kdbench.analysis.report.classes import read_classes
 from kdbench.analysis.report.curves import CELLS_READ, Curves, read_curves
 from kdbench.analysis.report.drawing import DrawnPlot, Plot, draw, styled
 from kdbench.analysis.report.markup import table_html
@@ -48,6 +49,8 @@ class Section:
     curves: list[tuple[str, str, list[DrawnPlot]]] = field(default_factory=list)
     """Heading, note and a plot for each pair, of each quantity."""
     curve_notes: list[str] = field(default_factory=list)
+    classes: list[tuple[str, Markup, list[tuple[str, Markup]]]] = field(default_factory=list)
+    """Of each pair, its accuracies by class and the confusion matrix of each method."""
     missing: dict[str, str] = field(default_factory=dict)
     """Reasons for missing plots, by field."""
 
@@ -129,6 +132,7 @@ def _section(
         rules=[(key, json.dumps(value) if isinstance(value, list | dict) else str(value))
                for key, value in comparison.rules.items()],
     )  # fmt: skip
+    _add_classes(section, comparison, cells.problems)
     on_progress("drawing", 0.25)
     for key, plot in _single(board, name).items():
         if isinstance(plot, Plot):
@@ -152,6 +156,21 @@ def _single(board: Leaderboard, name: str) -> dict[str, Plot | str]:
         or "No critical-difference diagram: it needs three methods or more with records in all pairs, and two pairs. "
         f"Here are {counted(len(board.ranked), 'method')} and {counted(len(comparison.pairs), 'pair')}.",
     }
+
+
+def _add_classes(section: Section, comparison: Comparison, problems: list[str]) -> None:
+    """Add accuracies by class and confusion matrices, or the reason why there are none."""
+    classes = read_classes(comparison, problems)
+    if isinstance(classes, str):
+        section.missing["classes"] = classes
+        return
+    for number, each in enumerate(classes, 1):
+        ident = f"{section.ident}-classes-{number}"
+        matrices = [
+            (label, table_html(table, f"{ident}-confusion-{place}"))
+            for place, (label, table) in enumerate(each.confusions, 1)
+        ]
+        section.classes.append((each.pair, table_html(each.accuracies, ident), matrices))
 
 
 def _add_curves(section: Section, comparison: Comparison, curves: Curves, name: str, on_progress: OnProgress) -> None:
