@@ -80,6 +80,10 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "config of a done cell": (f"{DONE}-*/config.toml", ("table", "grid status", "train done")),
     "metrics of a done cell": (f"{DONE}-*/metrics.jsonl", ("report", "grid status", "train done")),
     "weights of a done cell": (f"{DONE}-*/model.safetensors", ("table", "grid status", "train done", "merge")),
+    "predictions of a done cell": (
+        f"{DONE}-*/predictions.npz",
+        ("report", "table", "grid status", "train done", "merge"),
+    ),
     "weights of a teacher's cell": (f"{RUNS}/none-resnet8/ce/seed0-*/model.safetensors", ("teacher train", "merge")),
     "config of a begun cell": (f"{BEGUN}-*/config.toml", (*_TABLES, *_GRIDS, "train begun")),
     "metrics of a begun cell": (f"{BEGUN}-*/metrics.jsonl", ("report", "grid status", "train begun")),
