@@ -81,6 +81,7 @@ def make_record(
         "protocol_version": protocol.rules.version,
         "overrides": protocol.overrides(),
         "dataset": protocol.dataset,
+        "data_name": dataset.name,
         "data_fingerprint": dataset.fingerprint,
         **measured_table(protocol, dataset),
         "test_set": {

@@ -49,7 +49,7 @@ _TEXTS = (
     *("cell", "weights", "data_fingerprint", "epoch_rule", "settings_source", "config.student"),
     *("config.protocol.name", "config.method.name", "environment.device", "environment.versions.torch"),
 )
-_OPTIONAL_TEXTS = ("family", "environment.commit")
+_OPTIONAL_TEXTS = ("data_name", "family", "environment.commit")
 _TABLES = ("overrides", "settings_chosen", "loss")
 _COPIES = {
     "protocol": "protocol.name",

@@ -15,7 +15,7 @@ from kdbench.utils.guessing import is_guess
 
 def top1_note(comparison: Comparison, epoch_rule: EpochRule) -> str:
     """Describe the accuracies of a comparison: data set, unit and epoch."""
-    data, epochs = comparison.rules["dataset"], comparison.rules["epochs"]
+    data, epochs = comparison.dataset, comparison.rules["epochs"]
     if epoch_rule == "best":
         return f"top-1 on the test set of {data} in % in the best of {epochs} epochs; {BEST_ON_TEST}"
     return f"top-1 on the test set of {data} in % after the last of {epochs} epochs"
