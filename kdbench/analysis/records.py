@@ -86,8 +86,9 @@ def as_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
 
     Protocol, method, student, teacher and seed are read from ``config``, the part of a record whose hash is the cell's
     id. ``rules``, ``settings`` and ``chosen`` are JSON texts, so that rows can be grouped by them. ``code``
-    is the hash of a user's method, empty for methods of kdbench. Accuracies and macro F1 are in percent;
-    ``balanced_accuracy`` and ``macro_f1`` are nan for records without them. ``test_images`` and
+    is the hash of a user's method, empty for methods of kdbench. ``data_name`` is what the user called data that the
+    rules know by their hash, empty for others and where the record does not say. Accuracies and macro F1 are in
+    percent; ``balanced_accuracy`` and ``macro_f1`` are nan for records without them. ``test_images`` and
     ``largest_class`` count the images of the test set and of its largest class, 0 where they are not known.
 
     Raises
@@ -156,6 +157,7 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
         "folder": folder,
         "cell": record["cell"],
         "rules": _shared(rules | {"data": record["data_fingerprint"], "epoch_rule": record["epoch_rule"]}),
+        "data_name": sys.intern(record.get("data_name", "").partition(":")[2] if ":" in rules["dataset"] else ""),
         "protocol": sys.intern(rules["name"]),
         "overrides": _shared(record["overrides"]),
         "epochs": rules["epochs"],

@@ -33,7 +33,8 @@ DataOption = Annotated[
     str | None,
     typer.Option(
         help="Folder of data sets, or one data set: npz:FILE, or image files as folder:DIR, imagenet:DIR, "
-        "tinyimagenet:DIR, tar:DIR, hfds:NAME. [default: data]",
+        "tinyimagenet:DIR, tar:DIR, hfds:NAME. Labels of npz:FILE,labels=from1 begin at 1; those of "
+        "npz:FILE,labels=sorted have gaps, and are numbered in their order. [default: data]",
         metavar="DIR|KIND:DIR",
     ),
 ]

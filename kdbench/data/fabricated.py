@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from kdbench.data.datasets import SHAPES, random_dataset
+from kdbench.data.datasets import SHAPES, ArrayDataset
 from kdbench.data.decoding.loader import EvaluationItem, Item
 from kdbench.data.decoding.streamed import StreamedEvaluation, StreamedImages
 from kdbench.data.images import Dataset, DataShape, Normalisation
@@ -35,6 +35,20 @@ def fabricated(protocol: Protocol, given: Dataset | None = None) -> Dataset:
     if protocol.rules.augmentation.crop == "pad" and protocol.dataset in SHAPES:
         return random_dataset(protocol.dataset)
     return FabricatedDataset(protocol.dataset, shape)
+
+
+def random_dataset(name: str) -> ArrayDataset:
+    """Return noise in the shape of a known data set, for measurements that need no data; the test set is small."""
+    shape = SHAPES[name]
+    generator = torch.Generator().manual_seed(0)
+
+    def images(count: int) -> Tensor:
+        return torch.randint(256, (count, *shape.image_size, 3), dtype=torch.uint8, generator=generator)
+
+    test_labels = torch.arange(shape.num_classes)
+    train_labels = torch.arange(shape.num_images) % shape.num_classes
+    train_images, test_images = images(shape.num_images), images(shape.num_classes)
+    return ArrayDataset(name, train_images, train_labels, test_images, test_labels, shape.num_classes)
 
 
 def shape_of(protocol: Protocol) -> DataShape | None:

@@ -59,8 +59,6 @@ _LABELS = {
     "record_hash": "hash of the record",
     "family": "family of the method",
     "data_fingerprint": "fingerprint of the data",
-    "measured.mean": "mean of each channel, measured",
-    "measured.std": "deviation of each channel, measured",
 }
 _GROUPS = {"cost": "Cost", "loss": "Training loss at the end"}
 _METRICS = (

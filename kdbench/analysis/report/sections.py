@@ -130,7 +130,7 @@ def _section(
         cells=table_html(table, f"{ident}-cells-table", filled=filled),
         cells_notes=_cells_notes(comparison),
         rules=[(key, json.dumps(value) if isinstance(value, list | dict) else str(value))
-               for key, value in comparison.rules.items()],
+               for key, value in {**comparison.rules, "dataset": comparison.dataset}.items()],
     )  # fmt: skip
     _add_classes(section, comparison, cells.problems)
     on_progress("drawing", 0.25)

@@ -15,7 +15,7 @@ from kdbench.utils.guessing import is_guess
 
 def measure_note(comparison: Comparison, reported: Reported) -> str:
     """Describe what is reported of a comparison: data set, unit and epoch."""
-    data, epochs = comparison.rules["dataset"], comparison.rules["epochs"]
+    data, epochs = comparison.dataset, comparison.rules["epochs"]
     if reported == "best":
         return f"top-1 on the test set of {data} in % in the best of {epochs} epochs; {BEST_ON_TEST}"
     means = {
