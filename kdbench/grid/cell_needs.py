@@ -129,10 +129,12 @@ def _bytes(state: Mapping[str, Tensor]) -> int:
 
 def _net(network: str, data: DataShape) -> Net | None:
     mean, std = (0.0,) * 3, (1.0,) * 3  # needs do not depend on them
-    with contextlib.suppress(Exception), without_values():
-        backbone = build_backbone(network, data.num_classes, data.image_size)
-        net = Net(network, backbone, mean=mean, std=std, image_size=data.image_size)
-        with torch.device("cpu"):  # what a network that a method makes of it is given
-            net.mean, net.std = torch.tensor(mean), torch.tensor(std)
+    with contextlib.suppress(Exception):
+        with without_values():
+            backbone = build_backbone(network, data.num_classes, data.image_size)
+        # One image through weights without meaning is sooner done than torch's compiler is loaded, as maps on the meta
+        # device need it.
+        net = Net(network, backbone.to_empty(device="cpu"), mean=mean, std=std, image_size=data.image_size)
+        backbone.to("meta")
         return net
     return None

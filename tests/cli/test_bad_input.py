@@ -93,7 +93,7 @@ TEXTS = [
 GRID = 'protocol = "digits-demo-v1"\npairs = ["resnet8>resnet8"]\nmethods = ["kd", "ce"]\nseeds = 1\n'
 EVERYWHERE = ("--methods", "--own")
 """The options that stand before every command."""
-PATHS = {"runs", "out", "folder", "file", "profile", "sources", *EVERYWHERE}
+PATHS = {"runs", "other", "out", "folder", "file", "profile", "sources", *EVERYWHERE}
 """Parameters that are paths: nothing is the current folder, and a space is a name."""
 SECONDS = 20
 """That a command may take before it counts as hanging."""
