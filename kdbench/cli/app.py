@@ -8,7 +8,22 @@ from typing import Annotated
 
 import typer
 
-from kdbench.cli import bench, cache, data, demo, grid, merge, own, report, show, tables, teacher, train
+from kdbench.cli import (
+    bench,
+    cache,
+    data,
+    demo,
+    evaluate,
+    export,
+    grid,
+    merge,
+    own,
+    report,
+    show,
+    tables,
+    teacher,
+    train,
+)
 from kdbench.cli.options import echo
 from kdbench.cli.output import unexpected, write_error
 from kdbench.errors import Interrupted, UserError
@@ -34,6 +49,8 @@ for command in (
     tables.claims,
     report.report,
     merge.merge,
+    evaluate.eval_,
+    export.export,
     bench.bench,
     show.list_,
     show.show,

@@ -30,6 +30,7 @@ from kdbench.experiment import own_folders
 TESTS = Path(__file__).parent.parent
 RULES = {"protocol": "digits-demo-v1"}
 PAIR = {**RULES, "student": "resnet8", "method": "ce"}
+TEACHER = "runs/digits-demo-v1/teachers/resnet8-33e20e7a"
 # Words that each command takes, by the names of its parameters.
 COMMANDS: dict[str, dict[str, str]] = {
     "demo": {},
@@ -41,6 +42,8 @@ COMMANDS: dict[str, dict[str, str]] = {
     "report": {"runs": "records", "out": "report"},
     "bench": {"pairs": "resnet8>resnet8", **RULES},
     "merge": {"sources": "records"},
+    "eval": {"folders": TEACHER},
+    "export": {"folder": TEACHER, "target": "onnx", "out": "o.onnx"},
     "list": {"what": "networks"},
     "show": {"method": "kd"},
     "new": {"name": "mine", "folder": "own"},
@@ -68,17 +71,8 @@ TEXTS = [
     *("", " ", "nothing-of-this-name", "-", "--", ".", "..", "../..", "~nobody-of-this-name/x", "@", ">", "a>b>c"),
     *("resnet8@", "@c3", "resnet8>", "timm:", "timm:nothing", "npz:", "npz:.", "npz:a-folder", "a-folder", "a-file"),
     *(
-        "weights.pth",
-        "/dev/null",
-        "[red]x",
-        "[/b]",
-        "[bold",
-        "x\x1b[31m",
-        "a\nb",
-        "a\tb",
-        "\x7f",
-        "x" * 300,
-        "x" * 5000,
+        *("weights.pth", "/dev/null", "[red]x", "[/b]", "[bold", "x\x1b[31m", "a\nb", "a\tb", "\x7f"),
+        *("x" * 300, "x" * 5000),
     ),
     *(
         "a-file/below",
@@ -220,6 +214,7 @@ def place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "kdbench.engine.display.Display.__enter__",
         "kdbench.grid.workers.Workers.__init__",
         "kdbench.engine.bench.Bench.__init__",
+        "kdbench.engine.export.export",
         "kdbench.analysis.report.write_report",
     ):
         monkeypatch.setattr(target, reach)

@@ -109,6 +109,10 @@ class StreamedDataset(Dataset):
         """Return the test images for a device; it raises as `training` does."""
         return StreamedEvaluation(self._loader(self.files.test, device), len(self.files.test), device)
 
+    def unaugmented(self, device: torch.device) -> StreamedEvaluation:
+        """Return the training images for a device as test images are made; it raises as `training` does."""
+        return StreamedEvaluation(self._loader(self.files.train, device), len(self.files.train), device)
+
     def _loader(self, listing: Listing, device: torch.device) -> ImageLoader:
         return ImageLoader(Decoder(listing, self._rules), self.num_workers, pin=device.type == "cuda")
 
