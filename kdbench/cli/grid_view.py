@@ -136,7 +136,7 @@ def teachers(grid: Grid, statuses: Sequence[Status]) -> Fitted:
     table = Table("teacher", "accuracy", "origin", box=None, pad_edge=False, header_style="bold")
     for teacher in grid.teachers.values():
         if teacher.card:
-            table.add_row(teacher.ref.spec, f"{teacher.card.accuracy:.2f} %", printable(teacher.card.origin))
+            table.add_row(teacher.ref.spec, teacher.card.percent, printable(teacher.card.origin))
         elif teacher.cell:
             state = states[teacher.cell.id]
             words = {State.PLANNED: "will be trained", State.DONE: "trained"}.get(state, f"will be trained, {state}")

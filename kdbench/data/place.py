@@ -96,9 +96,16 @@ class DataPlace:
         elif self.kind is None and protocol.dataset in FOLDERS:
             kind, path = protocol.dataset, str(Path(self.path) / FOLDERS[protocol.dataset])  # type: ignore[assignment]
         else:
-            return self.load(protocol.dataset, download=download)
+            return self._sized(self.load(protocol.dataset, download=download), protocol)
         files, rules = open_image_files(kind, path, report), protocol.rules.augmentation
-        return StreamedDataset(files, rules, num_workers) if rules.crop == "resized" else decoded(files, report)
+        if rules.crop == "resized":
+            return StreamedDataset(files, rules, num_workers)
+        return self._sized(decoded(files, report), protocol)
+
+    def _sized(self, dataset: Dataset, protocol: Protocol) -> Dataset:
+        """Return images in memory as the protocol gives them to networks."""
+        rules = protocol.rules.augmentation
+        return dataset.at(rules.size) if rules.crop == "pad" and rules.size else dataset
 
     def load(self, name: str, *, download: bool) -> Dataset:
         """Load the data set of the npz file, or else the one of a name, which may be ``npz:FILE`` itself.

@@ -32,7 +32,7 @@ def evaluate_runs(
     spans: dict[str, list[Span]] = {run.cell.id: [] for run in runs}
     for run in runs:
         with outcomes.attempt(run):
-            teacher_logits = run.source.teacher.test_logits if run.source else None
+            teacher_logits = run.source.test_logits if run.source else None
             evaluations[run.cell.id] = Evaluation(run.data.dataset.test_labels, teacher_logits)
             run.student.eval()
     making, started = 0.0, time.monotonic()
