@@ -46,6 +46,7 @@ def open_session(
     save_every: float = 60.0,
     workers: int | None = None,
     compile_: bool = False,
+    predictions: bool = True,
 ) -> Session:
     """Open a session with the options of a command.
 
@@ -70,6 +71,7 @@ def open_session(
         workers=workers,
         report=echo,
         compile=compile_,
+        predictions=predictions,
         scheduler=find_scheduler(),
     )
     place = check_started(devices)

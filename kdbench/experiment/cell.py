@@ -64,6 +64,11 @@ class TeacherRef:
         return self.network.startswith(LOGITS)
 
     @property
+    def is_network(self) -> bool:
+        """Whether it is one network."""
+        return len(self.ids) == 1 and not self.is_file
+
+    @property
     def hash(self) -> str:
         """The identity without the kind in front."""
         return JOIN.join(member.partition(":")[2] for member in self.ids)

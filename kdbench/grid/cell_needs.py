@@ -16,7 +16,6 @@ from kdbench.data.images import DataShape
 from kdbench.data.views import check_plan
 from kdbench.engine.step import Step, check_batches
 from kdbench.experiment.cell import Cell
-from kdbench.experiment.protocol import Protocol
 from kdbench.experiment.registry import load_method
 from kdbench.experiment.rule_groups import OptimizerRules
 from kdbench.grid.grid import Grid
@@ -53,7 +52,7 @@ def cell_needs(
     needs, reasons
         The reasons by ``"METHOD PAIR"``.
     """
-    protocol, nets = grid.session.protocol, dict[tuple[str, int | None], Net | None]()
+    nets: dict[tuple[str, int | None], Net | None] = {}
     given = grid.session.given
     labels = given.train_labels if given else torch.arange(data.num_images) % data.num_classes
     needs: dict[Variant, CellNeed] = {}
@@ -63,7 +62,7 @@ def cell_needs(
         keys = [(cell.student, None), *((each.ref.network, each.side) for each in grid.networks(cell))]
         for name, side in keys:
             if (name, side) not in nets:
-                nets[name, side] = _net(name, protocol, shape_at(data, side))
+                nets[name, side] = _net(name, shape_at(data, side))
         student, *teachers = (nets[key] for key in keys)
         networks = [net for net in teachers if net is not None]
         if student is None or len(networks) < len(teachers):
@@ -103,7 +102,7 @@ def _need(cell: Cell, student: Net, teachers: Sequence[Net], data: DataShape, la
     with without_values():
         setup = Setup(
             student=student,
-            teacher=teachers[0] if len(teachers) == 1 and cell.teacher and len(cell.teacher.ids) == 1 else None,
+            teacher=teachers[0] if cell.teacher and cell.teacher.is_network else None,
             labels=labels,
             epochs=protocol.epochs,
             steps_per_epoch=1,
@@ -140,12 +139,14 @@ def _bytes(state: Mapping[str, Tensor]) -> int:
     return sum(tensor.nbytes for tensor in state.values())
 
 
-def _net(network: str, protocol: Protocol, data: DataShape) -> Net | None:
-    rules = protocol.rules.data
-    with contextlib.suppress(Exception), without_values():
-        backbone = build_backbone(network, data.num_classes, data.image_size)
-        net = Net(network, backbone, mean=rules.mean, std=rules.std, image_size=data.image_size)
-        with torch.device("cpu"):  # what a network that a method makes of it is given
-            net.mean, net.std = torch.tensor(rules.mean), torch.tensor(rules.std)
+def _net(network: str, data: DataShape) -> Net | None:
+    mean, std = (0.0,) * 3, (1.0,) * 3  # needs do not depend on them
+    with contextlib.suppress(Exception):
+        with without_values():
+            backbone = build_backbone(network, data.num_classes, data.image_size)
+        # One image through weights without meaning is sooner done than torch's compiler is loaded, as maps on the meta
+        # device need it.
+        net = Net(network, backbone.to_empty(device="cpu"), mean=mean, std=std, image_size=data.image_size)
+        backbone.to("meta")
         return net
     return None

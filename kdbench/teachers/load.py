@@ -107,8 +107,8 @@ def doubts(card: TeacherCard, protocol: Protocol, dataset: Dataset) -> str:
         return f"{doubt}: train it for more epochs"
     if card.ref.is_file:
         return f"{doubt}: compare the order of its rows and of its classes with 'kdbench data list'"
-    data = protocol.rules.data
-    mean, std = (", ".join(f"{value:g}" for value in v) for v in card.normalisation or (data.mean, data.std))
+    numbers = card.normalisation or dataset.normalisation(protocol.rules.data)
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in numbers)
     return (
         f"{doubt}: if the checkpoint is better elsewhere, compare its normalisation and pixel range (here pixels from "
         f"0 to 1, less the mean {mean}, over the deviation {std}), the size of its images and its order of classes; "
