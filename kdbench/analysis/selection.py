@@ -180,7 +180,7 @@ def _pairs(comparison: Comparison, text: str) -> list[ComparedPair]:
 def _is_teacher(pair: ComparedPair, wanted: TeacherSpec) -> bool:
     """Return whether a teacher is the one that is meant, or its members are, in any order."""
     hashes = [part.partition(":")[2] for part in pair.teacher_id.split(JOIN)]
-    members = sorted(zip(map(squeeze, pair.teacher.split(JOIN)), hashes, strict=True))
+    members = sorted(zip(map(squeeze, pair.teacher.split(JOIN)), hashes, strict=False))
     specs = sorted((squeeze(spec.network), spec.hash) for spec in wanted.members)
     if [network for network, _ in members] != [network for network, _ in specs]:
         return False
