@@ -161,11 +161,10 @@ def _warn_of_teachers(session: Session, records: list[dict[str, Any]]) -> None:
     """Print what is doubtful about the teachers of finished cells, once each."""
     from kdbench.teachers.doubts import doubts_of
 
-    alone = {
-        student: _student_only(session, student, {record["seed"] for record in records})
-        for student in {record["student"] for record in records}
-    }
-    lines = [line for record in records for line in doubts_of(record, alone[record["student"]])]
+    taught = [record for record in records if record["teacher"]]
+    seeds = {record["seed"] for record in taught}
+    alone = {student: _student_only(session, student, seeds) for student in {record["student"] for record in taught}}
+    lines = [line for record in taught for line in doubts_of(record, alone[record["student"]])]
     for line in dict.fromkeys(lines):
         echo(f"warning: {line}")
 
@@ -177,8 +176,8 @@ def _student_only(session: Session, student: str, seeds: set[int]) -> float | No
     network, _, init = student.partition("@")
     method, accuracies = session.protocol.baseline, []
     for seed in sorted(seeds):
-        cell = session.cell(method=method, student=network, seed=seed, init=init)
         with contextlib.suppress(UserError):  # a damaged record is named where it is used
+            cell = session.cell(method=method, student=network, seed=seed, init=init)
             if record := read_record(cell.folder(session.runs), cell):
                 accuracies.append(record["top1"])
     return sum(accuracies) / len(accuracies) if accuracies else None

@@ -22,6 +22,8 @@ from kdbench.errors import UserError
 from kdbench.utils.resources import SHARED_MEMORY, free_shared_memory
 from kdbench.utils.text import size
 
+ITEM: Final = 16
+"""Images that a process decodes at a time where no batch is waited for."""
 _IN_USE: Final = 2
 """Batches that the caller holds at once: the one in use, and the one before it."""
 
@@ -57,6 +59,27 @@ class EvaluationItem:
 
     index: Tensor
     """Positions in the listing, int64 ``(B,)``."""
+
+
+@final
+class PoolItems(Sequence[Item]):
+    """All crops of a pool from one on, in pieces of whole images; a piece is made when it is looked at."""
+
+    def __init__(self, num_images: int, num_crops: int, first: int, sides: tuple[int, ...]) -> None:
+        self._first, self._end, self._num_crops, self._sides = first, num_images * num_crops, num_crops, sides
+        self._size = max(1, ITEM // num_crops) * num_crops
+        self._skipped = first // self._size
+
+    def __len__(self) -> int:
+        return math.ceil(self._end / self._size) - self._skipped
+
+    def __getitem__(self, place: int) -> Item:  # type: ignore[override]
+        """Return one piece; several are never wanted at once."""
+        if not 0 <= place < len(self):
+            raise IndexError(place)
+        start = (self._skipped + place) * self._size
+        numbers = torch.arange(max(start, self._first), min(start + self._size, self._end))
+        return Item(numbers // self._num_crops, numbers % self._num_crops, sides=self._sides)
 
 
 def batch_shape(item: Item | EvaluationItem, side: int) -> tuple[int, ...]:

@@ -6,7 +6,6 @@ Legend: ``N`` training images, ``n`` images of a group, ``S`` side of a crop, ``
 from __future__ import annotations
 
 import contextlib
-import math
 import typing
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from kdbench.data.decoding.crops import CropRules
 from kdbench.data.decoding.decode import Decoder
-from kdbench.data.decoding.loader import EvaluationItem, ImageLoader, Item, parts_of
+from kdbench.data.decoding.loader import ITEM, EvaluationItem, ImageLoader, Item, PoolItems, parts_of
 from kdbench.data.decoding.measured import measured
 from kdbench.data.files.listing import ImageFiles, Listing
 from kdbench.data.files.names import Report
@@ -39,8 +38,6 @@ from kdbench.utils.device import memory_format
 from kdbench.utils.resources import owned_cpus
 from kdbench.utils.text import one_line
 
-_ITEM = 16
-"""Images that a process decodes at a time where no batch is waited for."""
 _EVALUATED = 64
 """Images of a forward pass in evaluation: they are large, and many batches wait in shared memory."""
 
@@ -160,7 +157,7 @@ class StreamedImages(TrainingImages):
         crop, turns = view % self.crops.num_crops, view // self.crops.num_crops
         self.reading = None
         sides = () if side is None else (side,)
-        items = [Item(*part, sides=sides) for part in zip(index.split(_ITEM), crop.split(_ITEM), strict=True)]
+        items = [Item(*part, sides=sides) for part in zip(index.split(ITEM), crop.split(ITEM), strict=True)]
         batches = zip(items, self.loader.batches(items), strict=True)
         pixels = torch.cat([self._crops(item, batch) for item, batch in batches]).to(self.device)
         for number in turns.unique().tolist():
@@ -186,7 +183,7 @@ class StreamedImages(TrainingImages):
         filled up with its first crop.
         """
         self.reading = None
-        items = _PoolItems(len(self), self.crops.num_crops, first, () if side is None else (side,))
+        items = PoolItems(len(self), self.crops.num_crops, first, () if side is None else (side,))
         batches = self.loader.batches(items)
         sides = self.size if side is None else (side, side)
         kept = torch.empty(0, 3, *sides, dtype=torch.uint8, device=self.device)
@@ -198,27 +195,6 @@ class StreamedImages(TrainingImages):
             yield from whole
         if len(kept):
             yield torch.cat([kept, kept[:1].expand(size - len(kept), -1, -1, -1)])
-
-
-@final
-class _PoolItems(Sequence[Item]):
-    """All crops of a pool from one on, in pieces of whole images; a piece is made when it is looked at."""
-
-    def __init__(self, num_images: int, num_crops: int, first: int, sides: tuple[int, ...]) -> None:
-        self._first, self._end, self._num_crops, self._sides = first, num_images * num_crops, num_crops, sides
-        self._size = max(1, _ITEM // num_crops) * num_crops
-        self._skipped = first // self._size
-
-    def __len__(self) -> int:
-        return math.ceil(self._end / self._size) - self._skipped
-
-    def __getitem__(self, place: int) -> Item:  # type: ignore[override]
-        """Return one piece; several are never wanted at once."""
-        if not 0 <= place < len(self):
-            raise IndexError(place)
-        start = (self._skipped + place) * self._size
-        numbers = torch.arange(max(start, self._first), min(start + self._size, self._end))
-        return Item(numbers // self._num_crops, numbers % self._num_crops, sides=self._sides)
 
 
 @final
