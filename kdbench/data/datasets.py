@@ -93,7 +93,7 @@ class ArrayDataset(Dataset):
         num_images, height, width, _ = self.train_images.shape
         return DataShape(num_images, (self.side, self.side) if self.side else (height, width), self.num_classes)
 
-    def at(self, side: int) -> ArrayDataset:
+    def with_side(self, side: int) -> ArrayDataset:
         """Return the same images, to be resized to squares of another side."""
         height, width = self.train_images.shape[1:3]
         if height != width:

@@ -64,7 +64,7 @@ class FabricatedDataset(Dataset):
         """None that another data set has."""
         return f"fabricated {self._shape}"
 
-    def at(self, side: int) -> FabricatedDataset:
+    def with_side(self, side: int) -> FabricatedDataset:
         """Return noise of another side."""
         return FabricatedDataset(self.name, replace(self._shape, image_size=(side, side)))
 

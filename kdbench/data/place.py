@@ -142,7 +142,7 @@ class DataPlace:
     def _sized(self, dataset: Dataset, protocol: Protocol) -> Dataset:
         """Return images in memory as the protocol gives them to networks."""
         rules = protocol.rules.augmentation
-        return dataset.at(rules.size) if rules.crop == "pad" and rules.size else dataset
+        return dataset.with_side(rules.size) if rules.crop == "pad" and rules.size else dataset
 
     def load(self, name: str, *, download: bool) -> Dataset:
         """Load the data set of the npz file, or else the one of a name, which may be ``npz:FILE`` itself.
