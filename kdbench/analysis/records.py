@@ -187,10 +187,19 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
         "student_views": cost["student_views"],
         "pretraining_epochs": cost.get("pretraining_epochs", 0),
         "extra_parameters": cost["extra_parameters"],
+        "devices": _num_devices(cost.get("devices")),
         "device": sys.intern(environment["device"]),
+        "on_gpu": environment.get("device_type") != "cpu",
         "commit": sys.intern(_commit(environment)),
         "torch": sys.intern(environment["versions"]["torch"]),
+        "weights": str(record.get("weights", "")),
     }
+
+
+def _num_devices(numbers: Any) -> int:
+    """Return how many devices computed a cell, the most if it was resumed on another number of them."""
+    is_list = isinstance(numbers, list) and all(isinstance(number, int) and number > 0 for number in numbers)
+    return max(numbers) if is_list and numbers else 1
 
 
 def _commit(environment: dict[str, Any]) -> str:

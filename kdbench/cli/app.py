@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from kdbench.cli import bench, cache, data, demo, grid, merge, own, report, show, tables, teacher, train
+from kdbench.cli import bench, cache, data, demo, grid, merge, own, plot, report, show, tables, teacher, train
 from kdbench.cli.options import echo
 from kdbench.cli.output import unexpected, write_error
 from kdbench.errors import Interrupted, UserError
@@ -33,6 +33,7 @@ for command in (
     tables.compare,
     tables.claims,
     report.report,
+    plot.plot,
     merge.merge,
     bench.bench,
     show.list_,

@@ -18,11 +18,11 @@ from fake_records import fake_record, write_records
 from report_pages import Page, report
 from report_runs import PAIRS, records, write_runs
 
+from kdbench.analysis.plots.curves import CELLS_READ, Curve, band
+from kdbench.analysis.plots.drawing import INK, RULE, label
+from kdbench.analysis.plots.file_names import file_name
 from kdbench.analysis.report.cells import CELLS_LISTED
-from kdbench.analysis.report.curves import CELLS_READ, Curve, band
-from kdbench.analysis.report.drawing import INK, RULE, label
 from kdbench.analysis.report.markup import sort_value, table_html
-from kdbench.analysis.report.sections import file_name
 from kdbench.analysis.tables.table import Entry, Table, words
 from kdbench.experiment.protocol import load_protocol
 
