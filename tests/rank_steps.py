@@ -17,6 +17,8 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from kdbench.data import resident
 from kdbench.engine.checks.small import CPU, steps
+from kdbench.engine.evaluation import evaluate_runs
+from kdbench.engine.outcomes import Outcomes
 from kdbench.engine.run import Run
 from kdbench.models.weights import weights_hash
 from kdbench.utils.ranks import ALONE, Ranks, join, leave
@@ -62,6 +64,9 @@ def computed(method: str, npz: Path, folder: Path, ranks: Ranks) -> dict[str, An
             run.flush_losses()
             if number == 2:
                 end_epoch(run)
+    run.skip_pretraining()
+    run.epoch = run.phase.epochs
+    last = evaluate_runs([run], run.data.evaluation, Outcomes([run.cell]), ranks)[run.cell.id]
     predictions = run.tally.predictions
     assert (predictions is not None) == ranks.leads
     kept = {name: torch.from_numpy(getattr(predictions, name)) for name in ARRAYS} if predictions else {}
@@ -69,7 +74,7 @@ def computed(method: str, npz: Path, folder: Path, ranks: Ranks) -> dict[str, An
         "single": first.terms,
         "losses": seen.terms,
         "weights": states(run),
-        "metrics": run.tally.history,
+        "metrics": [*run.tally.history, last],
         "per_class": run.tally.per_class,
         "predictions": kept,
     }

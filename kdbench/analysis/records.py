@@ -86,7 +86,8 @@ def as_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
 
     Protocol, method, student, teacher and seed are read from ``config``, the part of a record whose hash is the cell's
     id. ``rules``, ``settings`` and ``chosen`` are JSON texts, so that rows can be grouped by them. ``code``
-    is the hash of a user's method, empty for methods of kdbench. Accuracies are in percent. ``test_images`` and
+    is the hash of a user's method, empty for methods of kdbench. Accuracies and macro F1 are in percent;
+    ``balanced_accuracy`` and ``macro_f1`` are nan for records without them. ``test_images`` and
     ``largest_class`` count the images of the test set and of its largest class, 0 where they are not known.
 
     Raises
@@ -174,6 +175,8 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
         "top1": float(record["top1"]),
         "best_top1": float(best["top1"]),
         "best_epoch": best["epoch"],
+        "balanced_accuracy": float(record.get("balanced_accuracy", math.nan)),
+        "macro_f1": float(record.get("macro_f1", math.nan)),
         "nll": float(record["nll"]),
         "ece": float(record["ece"]),
         "agreement": float(record["agreement"]) if teacher else math.nan,

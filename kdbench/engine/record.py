@@ -11,10 +11,18 @@ from kdbench.data.images import Dataset
 from kdbench.engine.environment import environment
 from kdbench.engine.tally import Tally
 from kdbench.experiment.cell import Cell
+from kdbench.experiment.protocol import Protocol
 from kdbench.experiment.record_checks import sealed
 from kdbench.experiment.registry import load_method, method_source
+from kdbench.net import Net
 from kdbench.teachers.cards import TeacherCard
 from kdbench.utils.device import peak_memory_mb
+
+
+def measured_table(protocol: Protocol, dataset: Dataset) -> dict[str, dict[str, list[float]]]:
+    """Return the numbers that were measured where the protocol says so, as table ``measured``; else nothing."""
+    numbers = {name: list(values) for name, values in dataset.measurements(protocol.rules.data).items()}
+    return {"measured": numbers} if numbers else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +56,7 @@ def make_record(
     teacher: TeacherCard | None,
     tally: Tally,
     counts: Counts,
+    student: Net,
     weights: str,
     predictions: str | None,
     device: torch.device,
@@ -62,8 +71,10 @@ def make_record(
         With a row of metrics for each epoch of the protocol, and the time spent on training and on evaluation. What
         cells in lockstep share counts for each of them in full, so that it is about the time of the cell in a run of
         its own.
+    student
+        What was trained.
     weights
-        Hash of the student's weights.
+        Hash of its weights.
     predictions
         Hash of the file with its predictions; None where there is none.
     """
@@ -78,6 +89,7 @@ def make_record(
         "overrides": protocol.overrides(),
         "dataset": protocol.dataset,
         "data_fingerprint": dataset.fingerprint,
+        **measured_table(protocol, dataset),
         "test_set": {
             "images": len(dataset.test_labels),
             "largest_class": int(dataset.test_labels.bincount().max()),
@@ -117,6 +129,12 @@ def make_record(
             "extra_parameters": counts.extra_parameters,
         },
         "weights": weights,
+        "input": {
+            "size": list(student.image_size),
+            "mean": student.mean.flatten().tolist(),
+            "std": student.std.flatten().tolist(),
+            "classes": student.num_classes,
+        },
         **({"predictions": predictions} if predictions else {}),
         "environment": environment(device),
         "config": cell.identity(),

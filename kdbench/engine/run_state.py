@@ -72,7 +72,9 @@ def finish(run: Run) -> dict[str, Any]:
         compiled=run.options.compile,
     )
     card = run.source.teacher.card if run.source else None
-    record = make_record(run.cell, run.data.dataset, card, tally, counts, digest, predictions, run.options.device)
+    record = make_record(
+        run.cell, run.data.dataset, card, tally, counts, run.student, digest, predictions, run.options.device
+    )
     write_json(run.folder / RECORD, record, permit=run.permit)
     sweep(run.folder, held=True)
     for name in _STATES:

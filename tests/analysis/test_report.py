@@ -33,7 +33,7 @@ def test_all_parts_are_there(made: tuple[Path, Path, Page]) -> None:
         assert f"c1-{part}" in page.values("id")
     assert len(page.data["cells"]) == 16
     pictures = [attributes for tag, attributes in page.tags if tag == "svg"]
-    assert len(pictures) == 3 + 2 * len(PAIRS)
+    assert len(pictures) == 3 + 3 * len(PAIRS)
     ids = page.values("id")
     assert len(ids) == len(set(ids))
     for picture in pictures:
@@ -56,7 +56,7 @@ def test_equal_records_give_equal_bytes(made: tuple[Path, Path, Page], tmp_path:
     report(runs, tmp_path)
     before = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert before == {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert len(before) == 2 + 2 * 7  # the page, the list of plots, and each plot as SVG and PDF
+    assert len(before) == 2 + 2 * 9  # the page, the list of plots, and each plot as SVG and PDF
 
 
 def test_plots_are_files_for_a_paper(made: tuple[Path, Path, Page]) -> None:

@@ -12,7 +12,7 @@ from kdbench.analysis.plots.names import name_points
 from kdbench.analysis.tables.differences import Versus, pooled_entry
 from kdbench.analysis.tables.entries import LEVEL, fixed
 from kdbench.analysis.tables.leaderboard import Leaderboard, Standing
-from kdbench.analysis.tables.notes import top1_note
+from kdbench.analysis.tables.notes import measure_note
 
 _FAMILY_NAMES = {"none": "student only", "": "no family"}
 _UNITS = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
@@ -45,7 +45,7 @@ def cost_plot(board: Leaderboard, name: str) -> Plot | None:
         for standing, cost in zip(ranked, costs, strict=True)
     )
     description = (
-        f"{top1_note(board.comparison, board.epoch_rule)}, mean over pairs and n runs, against the training of a run, "
+        f"{measure_note(board.comparison, board.reported)}, mean over pairs and n runs, against the training of a run, "
         f"mean over pairs and seeds, coloured by family: {entries}."
     )
     return Plot(name, "Accuracy against cost", description, figure)
