@@ -61,18 +61,18 @@ class PairAnswers:
 def read_answers(
     comparison: Comparison,
     pair: ComparedPair,
-    folders: Mapping[str, str],
+    teacher_folder: Path | None,
     on_file: Callable[[str], None] = lambda _: None,
 ) -> PairAnswers:
     """Read the predictions of at most ``CELLS_READ`` cells of each method on a pair, and of its teacher.
 
     Parameters
     ----------
-    folders
-        Folder of each finished cell, by its id, in which those of teachers are found.
+    teacher_folder
+        Folder of the cell that trained the teacher, or of an imported one; None if it is not known.
     """
     missing, problems = list[Path](), list[str]()
-    teacher, no_teacher = _teacher(pair, folders)
+    teacher, no_teacher = _teacher(pair, teacher_folder)
     teacher_correlation = correlation(teacher) if teacher else None
     by_row: dict[Row, dict[int, Answers]] = {}
     sums, num_summed = dict[Row, NDArray[np.float32]](), Counter[Row]()
@@ -138,13 +138,14 @@ def correlation(predictions: Predictions) -> NDArray[np.float32]:
     return matrix
 
 
-def _teacher(pair: ComparedPair, folders: Mapping[str, str]) -> tuple[Predictions | None, str]:
+def _teacher(pair: ComparedPair, folder: Path | None) -> tuple[Predictions | None, str]:
     """Return what the teacher predicts, or why that is not known."""
-    folder = folders.get(pair.id_hash)
     if folder is None:
-        return None, f"the run that trained the teacher {pair.teacher_label} is not among the records"
+        return None, f"neither the run that trained the teacher {pair.teacher_label} nor its folder is in these runs"
     try:
-        predictions = read_predictions(Path(folder))
+        predictions = read_predictions(folder)
     except UserError as error:
         return None, str(error)
-    return predictions, "" if predictions else f"{Path(folder) / PREDICTIONS} is missing"
+    if predictions is None:
+        return None, f"{folder / PREDICTIONS} is missing: train or import the teacher again, into other runs"
+    return predictions, ""

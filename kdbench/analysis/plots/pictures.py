@@ -21,6 +21,7 @@ from kdbench.analysis.plots.predicted import classes_plot, correlation_plot, rel
 from kdbench.analysis.plots.standings import cost_plot, differences_plot, ranks_plot
 from kdbench.analysis.tables.leaderboard import Leaderboard, leaderboard
 from kdbench.experiment.folder import METRICS, PREDICTIONS
+from kdbench.teachers.cards import card_folder, list_teachers
 from kdbench.utils.text import counted
 
 OnProgress = Callable[[str, float], None]
@@ -62,16 +63,28 @@ class Material:
     def answers(self, pair: ComparedPair) -> PairAnswers:
         """Return what the networks of a pair predict."""
         if self._kept.answers is None or self._kept.pair != pair:
-            self._kept = _Kept(pair, read_answers(self.comparison, pair, self.folders))
+            self._kept = _Kept(pair, read_answers(self.comparison, pair, self.teacher_folder(pair)))
         assert self._kept.answers
         return self._kept.answers
+
+    def teacher_folder(self, pair: ComparedPair) -> Path | None:
+        """Return the folder of the cell that trained a pair's teacher, or else the teacher's own beside the cells."""
+        if pair.id_hash in self.folders:
+            return Path(self.folders[pair.id_hash])
+        for (_, other), result in self.comparison.results.items():
+            if other == pair and pair.teacher and len(result.frame):
+                protocol = Path(result.frame["folder"].iloc[0]).absolute().parents[2]
+                cards = list_teachers(protocol.parent, protocol.name)
+                card = next((card for card in cards if card.id == pair.teacher_id), None)
+                return card_folder(protocol.parent, protocol.name, card) if card else None
+        return None
 
     def networks(self, pair: ComparedPair) -> dict[str, tuple[Path, str]]:
         """Return folder and hash of weights of a pair's teacher and each method's first seed, by their labels."""
         networks = {}
-        teacher = self.folders.get(pair.id_hash)
+        teacher = self.teacher_folder(pair)
         if teacher:
-            networks[f"teacher {pair.teacher_label}"] = (Path(teacher), pair.teacher_weights)
+            networks[f"teacher {pair.teacher_label}"] = (teacher, pair.teacher_weights)
         for row in self.comparison.rows:
             result = self.comparison.result(row, pair)
             if result is not None and len(result.frame):
