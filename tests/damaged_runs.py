@@ -51,6 +51,7 @@ READERS = {
     "leaderboard": ["leaderboard", "runs", "--format", "csv"],
     "compare": ["compare", "runs", "--format", "csv"],
     "report": ["report", "runs", "--out", "../report"],
+    "plot": ["plot", "losses", "runs", "--out", "../plots"],
     "grid status": ["grid", "status", "grid.toml"],
     "grid plan": ["grid", "plan", "grid.toml"],
     "teacher list": ["teacher", "list"],

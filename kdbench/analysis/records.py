@@ -196,9 +196,12 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
         "student_views": cost["student_views"],
         "pretraining_epochs": cost.get("pretraining_epochs", 0),
         "extra_parameters": cost["extra_parameters"],
+        "devices": _num_devices(cost.get("devices")),
         "device": sys.intern(environment["device"]),
+        "on_gpu": environment.get("device_type") != "cpu",
         "commit": sys.intern(_commit(environment)),
         "torch": sys.intern(environment["versions"]["torch"]),
+        "weights": str(record.get("weights", "")),
     }
 
 
@@ -206,6 +209,12 @@ def _number(values: dict[str, Any] | None, key: str) -> float:
     """Return a number that only cells with a teacher have, and of it one without known test logits may lack."""
     value = (values or {}).get(key)
     return math.nan if value is None else float(value)
+
+
+def _num_devices(numbers: Any) -> int:
+    """Return how many devices computed a cell, the most if it was resumed on another number of them."""
+    is_list = isinstance(numbers, list) and all(isinstance(number, int) and number > 0 for number in numbers)
+    return max(numbers) if is_list and numbers else 1
 
 
 def _commit(environment: dict[str, Any]) -> str:

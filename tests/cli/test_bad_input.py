@@ -41,6 +41,7 @@ COMMANDS: dict[str, dict[str, str]] = {
     "compare": {"runs": "records"},
     "claims": {"runs": "records"},
     "report": {"runs": "records", "out": "report"},
+    "plot": {"name": "cost", "runs": "records", "out": "plots"},
     "bench": {"pairs": "resnet8>resnet8", **RULES},
     "merge": {"sources": "records"},
     "eval": {"folders": TEACHER},
@@ -219,6 +220,7 @@ def place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "kdbench.engine.bench.Bench.__init__",
         "kdbench.engine.export.export",
         "kdbench.analysis.report.write_report",
+        "kdbench.analysis.plots.written.write_plots",
     ):
         monkeypatch.setattr(target, reach)
     for method in ("run_all", "build_caches"):

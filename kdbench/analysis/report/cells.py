@@ -16,7 +16,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from kdbench.analysis.comparison import ComparedPair, Comparison, Row, num_digits
-from kdbench.analysis.report.curves import Curve, Curves
+from kdbench.analysis.plots.curves import Curve, Curves
 from kdbench.analysis.tables.table import MISSING, Entry, Table
 from kdbench.experiment.folder import RECORD
 from kdbench.experiment.identity import identity_text
