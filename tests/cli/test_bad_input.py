@@ -41,6 +41,7 @@ COMMANDS: dict[str, dict[str, str]] = {
     "report": {"runs": "records", "out": "report"},
     "bench": {"pairs": "resnet8>resnet8", **RULES},
     "merge": {"sources": "records"},
+    "track": {"runs": "records", "to": "tensorboard"},
     "list": {"what": "networks"},
     "show": {"method": "kd"},
     "new": {"name": "mine", "folder": "own"},
@@ -286,7 +287,7 @@ def test_the_words_that_are_good_are_taken() -> None:
     for name in COMMANDS:
         code, _, error = typed(Case(name, "", "", False).words())
         assert "Traceback" not in error, name + error
-        assert code == 0 or name in ("claims", "teacher import", "cache check"), (name, error)
+        assert code == 0 or name in ("claims", "teacher import", "cache check", "track"), (name, error)
 
 
 @pytest.mark.parametrize(
