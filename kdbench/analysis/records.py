@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from kdbench.analysis.publishing.folder import flaws, is_published
 from kdbench.errors import UserError
 from kdbench.experiment.folder import CONFIG, FAILURE, RECORD, parse_record
 from kdbench.experiment.identity import identity_hash, identity_text
@@ -49,6 +50,8 @@ class Records:
 def read_records(runs: Path) -> Records:
     """Read all records below a folder; ``problems`` lists the files that are not records.
 
+    Of a published folder, they are also what differs from the hashes in its list.
+
     Raises
     ------
     UserError
@@ -58,7 +61,7 @@ def read_records(runs: Path) -> Records:
         raise UserError(f"the folder {runs} does not exist: 'kdbench demo' and 'kdbench train' create one")
     rows: list[dict[str, Any]] = []
     unfinished: list[UnfinishedCell] = []
-    problems: list[str] = []
+    problems = list(flaws(runs)) if is_published(runs) else list[str]()
     for folder, names in folders_below(runs, problems):
         if RECORD in names:
             path = os.path.join(folder, RECORD)  # noqa: PTH118

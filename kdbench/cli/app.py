@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from kdbench.cli import bench, cache, data, demo, grid, merge, own, report, show, tables, teacher, track, train
+from kdbench.cli import bench, cache, data, demo, grid, merge, own, publish, report, show, tables, teacher, track, train
 from kdbench.cli.options import echo
 from kdbench.cli.output import unexpected, write_error
 from kdbench.errors import Interrupted, UserError
@@ -35,6 +35,8 @@ for command in (
     report.report,
     merge.merge,
     track.track,
+    publish.publish,
+    publish.site,
     bench.bench,
     show.list_,
     show.show,
