@@ -18,7 +18,6 @@ from kdbench.analysis.records import as_frame, folders_below
 from kdbench.errors import UserError
 from kdbench.experiment.folder import CONFIG, METRICS, PREDICTIONS, PRETRAINING, RECORD, parse_record
 from kdbench.experiment.identity import identity_text
-from kdbench.experiment.registry import method_sources
 from kdbench.utils.files import explain_os_errors, sha256_of, write_atomic
 from kdbench.utils.names import safe_name
 from kdbench.utils.reading import Missing, Unreadable, parse_json, read_bytes
@@ -143,9 +142,12 @@ def _reason(
     """Return why a record is not published; empty if it is."""
     if record["environment"].get("dirty"):
         return "kdbench had changes that no commit has: commit them, and run the cell again"
-    source = method_sources().get(record["config"]["method"]["name"])
-    if source and source.changed_since(str(record.get("method_source", ""))):
-        return f"{source.where} has changed since: put it back, or raise its VERSION and run the cell again"
+    if "sha256:" in (code := str(record.get("method_source", ""))):  # a method of the user's own
+        from kdbench.experiment.registry import method_sources  # noqa: PLC0415 - it needs torch
+
+        source = method_sources().get(record["config"]["method"]["name"])
+        if source and source.changed_since(code):
+            return f"{source.where} has changed since: put it back, or raise its VERSION and run the cell again"
     if PREDICTIONS in names and (digest := record.get("predictions")):
         try:
             if sha256_of(folder / PREDICTIONS) != digest:
