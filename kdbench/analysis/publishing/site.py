@@ -15,12 +15,12 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from kdbench.analysis.comparison import Comparison
+from kdbench.analysis.plots.pictures import OnProgress
 from kdbench.analysis.publishing.folder import LIST, Publication, flaws, is_published, read_publication
 from kdbench.analysis.publishing.readme import hardware_table
 from kdbench.analysis.records import Records, read_records
 from kdbench.analysis.report import write_report
 from kdbench.analysis.report.markup import table_html
-from kdbench.analysis.report.sections import OnProgress
 from kdbench.analysis.splitting import split
 from kdbench.analysis.tables.leaderboard import leaderboard, leaderboard_table, stability_notes
 from kdbench.analysis.tables.table import Table, words
