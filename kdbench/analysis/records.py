@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from kdbench.analysis.publishing.folder import flaws, is_published
 from kdbench.errors import UserError
 from kdbench.experiment.folder import CONFIG, FAILURE, RECORD, parse_record
 from kdbench.experiment.identity import identity_hash, identity_text
@@ -21,7 +22,7 @@ from kdbench.experiment.test_sets import TEST_SETS
 from kdbench.teachers.doubts import is_unchecked
 from kdbench.utils.reading import Missing, Unreadable, read_object, read_toml
 
-_CELL_FOLDER = re.compile(r"seed\d+-[0-9a-f]{8}")
+CELL_FOLDER = re.compile(r"seed\d+-[0-9a-f]{8}")
 """Name of a cell's folder."""
 
 
@@ -50,6 +51,8 @@ class Records:
 def read_records(runs: Path) -> Records:
     """Read all records below a folder; ``problems`` lists the files that are not records.
 
+    Of a published folder, they are also what differs from the hashes in its list.
+
     Raises
     ------
     UserError
@@ -59,8 +62,8 @@ def read_records(runs: Path) -> Records:
         raise UserError(f"the folder {runs} does not exist: 'kdbench demo' and 'kdbench train' create one")
     rows: list[dict[str, Any]] = []
     unfinished: list[UnfinishedCell] = []
-    problems: list[str] = []
-    for folder, names in _folders(runs, problems):
+    problems = list(flaws(runs)) if is_published(runs) else list[str]()
+    for folder, names in folders_below(runs, problems):
         if RECORD in names:
             path = os.path.join(folder, RECORD)  # noqa: PTH118
             try:
@@ -71,11 +74,11 @@ def read_records(runs: Path) -> Records:
                 problems.append(f"{path} is left out: it {error}")
         elif CONFIG in names:
             try:
-                unfinished.append(_unfinished_cell(Path(folder), failed=FAILURE in names))
+                unfinished.append(read_unfinished(Path(folder), failed=FAILURE in names))
             except Missing:
                 continue
             except Unreadable as error:
-                if _CELL_FOLDER.fullmatch(os.path.basename(folder)):  # noqa: PTH119
+                if CELL_FOLDER.fullmatch(os.path.basename(folder)):  # noqa: PTH119
                     problems.append(f"{os.path.join(folder, CONFIG)} is left out: it {error}")  # noqa: PTH118
     frame = _frame(rows)
     _check_unique(frame)
@@ -105,7 +108,7 @@ def as_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     return _frame(rows)
 
 
-def _folders(top: Path, problems: list[str]) -> Iterator[tuple[str, set[str]]]:
+def folders_below(top: Path, problems: list[str]) -> Iterator[tuple[str, set[str]]]:
     """Yield the folders below ``top``, in the order of their names, each with the names of its files.
 
     Links are followed after all folders proper. A folder is yielded once, and one that holds ``top`` never. One that
@@ -249,7 +252,7 @@ def _check_unique(frame: pd.DataFrame) -> None:
     )
 
 
-def _unfinished_cell(folder: Path, *, failed: bool) -> UnfinishedCell:
+def read_unfinished(folder: Path, *, failed: bool) -> UnfinishedCell:
     """Return the cell of a folder without a record; Unreadable if it does not describe one."""
     config = read_toml(folder / CONFIG)
     identity = {key: config.get(key) for key in ("protocol", "teacher", "student", "method", "seed")}

@@ -19,10 +19,12 @@ from kdbench.cli import (
     merge,
     own,
     plot,
+    publish,
     report,
     show,
     tables,
     teacher,
+    track,
     train,
 )
 from kdbench.cli.options import echo
@@ -53,6 +55,9 @@ for command in (
     merge.merge,
     evaluate.eval_,
     export.export,
+    track.track,
+    publish.publish,
+    publish.site,
     bench.bench,
     show.list_,
     show.show,
