@@ -16,7 +16,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from kdbench.analysis.comparison import ComparedPair, Comparison, Row, num_digits
-from kdbench.analysis.report.curves import Curve, Curves
+from kdbench.analysis.plots.curves import Curve, Curves
 from kdbench.analysis.tables.table import MISSING, Entry, Table
 from kdbench.experiment.folder import RECORD
 from kdbench.experiment.identity import identity_text
@@ -59,8 +59,6 @@ _LABELS = {
     "record_hash": "hash of the record",
     "family": "family of the method",
     "data_fingerprint": "fingerprint of the data",
-    "measured.mean": "mean of each channel, measured",
-    "measured.std": "deviation of each channel, measured",
 }
 _GROUPS = {"cost": "Cost", "loss": "Training loss at the end"}
 _METRICS = (

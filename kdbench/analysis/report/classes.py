@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdbench.analysis.comparison import ComparedPair, Comparison
-from kdbench.analysis.report.curves import CELLS_READ
+from kdbench.analysis.plots.curves import CELLS_READ
 from kdbench.analysis.tables.entries import fixed
 from kdbench.analysis.tables.table import MISSING, Entry, Table, words
 from kdbench.errors import UserError
