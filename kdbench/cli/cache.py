@@ -9,6 +9,7 @@ import typer
 
 from kdbench.cli.options import (
     DataOption,
+    DatasetOption,
     DeviceOption,
     DownloadOption,
     EpochsOption,
@@ -40,6 +41,7 @@ def cache_build(
     precision: PrecisionOption = None,
     runs: RunsOption = Path("runs"),
     data: DataOption = None,
+    dataset: DatasetOption = None,
     download: DownloadOption = False,
     device: DeviceOption = None,
     workers: WorkersOption = None,
@@ -53,6 +55,7 @@ def cache_build(
         protocol,
         runs=runs,
         data=data,
+        dataset=dataset,
         epochs=epochs,
         precision=precision,
         device=device,
@@ -87,6 +90,7 @@ def cache_check(
     precision: PrecisionOption = None,
     runs: RunsOption = Path("runs"),
     data: DataOption = None,
+    dataset: DatasetOption = None,
     download: DownloadOption = False,
     device: DeviceOption = None,
     workers: WorkersOption = None,
@@ -95,7 +99,14 @@ def cache_check(
     from kdbench.teachers.outputs import Query
 
     session = open_session(
-        protocol, runs=runs, data=data, precision=precision, device=device, download=download, workers=workers
+        protocol,
+        runs=runs,
+        data=data,
+        dataset=dataset,
+        precision=precision,
+        device=device,
+        download=download,
+        workers=workers,
     )
     store = session.teachers
     card = store.named(teacher)

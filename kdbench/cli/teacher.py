@@ -9,6 +9,7 @@ import typer
 
 from kdbench.cli.options import (
     DataOption,
+    DatasetOption,
     DeviceOption,
     DevicesOption,
     DownloadOption,
@@ -43,6 +44,7 @@ def teacher_train(
     precision: PrecisionOption = None,
     runs: RunsOption = Path("runs"),
     data: DataOption = None,
+    dataset: DatasetOption = None,
     download: DownloadOption = False,
     device: DeviceOption = None,
     devices: DevicesOption = 1,
@@ -54,6 +56,7 @@ def teacher_train(
         protocol,
         runs=runs,
         data=data,
+        dataset=dataset,
         epochs=epochs,
         precision=precision,
         device=device,
@@ -87,11 +90,12 @@ def teacher_import(
     ] = None,
     runs: RunsOption = Path("runs"),
     data: DataOption = None,
+    dataset: DatasetOption = None,
     download: DownloadOption = False,
     device: DeviceOption = None,
 ) -> None:
     """Import a checkpoint as a teacher, and measure its accuracy."""
-    session = open_session(protocol, runs=runs, data=data, device=device, download=download)
+    session = open_session(protocol, runs=runs, data=data, dataset=dataset, device=device, download=download)
     card = session.import_teacher(file, network, expected=accuracy, key=key)
     checked = "not checked: no expected value" if card.expected is None else f"expected {card.expected:.2f} %"
     echo(f"teacher {card.spec}: {card.accuracy:.2f} % on the test set of {card.dataset} ({card.origin}; {checked})")

@@ -184,5 +184,5 @@ def find_teacher(runs: Path, protocol: Protocol, spec: TeacherSpec, network: str
     command = f"--protocol {protocol.name} --network {network}"
     raise UserError(
         f"no teacher {network} for {protocol.dataset} in {where}: type 'kdbench teacher train {command}' "
-        f"or 'kdbench teacher import FILE {command}', with the same --data and --runs"
+        f"or 'kdbench teacher import FILE {command}', with the same --data, --dataset and --runs"
     )
