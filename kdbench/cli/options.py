@@ -97,7 +97,10 @@ SeedsOption = Annotated[
     typer.Option(help="Decides initial weights, order of images and views; may be repeated. [default: 1]"),
 ]
 InitHelp = "Weights that training starts from: a file, or published ones by name, e.g. timm:resnet50.a1_in1k."
-TeacherHelp = "NETWORK, or NETWORK@HASH if there are several; 'kdbench teacher list' lists them."
+TeacherHelp = (
+    "NETWORK, NETWORK@HASH if there are several, or logits:NAME; A+B is an ensemble, whose logits are averaged. "
+    "'kdbench teacher list' lists them."
+)
 
 
 @functools.cache
