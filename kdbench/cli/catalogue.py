@@ -136,11 +136,11 @@ def datasets() -> Rows:
     used_by: dict[str, list[str]] = {}
     for protocol in loaded:
         used_by.setdefault(protocol.dataset, []).append(protocol.name)
-    subset = "none: 'kdbench data subset NAME FILE' makes an npz file of all or some of it"
     of_files = [protocol.name for protocol in loaded if protocol.rules.augmentation.crop == "resized"]
+    other = f"none of its own: --dataset NAME, with all but {', '.join(of_files)}"
     own = f"{', '.join(used_by[OWN_IMAGES])}; also all others, with --data in place of a folder"
     return [
-        *({"dataset": name, "protocols": ", ".join(used_by.get(name, [])) or subset} for name in DATASETS),
+        *({"dataset": name, "protocols": ", ".join(used_by.get(name, [])) or other} for name in DATASETS),
         *({"dataset": f"{name}:DIR", "protocols": ", ".join(used_by[name])} for name in FOLDERS),
         *({"dataset": word, "protocols": own} for word in ("folder:DIR", "tar:DIR", "hfds:NAME")),
         {"dataset": "npz:FILE", "protocols": f"all but {', '.join(of_files)}, with --data in place of a folder"},

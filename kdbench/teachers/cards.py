@@ -212,7 +212,7 @@ def find_teacher(runs: Path, protocol: Protocol, spec: TeacherSpec, network: str
         )
     raise UserError(
         f"no teacher {network} for {protocol.dataset} in {where}: type 'kdbench teacher train {command}' "
-        f"or 'kdbench teacher import FILE {command}', with the same --data and --runs"
+        f"or 'kdbench teacher import FILE {command}', with the same --data, --dataset and --runs"
     )
 
 
