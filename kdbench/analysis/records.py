@@ -18,6 +18,7 @@ from kdbench.experiment.folder import CONFIG, FAILURE, RECORD, parse_record
 from kdbench.experiment.identity import identity_hash, identity_text
 from kdbench.experiment.record_checks import check_record
 from kdbench.experiment.test_sets import TEST_SETS
+from kdbench.teachers.doubts import is_unchecked
 from kdbench.utils.reading import Missing, Unreadable, read_object, read_toml
 
 _CELL_FOLDER = re.compile(r"seed\d+-[0-9a-f]{8}")
@@ -89,6 +90,7 @@ def as_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     is the hash of a user's method, empty for methods of kdbench. Accuracies and macro F1 are in percent;
     ``balanced_accuracy`` and ``macro_f1`` are nan for records without them. ``test_images`` and
     ``largest_class`` count the images of the test set and of its largest class, 0 where they are not known.
+    ``teacher_side`` is the side of a teacher's images in pixels, 0 where it is the student's.
 
     Raises
     ------
@@ -162,7 +164,9 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
         "teacher": sys.intern(teacher["network"]) if teacher else "",
         "teacher_id": sys.intern(teacher["id"]) if teacher else "",
         "teacher_weights": sys.intern(teacher["weights"]) if teacher else "",
-        "teacher_accuracy": float(teacher["accuracy"]) if teacher else math.nan,
+        "teacher_accuracy": _number(teacher, "accuracy"),
+        "teacher_unchecked": bool(teacher) and is_unchecked(teacher),
+        "teacher_side": (teacher or {}).get("image_size") or 0,
         "student": sys.intern(config["student"]),
         "method": sys.intern(method["name"]),
         "method_version": method["version"],
@@ -179,8 +183,8 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
         "macro_f1": float(record.get("macro_f1", math.nan)),
         "nll": float(record["nll"]),
         "ece": float(record["ece"]),
-        "agreement": float(record["agreement"]) if teacher else math.nan,
-        "teacher_kl": float(record["teacher_kl"]) if teacher else math.nan,
+        "agreement": _number(record, "agreement"),
+        "teacher_kl": _number(record, "teacher_kl"),
         "test_images": sizes[0],
         "largest_class": sizes[1],
         "views": cost["views_per_image"],
@@ -194,6 +198,12 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
         "commit": sys.intern(_commit(environment)),
         "torch": sys.intern(environment["versions"]["torch"]),
     }
+
+
+def _number(values: dict[str, Any] | None, key: str) -> float:
+    """Return a number that only cells with a teacher have, and of it one without known test logits may lack."""
+    value = (values or {}).get(key)
+    return math.nan if value is None else float(value)
 
 
 def _commit(environment: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from kdbench.analysis.comparison import FAMILIES, ComparedPair, Comparison, Resu
 from kdbench.analysis.pairing import find_pairs
 from kdbench.analysis.records import Records, UnfinishedCell
 from kdbench.experiment.identity import identity_text
+from kdbench.experiment.pairs import JOIN
 from kdbench.experiment.protocol import load_protocol, protocol_names
 
 
@@ -58,7 +59,8 @@ def _only_teachers(frame: pd.DataFrame, unfinished: Sequence[UnfinishedCell]) ->
     pandas.Series
         ``(records,)``.
     """
-    teachers = {*frame["teacher_id"], *(cell.config["teacher"].get("id") for cell in unfinished)}
+    named = {*frame["teacher_id"], *(cell.config["teacher"].get("id", "") for cell in unfinished)}
+    teachers = {member for teacher in named for member in teacher.split(JOIN)}  # those of ensembles as well
     is_teacher = ("cell:" + frame["cell"]).isin(teachers)
     protocols = {rules: identity_text(_protocol(json.loads(rules))) for rules in frame["rules"].unique()}
     runs = pd.Series(

@@ -84,12 +84,23 @@ class ArrayDataset(Dataset):
     num_classes: int
     class_names: tuple[str, ...] | None = None
     unused: tuple[str, ...] = ()
+    side: int | None = None
+    """Side to which networks are given the images, in pixels; None where they are given as they are."""
 
     @property
     def shape(self) -> DataShape:
-        """Shape of the training images."""
+        """Shape of the training images, as networks are given them."""
         num_images, height, width, _ = self.train_images.shape
-        return DataShape(num_images, (height, width), self.num_classes)
+        return DataShape(num_images, (self.side, self.side) if self.side else (height, width), self.num_classes)
+
+    def at(self, side: int) -> ArrayDataset:
+        """Return the same images, to be resized to squares of another side."""
+        height, width = self.train_images.shape[1:3]
+        if height != width:
+            raise UserError(
+                f"images of {height} x {width} pixels cannot be resized to {side} x {side}: they are not square"
+            )
+        return replace(self, side=None if side == height else side)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -121,11 +132,15 @@ class ArrayDataset(Dataset):
                 "folder:DIR, or choose a protocol for small images"
             )
         layout = memory_format(device, protocol.precision)
-        return ResidentImages(self.train_images, Augmentation.of(rules), device, layout)
+        return ResidentImages(self.train_images, Augmentation.of(rules), device, layout, self.side)
 
     def evaluation(self, device: torch.device) -> ResidentEvaluation:
         """Return the test images on the device."""
-        return ResidentEvaluation(self.test_images, device)
+        return ResidentEvaluation(self.test_images, device, self.side)
+
+    def unaugmented(self, device: torch.device) -> ResidentEvaluation:
+        """Return the training images on the device, as they are."""
+        return ResidentEvaluation(self.train_images, device, self.side)
 
 
 def load_dataset(name: str, folder: Path, *, download: bool = False) -> ArrayDataset:

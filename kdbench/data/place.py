@@ -119,8 +119,10 @@ class DataPlace:
         self.check(protocol.dataset, download=download)
         files, rules = self.image_files(protocol.dataset, report), protocol.rules.augmentation
         if files is None:
-            return self.load(protocol.dataset, download=download)
-        return StreamedDataset(files, rules, num_workers, report) if rules.crop == "resized" else decoded(files, report)
+            return self._sized(self.load(protocol.dataset, download=download), protocol)
+        if rules.crop == "resized":
+            return StreamedDataset(files, rules, num_workers, report)
+        return self._sized(decoded(files, report), protocol)
 
     def image_files(self, name: str, report: Report = lambda _: None) -> ImageFiles | None:
         """List the image files that this names, or else those of a data set by its name; None for arrays.
@@ -136,6 +138,11 @@ class DataPlace:
             path = str(Path(self.path) / FOLDERS[name])
             return open_image_files(name, path, report)  # type: ignore[arg-type]
         return None
+
+    def _sized(self, dataset: Dataset, protocol: Protocol) -> Dataset:
+        """Return images in memory as the protocol gives them to networks."""
+        rules = protocol.rules.augmentation
+        return dataset.at(rules.size) if rules.crop == "pad" and rules.size else dataset
 
     def load(self, name: str, *, download: bool) -> Dataset:
         """Load the data set of the npz file, or else the one of a name, which may be ``npz:FILE`` itself.

@@ -65,6 +65,8 @@ class Described:
     """Of the data set it was trained on; None where that is not kept."""
     config: Mapping[str, Any] | None = None
     """Identity of the cell that trained it; None for an imported teacher."""
+    teacher_side: int | None = None
+    """Side of the images of the network that taught it, in pixels; None where it was its own."""
 
 
 def described(path: Path, find_size: FindSize = no_size) -> Described:
@@ -111,6 +113,7 @@ def _of_record(folder: Path, find_size: FindSize) -> Described:
         input=_input(record, folder, protocol, find_size, start and (network, start)),
         fingerprint=record["data_fingerprint"],
         config=config,
+        teacher_side=(record["teacher"] or {}).get("image_size"),
     )
 
 
@@ -121,7 +124,10 @@ def _of_card(folder: Path, find_size: FindSize) -> Described:
     if own is not None:
         trained = _of_record(own, find_size)
         return replace(trained, name=f"teacher {card.spec}", weights=folder / WEIGHTS)
+    if card.accuracy is None or card.ref.is_file:
+        raise UserError(f"{folder} is a file of logits, not a network: give the folder of another teacher")
     protocol = load_protocol(place.name).override(dataset=card.dataset)
+    protocol = protocol.at(card.image_size) if card.image_size else protocol
     known = _input({}, folder, protocol, find_size, "")
     return Described(
         name=f"teacher {card.spec}",

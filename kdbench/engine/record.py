@@ -15,7 +15,6 @@ from kdbench.experiment.protocol import Protocol
 from kdbench.experiment.record_checks import sealed
 from kdbench.experiment.registry import load_method, method_source
 from kdbench.net import Net
-from kdbench.teachers.cards import TeacherCard
 from kdbench.utils.device import peak_memory_mb
 
 
@@ -39,7 +38,9 @@ class Counts:
     extra_parameters: int
     """Trainable parameters of the method's own."""
     teacher_outputs: str | None
-    """``live``, ``cache``, or None without a teacher."""
+    """``live``, ``cache``, ``file``, or None without a teacher."""
+    live_teachers: int
+    """Networks that were queried for each view: the members of an ensemble count each."""
     computed_logits: bool
     """Whether the teacher's logits were computed from penultimate features in a cache."""
     cells_together: int
@@ -53,7 +54,7 @@ class Counts:
 def make_record(
     cell: Cell,
     dataset: Dataset,
-    teacher: TeacherCard | None,
+    teacher: dict[str, Any] | None,
     tally: Tally,
     counts: Counts,
     student: Net,
@@ -67,6 +68,8 @@ def make_record(
 
     Parameters
     ----------
+    teacher
+        What is known of the teacher; see :meth:`kdbench.teachers.sources.TeacherSource.described`.
     tally
         With a row of metrics for each epoch of the protocol, and the time spent on training and on evaluation. What
         cells in lockstep share counts for each of them in full, so that it is about the time of the cell in a run of
@@ -94,9 +97,7 @@ def make_record(
             "images": len(dataset.test_labels),
             "largest_class": int(dataset.test_labels.bincount().max()),
         },
-        "teacher": {name: getattr(teacher, name) for name in ("network", "id", "weights", "accuracy")}
-        if teacher
-        else None,
+        "teacher": teacher,
         "student": cell.student_label,
         "method": cell.method,
         "method_source": method_source(cell.method).text,
@@ -121,7 +122,7 @@ def make_record(
             "student_views": views * counts.student_epochs,
             "teacher_outputs": counts.teacher_outputs,
             **({"teacher_logits": "from penultimate features"} if counts.computed_logits else {}),
-            "teacher_forwards": views * counts.teacher_epochs if counts.teacher_outputs == "live" else 0,
+            "teacher_forwards": views * counts.teacher_epochs * counts.live_teachers,
             "cells_together": counts.cells_together,
             "devices": list(counts.devices),
             "compiled": counts.compiled,

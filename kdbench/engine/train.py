@@ -21,7 +21,7 @@ from kdbench.engine.team import Team
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.folder import CONFIG, FAILURE, STATE, read_record
 from kdbench.models.weights import weights_hash
-from kdbench.teachers.outputs import TeacherSource
+from kdbench.teachers.sources import TeacherSource
 from kdbench.utils.files import write_atomic
 from kdbench.utils.leases import MAX_CRASHES, Killed, Lease, Leases
 from kdbench.utils.ranks import RankLost, Ranks

@@ -19,7 +19,7 @@ from kdbench.data.decoding.crops import CropRules
 from kdbench.data.decoding.decode import central_pixels
 from kdbench.engine.described import Described, described, no_size
 from kdbench.errors import UserError
-from kdbench.experiment.protocol import Protocol
+from kdbench.experiment.cell import TeacherRef
 from kdbench.experiment.registry import load_method
 from kdbench.experiment.rule_groups import AugmentationRules
 from kdbench.experiment.settings import resolve_settings
@@ -216,7 +216,7 @@ def _build(source: Described, num_classes: int) -> Net:
             std=std,
             image_size=size,
         )
-        return _wrapped(net, source.config, source.protocol) if source.config and is_wrapped(source) else net
+        return _wrapped(net, source.config, source) if source.config and is_wrapped(source) else net
 
 
 def is_wrapped(source: Described) -> bool:
@@ -224,14 +224,16 @@ def is_wrapped(source: Described) -> bool:
     return source.config is not None and load_method(source.config["method"]["name"]).wrap is not Method.wrap
 
 
-def _wrapped(student: Net, config: Mapping[str, Any], protocol: Protocol) -> Net:
+def _wrapped(student: Net, config: Mapping[str, Any], source: Described) -> Net:
     """Return the network that a cell's method trains around its student."""
-    name, network = config["method"]["name"], config["teacher"].get("network")
+    name, protocol = config["method"]["name"], source.protocol
+    teacher = TeacherRef(**config["teacher"]) if config["teacher"] else None
     chosen = {key: value for key, value in config["method"].items() if key not in {"name", "version"}}
+    network = teacher.network if teacher else None
     resolved = resolve_settings(name, dataset=protocol.dataset, teacher=network, student=student.name, chosen=chosen)
     setup = Setup(
         student=student,
-        teacher=_stand_in(network, student) if network else None,
+        teacher=_stand_in(teacher.network, student, source.teacher_side) if teacher and teacher.is_network else None,
         labels=torch.arange(student.num_classes),
         epochs=protocol.epochs,
         steps_per_epoch=1,
@@ -240,10 +242,11 @@ def _wrapped(student: Net, config: Mapping[str, Any], protocol: Protocol) -> Net
     return load_method(name)(resolved.config, setup).wrap(setup)
 
 
-def _stand_in(network: str, student: Net) -> Net:
+def _stand_in(network: str, student: Net, side: int | None) -> Net:
     """Return a network of a teacher's shapes; what a method takes over of its weights is in the student's file."""
-    backbone = build_backbone(network, student.num_classes, student.image_size)
-    return Net(network, backbone, mean=(0.0,) * 3, std=(1.0,) * 3, image_size=student.image_size)
+    size = (side, side) if side else student.image_size
+    backbone = build_backbone(network, student.num_classes, size)
+    return Net(network, backbone, mean=(0.0,) * 3, std=(1.0,) * 3, image_size=size)
 
 
 def _num_classes(build: Callable[[int], Net], weights: Mapping[str, Tensor]) -> int:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 from answers import fault_of_message
@@ -50,6 +51,7 @@ COMMANDS: dict[str, dict[str, str]] = {
     "validate": {"method": "ce"},
     "teacher train": {**RULES, "network": "resnet8"},
     "teacher import": {"file": "weights.pth", **RULES, "network": "resnet8"},
+    "teacher import-logits": {"file": "logits.npy", **RULES},
     "teacher list": {},
     "data subset": {"dataset": "digits", "out": "o.npz", "train_per_class": "1", "test_per_class": "1"},
     "data index": {"word": "folder:images"},
@@ -199,6 +201,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "a-file").write_text("x")
     write_folder(path / "images")
     shutil.copy(TESTS / "parity/models/checkpoints/resnet8_c100.pth", path / "weights.pth")
+    np.save(path / "logits.npy", np.zeros((1297, 10), np.float32))
     return path
 
 
