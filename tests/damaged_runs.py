@@ -51,6 +51,7 @@ READERS = {
     "leaderboard": ["leaderboard", "runs", "--format", "csv"],
     "compare": ["compare", "runs", "--format", "csv"],
     "report": ["report", "runs", "--out", "../report"],
+    "plot": ["plot", "losses", "runs", "--out", "../plots"],
     "grid status": ["grid", "status", "grid.toml"],
     "grid plan": ["grid", "plan", "grid.toml"],
     "teacher list": ["teacher", "list"],
@@ -68,6 +69,7 @@ WRITERS = {
     "train done": ["train", *TAUGHT, "--method", "kd"],
     "train begun": ["train", *TAUGHT, "--method", "kd", "--seed", "3"],
     "merge": ["merge", "runs", "--runs", "merged"],
+    "publish": ["publish", "runs", "--out", "published"],
     "train own": ["--methods", "own", "train", *TAUGHT, "--method", "mine"],
 }
 COMMANDS = READERS | WRITERS
@@ -81,6 +83,10 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "config of a done cell": (f"{DONE}-*/config.toml", ("table", "grid status", "train done")),
     "metrics of a done cell": (f"{DONE}-*/metrics.jsonl", ("report", "grid status", "train done")),
     "weights of a done cell": (f"{DONE}-*/model.safetensors", ("table", "grid status", "train done", "merge", "eval")),
+    "predictions of a done cell": (
+        f"{DONE}-*/predictions.npz",
+        ("report", "table", "grid status", "train done", "merge"),
+    ),
     "weights of a teacher's cell": (f"{RUNS}/none-resnet8/ce/seed0-*/model.safetensors", ("teacher train", "merge")),
     "config of a begun cell": (f"{BEGUN}-*/config.toml", (*_TABLES, *_GRIDS, "train begun")),
     "metrics of a begun cell": (f"{BEGUN}-*/metrics.jsonl", ("report", "grid status", "train begun")),

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from kdbench.analysis.publishing.folder import flaws, is_published
 from kdbench.errors import UserError
 from kdbench.experiment.folder import CONFIG, FAILURE, RECORD, parse_record
 from kdbench.experiment.identity import identity_hash, identity_text
@@ -21,7 +22,7 @@ from kdbench.experiment.test_sets import TEST_SETS
 from kdbench.teachers.doubts import is_unchecked
 from kdbench.utils.reading import Missing, Unreadable, read_object, read_toml
 
-_CELL_FOLDER = re.compile(r"seed\d+-[0-9a-f]{8}")
+CELL_FOLDER = re.compile(r"seed\d+-[0-9a-f]{8}")
 """Name of a cell's folder."""
 
 
@@ -50,6 +51,8 @@ class Records:
 def read_records(runs: Path) -> Records:
     """Read all records below a folder; ``problems`` lists the files that are not records.
 
+    Of a published folder, they are also what differs from the hashes in its list.
+
     Raises
     ------
     UserError
@@ -59,8 +62,8 @@ def read_records(runs: Path) -> Records:
         raise UserError(f"the folder {runs} does not exist: 'kdbench demo' and 'kdbench train' create one")
     rows: list[dict[str, Any]] = []
     unfinished: list[UnfinishedCell] = []
-    problems: list[str] = []
-    for folder, names in _folders(runs, problems):
+    problems = list(flaws(runs)) if is_published(runs) else list[str]()
+    for folder, names in folders_below(runs, problems):
         if RECORD in names:
             path = os.path.join(folder, RECORD)  # noqa: PTH118
             try:
@@ -71,11 +74,11 @@ def read_records(runs: Path) -> Records:
                 problems.append(f"{path} is left out: it {error}")
         elif CONFIG in names:
             try:
-                unfinished.append(_unfinished_cell(Path(folder), failed=FAILURE in names))
+                unfinished.append(read_unfinished(Path(folder), failed=FAILURE in names))
             except Missing:
                 continue
             except Unreadable as error:
-                if _CELL_FOLDER.fullmatch(os.path.basename(folder)):  # noqa: PTH119
+                if CELL_FOLDER.fullmatch(os.path.basename(folder)):  # noqa: PTH119
                     problems.append(f"{os.path.join(folder, CONFIG)} is left out: it {error}")  # noqa: PTH118
     frame = _frame(rows)
     _check_unique(frame)
@@ -87,8 +90,9 @@ def as_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
 
     Protocol, method, student, teacher and seed are read from ``config``, the part of a record whose hash is the cell's
     id. ``rules``, ``settings`` and ``chosen`` are JSON texts, so that rows can be grouped by them. ``code``
-    is the hash of a user's method, empty for methods of kdbench. Accuracies and macro F1 are in percent;
-    ``balanced_accuracy`` and ``macro_f1`` are nan for records without them. ``test_images`` and
+    is the hash of a user's method, empty for methods of kdbench. ``data_name`` is what the user called data that the
+    rules know by their hash, empty for others and where the record does not say. Accuracies and macro F1 are in
+    percent; ``balanced_accuracy`` and ``macro_f1`` are nan for records without them. ``test_images`` and
     ``largest_class`` count the images of the test set and of its largest class, 0 where they are not known.
     ``teacher_side`` is the side of a teacher's images in pixels, 0 where it is the student's.
 
@@ -104,7 +108,7 @@ def as_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     return _frame(rows)
 
 
-def _folders(top: Path, problems: list[str]) -> Iterator[tuple[str, set[str]]]:
+def folders_below(top: Path, problems: list[str]) -> Iterator[tuple[str, set[str]]]:
     """Yield the folders below ``top``, in the order of their names, each with the names of its files.
 
     Links are followed after all folders proper. A folder is yielded once, and one that holds ``top`` never. One that
@@ -158,6 +162,7 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
         "folder": folder,
         "cell": record["cell"],
         "rules": _shared(rules | {"data": record["data_fingerprint"], "epoch_rule": record["epoch_rule"]}),
+        "data_name": sys.intern(record.get("data_name", "").partition(":")[2] if ":" in rules["dataset"] else ""),
         "protocol": sys.intern(rules["name"]),
         "overrides": _shared(record["overrides"]),
         "epochs": rules["epochs"],
@@ -194,9 +199,12 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
         "student_views": cost["student_views"],
         "pretraining_epochs": cost.get("pretraining_epochs", 0),
         "extra_parameters": cost["extra_parameters"],
+        "devices": _num_devices(cost.get("devices")),
         "device": sys.intern(environment["device"]),
+        "on_gpu": environment.get("device_type") != "cpu",
         "commit": sys.intern(_commit(environment)),
         "torch": sys.intern(environment["versions"]["torch"]),
+        "weights": str(record.get("weights", "")),
     }
 
 
@@ -204,6 +212,12 @@ def _number(values: dict[str, Any] | None, key: str) -> float:
     """Return a number that only cells with a teacher have, and of it one without known test logits may lack."""
     value = (values or {}).get(key)
     return math.nan if value is None else float(value)
+
+
+def _num_devices(numbers: Any) -> int:
+    """Return how many devices computed a cell, the most if it was resumed on another number of them."""
+    is_list = isinstance(numbers, list) and all(isinstance(number, int) and number > 0 for number in numbers)
+    return max(numbers) if is_list and numbers else 1
 
 
 def _commit(environment: dict[str, Any]) -> str:
@@ -238,7 +252,7 @@ def _check_unique(frame: pd.DataFrame) -> None:
     )
 
 
-def _unfinished_cell(folder: Path, *, failed: bool) -> UnfinishedCell:
+def read_unfinished(folder: Path, *, failed: bool) -> UnfinishedCell:
     """Return the cell of a folder without a record; Unreadable if it does not describe one."""
     config = read_toml(folder / CONFIG)
     identity = {key: config.get(key) for key in ("protocol", "teacher", "student", "method", "seed")}

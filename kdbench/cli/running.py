@@ -187,7 +187,7 @@ def train_teacher(
     session: Session, network: str, seed: int, init: str = "", image_size: int | None = None
 ) -> TeacherCard:
     """Train a teacher with its progress on the screen, unless its cell is finished, and register it."""
-    own = session.at(image_size)
+    own = session.with_side(image_size)
     run_cells(own, [own.teacher_cell(network, seed=seed, init=init)])
     return session.train_teacher(network, seed=seed, init=init, image_size=image_size)
 

@@ -72,7 +72,7 @@ def teacher_train(
         save_every=save_every,
         workers=workers,
     )
-    init = "" if start is None else bring(session.at(image_size), network, start)
+    init = "" if start is None else bring(session.with_side(image_size), network, start)
     card = train_teacher(session, network, seed, init, image_size)
     echo(f"teacher {card.spec}: {card.percent} on the test set of {card.dataset}")
     _warn(session, card)

@@ -9,7 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from kdbench.data.datasets import SHAPES, random_dataset
+from kdbench.data.datasets import SHAPES, ArrayDataset
 from kdbench.data.decoding.loader import EvaluationItem, Item, batch_shape
 from kdbench.data.decoding.streamed import StreamedEvaluation, StreamedImages
 from kdbench.data.images import Dataset, DataShape, Normalisation
@@ -38,6 +38,20 @@ def fabricated(protocol: Protocol, given: Dataset | None = None) -> Dataset:
     return FabricatedDataset(protocol.dataset, shape)
 
 
+def random_dataset(name: str) -> ArrayDataset:
+    """Return noise in the shape of a known data set, for measurements that need no data; the test set is small."""
+    shape = SHAPES[name]
+    generator = torch.Generator().manual_seed(0)
+
+    def images(count: int) -> Tensor:
+        return torch.randint(256, (count, *shape.image_size, 3), dtype=torch.uint8, generator=generator)
+
+    test_labels = torch.arange(shape.num_classes)
+    train_labels = torch.arange(shape.num_images) % shape.num_classes
+    train_images, test_images = images(shape.num_images), images(shape.num_classes)
+    return ArrayDataset(name, train_images, train_labels, test_images, test_labels, shape.num_classes)
+
+
 def shape_of(protocol: Protocol) -> DataShape | None:
     """Return the shape of the images that networks are given under a protocol; None where its data have no name."""
     shape, side = SHAPES.get(protocol.dataset), protocol.rules.augmentation.size
@@ -64,7 +78,7 @@ class FabricatedDataset(Dataset):
         """None that another data set has."""
         return f"fabricated {self._shape}"
 
-    def at(self, side: int) -> FabricatedDataset:
+    def with_side(self, side: int) -> FabricatedDataset:
         """Return noise of another side."""
         return FabricatedDataset(self.name, replace(self._shape, image_size=(side, side)))
 

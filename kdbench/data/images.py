@@ -83,7 +83,7 @@ class Dataset(abc.ABC):
         return mean, std
 
     @abc.abstractmethod
-    def at(self, side: int) -> Dataset:
+    def with_side(self, side: int) -> Dataset:
         """Return the same images for a network that takes squares of another side, in pixels.
 
         Raises

@@ -144,7 +144,7 @@ class Bench:
         )
         if ref.is_file:
             return FileSource(card, torch.randn(len(dataset.train_labels), dataset.num_classes), None)
-        images = dataset.at(side) if side else dataset
+        images = dataset.with_side(side) if side else dataset
         net = freeze(build_net(ref.network, protocol, images, seed=0, purpose="teacher")).to(device)
         return LiveTeacher(Teacher(card, net, torch.empty(0)), protocol.precision, device)
 

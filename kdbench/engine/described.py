@@ -127,7 +127,7 @@ def _of_card(folder: Path, find_size: FindSize) -> Described:
     if card.accuracy is None or card.ref.is_file:
         raise UserError(f"{folder} is a file of logits, not a network: give the folder of another teacher")
     protocol = load_protocol(place.name).override(dataset=card.dataset)
-    protocol = protocol.at(card.image_size) if card.image_size else protocol
+    protocol = protocol.with_side(card.image_size) if card.image_size else protocol
     known = _input({}, folder, protocol, find_size, "")
     return Described(
         name=f"teacher {card.spec}",

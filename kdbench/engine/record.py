@@ -11,17 +11,10 @@ from kdbench.data.images import Dataset
 from kdbench.engine.environment import environment
 from kdbench.engine.tally import Tally
 from kdbench.experiment.cell import Cell
-from kdbench.experiment.protocol import Protocol
 from kdbench.experiment.record_checks import sealed
 from kdbench.experiment.registry import load_method, method_source
 from kdbench.net import Net
 from kdbench.utils.device import peak_memory_mb
-
-
-def measured_table(protocol: Protocol, dataset: Dataset) -> dict[str, dict[str, list[float]]]:
-    """Return the numbers that were measured where the protocol says so, as table ``measured``; else nothing."""
-    numbers = {name: list(values) for name, values in dataset.measurements(protocol.rules.data).items()}
-    return {"measured": numbers} if numbers else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +84,8 @@ def make_record(
         "protocol_version": protocol.rules.version,
         "overrides": protocol.overrides(),
         "dataset": protocol.dataset,
+        "data_name": dataset.name,
         "data_fingerprint": dataset.fingerprint,
-        **measured_table(protocol, dataset),
         "test_set": {
             "images": len(dataset.test_labels),
             "largest_class": int(dataset.test_labels.bincount().max()),

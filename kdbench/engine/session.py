@@ -268,7 +268,7 @@ class Session:
         """
         Sources(self.teachers, lockstep_groups(cells, together), cache, watch or Watch()).prepare()
 
-    def at(self, image_size: int | None) -> Session:
+    def with_side(self, image_size: int | None) -> Session:
         """Return the session in which a teacher with images of its own size is trained; the same one for None.
 
         Raises
@@ -280,10 +280,10 @@ class Session:
             return self
         with argument("--image-size"):
             side = whole_number(image_size, 1, MAX_SIDE)
-        dataset = self.dataset.at(side)
+        dataset = self.dataset.with_side(side)
         if dataset.shape == self.dataset.shape:
             return self
-        return replace(self, protocol=self.protocol.at(side), given=dataset)
+        return replace(self, protocol=self.protocol.with_side(side), given=dataset)
 
     def teacher_cell(self, network: str, *, seed: int = 0, init: str = "") -> Cell:
         """Return the cell that trains a teacher: a baseline of as many epochs as the protocol gives its teachers."""
@@ -297,7 +297,7 @@ class Session:
 
         ``image_size`` is the side of the images that it takes, in pixels; by default they are the student's.
         """
-        session = self.at(image_size)
+        session = self.with_side(image_size)
         cell = session.teacher_cell(network, seed=seed, init=init)
         return register_trained(self.runs, cell, session.run(cell), None if session is self else image_size)
 
@@ -314,7 +314,7 @@ class Session:
         if expected is not None:
             with argument("--accuracy"):
                 expected = number(expected)
-        self.at(image_size)  # checks it
+        self.with_side(image_size)  # checks it
         return import_teacher(
             weights,
             canonical_network(network),

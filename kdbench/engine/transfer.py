@@ -69,7 +69,7 @@ class Wanted:
             protocol = protocol.override(dataset=known_dataset(self.name))
         elif self._is_own(protocol):
             dataset = self._own(protocol)
-            return dataset if dataset.shape.image_size == net.image_size else dataset.at(net.image_size[0])
+            return dataset if dataset.shape.image_size == net.image_size else dataset.with_side(net.image_size[0])
         place.check(protocol.dataset, download=self.download)
         files = place.image_files(protocol.dataset, self.report)
         if files is None:

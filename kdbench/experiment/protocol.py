@@ -112,7 +112,7 @@ class Protocol:
         teacher_epochs = None if "epochs" in given else self.teacher_epochs
         return dataclasses.replace(self, rules=rules, teacher_epochs=teacher_epochs)
 
-    def at(self, side: int) -> Protocol:
+    def with_side(self, side: int) -> Protocol:
         """Return the protocol for networks that take images of another side, in pixels, cut from the same boxes."""
         rules = self.rules.augmentation
         if rules.crop == "pad":

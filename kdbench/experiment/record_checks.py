@@ -55,7 +55,7 @@ _TEXTS = (
     *("cell", "weights", "data_fingerprint", "epoch_rule", "settings_source", "config.student"),
     *("config.protocol.name", "config.method.name", "environment.device", "environment.versions.torch"),
 )
-_OPTIONAL_TEXTS = ("family", "environment.commit", "predictions")
+_OPTIONAL_TEXTS = ("data_name", "family", "environment.commit", "predictions")
 _TABLES = ("overrides", "settings_chosen", "loss")
 _ROUNDING = 1e-6
 """Difference of two percentages that are equal but for rounding."""

@@ -50,7 +50,7 @@ def load_teacher(runs: Path, card: TeacherCard, protocol: Protocol, dataset: Dat
         Its weights are not those on its card, or its accuracy is not: the text holds both numbers.
     """
     path = card_folder(runs, protocol.name, card) / WEIGHTS
-    dataset = dataset.at(card.image_size) if card.image_size else dataset
+    dataset = dataset.with_side(card.image_size) if card.image_size else dataset
     net = build_net(card.network, protocol, dataset, seed=0, purpose="teacher", normalisation=card.normalisation)
     try:
         weights = read_weights(path)

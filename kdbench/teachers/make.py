@@ -126,7 +126,7 @@ def import_teacher(
     side = image_size or own_size(source, dataset)
     if side and not image_size and _is_teacher(runs, protocol, path, normalisation):
         side = None
-    images = dataset.at(side) if side else dataset
+    images = dataset.with_side(side) if side else dataset
     if images.shape == dataset.shape:
         side = None
     net = build_net(network, protocol, images, seed=0, purpose="teacher", normalisation=normalisation)
@@ -134,7 +134,7 @@ def import_teacher(
     _, accuracy = measure(net, images, device, str(path))
     if expected is None and "dataset" not in protocol.overrides():
         published = source.published
-        seen = protocol.at(side) if side else protocol
+        seen = protocol.with_side(side) if side else protocol
         expected = published.accuracy_under(seen) if published else protocol.accuracy.get(network)
     if expected is not None and not agrees(accuracy, expected, dataset):
         percent = f"--accuracy is in percent: {100 * expected:g}? " if 0 < expected <= 1 < accuracy else ""

@@ -24,6 +24,7 @@ from fake_records import fake_record, write_records
 from image_folder import write_folder
 
 from kdbench import cli
+from kdbench.analysis.publishing.making import publish
 from kdbench.cli.app import app
 from kdbench.engine.session import Session
 from kdbench.experiment import own_folders
@@ -41,10 +42,14 @@ COMMANDS: dict[str, dict[str, str]] = {
     "compare": {"runs": "records"},
     "claims": {"runs": "records"},
     "report": {"runs": "records", "out": "report"},
+    "plot": {"name": "cost", "runs": "records", "out": "plots"},
     "bench": {"pairs": "resnet8>resnet8", **RULES},
     "merge": {"sources": "records"},
     "eval": {"folders": TEACHER},
     "export": {"folder": TEACHER, "target": "onnx", "out": "o.onnx"},
+    "track": {"runs": "records", "to": "tensorboard"},
+    "publish": {"runs": "records", "out": "new"},
+    "site": {"folders": "published", "out": "site"},
     "list": {"what": "networks"},
     "show": {"method": "kd"},
     "new": {"name": "mine", "folder": "own"},
@@ -95,7 +100,7 @@ TEXTS = [
 GRID = 'protocol = "digits-demo-v1"\npairs = ["resnet8>resnet8"]\nmethods = ["kd", "ce"]\nseeds = 1\n'
 EVERYWHERE = ("--methods", "--own")
 """The options that stand before every command."""
-PATHS = {"runs", "other", "out", "folder", "file", "profile", "sources", *EVERYWHERE}
+PATHS = {"runs", "other", "out", "folder", "folders", "file", "profile", "sources", *EVERYWHERE}
 """Parameters that are paths: nothing is the current folder, and a space is a name."""
 SECONDS = 20
 """That a command may take before it counts as hanging."""
@@ -196,6 +201,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path.mkdir(parents=True)
     shutil.copytree(TESTS / "data/kept/runs", path / "runs")
     write_records(path / "records", [fake_record("ce", 1, 70.0, teacher=None), fake_record("kd", 1, 72.0)])
+    publish(path / "records", path / "published", "us")
     (path / "g.toml").write_text(GRID)
     (path / "a-folder").mkdir()
     (path / "a-file").write_text("x")
@@ -219,6 +225,7 @@ def place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "kdbench.engine.bench.Bench.__init__",
         "kdbench.engine.export.export",
         "kdbench.analysis.report.write_report",
+        "kdbench.analysis.plots.written.write_plots",
     ):
         monkeypatch.setattr(target, reach)
     for method in ("run_all", "build_caches"):
@@ -285,7 +292,7 @@ def test_the_words_that_are_good_are_taken() -> None:
     for name in COMMANDS:
         code, _, error = typed(Case(name, "", "", False).words())
         assert "Traceback" not in error, name + error
-        assert code == 0 or name in ("claims", "teacher import", "cache check"), (name, error)
+        assert code == 0 or name in ("claims", "teacher import", "cache check", "track"), (name, error)
 
 
 @pytest.mark.parametrize(

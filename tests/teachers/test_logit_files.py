@@ -175,7 +175,7 @@ def test_logits_without_those_of_the_test_images(typed: Typed, tiny_npz: Path) -
     for command in (("table", "runs"), ("leaderboard", "runs"), ("compare", "runs"), ("report", "runs", "--out", "r")):
         code, out, err = typed(*command)
         assert code == 0, err
-    assert "teachers: logits:mine accuracy unknown" in typed("table", "runs")[1]
+    assert "logits:mine (accuracy unknown, weights " in typed("table", "runs")[1]
     code, _, err = typed("merge", "runs", "--runs", "other")
     assert code == 0, err
     assert typed("train", *words, *pair, "--seed", "2", "--runs", "other")[0] == 0

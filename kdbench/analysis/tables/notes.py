@@ -19,7 +19,7 @@ from kdbench.utils.guessing import is_guess
 
 def measure_note(comparison: Comparison, reported: Reported) -> str:
     """Describe what is reported of a comparison: data set, unit and epoch."""
-    data, epochs = comparison.rules["dataset"], comparison.rules["epochs"]
+    data, epochs = comparison.dataset, comparison.rules["epochs"]
     if reported == "best":
         return f"top-1 on the test set of {data} in % in the best of {epochs} epochs; {BEST_ON_TEST}"
     means = {
@@ -47,13 +47,13 @@ def teacher_notes(comparison: Comparison) -> list[str]:
         if pair.teacher
     }
     notes = [f"teachers: {', '.join(teachers.values())}"] if teachers else []
-    return notes + _kinds(comparison) + warnings(comparison, comparison.pairs)
+    return notes + warnings(comparison, comparison.pairs)
 
 
-def _kinds(comparison: Comparison) -> list[str]:
+def _kinds(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list[str]:
     """Return notes on teachers that are not one network which sees the student's images."""
     notes = []
-    for pair in comparison.pairs:
+    for pair in pairs:
         members = pair.teacher.split(JOIN)
         words = [ENSEMBLE] if len(members) > 1 else []
         words += [f"{name}: {FILE}" if len(members) > 1 else FILE for name in members if name.startswith(LOGITS)]
@@ -71,8 +71,9 @@ def _frames(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list[pd.Da
 
 
 def warnings(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list[str]:
-    """Return notes on what makes results of some pairs doubtful."""
-    return _teacher_warnings(comparison, pairs) + guessing_notes(comparison, pairs)
+    """Return notes on teachers that are no usual ones, and on what makes results of some pairs doubtful."""
+    notes = _kinds(comparison, pairs) + _teacher_warnings(comparison, pairs)
+    return notes + guessing_notes(comparison, pairs)
 
 
 def guessing_notes(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list[str]:

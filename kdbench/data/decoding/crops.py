@@ -45,7 +45,7 @@ class CropRules:
         assert None not in values.values(), "the protocol's crops are not resized"
         return cls(**values)
 
-    def at(self, side: int) -> CropRules:
+    def with_side(self, side: int) -> CropRules:
         """Return the rules that give the same boxes at another side, in pixels: of test images up to rounding."""
         sides = {"size": side, "evaluation_size": scaled_side(self.evaluation_size, side, self.size)}
         return replace(self, **sides)  # type: ignore[arg-type]

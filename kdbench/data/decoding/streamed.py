@@ -84,9 +84,9 @@ class StreamedDataset(Dataset):
         """SHA-256 of class names, paths, sizes and labels: 64 hexadecimal digits."""
         return self.files.fingerprint
 
-    def at(self, side: int) -> StreamedDataset:
+    def with_side(self, side: int) -> StreamedDataset:
         """Return the same files, whose boxes are resized to another side."""
-        return StreamedDataset(self.files, self._rules.at(side), self.num_workers, self._report)
+        return StreamedDataset(self.files, self._rules.with_side(side), self.num_workers, self._report)
 
     @cached_property
     def measured(self) -> Normalisation:
