@@ -144,6 +144,10 @@ class ArrayDataset(Dataset):
         """Return the test images on the device."""
         return ResidentEvaluation(self.test_images, device, self.side)
 
+    def unaugmented(self, device: torch.device) -> ResidentEvaluation:
+        """Return the training images on the device, as they are."""
+        return ResidentEvaluation(self.train_images, device, self.side)
+
 
 def load_dataset(name: str, folder: Path, *, download: bool = False) -> ArrayDataset:
     """Load a data set into memory.
