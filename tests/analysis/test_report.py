@@ -29,7 +29,7 @@ from kdbench.experiment.protocol import load_protocol
 
 def test_all_parts_are_there(made: tuple[Path, Path, Page]) -> None:
     page = made[2]
-    for part in ("leaderboard", "paper", "differences", "cost", "ranks", "curves", "details", "cells"):
+    for part in ("leaderboard", "paper", "differences", "cost", "ranks", "curves", "details", "classes", "cells"):
         assert f"c1-{part}" in page.values("id")
     assert len(page.data["cells"]) == 16
     pictures = [attributes for tag, attributes in page.tags if tag == "svg"]

@@ -15,6 +15,7 @@ from kdbench.analysis.plots.drawing import DrawnPlot, Plot, draw, styled
 from kdbench.analysis.plots.file_names import distinct_names
 from kdbench.analysis.plots.pictures import OF_PAIRS, SINGLE, Material, OnProgress, draw_pairs, draw_single
 from kdbench.analysis.report.cells import CELLS_LISTED, Cells
+from kdbench.analysis.report.classes import read_classes
 from kdbench.analysis.report.markup import table_html
 from kdbench.analysis.tables.differences import pooled_table
 from kdbench.analysis.tables.layouts import detail, paper
@@ -47,6 +48,8 @@ class Section:
     curves: list[tuple[str, str, list[DrawnPlot]]] = field(default_factory=list)
     """Heading, note and a plot for each pair, of each picture."""
     curve_notes: list[str] = field(default_factory=list)
+    classes: list[tuple[str, Markup, list[tuple[str, Markup]]]] = field(default_factory=list)
+    """Of each pair, its accuracies by class and the confusion matrix of each method."""
     predictions: list[tuple[str, str, list[DrawnPlot]]] = field(default_factory=list)
     """Heading, note and a plot for each pair, of each picture."""
     prediction_notes: list[str] = field(default_factory=list)
@@ -117,8 +120,9 @@ def _section(
         cells=table_html(table, f"{ident}-cells-table", filled=filled),
         cells_notes=_cells_notes(comparison),
         rules=[(key, json.dumps(value) if isinstance(value, list | dict) else str(value))
-               for key, value in comparison.rules.items()],
+               for key, value in {**comparison.rules, "dataset": comparison.dataset}.items()],
     )  # fmt: skip
+    _add_classes(section, comparison, cells.problems)
     on_progress("drawing", 0.25)
     for key in SINGLE:
         plot = draw_single(key, material, name)
@@ -149,6 +153,21 @@ def _drawn(
     for name in names:
         notes += reasons[name] if plots[name] else reasons[name][:1]
     return [(OF_PAIRS[name].title, OF_PAIRS[name].note, plots[name]) for name in names if plots[name]], notes
+
+
+def _add_classes(section: Section, comparison: Comparison, problems: list[str]) -> None:
+    """Add accuracies by class and confusion matrices, or the reason why there are none."""
+    classes = read_classes(comparison, problems)
+    if isinstance(classes, str):
+        section.missing["classes"] = classes
+        return
+    for number, each in enumerate(classes, 1):
+        ident = f"{section.ident}-classes-{number}"
+        matrices = [
+            (label, table_html(table, f"{ident}-confusion-{place}"))
+            for place, (label, table) in enumerate(each.confusions, 1)
+        ]
+        section.classes.append((each.pair, table_html(each.accuracies, ident), matrices))
 
 
 def _add_curve_notes(section: Section, curves: Curves) -> None:
