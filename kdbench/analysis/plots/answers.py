@@ -147,5 +147,6 @@ def _teacher(pair: ComparedPair, folder: Path | None) -> tuple[Predictions | Non
     except UserError as error:
         return None, str(error)
     if predictions is None:
-        return None, f"{folder / PREDICTIONS} is missing: train or import the teacher again, into other runs"
+        remedy = "those of teachers that 'kdbench teacher train' makes are kept unless it is told --no-predictions"
+        return None, f"{folder / PREDICTIONS} is missing; {remedy}"
     return predictions, ""
