@@ -147,6 +147,5 @@ def _teacher(pair: ComparedPair, folder: Path | None) -> tuple[Predictions | Non
     except UserError as error:
         return None, str(error)
     if predictions is None:
-        remedy = "those of teachers that 'kdbench teacher train' makes are kept unless it is told --no-predictions"
-        return None, f"{folder / PREDICTIONS} is missing; {remedy}"
+        return None, f"{folder / PREDICTIONS} is missing: teachers that 'kdbench teacher train' makes have theirs"
     return predictions, ""
