@@ -19,6 +19,7 @@ from kdbench.experiment.folder import CONFIG, FAILURE, RECORD, parse_record
 from kdbench.experiment.identity import identity_hash, identity_text
 from kdbench.experiment.record_checks import check_record
 from kdbench.experiment.test_sets import TEST_SETS
+from kdbench.teachers.doubts import is_unchecked
 from kdbench.utils.reading import Missing, Unreadable, read_object, read_toml
 
 CELL_FOLDER = re.compile(r"seed\d+-[0-9a-f]{8}")
@@ -89,9 +90,11 @@ def as_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
 
     Protocol, method, student, teacher and seed are read from ``config``, the part of a record whose hash is the cell's
     id. ``rules``, ``settings`` and ``chosen`` are JSON texts, so that rows can be grouped by them. ``code``
-    is the hash of a user's method, empty for methods of kdbench. Accuracies and macro F1 are in percent;
-    ``balanced_accuracy`` and ``macro_f1`` are nan for records without them. ``test_images`` and
+    is the hash of a user's method, empty for methods of kdbench. ``data_name`` is what the user called data that the
+    rules know by their hash, empty for others and where the record does not say. Accuracies and macro F1 are in
+    percent; ``balanced_accuracy`` and ``macro_f1`` are nan for records without them. ``test_images`` and
     ``largest_class`` count the images of the test set and of its largest class, 0 where they are not known.
+    ``teacher_side`` is the side of a teacher's images in pixels, 0 where it is the student's.
 
     Raises
     ------
@@ -159,13 +162,16 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
         "folder": folder,
         "cell": record["cell"],
         "rules": _shared(rules | {"data": record["data_fingerprint"], "epoch_rule": record["epoch_rule"]}),
+        "data_name": sys.intern(record.get("data_name", "").partition(":")[2] if ":" in rules["dataset"] else ""),
         "protocol": sys.intern(rules["name"]),
         "overrides": _shared(record["overrides"]),
         "epochs": rules["epochs"],
         "teacher": sys.intern(teacher["network"]) if teacher else "",
         "teacher_id": sys.intern(teacher["id"]) if teacher else "",
         "teacher_weights": sys.intern(teacher["weights"]) if teacher else "",
-        "teacher_accuracy": float(teacher["accuracy"]) if teacher else math.nan,
+        "teacher_accuracy": _number(teacher, "accuracy"),
+        "teacher_unchecked": bool(teacher) and is_unchecked(teacher),
+        "teacher_side": (teacher or {}).get("image_size") or 0,
         "student": sys.intern(config["student"]),
         "method": sys.intern(method["name"]),
         "method_version": method["version"],
@@ -182,8 +188,8 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
         "macro_f1": float(record.get("macro_f1", math.nan)),
         "nll": float(record["nll"]),
         "ece": float(record["ece"]),
-        "agreement": float(record["agreement"]) if teacher else math.nan,
-        "teacher_kl": float(record["teacher_kl"]) if teacher else math.nan,
+        "agreement": _number(record, "agreement"),
+        "teacher_kl": _number(record, "teacher_kl"),
         "test_images": sizes[0],
         "largest_class": sizes[1],
         "views": cost["views_per_image"],
@@ -193,10 +199,25 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
         "student_views": cost["student_views"],
         "pretraining_epochs": cost.get("pretraining_epochs", 0),
         "extra_parameters": cost["extra_parameters"],
+        "devices": _num_devices(cost.get("devices")),
         "device": sys.intern(environment["device"]),
+        "on_gpu": environment.get("device_type") != "cpu",
         "commit": sys.intern(_commit(environment)),
         "torch": sys.intern(environment["versions"]["torch"]),
+        "weights": str(record.get("weights", "")),
     }
+
+
+def _number(values: dict[str, Any] | None, key: str) -> float:
+    """Return a number that only cells with a teacher have, and of it one without known test logits may lack."""
+    value = (values or {}).get(key)
+    return math.nan if value is None else float(value)
+
+
+def _num_devices(numbers: Any) -> int:
+    """Return how many devices computed a cell, the most if it was resumed on another number of them."""
+    is_list = isinstance(numbers, list) and all(isinstance(number, int) and number > 0 for number in numbers)
+    return max(numbers) if is_list and numbers else 1
 
 
 def _commit(environment: dict[str, Any]) -> str:

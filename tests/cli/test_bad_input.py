@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 from answers import fault_of_message
@@ -31,6 +32,7 @@ from kdbench.experiment import own_folders
 TESTS = Path(__file__).parent.parent
 RULES = {"protocol": "digits-demo-v1"}
 PAIR = {**RULES, "student": "resnet8", "method": "ce"}
+TEACHER = "runs/digits-demo-v1/teachers/resnet8-33e20e7a"
 # Words that each command takes, by the names of its parameters.
 COMMANDS: dict[str, dict[str, str]] = {
     "demo": {},
@@ -40,8 +42,11 @@ COMMANDS: dict[str, dict[str, str]] = {
     "compare": {"runs": "records"},
     "claims": {"runs": "records"},
     "report": {"runs": "records", "out": "report"},
+    "plot": {"name": "cost", "runs": "records", "out": "plots"},
     "bench": {"pairs": "resnet8>resnet8", **RULES},
     "merge": {"sources": "records"},
+    "eval": {"folders": TEACHER},
+    "export": {"folder": TEACHER, "target": "onnx", "out": "o.onnx"},
     "track": {"runs": "records", "to": "tensorboard"},
     "publish": {"runs": "records", "out": "new"},
     "site": {"folders": "published", "out": "site"},
@@ -51,6 +56,7 @@ COMMANDS: dict[str, dict[str, str]] = {
     "validate": {"method": "ce"},
     "teacher train": {**RULES, "network": "resnet8"},
     "teacher import": {"file": "weights.pth", **RULES, "network": "resnet8"},
+    "teacher import-logits": {"file": "logits.npy", **RULES},
     "teacher list": {},
     "data subset": {"dataset": "digits", "out": "o.npz", "train_per_class": "1", "test_per_class": "1"},
     "data index": {"word": "folder:images"},
@@ -72,17 +78,8 @@ TEXTS = [
     *("", " ", "nothing-of-this-name", "-", "--", ".", "..", "../..", "~nobody-of-this-name/x", "@", ">", "a>b>c"),
     *("resnet8@", "@c3", "resnet8>", "timm:", "timm:nothing", "npz:", "npz:.", "npz:a-folder", "a-folder", "a-file"),
     *(
-        "weights.pth",
-        "/dev/null",
-        "[red]x",
-        "[/b]",
-        "[bold",
-        "x\x1b[31m",
-        "a\nb",
-        "a\tb",
-        "\x7f",
-        "x" * 300,
-        "x" * 5000,
+        *("weights.pth", "/dev/null", "[red]x", "[/b]", "[bold", "x\x1b[31m", "a\nb", "a\tb", "\x7f"),
+        *("x" * 300, "x" * 5000),
     ),
     *(
         "a-file/below",
@@ -210,6 +207,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "a-file").write_text("x")
     write_folder(path / "images")
     shutil.copy(TESTS / "parity/models/checkpoints/resnet8_c100.pth", path / "weights.pth")
+    np.save(path / "logits.npy", np.zeros((1297, 10), np.float32))
     return path
 
 
@@ -225,7 +223,9 @@ def place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "kdbench.engine.display.Display.__enter__",
         "kdbench.grid.workers.Workers.__init__",
         "kdbench.engine.bench.Bench.__init__",
+        "kdbench.engine.export.export",
         "kdbench.analysis.report.write_report",
+        "kdbench.analysis.plots.written.write_plots",
     ):
         monkeypatch.setattr(target, reach)
     for method in ("run_all", "build_caches"):
