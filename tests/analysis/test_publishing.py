@@ -239,7 +239,7 @@ def test_a_page_of_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert ">results-2<" in page
     assert "GPU &lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "<script" not in page
-    assert "1 cell in several folders: the first folder&#39;s result counts; 1 of them differ in top-1" in page
+    assert "1 cell in several folders: the first folder&#39;s result counts; 1 with another top-1" in page
     assert "by at most 0.50 points" in page
     assert "6 cells compared, from 2 folders" in page
     for method in ("ce", "kd", "dkd"):

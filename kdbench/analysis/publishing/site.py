@@ -15,12 +15,12 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from kdbench.analysis.comparison import Comparison
+from kdbench.analysis.plots.pictures import OnProgress
 from kdbench.analysis.publishing.folder import LIST, Publication, flaws, is_published, read_publication
 from kdbench.analysis.publishing.readme import hardware_table
 from kdbench.analysis.records import Records, read_records
 from kdbench.analysis.report import write_report
 from kdbench.analysis.report.markup import table_html
-from kdbench.analysis.report.sections import OnProgress
 from kdbench.analysis.splitting import split
 from kdbench.analysis.tables.leaderboard import leaderboard, leaderboard_table, stability_notes
 from kdbench.analysis.tables.table import Table, words
@@ -128,7 +128,7 @@ def _joined(sources: Sequence[_Source]) -> tuple[Records, list[str]]:
         ranges = accuracies.max() - accuracies.min()
         notes.append(
             f"{counted(int(repeated['cell'].nunique()), 'cell')} in several folders: the first folder's result counts; "
-            f"{int((ranges > 0).sum()):,} of them differ in top-1, by at most {float(ranges.max()):.2f} points"
+            f"{int((ranges > 0).sum()):,} with another top-1, by at most {float(ranges.max()):.2f} points"
         )
     return Records(frame.drop_duplicates("cell").reset_index(drop=True), [], []), notes
 
