@@ -32,6 +32,8 @@ _TEST_SETS = {
     "tinyimagenet": (10_000, 50),
 }
 """Images of the test sets that are known by name, and of their largest classes: records once held no such numbers."""
+NO_VERSION = -1
+"""In place of the VERSION of a network that is not the user's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +97,10 @@ def as_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """Convert records to a frame with one row per cell and the columns that tables need.
 
     Protocol, method, student, teacher and seed are read from ``config``, the part of a record whose hash is the cell's
-    id. ``rules``, ``settings`` and ``chosen`` are JSON texts, so that rows can be grouped by them. ``code``
-    is the hash of a user's method, empty for methods of kdbench. Accuracies are in percent. ``test_images`` and
-    ``largest_class`` count the images of the test set and of its largest class, 0 where they are not known.
+    id. ``rules``, ``settings`` and ``chosen`` are JSON texts, so that rows can be grouped by them. ``code``,
+    ``student_code`` and ``teacher_code`` are hashes of a user's code, empty for that of kdbench. Accuracies are in
+    percent. ``test_images`` and ``largest_class`` count the images of the test set and of its largest class, 0 where
+    they are not known.
 
     Raises
     ------
@@ -172,9 +175,12 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
         "teacher_weights": sys.intern(teacher["weights"]) if teacher else "",
         "teacher_accuracy": float(teacher["accuracy"]) if teacher else math.nan,
         "student": sys.intern(config["student"]),
+        "student_version": config.get("student_version", NO_VERSION),
+        "student_code": _code(record.get("student_source", "")),
+        "teacher_code": _code(teacher.get("source", "") if teacher else ""),
         "method": sys.intern(method["name"]),
         "method_version": method["version"],
-        "code": sys.intern(str(record.get("method_source", "")).partition("sha256:")[2]),
+        "code": _code(record.get("method_source", "")),
         "family": sys.intern(record.get("family", "")),
         "settings": _shared(settings),
         "chosen": _shared(record["settings_chosen"]),
@@ -200,6 +206,11 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
         "commit": sys.intern(_commit(environment)),
         "torch": sys.intern(environment["versions"]["torch"]),
     }
+
+
+def _code(source: object) -> str:
+    """Return the hash in where code comes from; empty for that of kdbench."""
+    return sys.intern(str(source).partition("sha256:")[2])
 
 
 def _commit(environment: dict[str, Any]) -> str:
@@ -238,6 +249,7 @@ def _unfinished_cell(folder: Path, *, failed: bool) -> UnfinishedCell:
     """Return the cell of a folder without a record; Unreadable if it does not describe one."""
     config = read_toml(folder / CONFIG)
     identity = {key: config.get(key) for key in ("protocol", "teacher", "student", "method", "seed")}
+    identity |= {key: config[key] for key in ("student_version",) if key in config}
     try:
         matches = identity_hash(identity_text(identity)) == config.get("id")
     except TypeError:  # TOML knows dates

@@ -11,7 +11,8 @@ from typing import Any
 
 from kdbench.errors import UserError
 from kdbench.experiment import own_folders
-from kdbench.experiment.rules import Rules
+from kdbench.experiment.own_code import RESERVED
+from kdbench.experiment.rules import PLACES, Rules
 from kdbench.experiment.toml_tables import read_table
 from kdbench.utils.names import find_name, squeeze
 from kdbench.utils.precision import Precision
@@ -123,7 +124,19 @@ class Protocol:
 
 def protocol_names() -> list[str]:
     """Names of all protocols, those of users included."""
-    return sorted(_files())
+    return sorted(protocol_files())
+
+
+def protocol_name(name: str) -> str:
+    """Return the one spelling of a protocol's name."""
+    return _find(name, protocol_files())
+
+
+def flaw_of_name(name: str) -> str:
+    """Return why there can be no protocol of this name; empty if there can."""
+    if name in RESERVED:
+        return f"{name} is a word of 'kdbench new' and 'kdbench validate'"
+    return "" if _NAME.fullmatch(name) else "the name of a protocol is letters, digits, '.', '_' and '-'"
 
 
 def load_protocol(name: str) -> Protocol:
@@ -134,22 +147,46 @@ def load_protocol(name: str) -> Protocol:
     UserError
         There is none, or the file of one's own cannot be used.
     """
-    files = _files()
-    remedy = "'kdbench list protocols' names all"
-    if not own_folders.folders_of("protocols"):
-        remedy += f"; one of your own is found with --own DIR or {own_folders.OWN}"
-    name = find_name("protocol", name, files, remedy)
+    files = protocol_files()
+    name = _find(name, files)
     return read_protocol(name, _values(name, files), str(files[name]))
 
 
-def _files() -> dict[str, Path]:
+def rules_said_by(name: str) -> dict[str, str]:
+    """Return which file says each rule of a protocol, by the rules' flat keys; ``default`` where none does."""
+    files = protocol_files()
+    merged = _values(name, files)
+    chain: list[tuple[str, dict[str, Any]]] = []
+    base: str | None = name
+    while base is not None:
+        values = read_toml(files[base])
+        chain.append((files[base].name, values))
+        base = find_name("protocol", values["base"], files, "") if "base" in values else None
+
+    def says(values: Mapping[str, Any], group: str, key: str) -> bool:
+        return key in (values.get(group, {}) if group else values)
+
+    return {
+        flat: next((file for file, values in chain if says(merged, *place) and says(values, *place)), "default")
+        for flat, place in PLACES.items()
+    }
+
+
+def _find(name: str, files: Mapping[str, Path]) -> str:
+    remedy = "'kdbench list protocols' names all"
+    if not own_folders.folders_of("protocols"):
+        remedy += f"; one of your own is found with --own DIR or {own_folders.OWN}"
+    return find_name("protocol", name, files, remedy)
+
+
+def protocol_files() -> dict[str, Path]:
     """Return the file of each protocol: those of kdbench, and those in a user's folders."""
     own_folders.check()
     found = {file.stem: file for file in sorted(_FOLDER.glob("*.toml"))}
     spellings = {squeeze(name): name for name in found}
     for file in (file for folder in own_folders.folders_of("protocols") for file in sorted(folder.glob("[!_.]*.toml"))):
-        if not _NAME.fullmatch(file.stem):
-            raise UserError(f"{file}: the name of a protocol is letters, digits, '.', '_' and '-': rename the file")
+        if flaw := flaw_of_name(file.stem):
+            raise UserError(f"{file}: {flaw}: rename the file")
         other = spellings.setdefault(squeeze(file.stem), file.stem)
         if other in found:
             raise UserError(f"protocol {file.stem} of {file} has the name of {other} of {found[other]}: rename it")

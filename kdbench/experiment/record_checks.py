@@ -29,6 +29,7 @@ _NUMBERS: dict[str, tuple[float, ...]] = {
 _WHOLE_NUMBERS = {
     "config.seed": 0,
     "config.method.version": 0,
+    "config.student_version": 0,
     "epochs": 1,
     "best_on_test.epoch": 1,
     "cost.views_per_image": 1,
@@ -42,14 +43,20 @@ _WHOLE_NUMBERS = {
 }
 """The least that each may be."""
 _OPTIONAL = {"top5", *(f"cost.{name}" for name in ("evaluate_seconds", "images_per_second", "peak_memory_mb"))}
-_OPTIONAL |= {"cost.pretraining_epochs", "cost.cells_together", "test_set.images", "test_set.largest_class"}
+_OPTIONAL |= {
+    "config.student_version",
+    "cost.pretraining_epochs",
+    "cost.cells_together",
+    "test_set.images",
+    "test_set.largest_class",
+}
 """Numbers that nothing reads, or that were added after records had been kept."""
 _OF_TEACHER = {"teacher.accuracy", "agreement", "teacher_kl"}
 _TEXTS = (
     *("cell", "weights", "data_fingerprint", "epoch_rule", "settings_source", "config.student"),
     *("config.protocol.name", "config.method.name", "environment.device", "environment.versions.torch"),
 )
-_OPTIONAL_TEXTS = ("family", "environment.commit")
+_OPTIONAL_TEXTS = ("family", "environment.commit", "student_source", "teacher.source")
 _TABLES = ("overrides", "settings_chosen", "loss")
 _COPIES = {
     "protocol": "protocol.name",

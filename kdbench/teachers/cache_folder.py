@@ -16,6 +16,7 @@ from kdbench.data.images import Dataset
 from kdbench.data.views import Augmentation, CropIds, ViewIds
 from kdbench.experiment.protocol import Protocol
 from kdbench.experiment.rule_groups import plain
+from kdbench.models import own_network
 from kdbench.teachers.cards import TeacherCard
 from kdbench.utils.names import safe_name
 from kdbench.utils.reading import read_json
@@ -43,6 +44,8 @@ class Identity:
     version: int = _VERSION
     crop: dict[str, Any] | None = None
     """The rules of resized crops."""
+    code: str | None = None
+    """Version and hash of the network's code where that is the user's."""
 
     @classmethod
     def of(cls, card: TeacherCard, protocol: Protocol, dataset: Dataset) -> Identity:
@@ -54,8 +57,9 @@ class Identity:
         return all(getattr(self, name) == value for name, value in _without_data(card, protocol).items())
 
     def values(self) -> dict[str, Any]:
-        """Return what a file describes it by; padded crops are described as they always were."""
-        return {key: value for key, value in dataclasses.asdict(self).items() if key != "crop" or value is not None}
+        """Return what a file describes it by; what was added later is left out where it does not apply."""
+        later = {"crop", "code"}
+        return {key: value for key, value in dataclasses.asdict(self).items() if key not in later or value is not None}
 
     @property
     def numbering(self) -> ViewIds:
@@ -72,6 +76,7 @@ class Identity:
 def _without_data(card: TeacherCard, protocol: Protocol) -> dict[str, Any]:
     rules, data = protocol.rules.augmentation, protocol.rules.data
     mean, std = card.normalisation or (data.mean, data.std)
+    source = own_network(card.network)
     crop = dataclasses.asdict(rules)
     for key in ("crop", "pad", "evaluation_size"):
         del crop[key]
@@ -83,6 +88,7 @@ def _without_data(card: TeacherCard, protocol: Protocol) -> dict[str, Any]:
         "pad": rules.pad,
         "precision": protocol.precision,
         "crop": {key: plain(value) for key, value in crop.items()} if rules.crop == "resized" else None,
+        "code": f"version {card.version}, {source.text}" if source else None,
     }
 
 

@@ -15,7 +15,7 @@ from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.folder import WEIGHTS
 from kdbench.experiment.protocol import Protocol
-from kdbench.models import twin_of
+from kdbench.models import network_version, twin_of
 from kdbench.models.build import Normalisation, build_net
 from kdbench.models.starts import read_start
 from kdbench.models.weights import COUNTER, read_weights, save_weights, weights_hash, write_weights
@@ -48,6 +48,7 @@ def register_trained(runs: Path, cell: Cell, record: dict[str, Any]) -> TeacherC
         epochs=cell.protocol.epochs,
         mean=mean,
         std=std,
+        version=cell.student_version,
     )
     folder = card_folder(runs, cell.protocol.name, card)
     stored = _hash_of(folder / WEIGHTS)
@@ -126,11 +127,12 @@ def import_teacher(
             f" --accuracy {accuracy:.2f}"
         )
     weights = weights_hash(net.backbone.state_dict())
-    names, same = {network, twin_of(network)}, (normalisation, protocol.dataset)
+    version = network_version(network)
+    names, same = {network, twin_of(network)}, (normalisation, protocol.dataset, version)
     cards = [
         card
         for card in list_teachers(runs, protocol.name)
-        if card.network in names and (card.normalisation, card.dataset) == same
+        if card.network in names and (card.normalisation, card.dataset, card.version) == same
     ]
     known = next((card for card in cards if card.weights == weights), None) or next(
         (card for card in cards if _holds(card_folder(runs, protocol.name, card) / WEIGHTS, card, net)), None
@@ -138,7 +140,7 @@ def import_teacher(
     mean, std = normalisation or (None, None)
     card = known or TeacherCard(
         network=network,
-        id=f"file:{_file_hash(path, loaded.label if loaded.chosen else '', normalisation)}",
+        id=f"file:{_file_hash(path, loaded.label if loaded.chosen else '', normalisation, version)}",
         dataset=protocol.dataset,
         weights=weights,
         accuracy=accuracy,
@@ -146,6 +148,7 @@ def import_teacher(
         origin=f"imported from {source.origin}" + (f", {printable(loaded.label)}" if loaded.label else ""),
         mean=mean,
         std=std,
+        version=version,
     )
     folder = card_folder(runs, protocol.name, card)
     if _hash_of(folder / WEIGHTS) != card.weights:
@@ -157,14 +160,16 @@ def import_teacher(
     return card
 
 
-def _file_hash(path: Path, label: str, normalisation: Normalisation | None) -> str:
-    """SHA-256 of a file, or of one of several networks in it, and of its normalisation if it has its own."""
+def _file_hash(path: Path, label: str, normalisation: Normalisation | None, version: int | None) -> str:
+    """SHA-256 of a file, or of one of several networks in it, and of normalisation and VERSION of its own."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
     if label:
         digest.update(f" {label}".encode())
     if normalisation:
         digest.update(f" {normalisation}".encode())
+    if version is not None:
+        digest.update(f" version {version}".encode())
     return digest.hexdigest()
 
 
