@@ -10,17 +10,21 @@ if TYPE_CHECKING:
 
     from kdbench.engine.api import train
     from kdbench.engine.session import Session
+    from kdbench.engine.trained import load
 
-__all__ = ["Session", "UserError", "train"]
+__all__ = ["Session", "UserError", "load", "train"]
+
+_PLACES = {"Session": "session", "load": "trained", "train": "api"}
+"""Modules of public names in kdbench.engine."""
 
 
 def __getattr__(name: str) -> Any:
     # torch is imported where it is first needed, so that the command line answers at once, to Ctrl-C as well.
-    if name in {"Session", "train"}:
+    if name in _PLACES:
+        from importlib import import_module  # noqa: PLC0415
+
         from kdbench.utils.platform import check_platform  # noqa: PLC0415
 
         check_platform()
-        from kdbench.engine import api, session  # noqa: PLC0415
-
-        return getattr(api if name == "train" else session, name)
+        return getattr(import_module(f"kdbench.engine.{_PLACES[name]}"), name)
     raise AttributeError(f"module 'kdbench' has no attribute {name!r}")

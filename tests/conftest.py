@@ -13,6 +13,7 @@ import pytest
 import torch
 from cells import Typed
 from own_files import forget
+from trained_runs import TrainedRuns, make_runs
 
 from kdbench import cli
 from kdbench.engine.checks.small import tiny_arrays
@@ -70,3 +71,9 @@ def tiny_npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "tiny.npz"
     np.savez(path, **tiny_arrays())
     return path
+
+
+@pytest.fixture(scope="session")
+def trained_runs(tmp_path_factory: pytest.TempPathFactory, tiny_npz: Path) -> TrainedRuns:
+    """Networks of each kind, trained for an epoch; tests copy what they change."""
+    return make_runs(tmp_path_factory.mktemp("trained"), tiny_npz)

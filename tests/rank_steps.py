@@ -15,13 +15,18 @@ from cells import Seen, end_epoch, make_run
 from torch import Tensor
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+from kdbench.data import resident
 from kdbench.engine.checks.small import CPU, steps
+from kdbench.engine.evaluation import evaluate_runs
+from kdbench.engine.outcomes import Outcomes
 from kdbench.engine.run import Run
 from kdbench.models.weights import weights_hash
 from kdbench.utils.ranks import ALONE, Ranks, join, leave
 
 MOVING = ("running_mean", "running_var", "num_batches_tracked")
 """Running statistics, which are the first group's until they are shared."""
+ARRAYS = ("labels", "predicted", "logits")
+"""Of predictions."""
 BATCH = {"batch_size": 32, "group_size": 8, "learning_rate": 1e-3}
 """Of 42 images: a step of four groups of 8, and one of 3, 3, 2 and 2."""
 
@@ -59,11 +64,25 @@ def computed(method: str, npz: Path, folder: Path, ranks: Ranks) -> dict[str, An
             run.flush_losses()
             if number == 2:
                 end_epoch(run)
-    return {"single": first.terms, "losses": seen.terms, "weights": states(run), "metrics": run.tally.history}
+    run.skip_pretraining()
+    run.epoch = run.phase.epochs
+    last = evaluate_runs([run], run.data.evaluation, Outcomes([run.cell]), ranks)[run.cell.id]
+    predictions = run.tally.predictions
+    assert (predictions is not None) == ranks.leads
+    kept = {name: torch.from_numpy(getattr(predictions, name)) for name in ARRAYS} if predictions else {}
+    return {
+        "single": first.terms,
+        "losses": seen.terms,
+        "weights": states(run),
+        "metrics": [*run.tally.history, last],
+        "per_class": run.tally.per_class,
+        "predictions": kept,
+    }
 
 
 def main(file: str, npz: str, folder: str, *methods: str) -> None:
     torch.set_num_threads(1)
+    resident.forward_batch = lambda _: 4  # type: ignore[assignment] # several batches of test images, not equally many
     rank, size, port = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
     ranks = join(rank, size, CPU, TCPStore("127.0.0.1", port, size, is_master=rank == 0)) if size > 1 else ALONE
     try:

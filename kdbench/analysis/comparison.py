@@ -13,10 +13,23 @@ import pandas as pd
 from kdbench.analysis.records import UnfinishedCell
 from kdbench.utils.names import squeeze, unknown_name
 
-EpochRule = Literal["last", "best"]
-"""The epoch whose accuracy is reported: the last one, or the best one on the test set."""
-COLUMN: dict[EpochRule, str] = {"last": "top1", "best": "best_top1"}
-"""The column of records with the accuracy of each rule."""
+Reported = Literal["last", "best", "balanced_accuracy", "macro_f1"]
+"""What is reported: top-1 after the last epoch or in the best one on the test set, or another measure after the last.
+"""
+COLUMN: dict[Reported, str] = {
+    "last": "top1",
+    "best": "best_top1",
+    "balanced_accuracy": "balanced_accuracy",
+    "macro_f1": "macro_f1",
+}
+"""The column of records with each."""
+MEASURES: dict[Reported, str] = {
+    "last": "top-1",
+    "best": "top-1",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+}
+"""What tables call each."""
 FAMILIES = ("none", "logits", "features", "relations", "contrast")
 """Families of methods, in the order of tables."""
 
@@ -79,9 +92,9 @@ class Result:
     """Records, indexed by seed."""
     unfinished: tuple[UnfinishedCell, ...] = ()
 
-    def values(self, epoch_rule: EpochRule = "last") -> dict[int, float]:
-        """Return the top-1 accuracies in percent, by seed."""
-        return dict(zip(self.frame.index.tolist(), self.frame[COLUMN[epoch_rule]].tolist(), strict=True))
+    def values(self, reported: Reported = "last") -> dict[int, float]:
+        """Return what is reported in percent, by seed."""
+        return dict(zip(self.frame.index.tolist(), self.frame[COLUMN[reported]].tolist(), strict=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,21 +17,11 @@ from kdbench.errors import UserError
 from kdbench.experiment.folder import CONFIG, FAILURE, RECORD, parse_record
 from kdbench.experiment.identity import identity_hash, identity_text
 from kdbench.experiment.record_checks import check_record
+from kdbench.experiment.test_sets import TEST_SETS
 from kdbench.utils.reading import Missing, Unreadable, read_object, read_toml
 
 _CELL_FOLDER = re.compile(r"seed\d+-[0-9a-f]{8}")
 """Name of a cell's folder."""
-_TEST_SETS = {
-    "digits": (500, 50),
-    "cifar10": (10_000, 1_000),
-    "cifar100": (10_000, 100),
-    "fashion_mnist": (10_000, 1_000),
-    "svhn": (26_032, 5_099),
-    "stl10": (8_000, 800),
-    "imagenet": (50_000, 50),
-    "tinyimagenet": (10_000, 50),
-}
-"""Images of the test sets that are known by name, and of their largest classes: records once held no such numbers."""
 NO_VERSION = -1
 """In place of the VERSION of a network that is not the user's."""
 
@@ -98,9 +88,9 @@ def as_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
 
     Protocol, method, student, teacher and seed are read from ``config``, the part of a record whose hash is the cell's
     id. ``rules``, ``settings`` and ``chosen`` are JSON texts, so that rows can be grouped by them. ``code``,
-    ``student_code`` and ``teacher_code`` are hashes of a user's code, empty for that of kdbench. Accuracies are in
-    percent. ``test_images`` and ``largest_class`` count the images of the test set and of its largest class, 0 where
-    they are not known.
+    ``student_code`` and ``teacher_code`` are hashes of a user's code, empty for that of kdbench. Accuracies and macro
+    F1 are in percent; ``balanced_accuracy`` and ``macro_f1`` are nan for records without them. ``test_images`` and
+    ``largest_class`` count the images of the test set and of its largest class, 0 where they are not known.
 
     Raises
     ------
@@ -161,7 +151,8 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
     rules, method = config["protocol"], config["method"]
     settings = {key: value for key, value in method.items() if key not in {"name", "version"}}
     test_set = record.get("test_set")
-    sizes = (test_set["images"], test_set["largest_class"]) if test_set else _TEST_SETS.get(rules["dataset"], (0, 0))
+    # Records once held no such numbers.
+    sizes = (test_set["images"], test_set["largest_class"]) if test_set else TEST_SETS.get(rules["dataset"], (0, 0))
     environment, best = record["environment"], record["best_on_test"]
     return {
         "folder": folder,
@@ -189,6 +180,8 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
         "top1": float(record["top1"]),
         "best_top1": float(best["top1"]),
         "best_epoch": best["epoch"],
+        "balanced_accuracy": float(record.get("balanced_accuracy", math.nan)),
+        "macro_f1": float(record.get("macro_f1", math.nan)),
         "nll": float(record["nll"]),
         "ece": float(record["ece"]),
         "agreement": float(record["agreement"]) if teacher else math.nan,

@@ -11,11 +11,34 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from kdbench.analysis.comparison import ComparedPair, Comparison, Row, settings_text
+import pandas as pd
+
+from kdbench.analysis.comparison import COLUMN, MEASURES, ComparedPair, Comparison, Reported, Row, settings_text
+from kdbench.analysis.records import Records
 from kdbench.errors import UserError
 from kdbench.experiment.pairs import Pair, named_pairs
 from kdbench.utils.names import squeeze, unknown_name
 from kdbench.utils.reading import parse_word
+from kdbench.utils.text import counted
+
+
+def with_values(records: Records, reported: Reported) -> tuple[Records, list[str]]:
+    """Leave out the records that do not hold what is reported, with a remark that counts them.
+
+    Raises
+    ------
+    UserError
+        No record holds it.
+    """
+    column = COLUMN[reported]
+    lacking = records.frame[column].isna() if column in records.frame else pd.Series(dtype=bool)
+    if not lacking.any():
+        return records, []
+    without = f"{counted(int(lacking.sum()), 'record')} without {MEASURES[reported]}, which earlier versions lack"
+    if lacking.all():
+        raise UserError(f"there is nothing to compare: {without}; leave --measure out to compare by top-1")
+    frame = records.frame.loc[~lacking].reset_index(drop=True)
+    return replace(records, frame=frame), [f"left out: {without}"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from kdbench.cli.options import DataOption, DownloadOption, echo
+from kdbench.cli.output import write_utf8
 from kdbench.errors import UserError
+from kdbench.utils.text import printable
 
 if TYPE_CHECKING:
     from kdbench.data.files.listing import ImageFiles
@@ -18,6 +21,8 @@ app = typer.Typer(help="Work with data sets.", no_args_is_help=True)
 
 _MOST_SHOWN = 20
 """Broken files that are named."""
+_LINES = 100_000
+"""Images that are written in one go."""
 
 WordArgument = Annotated[
     str,
@@ -115,6 +120,55 @@ def data_check(word: WordArgument) -> None:
         echo(f"{broken:,} of {total:,} images cannot be used{more}: copy them again, or remove them")
         raise typer.Exit(1)
     echo(f"all {total:,} images can be decoded")
+
+
+@app.command("list")
+def data_list(
+    word: Annotated[
+        str,
+        typer.Argument(
+            help="digits, cifar10 ... ('kdbench list datasets' lists them), npz:FILE, folder:DIR, imagenet:DIR, "
+            "tinyimagenet:DIR, tar:DIR or hfds:NAME.",
+            metavar="WORD",
+        ),
+    ],
+    split: Annotated[Literal["train", "test"], typer.Option(help="Training or test images.")] = "train",
+    data: DataOption = None,
+    download: DownloadOption = False,
+) -> None:
+    """List the images of a data set in the order that their numbers refer to, one a line.
+
+    Columns, with a tab between them and their names in the first line: index (from 0), label (class number), class (its
+    name) and file (the image's, below the data set's folder). Data without class names or files have empty columns.
+    Row I of a file of logits, or of a cell's predictions, is about the image with index I.
+    """
+    from kdbench.data.place import DataPlace, known_dataset
+
+    place = DataPlace.of_dataset(word)
+    if place and data is not None:
+        raise UserError(f"--data {data} is of no use with {word}, which says where the data are: leave it out")
+    name = word if place else known_dataset(word)
+    place = place or DataPlace.parse(data)
+    place.check(name, download=download)
+    files = place.image_files(name, _on_stderr)
+    if files:
+        listing = files.train if split == "train" else files.test
+        labels, class_names, paths = listing.labels.tolist(), files.class_names, listing.names()
+    else:
+        arrays = place.load(name, download=download)
+        labels = getattr(arrays, f"{split}_labels").tolist()
+        class_names, paths = arrays.class_names or ("",) * arrays.num_classes, [""] * len(labels)
+    classes = [f"{label}\t{printable(name)}" for label, name in enumerate(class_names)]
+    write_utf8("index\tlabel\tclass\tfile\n")
+    for start in range(0, len(labels), _LINES):
+        rows = zip(labels[start : start + _LINES], paths[start : start + _LINES], strict=True)
+        lines = (f"{index}\t{classes[label]}\t{path}\n" for index, (label, path) in enumerate(rows, start))
+        write_utf8("".join(lines))
+
+
+def _on_stderr(line: str) -> None:
+    """Print a line about the work beside the output, which is for programs."""
+    sys.stderr.write(f"{printable(line)}\n")
 
 
 def _open(word: str, *, anew: bool = False) -> ImageFiles:

@@ -14,6 +14,7 @@ from kdbench.cli.options import (
     DeviceOption,
     DevicesOption,
     DownloadOption,
+    PredictionsOption,
     RunsOption,
     SaveEveryOption,
     WorkersOption,
@@ -126,6 +127,7 @@ def grid_run(
     compile_: CompileOption = False,
     save_every: SaveEveryOption = 60.0,
     workers: WorkersOption = None,
+    no_predictions: PredictionsOption = False,
 ) -> None:
     """Run the unfinished cells on this machine, or resume them.
 
@@ -143,6 +145,7 @@ def grid_run(
         compile=compile_,
         save_every=save_every,
         workers=workers,
+        predictions=not no_predictions,
     )
     start(opened, cells_to_run(opened), None, launch, stay=True)
 
@@ -164,6 +167,7 @@ def grid_submit(
     compile_: CompileOption = False,
     save_every: SaveEveryOption = 60.0,
     workers: WorkersOption = None,
+    no_predictions: PredictionsOption = False,
 ) -> None:
     """Submit the unfinished cells to Slurm or background workers.
 
@@ -198,6 +202,7 @@ def grid_submit(
         compile=compile_,
         save_every=save_every,
         workers=workers,
+        predictions=not no_predictions,
     )
     start(opened, cells_to_run(opened, slurm=cluster == "slurm"), resources, launch, stay=False)
 

@@ -151,7 +151,8 @@ def disk_lines(grid: Grid, estimate: GridEstimate) -> list[str]:
     if most and 3 * estimate.needs[most].method > estimate.needs[most].state:
         kept = f" ({most.cell.method})"
     texts = [
-        f"disk: about {size(disk.cells)} for {counted(disk.num_cells, 'cell')}, {size(disk.caches)} for teacher "
+        f"disk: about {size(disk.cells)} for {counted(disk.num_cells, 'cell')} ({size(disk.predictions)} of it "
+        f"predictions, left out with --no-predictions), {size(disk.caches)} for teacher "
         f"caches and {size(disk.state)} for the states of a cell in progress{kept}; {size(disk.free)} free in {runs}"
     ]
     if disk.needed > disk.free:

@@ -75,6 +75,13 @@ CacheOption = Annotated[
 CompileOption = Annotated[
     bool, typer.Option("--compile", help="Use CUDA graphs on a GPU, and a compiled student on a CPU.")
 ]
+PredictionsOption = Annotated[
+    bool,
+    typer.Option(
+        "--no-predictions",
+        help="Do not keep the class and the logits that are predicted for each test image (predictions.npz).",
+    ),
+]
 NetworkOption = Annotated[str, typer.Option(help="Network; 'kdbench list networks' lists them.")]
 SeedsOption = Annotated[
     list[int] | None,

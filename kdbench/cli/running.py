@@ -45,6 +45,7 @@ def open_session(
     save_every: float = 60.0,
     workers: int | None = None,
     compile_: bool = False,
+    predictions: bool = True,
 ) -> Session:
     """Open a session with the options of a command.
 
@@ -69,6 +70,7 @@ def open_session(
         workers=workers,
         report=echo,
         compile=compile_,
+        predictions=predictions,
         scheduler=find_scheduler(),
     )
     place = check_started(devices)

@@ -15,7 +15,7 @@ from kdbench.cli.output import write_error
 from kdbench.errors import UserError
 
 if TYPE_CHECKING:
-    from kdbench.analysis.comparison import Comparison
+    from kdbench.analysis.comparison import Comparison, Reported
     from kdbench.analysis.records import Records
 
 _T = TypeVar("_T")
@@ -96,19 +96,21 @@ def read_selection(
     methods: list[str] | None = None,
     pairs: list[str] | None = None,
     baseline: str | None = None,
+    reported: Reported = "last",
 ) -> Selection:
     """Read the records of a folder, and select the comparisons that have what options name.
 
     Raises
     ------
     UserError
-        The folder has no finished cells, or none has a protocol, rule, method or pair that is named.
+        The folder has no finished cells, or none has what is reported, or a protocol, rule, method or pair that is
+        named.
     """
     from kdbench.analysis.records import read_records
-    from kdbench.analysis.selection import Filters, select
+    from kdbench.analysis.selection import Filters, select, with_values
     from kdbench.analysis.splitting import split
 
-    records = read_records(runs)
+    records, lacking = with_values(read_records(runs), reported)
     comparisons = split(records)
     if not comparisons:
         _report_incomplete(records)
@@ -121,7 +123,7 @@ def read_selection(
         baselines=[baseline] if baseline is not None else [],
     )
     selected, remarks = select(comparisons, filters)
-    return Selection(selected, records, remarks)
+    return Selection(selected, records, lacking + remarks)
 
 
 def split_names(words: list[str] | None) -> list[str]:

@@ -22,14 +22,21 @@ from kdbench.cli.selection import (
 from kdbench.errors import UserError
 
 if TYPE_CHECKING:
-    from kdbench.analysis.comparison import Comparison
+    from kdbench.analysis.comparison import Comparison, Reported
     from kdbench.analysis.tables.layouts import Marks
     from kdbench.analysis.tables.table import Table
 
 Form = Annotated[Literal["terminal", "markdown", "latex", "csv"], typer.Option("--format", help="Output format.")]
-Reported = Annotated[
+EpochOption = Annotated[
     Literal["last", "best"],
     typer.Option(help="Reported epoch; 'best' is selected on the test set, and marked in the tables."),
+]
+MeasureOption = Annotated[
+    Literal["top1", "balanced-accuracy", "macro-f1"],
+    typer.Option(
+        help="What is compared: top-1, or the mean over classes of accuracy or of F1, in which each class counts as "
+        "much as the others."
+    ),
 ]
 
 
@@ -49,7 +56,8 @@ def table(
             "always, or never. [default: clear]"
         ),
     ] = None,
-    epoch: Reported = "last",
+    epoch: EpochOption = "last",
+    measure: MeasureOption = "top1",
     methods: MethodsOption = None,
     pairs: PairsOption = None,
     protocol: ProtocolFilter = None,
@@ -73,19 +81,28 @@ def table(
     from kdbench.analysis.tables.layouts import detail, paper
 
     if published is not None and runs is None:
-        if protocol is not None or rules or beside or epoch != "last":
+        if protocol is not None or rules or beside or epoch != "last" or measure != "top1":
             raise UserError(
-                "--protocol, --rules, --beside and --epoch are about your records: name their folder, as in "
+                "--protocol, --rules, --beside, --epoch and --measure are about your records: name their folder, as in "
                 f"'kdbench table runs --layout paper --published {published}'"
             )
         print_tables(_published(published, source, methods, pairs, baseline, marks or "clear"), form)
         return
+    reported = _reported(epoch, measure)
+    if published is not None and measure != "top1":
+        raise UserError("published values are top-1: leave --published or --measure out")
     if (source or beside) and published is None:
         raise UserError("--source and --beside need published values: add --published DATASET")
     if (published is not None or marks) and layout != "paper":
         raise UserError(f"--{'marks' if published is None else 'published'} needs the paper layout: add --layout paper")
     selection = read_selection(
-        runs or Path("runs"), protocol=protocol, rules=rules, methods=methods, pairs=pairs, baseline=baseline
+        runs or Path("runs"),
+        protocol=protocol,
+        rules=rules,
+        methods=methods,
+        pairs=pairs,
+        baseline=baseline,
+        reported=reported,
     )
     values = load_published(published).select(sources=split_names(source) or None) if published is not None else None
     selection.remarks.extend(values.problems if values else ())
@@ -94,8 +111,8 @@ def table(
     def tables_of(comparison: Comparison) -> list[Table]:
         base = choose_baseline(comparison, baseline) if baseline is not None else None
         if layout == "detail":
-            return [detail(comparison, pair, epoch, base) for pair in comparison.pairs]
-        ours = paper(comparison, base, marks or "clear", epoch)
+            return [detail(comparison, pair, reported, base) for pair in comparison.pairs]
+        ours = paper(comparison, base, marks or "clear", reported)
         return [with_published(ours, comparison, values, beside=beside, others=others) if values else ours]
 
     print_tables(selection.each(tables_of), form)
@@ -105,7 +122,8 @@ def table(
 def leaderboard(
     runs: RunsArgument = Path("runs"),
     form: Form = "terminal",
-    epoch: Reported = "last",
+    epoch: EpochOption = "last",
+    measure: MeasureOption = "top1",
     methods: MethodsOption = None,
     pairs: PairsOption = None,
     protocol: ProtocolFilter = None,
@@ -114,15 +132,21 @@ def leaderboard(
     """Rank methods over all pairs, with the cost of each."""
     from kdbench.analysis.tables import leaderboard as boards
 
-    selection = read_selection(runs, protocol=protocol, rules=rules, methods=methods, pairs=pairs)
-    notes = boards.stability_notes(selection.comparisons, epoch)
-    leaderboards = [boards.leaderboard(comparison, epoch) for comparison in selection.comparisons]
+    reported = _reported(epoch, measure)
+    selection = read_selection(runs, protocol=protocol, rules=rules, methods=methods, pairs=pairs, reported=reported)
+    notes = boards.stability_notes(selection.comparisons, reported)
+    leaderboards = [boards.leaderboard(comparison, reported) for comparison in selection.comparisons]
     print_tables([boards.leaderboard_table(*both) for both in zip(leaderboards, notes, strict=True)], form)
     selection.finish()
 
 
 def compare(
+    context: typer.Context,
     runs: RunsArgument = Path("runs"),
+    other: Annotated[
+        Path | None,
+        typer.Argument(help="With the folders of two cells: their predictions are compared image by image."),
+    ] = None,
     baseline: BaselineOption = None,
     form: Form = "terminal",
     margin: Annotated[
@@ -135,7 +159,8 @@ def compare(
     pairwise: Annotated[
         bool, typer.Option("--pairwise", help="Also compare every two methods by their ranks.")
     ] = False,
-    epoch: Reported = "last",
+    epoch: EpochOption = "last",
+    measure: MeasureOption = "top1",
     methods: MethodsOption = None,
     pairs: PairsOption = None,
     protocol: ProtocolFilter = None,
@@ -143,23 +168,35 @@ def compare(
 ) -> None:
     """Compare every method with a baseline, paired by seed.
 
-    Prints differences with intervals and tests, for each pair and pooled over pairs.
+    Prints differences with intervals and tests, for each pair and pooled over pairs. With the folders of two cells, it
+    prints on how many test images each is right alone, with McNemar's test, and how far they agree.
     """
     from kdbench.analysis.tables.differences import against, by_pair, choose_baseline, pooled_table
     from kdbench.analysis.tables.leaderboard import pairwise_table
 
-    selection = read_selection(runs, protocol=protocol, rules=rules, methods=methods, pairs=pairs, baseline=baseline)
+    if other is not None:
+        from kdbench.analysis.tables.two_cells import two_cells
+
+        typed = [parameter for parameter in context.command.params if _is_typed(context, parameter.name)]
+        if extra := [each.opts[0] for each in typed if each.name not in ("runs", "other", "form")]:
+            raise UserError(f"{', '.join(extra)}: not for two cells; leave it out, or name one folder of runs")
+        print_tables(two_cells(runs, other), form)
+        return
+    reported = _reported(epoch, measure)
+    selection = read_selection(
+        runs, protocol=protocol, rules=rules, methods=methods, pairs=pairs, baseline=baseline, reported=reported
+    )
 
     def tables_of(comparison: Comparison) -> list[Table]:
         base = choose_baseline(comparison, baseline)
-        results = against(comparison, base, epoch, margin, by_teacher=by_teacher)
+        results = against(comparison, base, reported, margin, by_teacher=by_teacher)
         tables = []
         if results:
             tables += [
-                by_pair(comparison, base, results, epoch),
-                pooled_table(comparison, base, results, epoch, margin, by_teacher=by_teacher),
+                by_pair(comparison, base, results, reported),
+                pooled_table(comparison, base, results, reported, margin, by_teacher=by_teacher),
             ]
-        return [*tables, pairwise_table(comparison, epoch)] if pairwise else tables
+        return [*tables, pairwise_table(comparison, reported)] if pairwise else tables
 
     tables = selection.each(tables_of)
     if not tables:
@@ -196,6 +233,26 @@ def claims(
         raise UserError(f"no values are published for these rules and pairs: {titles}")
     print_tables(tables, form)
     selection.finish()
+
+
+def _is_typed(context: typer.Context, name: str | None) -> bool:
+    source = context.get_parameter_source(name or "")
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _reported(epoch: Literal["last", "best"], measure: Literal["top1", "balanced-accuracy", "macro-f1"]) -> Reported:
+    """Return what tables report.
+
+    Raises
+    ------
+    UserError
+        The best epoch is that of another measure.
+    """
+    if measure == "top1":
+        return epoch
+    if epoch == "best":
+        raise UserError("the best epoch is the one of the best top-1: leave --epoch or --measure out")
+    return "balanced_accuracy" if measure == "balanced-accuracy" else "macro_f1"
 
 
 def _published(

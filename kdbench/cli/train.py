@@ -17,6 +17,7 @@ from kdbench.cli.options import (
     EpochsOption,
     InitHelp,
     PrecisionOption,
+    PredictionsOption,
     ProtocolOption,
     RunsOption,
     SaveEveryOption,
@@ -67,6 +68,7 @@ def train(
     compile_: CompileOption = False,
     save_every: SaveEveryOption = 60.0,
     workers: WorkersOption = None,
+    no_predictions: PredictionsOption = False,
 ) -> None:
     """Train students, or resume them where they were stopped.
 
@@ -94,6 +96,7 @@ def train(
         save_every=save_every,
         workers=workers,
         compile_=compile_,
+        predictions=not no_predictions,
     )
     start = "" if init is None else bring(session, student[0], init)
     named = [
@@ -111,10 +114,10 @@ def train(
     if len(records) > 1:
         echo(f"records: {session.runs / session.protocol.name}; type {table} to compare them")
         return
-    units = {"top1": " %", "top5": " %", "nll": "", "ece": " %", "agreement": " %", "teacher_kl": ""}
-    for name, unit in units.items():
+    units = {"top1": " %", "top5": " %", "balanced_accuracy": " %", "macro_f1": " %", "nll": "", "ece": " %"}
+    for name, unit in (units | {"agreement": " %", "teacher_kl": ""}).items():
         if name in records[0]:
-            echo(f"  {name:<11}{records[0][name]:8.3f}{unit}")
+            echo(f"  {name:<18}{records[0][name]:8.3f}{unit}")
     echo(f"record: {cells[0].folder(runs) / 'record.json'}")
 
 

@@ -29,9 +29,10 @@ from kdbench.data.arrays import (
     name_tuple,
     require_arrays,
 )
-from kdbench.data.images import Dataset, DataShape
+from kdbench.data.images import Dataset, DataShape, Normalisation
 from kdbench.data.npz import NPZ, file_of, find_npz, read_npz, write_npz
 from kdbench.data.resident import ResidentEvaluation, ResidentImages
+from kdbench.data.statistics import count_values, moments, normalisation
 from kdbench.data.views import Augmentation
 from kdbench.errors import UserError
 from kdbench.experiment.protocol import Protocol
@@ -99,6 +100,11 @@ class ArrayDataset(Dataset):
             digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
             digest.update(array.data)
         return digest.hexdigest()
+
+    @cached_property
+    def measured(self) -> Normalisation:
+        """Mean and standard deviation of all pixels of the training images."""
+        return normalisation(self.name, [moments(count_values(self.train_images.numpy()))])
 
     def training(self, protocol: Protocol, device: torch.device) -> ResidentImages:
         """Return the training images on the device.

@@ -11,7 +11,7 @@ from torch import Tensor
 from kdbench.data.datasets import SHAPES, random_dataset
 from kdbench.data.decoding.loader import EvaluationItem, Item
 from kdbench.data.decoding.streamed import StreamedEvaluation, StreamedImages
-from kdbench.data.images import Dataset, DataShape
+from kdbench.data.images import Dataset, DataShape, Normalisation
 from kdbench.errors import UserError
 from kdbench.experiment.protocol import Protocol
 
@@ -62,6 +62,11 @@ class FabricatedDataset(Dataset):
     def fingerprint(self) -> str:
         """None that another data set has."""
         return f"fabricated {self._shape}"
+
+    @property
+    def measured(self) -> Normalisation:
+        """Those of values from 0 to 255 that are all as likely."""
+        return (1 / 2,) * 3, (((256**2 - 1) / 12) ** 0.5 / 255,) * 3
 
     def training(self, protocol: Protocol, device: torch.device) -> StreamedImages:
         """Return batches of noise that are on the device."""

@@ -17,7 +17,11 @@ from kdbench.data.groups import Group, Layout
 from kdbench.data.views import ViewIds, check_plan
 from kdbench.errors import UserError
 from kdbench.experiment.protocol import Protocol
+from kdbench.experiment.rule_groups import MEASURED, DataRules
 from kdbench.method import ViewPlan
+
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of each channel, in [0, 1]."""
 
 
 @final
@@ -60,6 +64,22 @@ class Dataset(abc.ABC):
     @abc.abstractmethod
     def fingerprint(self) -> str:
         """SHA-256 of all that decides images and labels: 64 hexadecimal digits."""
+
+    @property
+    @abc.abstractmethod
+    def measured(self) -> Normalisation:
+        """Mean and standard deviation of the training images' pixels; it may take long, once for a data set."""
+
+    def measurements(self, rules: DataRules) -> dict[str, tuple[float, ...]]:
+        """Return the numbers of the rules that say ``measured``, by the rules' names."""
+        places = {name: place for place, name in enumerate(("mean", "std")) if getattr(rules, name) == MEASURED}
+        return {name: self.measured[place] for name, place in places.items()}
+
+    def normalisation(self, rules: DataRules) -> Normalisation:
+        """Return a protocol's normalisation in numbers."""
+        mean = self.measured[0] if isinstance(rules.mean, str) else rules.mean
+        std = self.measured[1] if isinstance(rules.std, str) else rules.std
+        return mean, std
 
     @abc.abstractmethod
     def training(self, protocol: Protocol, device: torch.device) -> TrainingImages:

@@ -11,12 +11,14 @@ from typing import Final, Literal, Self, final
 from kdbench.data.datasets import EMBEDDED, dataset_name, load_dataset
 from kdbench.data.decoding.decoded import decoded
 from kdbench.data.decoding.streamed import StreamedDataset
+from kdbench.data.files.listing import ImageFiles
 from kdbench.data.files.names import Report
 from kdbench.data.files.opening import Kind, image_word, open_image_files
 from kdbench.data.images import Dataset
 from kdbench.data.npz import NPZ, file_of
 from kdbench.errors import UserError
 from kdbench.experiment.protocol import Protocol
+from kdbench.utils.names import squeeze
 from kdbench.utils.text import one_line
 from kdbench.utils.values import argument, text
 
@@ -30,6 +32,17 @@ FOLDERS: Final = MappingProxyType({"imagenet": "imagenet", "tinyimagenet": "tiny
 
 MAX_WORKERS: Final = 512
 """Far beyond the CPUs of a node."""
+
+
+def known_dataset(name: str) -> str:
+    """Return the registered spelling of the name of a data set, of arrays or of image files.
+
+    Raises
+    ------
+    UserError
+        There is none; the message lists the known ones.
+    """
+    return next((each for each in FOLDERS if squeeze(each) == squeeze(name)), None) or dataset_name(name)
 
 
 @final
@@ -58,10 +71,8 @@ class DataPlace:
             raise UserError("--data is empty: give a folder of data sets, or npz:FILE")
         with argument("--data"):
             typed = str(word) if isinstance(word, Path) else text(word)
-        if (file := file_of(typed)) is not None:
-            return cls(file, "npz", given=True)
-        if images := image_word(typed):
-            return cls(images[1], images[0], given=True)
+        if place := cls.of_dataset(typed):
+            return place
         try:
             path = Path(typed).expanduser()
             is_file = path.is_file()
@@ -72,6 +83,21 @@ class DataPlace:
         if is_file:
             raise UserError(f"--data {typed} is a file, not a folder of data sets: type {shlex.quote(NPZ + typed)}")
         return cls(str(path), given=True)
+
+    @classmethod
+    def of_dataset(cls, word: str) -> Self | None:
+        """Read ``npz:FILE`` or ``KIND:DIR``; None for any other word.
+
+        Raises
+        ------
+        UserError
+            Nothing follows the kind.
+        """
+        if (file := file_of(word)) is not None:
+            return cls(file, "npz", given=True)
+        if images := image_word(word):
+            return cls(images[1], images[0], given=True)
+        return None
 
     def open(
         self, protocol: Protocol, *, download: bool, num_workers: int | None = None, report: Report = lambda _: None
@@ -91,14 +117,25 @@ class DataPlace:
             It cannot be opened, or `check` refuses it.
         """
         self.check(protocol.dataset, download=download)
-        if self.kind and self.kind != "npz":
-            kind, path = self.kind, self.path
-        elif self.kind is None and protocol.dataset in FOLDERS:
-            kind, path = protocol.dataset, str(Path(self.path) / FOLDERS[protocol.dataset])  # type: ignore[assignment]
-        else:
+        files, rules = self.image_files(protocol.dataset, report), protocol.rules.augmentation
+        if files is None:
             return self.load(protocol.dataset, download=download)
-        files, rules = open_image_files(kind, path, report), protocol.rules.augmentation
-        return StreamedDataset(files, rules, num_workers) if rules.crop == "resized" else decoded(files, report)
+        return StreamedDataset(files, rules, num_workers, report) if rules.crop == "resized" else decoded(files, report)
+
+    def image_files(self, name: str, report: Report = lambda _: None) -> ImageFiles | None:
+        """List the image files that this names, or else those of a data set by its name; None for arrays.
+
+        Raises
+        ------
+        UserError
+            They are not there, or not as they must be.
+        """
+        if self.kind and self.kind != "npz":
+            return open_image_files(self.kind, self.path, report)
+        if self.kind is None and name in FOLDERS:
+            path = str(Path(self.path) / FOLDERS[name])
+            return open_image_files(name, path, report)  # type: ignore[arg-type]
+        return None
 
     def load(self, name: str, *, download: bool) -> Dataset:
         """Load the data set of the npz file, or else the one of a name, which may be ``npz:FILE`` itself.

@@ -21,7 +21,8 @@ def evaluate_runs(
 ) -> Mapping[str, dict[str, float]]:
     """Measure the students of runs on the test set; leave them in eval mode.
 
-    Processes share the images. Each run is charged what the images took, and its own forward passes.
+    Processes share the images. Each run is charged what the images took, and its own forward passes. After its last
+    epoch, its tally is given the predictions, and the counts of each class.
 
     Returns
     -------
@@ -33,7 +34,9 @@ def evaluate_runs(
     for run in runs:
         with outcomes.attempt(run):
             teacher_logits = run.source.teacher.test_logits if run.source else None
-            evaluations[run.cell.id] = Evaluation(run.data.dataset.test_labels, teacher_logits)
+            dataset, keep = run.data.dataset, run.in_last_epoch and run.options.predictions
+            evaluation = Evaluation(dataset.test_labels, dataset.num_classes, teacher_logits, keep=keep)
+            evaluations[run.cell.id] = evaluation
             run.student.eval()
     making, started = 0.0, time.monotonic()
     try:
@@ -62,5 +65,9 @@ def evaluate_runs(
     for run in runs:
         if not outcomes.has(run.cell):
             with outcomes.attempt(run):
-                results[run.cell.id] = evaluations[run.cell.id].results(ranks)
+                evaluation = evaluations[run.cell.id]
+                results[run.cell.id] = evaluation.results(ranks)
+                if run.in_last_epoch:
+                    run.tally.per_class = evaluation.per_class(ranks)
+                    run.tally.predictions = evaluation.predictions(ranks) if run.options.predictions else None
     return results

@@ -26,3 +26,5 @@ class Options:
     """The processes that compute a cell together."""
     compile: bool = False
     """On a GPU, launch each step as CUDA graphs; elsewhere, compile the student."""
+    predictions: bool = True
+    """Leave the predictions for the test images beside the record."""

@@ -10,11 +10,20 @@ import torch
 from kdbench.data.images import Dataset
 from kdbench.engine.code import code_of
 from kdbench.engine.environment import environment
+from kdbench.engine.tally import Tally
 from kdbench.experiment.cell import Cell
+from kdbench.experiment.protocol import Protocol
 from kdbench.experiment.record_checks import sealed
 from kdbench.experiment.registry import load_method
+from kdbench.net import Net
 from kdbench.teachers.cards import TeacherCard
 from kdbench.utils.device import peak_memory_mb
+
+
+def measured_table(protocol: Protocol, dataset: Dataset) -> dict[str, dict[str, list[float]]]:
+    """Return the numbers that were measured where the protocol says so, as table ``measured``; else nothing."""
+    numbers = {name: list(values) for name, values in dataset.measurements(protocol.rules.data).items()}
+    return {"measured": numbers} if numbers else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,10 +55,11 @@ def make_record(
     cell: Cell,
     dataset: Dataset,
     teacher: TeacherCard | None,
-    history: list[dict[str, Any]],
-    seconds: dict[str, float],
+    tally: Tally,
     counts: Counts,
+    student: Net,
     weights: str,
+    predictions: str | None,
     device: torch.device,
 ) -> dict[str, Any]:
     """Return the record as plain values, with its hash.
@@ -58,14 +68,18 @@ def make_record(
 
     Parameters
     ----------
-    history
-        One row of metrics for each epoch of the protocol.
-    seconds
-        Time spent on training and on evaluation. What cells in lockstep share counts for each of them in full, so
-        that it is about the time of the cell in a run of its own.
+    tally
+        With a row of metrics for each epoch of the protocol, and the time spent on training and on evaluation. What
+        cells in lockstep share counts for each of them in full, so that it is about the time of the cell in a run of
+        its own.
+    student
+        What was trained.
     weights
-        Hash of the student's weights.
+        Hash of its weights.
+    predictions
+        Hash of the file with its predictions; None where there is none.
     """
+    history, seconds = tally.history, tally.seconds
     protocol, last = cell.protocol, history[-1]
     best = max(history, key=lambda row: row["top1"])
     views = counts.num_images * counts.views_per_image
@@ -77,6 +91,7 @@ def make_record(
         "overrides": protocol.overrides(),
         "dataset": protocol.dataset,
         "data_fingerprint": dataset.fingerprint,
+        **measured_table(protocol, dataset),
         "test_set": {
             "images": len(dataset.test_labels),
             "largest_class": int(dataset.test_labels.bincount().max()),
@@ -100,6 +115,7 @@ def make_record(
         "precision": protocol.precision,
         "epoch_rule": protocol.rules.evaluation.epoch,
         **{name: v for name, v in last.items() if name not in {"epoch", "lr"} and not name.startswith("loss/")},
+        "per_class": tally.per_class,
         "best_on_test": {"top1": best["top1"], "epoch": best["epoch"]},
         "loss": {name.removeprefix("loss/"): v for name, v in last.items() if name.startswith("loss/")},
         "cost": {
@@ -119,6 +135,13 @@ def make_record(
             "extra_parameters": counts.extra_parameters,
         },
         "weights": weights,
+        "input": {
+            "size": list(student.image_size),
+            "mean": student.mean.flatten().tolist(),
+            "std": student.std.flatten().tolist(),
+            "classes": student.num_classes,
+        },
+        **({"predictions": predictions} if predictions else {}),
         "environment": environment(device),
         "config": cell.identity(),
     }

@@ -133,6 +133,11 @@ class Run:
         """Whether every epoch is over."""
         return self.phase is self.phases[-1] and self.epoch > self.phase.epochs
 
+    @property
+    def in_last_epoch(self) -> bool:
+        """Whether it stands in the last of all epochs."""
+        return self.phase is self.phases[-1] and self.epoch == self.phase.epochs
+
     def _enter(self, phase: Phase, epoch: int = 1, step: int = 0) -> None:
         self.phase, self.epoch, self.step = phase, epoch, step
         self.optimizer = phase.optimizer(self.cell.protocol.rules.optimizer)

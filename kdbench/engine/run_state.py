@@ -10,7 +10,8 @@ from kdbench.engine.code import changed_code, code_of
 from kdbench.engine.record import Counts, make_record
 from kdbench.engine.run import Run
 from kdbench.errors import UserError
-from kdbench.experiment.folder import RECORD, STATE, WEIGHTS
+from kdbench.experiment.folder import PREDICTIONS, RECORD, STATE, WEIGHTS
+from kdbench.experiment.predictions import write_predictions
 from kdbench.models.weights import save_weights
 from kdbench.utils.checkpoint import load_state, save_state, state_names
 from kdbench.utils.files import sweep, write_json
@@ -50,9 +51,14 @@ def resume(run: Run) -> None:
 
 
 def finish(run: Run) -> dict[str, Any]:
-    """Save the weights, write the record and drop the state, which is not needed any more."""
+    """Save weights and predictions, write the record and drop the state, which is not needed any more."""
     digest = save_weights(run.folder / WEIGHTS, run.student, permit=run.permit)
     batches, tally = run.batches, run.tally
+    if tally.predictions:
+        predictions = write_predictions(run.folder, tally.predictions, permit=run.permit)
+    else:
+        predictions = None
+        (run.folder / PREDICTIONS).unlink(missing_ok=True)  # of a record that was deleted
     counts = Counts(
         num_images=min(batches.num_images, batches.steps * batches.schedule.batch_size),
         views_per_image=run.feed.plan.num_views,
@@ -67,7 +73,7 @@ def finish(run: Run) -> dict[str, Any]:
     )
     card = run.source.teacher.card if run.source else None
     record = make_record(
-        run.cell, run.data.dataset, card, tally.history, tally.seconds, counts, digest, run.options.device
+        run.cell, run.data.dataset, card, tally, counts, run.student, digest, predictions, run.options.device
     )
     write_json(run.folder / RECORD, record, permit=run.permit)
     sweep(run.folder, held=True)

@@ -59,6 +59,8 @@ class Session:
         See :meth:`kdbench.data.place.DataPlace.open`.
     devices
         Of each cell; ``device`` is then that of this process.
+    predictions
+        Whether cells leave their predictions for the test images.
     """
 
     protocol: Protocol
@@ -73,6 +75,7 @@ class Session:
     workers: int | None = None
     report: Report = lambda _: None
     devices: int = 1
+    predictions: bool = True
 
     @classmethod
     def open(
@@ -91,6 +94,7 @@ class Session:
         workers: int | None = None,
         report: Report = lambda _: None,
         devices: int = 1,
+        predictions: bool = True,
     ) -> Session:
         """Resolve names; ``data`` is a folder, ``data`` by default, or a data set in place of the protocol's.
 
@@ -113,7 +117,7 @@ class Session:
             save_every = number(save_every, 0)
         with argument("--device"):
             device = device if device is None or isinstance(device, torch.device) else text(device)
-        for name, value in (("--download", download), ("--compile", compile)):
+        for name, value in (("--download", download), ("--compile", compile), ("--no-predictions", predictions)):
             with argument(name):
                 flag(value)
         with argument("--devices"):
@@ -147,6 +151,7 @@ class Session:
             given=given,
             workers=workers,
             report=report,
+            predictions=predictions,
         )
 
     @cached_property
@@ -291,7 +296,7 @@ class Session:
 
     def _work(self, cells: Sequence[Cell]) -> bytes:
         """Return what the processes are given that compute cells with this one."""
-        names = ("protocol", "data", "device", "download", "save_every", "compile", "workers", "devices")
+        names = ("protocol", "data", "device", "download", "save_every", "compile", "workers", "devices", "predictions")
         return pickle.dumps(({"runs": self.runs.absolute()} | {name: getattr(self, name) for name in names}, cells))
 
     @property
@@ -303,4 +308,5 @@ class Session:
             save_every=self.save_every,
             scheduler=self.scheduler,
             compile=self.compile,
+            predictions=self.predictions,
         )

@@ -8,6 +8,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from kdbench.experiment.predictions import Predictions
 from kdbench.utils.device import Span
 
 
@@ -23,6 +24,10 @@ class Tally:
         """Metrics of the protocol's epochs."""
         self.history_before: list[dict[str, Any]] = []
         """Metrics of the epochs of pre-training."""
+        self.per_class: dict[str, list[int]] = {}
+        """Numbers of ``correct`` and of all ``images`` of each class of the test set, after the last epoch."""
+        self.predictions: Predictions | None = None
+        """Of the test images after the last epoch, in the process that leads; None where they are switched off."""
         self.terms: tuple[str, ...] = ()
         """Names of the loss terms."""
         self._pending: list[Tensor] = []

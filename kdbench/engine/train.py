@@ -14,6 +14,7 @@ from kdbench.engine.lockstep import Lockstep
 from kdbench.engine.options import Options
 from kdbench.engine.outcomes import Held, Outcome, Outcomes
 from kdbench.engine.progress import Observers, quietly
+from kdbench.engine.record import measured_table
 from kdbench.engine.run import Run
 from kdbench.engine.run_state import resume, tidy_ended
 from kdbench.engine.team import Team
@@ -141,9 +142,10 @@ def _mark(folder: Path) -> int:
 
 
 def write_config(folder: Path, run: Run) -> None:
-    """Write what a cell is, and where its teacher's outputs come from."""
+    """Write what a cell is, the numbers that its rules were measured as, and where its teacher's outputs come from."""
     settings = run.cell.settings
     config = run.cell.identity() | {"id": run.cell.id, "source": settings.source, "chosen": settings.chosen}
+    config |= measured_table(run.cell.protocol, run.data.dataset)
     if run.source:
         config["teacher_outputs"] = run.source.kind
     write_atomic(folder / CONFIG, tomli_w.dumps(config))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 RECORD, FAILURE, STATE, CONFIG = "record.json", "failed.json", "state", "config.toml"
 METRICS, PRETRAINING = "metrics.jsonl", "pretraining.jsonl"
-WEIGHTS = "model.safetensors"
+WEIGHTS, PREDICTIONS = "model.safetensors", "predictions.npz"
 
 
 def read_record(folder: Path, cell: Cell) -> dict[str, Any] | None:

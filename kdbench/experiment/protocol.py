@@ -12,7 +12,7 @@ from typing import Any
 from kdbench.errors import UserError
 from kdbench.experiment import own_folders
 from kdbench.experiment.own_code import RESERVED
-from kdbench.experiment.rules import PLACES, Rules
+from kdbench.experiment.rules import PLACES, Rules, read_rules
 from kdbench.experiment.toml_tables import read_table
 from kdbench.utils.names import find_name, squeeze
 from kdbench.utils.precision import Precision
@@ -281,4 +281,20 @@ def read_protocol(name: str, values: Mapping[str, Any], where: str) -> Protocol:
         baseline=described.baseline,
         demo=described.demo,
         accuracy=described.accuracy,
+    )
+
+
+def protocol_of(identity: Mapping[str, Any], where: str) -> Protocol:
+    """Return the protocol in a cell's identity, which need not be known by its name any more; it describes nothing.
+
+    It raises as :func:`kdbench.experiment.rules.read_rules` does.
+    """
+    rules = read_rules({key: value for key, value in identity.items() if key != "name"}, where)
+    return Protocol(
+        name=str(identity["name"]),
+        title="",
+        source="",
+        rules=rules,
+        baseline="",
+        demo=Demo(pair="", methods=(), seeds=()),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ _NUMBERS: dict[str, tuple[float, ...]] = {
     "ece": (0, 100),
     "best_on_test.top1": (0, 100),
     "teacher.accuracy": (0, 100),
+    "balanced_accuracy": (0, 100),
+    "macro_f1": (0, 100),
     "agreement": (0, 100),
     "teacher_kl": (-1e-6,),  # rounding may take it below zero
     "cost.train_seconds": (1e-9,),
@@ -43,21 +46,19 @@ _WHOLE_NUMBERS = {
 }
 """The least that each may be."""
 _OPTIONAL = {"top5", *(f"cost.{name}" for name in ("evaluate_seconds", "images_per_second", "peak_memory_mb"))}
-_OPTIONAL |= {
-    "config.student_version",
-    "cost.pretraining_epochs",
-    "cost.cells_together",
-    "test_set.images",
-    "test_set.largest_class",
-}
+_OPTIONAL |= {"cost.pretraining_epochs", "cost.cells_together", "test_set.images", "test_set.largest_class"}
+_OPTIONAL |= {"balanced_accuracy", "macro_f1"}
+_OPTIONAL |= {"config.student_version"}
 """Numbers that nothing reads, or that were added after records had been kept."""
 _OF_TEACHER = {"teacher.accuracy", "agreement", "teacher_kl"}
 _TEXTS = (
     *("cell", "weights", "data_fingerprint", "epoch_rule", "settings_source", "config.student"),
     *("config.protocol.name", "config.method.name", "environment.device", "environment.versions.torch"),
 )
-_OPTIONAL_TEXTS = ("family", "environment.commit", "student_source", "teacher.source")
+_OPTIONAL_TEXTS = ("family", "environment.commit", "predictions", "student_source", "teacher.source")
 _TABLES = ("overrides", "settings_chosen", "loss")
+_ROUNDING = 1e-6
+"""Difference of two percentages that are equal but for rounding."""
 _COPIES = {
     "protocol": "protocol.name",
     "protocol_version": "protocol.version",
@@ -137,6 +138,19 @@ def _check(record: Mapping[str, Any]) -> None:
     test_set = record.get("test_set") or {"images": 0, "largest_class": 0}
     if test_set["largest_class"] > test_set["images"]:
         raise ValueError("the largest class of its test set has more images than the whole")
+    if "per_class" in record:
+        _check_per_class(record)
+
+
+def _check_per_class(record: Mapping[str, Any]) -> None:
+    counts = record["per_class"]
+    correct, images = counts["correct"], counts["images"]
+    if set(map(type, [*correct, *images])) != {int} or min(*correct, *images) < 0:
+        raise TypeError("per_class holds something else than counts")
+    if len(correct) != len(images) or any(map(operator.gt, correct, images)):
+        raise ValueError("a class has more correct images than images")
+    if abs(100 * sum(correct) - record["top1"] * sum(images)) > _ROUNDING * max(1, sum(images)):
+        raise ValueError("its correct images per class are not its top1")
 
 
 def _check_numbers(record: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, final
+from typing import Any, Final, Literal, final
 
 from kdbench.utils.values import shown
 
@@ -14,6 +14,8 @@ MAX_SIDE = 4096
 """Far beyond any network's images, in pixels."""
 MAX_POOL = 10_000
 """More crops of an image than epochs could visit."""
+MEASURED: Final = "measured"
+"""In place of numbers: those of the training images, over all pixels of each channel."""
 
 
 @final
@@ -22,11 +24,13 @@ class DataRules:
     """Which images, and how their values are normalised."""
 
     dataset: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, float, float] | Literal["measured"]
+    """Of each channel, in [0, 1]."""
+    std: tuple[float, float, float] | Literal["measured"]
+    """Standard deviation of each channel, in [0, 1]."""
 
     def __post_init__(self) -> None:
-        require(min(self.std) > 0, "std", "> 0", self.std)
+        require(self.std == MEASURED or min(self.std) > 0, "std", "> 0", self.std)
 
 
 @final

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
 
+from kdbench.errors import UserError
 from kdbench.experiment.rule_groups import (
     AugmentationRules,
     DataRules,
@@ -20,6 +22,7 @@ from kdbench.experiment.rule_groups import (
     plain,
     require,
 )
+from kdbench.experiment.toml_tables import read_table
 from kdbench.utils.precision import Precision
 from kdbench.utils.values import shown
 
@@ -130,3 +133,20 @@ _BEFORE: dict[str, Any] = {
     "group_size": None,
 }
 """Rules that were added after results had been kept, with the value that means as before: no part of an identity."""
+
+
+def read_rules(values: Mapping[str, Any], where: str) -> Rules:
+    """Return the rules that a cell's identity holds, by their flat keys.
+
+    Raises
+    ------
+    UserError
+        A key is unknown or missing, or a value is of the wrong kind; the message begins with ``where``.
+    """
+    groups: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in PLACES:
+            raise UserError(f"{where}: unknown rule {key!r}: a newer kdbench wrote it")
+        group, name = PLACES[key]
+        (groups.setdefault(group, {}) if group else groups)[name] = value
+    return read_table(Rules, groups, where)

@@ -42,8 +42,13 @@ def read_table(kind: type[_Table], values: Mapping[str, Any], where: str) -> _Ta
 
 def _converted(key: str, value: Any, hint: Any, where: str) -> Any:
     """Return a value of TOML as the type of a field."""
-    if typing.get_origin(hint) in {types.UnionType, typing.Union}:  # the latter for a Literal or None
-        (hint,) = (each for each in typing.get_args(hint) if each is not types.NoneType)
+    words = ""
+    if typing.get_origin(hint) in {types.UnionType, typing.Union}:  # the latter for a Literal
+        hint, *others = (each for each in typing.get_args(hint) if each is not types.NoneType)
+        choices = [choice for other in others for choice in typing.get_args(other)]
+        if value in choices:
+            return value
+        words = "".join(f" or {choice!r}" for choice in choices)
     origin, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
     if origin is Literal:
         if value not in arguments:
@@ -52,7 +57,7 @@ def _converted(key: str, value: Any, hint: Any, where: str) -> Any:
     if origin is tuple:
         number = None if arguments[-1] is Ellipsis else len(arguments)
         if type(value) is not list or number not in {None, len(value)}:
-            raise ValueError(f"{key} must be a list{f' of {number}' if number else ''}, not {value!r}")
+            raise ValueError(f"{key} must be a list{f' of {number}' if number else ''}{words}, not {value!r}")
         return tuple(_converted(key, each, arguments[0], where) for each in value)
     if origin is float and type(value) is int:
         value = float(value)

@@ -15,7 +15,6 @@ from kdbench.data.images import DataShape
 from kdbench.data.views import check_plan
 from kdbench.engine.step import Step, check_batches
 from kdbench.experiment.cell import Cell
-from kdbench.experiment.protocol import Protocol
 from kdbench.experiment.registry import load_method
 from kdbench.experiment.rule_groups import OptimizerRules
 from kdbench.grid.grid import Grid
@@ -52,7 +51,7 @@ def cell_needs(
     needs, reasons
         The reasons by ``"METHOD PAIR"``.
     """
-    protocol, nets = grid.session.protocol, dict[str, Net | None]()
+    nets: dict[str, Net | None] = {}
     given = grid.session.given
     labels = given.train_labels if given else torch.arange(data.num_images) % data.num_classes
     needs: dict[Variant, CellNeed] = {}
@@ -62,7 +61,7 @@ def cell_needs(
         names = [cell.student, *([cell.teacher.network] if cell.teacher else [])]
         for name in names:
             if name not in nets:
-                nets[name] = _net(name, protocol, data)
+                nets[name] = _net(name, data)
         student, *teachers = (nets[name] for name in names)
         teacher = teachers[0] if teachers else None
         if student is None or (teachers and teacher is None):
@@ -128,12 +127,14 @@ def _bytes(state: Mapping[str, Tensor]) -> int:
     return sum(tensor.nbytes for tensor in state.values())
 
 
-def _net(network: str, protocol: Protocol, data: DataShape) -> Net | None:
-    rules = protocol.rules.data
-    with contextlib.suppress(Exception), without_values():
-        backbone = build_backbone(network, data.num_classes, data.image_size)
-        net = Net(network, backbone, mean=rules.mean, std=rules.std, image_size=data.image_size)
-        with torch.device("cpu"):  # what a network that a method makes of it is given
-            net.mean, net.std = torch.tensor(rules.mean), torch.tensor(rules.std)
+def _net(network: str, data: DataShape) -> Net | None:
+    mean, std = (0.0,) * 3, (1.0,) * 3  # needs do not depend on them
+    with contextlib.suppress(Exception):
+        with without_values():
+            backbone = build_backbone(network, data.num_classes, data.image_size)
+        # One image through weights without meaning is sooner done than torch's compiler is loaded, as maps on the meta
+        # device need it.
+        net = Net(network, backbone.to_empty(device="cpu"), mean=mean, std=std, image_size=data.image_size)
+        backbone.to("meta")
         return net
     return None

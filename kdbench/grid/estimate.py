@@ -18,6 +18,8 @@ import torch
 
 from kdbench.errors import UserError
 from kdbench.experiment.folder import read_record
+from kdbench.experiment.predictions import size_of
+from kdbench.experiment.test_sets import TEST_SETS
 from kdbench.grid.cache_needs import CacheNeed, cache_needs
 from kdbench.grid.cell_needs import CellNeed, cell_needs
 from kdbench.grid.grid import Grid
@@ -31,8 +33,8 @@ from kdbench.utils.values import number, whole_number
 
 _MAX_RECORDS = 3
 """Records that are read of each variant."""
-_TEXT_BYTES, _EPOCH_BYTES = 6000, 300
-"""Size of a cell's record and configuration, and of an epoch's line of metrics, measured on some cells."""
+_TEXT_BYTES, _CLASS_BYTES, _EPOCH_BYTES = 6000, 20, 350
+"""Size of a cell's record and configuration, of a class in it, and of an epoch's line of metrics, measured on some."""
 _NUM_STATES = 2
 """Saved states that a cell in progress has at most: a new one is written before the previous one is deleted."""
 
@@ -125,7 +127,9 @@ class Disk:
     """The bytes that unfinished cells will fill."""
 
     cells: int
-    """Left by the cells, and by the teachers that are trained."""
+    """Left by the cells, predictions among it, and by the teachers that are trained."""
+    predictions: int
+    """Left by the cells as predictions for the test images."""
     caches: float
     """Added to the caches by ``--cache auto``, beyond what is on disk."""
     state: int
@@ -145,18 +149,25 @@ def disk(
     shapes: Mapping[str, NetShape],
     caches: Sequence[CacheNeed],
     needs: Mapping[Variant, CellNeed],
+    num_classes: int,
 ) -> Disk:
     """Estimate the disk space that is still to be filled."""
-    text = {variant: _TEXT_BYTES + _EPOCH_BYTES * variant.cell.protocol.epochs for variant in variants}
+    num_cells = sum(len(variant.left) for variant in variants)
+    given, dataset = grid.session.given, grid.session.protocol.dataset
+    num_test = len(given.test_labels) if given else TEST_SETS.get(dataset, (0, 0))[0]
+    predictions = num_cells * size_of(num_test, num_classes)
+    record = _TEXT_BYTES + _CLASS_BYTES * num_classes
+    text = {variant: record + _EPOCH_BYTES * variant.cell.protocol.epochs for variant in variants}
     cells = sum(len(variant.left) * (shapes[variant.cell.student].bytes + text[variant]) for variant in variants)
     # A teacher has a copy of the weights that its cell leaves.
     cells += sum(shapes[cell.student].bytes for cell in grid.to_train)
     return Disk(
-        cells=cells,
+        cells=cells + predictions,
+        predictions=predictions,
         caches=sum(need.missing_bytes for need in caches if need.used),
         state=_NUM_STATES * max((need.state for need in needs.values()), default=0),
         free=free_space(grid.session.runs),
-        num_cells=sum(len(variant.left) for variant in variants),
+        num_cells=num_cells,
     )
 
 
@@ -201,7 +212,7 @@ class GridEstimate:
             caches=caches,
             needs=needs,
             unsupported=unsupported,
-            disk=disk(grid, left, shapes, caches, needs),
+            disk=disk(grid, left, shapes, caches, needs, data.num_classes),
             speed=speed(left, session.runs, device),
         )
 

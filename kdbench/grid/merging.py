@@ -10,7 +10,18 @@ from pathlib import Path
 from typing import Any, final
 
 from kdbench.errors import UserError
-from kdbench.experiment.folder import CONFIG, FAILURE, METRICS, PRETRAINING, RECORD, STATE, WEIGHTS, parse_record
+from kdbench.experiment.folder import (
+    CONFIG,
+    FAILURE,
+    METRICS,
+    PREDICTIONS,
+    PRETRAINING,
+    RECORD,
+    STATE,
+    WEIGHTS,
+    parse_record,
+)
+from kdbench.experiment.predictions import read_predictions
 from kdbench.models.starts import START_FILES
 from kdbench.models.weights import read_weights, weights_hash
 from kdbench.teachers.cards import CARD, read_card
@@ -92,11 +103,13 @@ def _bring_cell(folder: Path, target: Path, merged: Merged) -> bool:
     if not match or not record["cell"].startswith(match[1]):
         raise _LeftOut(f"{folder / RECORD} is left out: it belongs to cell {record['cell'][:8]}")
     _check_weights(folder, record["weights"], missing_is_fine=True)
+    _check_predictions(folder)
     if (target / RECORD).exists():
         _compare(record, target, folder)
         merged.there += 1
         return False
-    names = [name for name in (CONFIG, METRICS, PRETRAINING, WEIGHTS, RECORD) if (folder / name).exists()]
+    files = CONFIG, METRICS, PRETRAINING, WEIGHTS, PREDICTIONS, RECORD
+    names = [name for name in files if (folder / name).exists()]
     contents = _read(names, folder)
     with Leases() as leases:
         try:
@@ -134,6 +147,13 @@ def _bring_teacher(folder: Path, target: Path, merged: Merged) -> bool:
     _check_weights(folder, card.weights, missing_is_fine=False)
     _write(_read((WEIGHTS, CARD), folder), target)
     return True
+
+
+def _check_predictions(folder: Path) -> None:
+    try:
+        read_predictions(folder)
+    except UserError as error:
+        raise _LeftOut(f"{folder} is left out: {error}") from None
 
 
 def _check_weights(folder: Path, expected: str, *, missing_is_fine: bool) -> None:

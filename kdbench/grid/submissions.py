@@ -44,6 +44,8 @@ class Launch:
     save_every: float = 60.0
     workers: int | None = None
     """Processes that decode image files, for each worker or job; their share of the CPUs if not given."""
+    predictions: bool = True
+    """Leave the predictions for the test images beside each record."""
 
     def __post_init__(self) -> None:
         with argument("--save-every"):
@@ -69,6 +71,7 @@ class Launch:
             "save_every": self.save_every,
             "workers": self._workers(),
             "devices": self.devices,
+            "predictions": self.predictions,
         }
 
     def _workers(self) -> int | None:
@@ -133,7 +136,7 @@ class Submission:
         values[_LAUNCHER] = values.pop("launcher")
         launch = values["launch"]
         launch[_LOCKSTEP] = launch.pop("lockstep")
-        for name, default in (("workers", None), ("devices", 1)):  # kdbench 0.1.0 knows neither
+        for name, default in (("workers", None), ("devices", 1), ("predictions", True)):  # kdbench 0.1.0 knows none
             if launch[name] == default:
                 del launch[name]
         write_json(self.folder / _MANIFEST, values)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import timm
 
-from kdbench.data.images import Dataset
+from kdbench.data.images import Dataset, Normalisation
 from kdbench.errors import UserError
 from kdbench.experiment.protocol import Protocol
 from kdbench.models import TIMM, named_by_torchvision
-from kdbench.models.build import Normalisation, build_net
+from kdbench.models.build import build_net
 from kdbench.models.checkpoints import Loaded, load_checkpoint
 from kdbench.models.pretrained import Source, find_source
 from kdbench.models.starts import Start

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from kdbench.data.images import Dataset
+from kdbench.data.images import Dataset, Normalisation
 from kdbench.errors import UserError
 from kdbench.experiment.protocol import Protocol
 from kdbench.models import LARGE, build_backbone
 from kdbench.net import Net
 from kdbench.utils.streams import seeded
 
-Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
-"""Mean and standard deviation of each channel, in [0, 1]."""
 _SMALL = 64
 """Side of the largest image files, in pixels, that are taken for small images."""
 
@@ -56,5 +54,5 @@ def build_net(
     image_size = dataset.shape.image_size
     with seeded(seed, "init", purpose):
         backbone = build_backbone(network, dataset.num_classes, image_size)
-        mean, std = normalisation or (protocol.rules.data.mean, protocol.rules.data.std)
+        mean, std = normalisation or dataset.normalisation(protocol.rules.data)
         return Net(network, backbone, mean=mean, std=std, image_size=image_size)

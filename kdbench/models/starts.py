@@ -18,10 +18,10 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from kdbench.data.images import Dataset
+from kdbench.data.images import Dataset, Normalisation
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell
-from kdbench.models.build import Normalisation, build_net
+from kdbench.models.build import build_net
 from kdbench.models.weights import load_weights, own_classifier, read_weights, weights_hash
 from kdbench.net import Net
 from kdbench.utils.files import write_atomic

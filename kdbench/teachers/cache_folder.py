@@ -15,7 +15,7 @@ from typing import Any
 from kdbench.data.images import Dataset
 from kdbench.data.views import Augmentation, CropIds, ViewIds
 from kdbench.experiment.protocol import Protocol
-from kdbench.experiment.rule_groups import plain
+from kdbench.experiment.rule_groups import MEASURED, plain
 from kdbench.models import own_network
 from kdbench.teachers.cards import TeacherCard
 from kdbench.utils.names import safe_name
@@ -50,11 +50,15 @@ class Identity:
     @classmethod
     def of(cls, card: TeacherCard, protocol: Protocol, dataset: Dataset) -> Identity:
         """Return the identity of a teacher's outputs under a protocol."""
-        return cls(data=dataset.fingerprint, **_without_data(card, protocol))
+        mean, std = card.normalisation or dataset.normalisation(protocol.rules.data)
+        return cls(data=dataset.fingerprint, mean=mean, std=std, **_without_data(card, protocol))
 
     def is_under(self, card: TeacherCard, protocol: Protocol) -> bool:
         """Return whether these are outputs of a teacher under a protocol, for some data set."""
-        return all(getattr(self, name) == value for name, value in _without_data(card, protocol).items())
+        data = protocol.rules.data
+        rules = card.normalisation or (data.mean, data.std)
+        same = all(rule in (MEASURED, value) for rule, value in zip(rules, (self.mean, self.std), strict=True))
+        return same and all(getattr(self, name) == value for name, value in _without_data(card, protocol).items())
 
     def values(self) -> dict[str, Any]:
         """Return what a file describes it by; what was added later is left out where it does not apply."""
@@ -74,8 +78,7 @@ class Identity:
 
 
 def _without_data(card: TeacherCard, protocol: Protocol) -> dict[str, Any]:
-    rules, data = protocol.rules.augmentation, protocol.rules.data
-    mean, std = card.normalisation or (data.mean, data.std)
+    rules = protocol.rules.augmentation
     source = own_network(card.network)
     crop = dataclasses.asdict(rules)
     for key in ("crop", "pad", "evaluation_size"):
@@ -83,8 +86,6 @@ def _without_data(card: TeacherCard, protocol: Protocol) -> dict[str, Any]:
     return {
         "network": card.network,
         "weights": card.weights,
-        "mean": mean,
-        "std": std,
         "pad": rules.pad,
         "precision": protocol.precision,
         "crop": {key: plain(value) for key, value in crop.items()} if rules.crop == "resized" else None,

@@ -102,8 +102,8 @@ def doubts(card: TeacherCard, protocol: Protocol, dataset: Dataset) -> str:
     if card.expected is not None and not guessed:
         return ""
     doubt = f"{measured} cannot be told from guessing" if guessed else f"no accuracy is known to check {measured} with"
-    data = protocol.rules.data
-    mean, std = (", ".join(f"{value:g}" for value in v) for v in card.normalisation or (data.mean, data.std))
+    numbers = card.normalisation or dataset.normalisation(protocol.rules.data)
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in numbers)
     return (
         f"{doubt}: if the checkpoint is better elsewhere, compare its normalisation and pixel range (here pixels from "
         f"0 to 1, less the mean {mean}, over the deviation {std}) and its order of classes; --accuracy PERCENT checks "

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdbench.data.images import Dataset
+from kdbench.data.images import Dataset, Normalisation
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.folder import WEIGHTS
 from kdbench.experiment.protocol import Protocol
 from kdbench.models import network_version, twin_of
-from kdbench.models.build import Normalisation, build_net
+from kdbench.models.build import build_net
 from kdbench.models.starts import read_start
 from kdbench.models.weights import COUNTER, read_weights, save_weights, weights_hash, write_weights
 from kdbench.net import Net

@@ -50,7 +50,7 @@ def explain_os_errors(path: Path, elsewhere: str = "choose another folder with -
 
 def write_atomic(
     path: Path,
-    data: bytes | str,
+    data: bytes | memoryview | str,
     elsewhere: str = "choose another folder with --runs DIR",
     *,
     permit: Callable[[], None] = lambda: None,

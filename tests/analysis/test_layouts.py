@@ -164,11 +164,11 @@ def test_settings_that_nobody_published_are_named() -> None:
 
 def test_the_best_epoch_on_the_test_set_has_its_mark_everywhere(typed: Typed, tmp_path: Path) -> None:
     found = one()
-    entries = column(paper(found, epoch_rule="best"), PAIR)
+    entries = column(paper(found, reported="best"), PAIR)
     assert entries["Student"].text == "71.47† ± 1.26"
     assert all("†" in entry.text for name, entry in entries.items() if name != "Teacher")
     assert all("†" in entry.text for entry in column(detail(found, found.pairs[0], "best"), "top-1 %").values())
-    assert any("selected on the test set" in note for note in paper(found, epoch_rule="best").notes)
+    assert any("selected on the test set" in note for note in paper(found, reported="best").notes)
     assert "†" not in render([paper(found), detail(found, found.pairs[0])], "terminal")
     write_records(tmp_path / "runs", records())
     for command in (["table"], ["table", "--layout", "paper"], ["leaderboard"], ["compare"]):

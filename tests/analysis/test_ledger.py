@@ -97,7 +97,7 @@ def test_one_seed_has_no_verdict() -> None:
 def test_a_source_of_best_epochs_is_held_against_best_epochs() -> None:
     found = ledger([75.9, 76.0, 76.1], "dkd")
     best = found["mdistiller"]
-    assert best.epoch_rule == "best"
+    assert best.reported == "best"
     assert best.ours == pytest.approx({0: 76.2, 1: 76.3, 2: 76.4})
 
 

@@ -43,6 +43,13 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "a best accuracy": (lambda r: r["best_on_test"].update(top1=1.0), "its best top1 is below that of the last epoch"),
     "a loss": (lambda r: r["loss"].update(ce="low"), "loss.ce must be a number, not 'low'"),
     "weights": (lambda r: r.update(weights=None), "weights is None, not a text"),
+    "a measure": (lambda r: r.update(macro_f1=101.0), "macro_f1 must be between 0 and 100, not 101.0"),
+    "a hash": (lambda r: r.update(predictions=1), "predictions is 1, not a text"),
+    "classes": (lambda r: r.update(per_class=[7]), "is not a kdbench record: "),
+    "counts": (lambda r: r.update(per_class={"correct": [0.5], "images": [1]}), "something else than counts"),
+    "a negative count": (lambda r: r.update(per_class={"correct": [-1], "images": [1]}), "something else than counts"),
+    "more correct": (lambda r: r.update(per_class={"correct": [2], "images": [1]}), "more correct images than images"),
+    "another sum": (lambda r: r.update(per_class={"correct": [6], "images": [10]}), "per class are not its top1"),
     "a device": (lambda r: r["environment"].update(device=["cpu"]), "environment.device is ['cpu'], not a text"),
 }
 

@@ -51,6 +51,7 @@ COMMANDS: dict[str, dict[str, str]] = {
     "data subset": {"dataset": "digits", "out": "o.npz", "train_per_class": "1", "test_per_class": "1"},
     "data index": {"word": "folder:images"},
     "data check": {"word": "folder:images"},
+    "data list": {"word": "folder:images"},
     "cache build": {**RULES, "teacher": "resnet8", "method": "kd"},
     "cache check": {**RULES, "teacher": "resnet8"},
     "cache list": {},
@@ -98,7 +99,7 @@ TEXTS = [
 GRID = 'protocol = "digits-demo-v1"\npairs = ["resnet8>resnet8"]\nmethods = ["kd", "ce"]\nseeds = 1\n'
 EVERYWHERE = ("--methods", "--own")
 """The options that stand before every command."""
-PATHS = {"runs", "out", "folder", "file", "profile", "sources", *EVERYWHERE}
+PATHS = {"runs", "other", "out", "folder", "file", "profile", "sources", *EVERYWHERE}
 """Parameters that are paths: nothing is the current folder, and a space is a name."""
 SECONDS = 20
 """That a command may take before it counts as hanging."""

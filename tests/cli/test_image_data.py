@@ -1,16 +1,19 @@
-"""``kdbench data index`` and ``kdbench data check``."""
+"""``kdbench data index``, ``kdbench data check`` and ``kdbench data list``."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cells import Typed
 from image_folder import write_folder
 
 from kdbench.cli import data as command
+from kdbench.data.datasets import load_dataset
 from kdbench.data.files.opening import open_image_files
+from kdbench.engine.checks.small import tiny_arrays
 
 
 @pytest.fixture
@@ -68,4 +71,54 @@ def test_broken_images_are_named(typed: Typed, root: Path, monkeypatch: pytest.M
 def test_a_mistake_is_one_line(name: str, word: str, text: str, typed: Typed, root: Path) -> None:
     code, _, err = typed("data", name, word)
     assert (code, len(err.splitlines())) == (2, 1)
+    assert text in err
+
+
+def test_the_images_of_a_folder_are_listed_in_their_order(typed: Typed, root: Path) -> None:
+    code, out, err = typed("data", "list", "folder:data", "--split", "test")
+    assert (code, err) == (0, "")
+    header, *rows = [line.split("\t") for line in out.splitlines()]
+    assert header == ["index", "label", "class", "file"]
+    names = [(label, name) for label, name in enumerate(["cat", "dog9", "dog10"]) for _ in range(2)]
+    assert [(int(label), name) for _, label, name, _ in rows] == names
+    assert [row[0] for row in rows] == [str(index) for index in range(6)]
+    for _, _, name, file in rows:
+        assert file.startswith(f"val/{name}/")
+        assert (root / file).is_file()
+
+
+def test_arrays_are_listed_with_empty_columns_for_what_they_lack(typed: Typed, tmp_path: Path) -> None:
+    arrays = tiny_arrays()
+    np.savez(tmp_path / "bare.npz", **arrays)
+    np.savez(tmp_path / "named.npz", **arrays, class_names=np.array(["a", "b\tb\n", "ç"]))
+    for file, names in (("bare", ["", "", ""]), ("named", ["a", "b�b�", "ç"])):
+        code, out, err = typed("data", "list", f"npz:{file}.npz")
+        assert (code, err) == (0, "")
+        rows = [f"{index}\t{label}\t{names[label]}\t" for index, label in enumerate(arrays["train_labels"])]
+        assert out.split("\n") == ["index\tlabel\tclass\tfile", *rows, ""]
+
+
+def test_a_data_set_is_listed_by_its_name(typed: Typed) -> None:
+    code, out, err = typed("data", "list", "Digits", "--split", "test")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert len(lines) == 501
+    labels = load_dataset("digits", Path()).test_labels
+    assert [int(line.split("\t")[1]) for line in lines[1:]] == labels.tolist()
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["nothing"], "unknown data set 'nothing'"),
+        (["npz:x.npz", "--data", "."], "--data . is of no use with npz:x.npz"),
+        (["npz:x.npz", "--download"], "--download is of no use with npz:FILE"),
+        (["digits", "--data", "."], "digits comes with kdbench"),
+        (["imagenet"], "data/imagenet"),
+        (["cifar10"], "CIFAR10 was not found"),
+    ],
+)
+def test_what_cannot_be_listed_is_one_line(words: list[str], text: str, typed: Typed) -> None:
+    code, out, err = typed("data", "list", *words)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
     assert text in err

@@ -66,6 +66,8 @@ def test_the_result_does_not_depend_on_the_number_of_processes(
     for name, value in alone["weights"].items():
         torch.testing.assert_close(several["weights"][name], value, rtol=1e-9, atol=1e-12)
     assert several["metrics"] == [pytest.approx(row, rel=1e-9) for row in alone["metrics"]]
+    assert several["per_class"] == alone["per_class"]
+    torch.testing.assert_close(several["predictions"], alone["predictions"], rtol=1e-3, atol=1e-4)
 
 
 def test_processes_share_the_groups_evenly(tiny_npz: Path, tmp_path: Path) -> None:

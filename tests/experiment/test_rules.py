@@ -204,7 +204,7 @@ def test_rules_of_another_optimiser_and_schedule() -> None:
         ("flip = true", "filp = true", r"\[augmentation\]: unknown key 'filp': known are crop, flip, pad"),
         ("pad = 4", "pad = -1", r"\[augmentation\]: pad must be >= 0, not -1"),
         ("[augmentation]", "[[augmentation]]", "vit-v1.toml: augmentation must be a table, not "),
-        ("[0.5, 0.5, 0.5]", "[0.5]", r"\[data\]: mean must be a list of 3, not \[0.5\]"),
+        ("[0.5, 0.5, 0.5]", "[0.5]", r"\[data\]: mean must be a list of 3 or 'measured', not \[0.5\]"),
         ("[0.25, 0.25, 0.25]", "[0.25, 0.25, 0]", r"\[data\]: std must be > 0"),
         ('"AdamW"', '"Adam"', r"\[optimizer\]: name must be 'SGD' or 'AdamW', not 'Adam'"),
         ('"AdamW"', '"SGD"', r"\[optimizer\]: momentum is missing: SGD needs it"),

@@ -177,7 +177,10 @@ def test_what_does_not_fit_is_said_with_a_way_out(half_done: tuple[Path, Path], 
         return grid_needs.disk_lines(grid, replace(found, disk=replace(found.disk, free=int(free))))
 
     (line,) = told(found.disk.needed + 1)
-    assert re.match(r"disk: about [\d.]+ MB for 10 cells, [\d.]+ kB for teacher caches and [\d.]+ MB for the", line)
+    kept = r"\([\d.]+ kB of it predictions, left out with --no-predictions\)"
+    assert re.match(
+        rf"disk: about [\d.]+ MB for 10 cells {kept}, [\d.]+ kB for teacher caches and [\d.]+ MB for the", line
+    )
     assert line.endswith(f" free in {grid.session.runs}")
     _, line = told(found.disk.needed - 1)
     assert "do not fit: name a folder on another disk with --runs DIR, or do without caches with --cache off" in line

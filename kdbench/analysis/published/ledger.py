@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from kdbench.analysis.comparison import ComparedPair, Comparison, EpochRule, Row, settings_text
+from kdbench.analysis.comparison import ComparedPair, Comparison, Reported, Row, settings_text
 from kdbench.analysis.published.tables import NOT_OURS
 from kdbench.analysis.published.values import Published, PublishedValue
 from kdbench.analysis.stats.paired import Interval, t_interval, t_quantile
@@ -30,7 +30,7 @@ class Claim:
     value: PublishedValue
     ours: dict[int, float]
     """Our top-1 accuracies in percent, by seed, of the epoch that the source reports."""
-    epoch_rule: EpochRule
+    reported: Reported
     difference: Interval | None
     """Our mean minus the published value, in percentage points; None if they are not comparable."""
     verdict: Verdict
@@ -58,8 +58,8 @@ def _claim(comparison: Comparison, pair: ComparedPair, row: Row, value: Publishe
     result = comparison.result(row, pair)
     if not result or result.frame.empty:
         return None
-    epoch_rule: EpochRule = "best" if value.epoch == "best" else "last"
-    ours = result.values(epoch_rule)
+    reported: Reported = "best" if value.epoch == "best" else "last"
+    ours = result.values(reported)
     why = _why_not(comparison, row, value, len(ours))
     difference = None if why else against_published(ours, value)
     if difference and not difference.high > difference.low:
@@ -69,7 +69,7 @@ def _claim(comparison: Comparison, pair: ComparedPair, row: Row, value: Publishe
         row=row,
         value=value,
         ours=ours,
-        epoch_rule=epoch_rule,
+        reported=reported,
         difference=difference,
         verdict=_verdict(difference),
         why=why,
@@ -123,7 +123,7 @@ def ledger_table(comparison: Comparison, claims: Sequence[Claim]) -> Table:
                 Entry(published, numbers),
                 runs,
                 *words(value.epoch, sources + more),
-                accuracy(claim.ours, claim.epoch_rule),
+                accuracy(claim.ours, claim.reported),
                 Entry(str(len(claim.ours))),
                 _difference(claim),
                 Entry(claim.verdict, notes=tuple(filter(None, (claim.why, *claim.remarks)))),
@@ -153,7 +153,7 @@ def ledger_table(comparison: Comparison, claims: Sequence[Claim]) -> Table:
             "interval: Welch's if the source gives its standard deviation and number of runs; otherwise our standard "
             "deviation stands in for theirs, and one run for an unknown number of runs",
             "published values of best epochs are compared with our best epochs, all others with our last epochs",
-            *([BEST_ON_TEST] if any(claim.epoch_rule == "best" for claim in claims) else []),
+            *([BEST_ON_TEST] if any(claim.reported == "best" for claim in claims) else []),
             NOT_OURS,
         ),
         num_labels=2,

@@ -56,6 +56,8 @@ _LABELS = {
     "record_hash": "hash of the record",
     "family": "family of the method",
     "data_fingerprint": "fingerprint of the data",
+    "measured.mean": "mean of each channel, measured",
+    "measured.std": "deviation of each channel, measured",
 }
 _GROUPS = {"cost": "Cost", "loss": "Training loss at the end"}
 _METRICS = ("top1", "top5", "nll", "ece", "agreement", "teacher_kl", "best_on_test.top1", "best_on_test.epoch")

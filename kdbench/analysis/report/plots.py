@@ -13,7 +13,7 @@ from kdbench.analysis.report.names import name_points
 from kdbench.analysis.tables.differences import Versus, pooled_entry
 from kdbench.analysis.tables.entries import LEVEL, fixed
 from kdbench.analysis.tables.leaderboard import Leaderboard
-from kdbench.analysis.tables.notes import top1_note
+from kdbench.analysis.tables.notes import measure_note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,7 +92,7 @@ def cost_plot(board: Leaderboard, name: str) -> Plot | None:
         f"{standing.row.label} {fixed(standing.mean)} % (n = {standing.num_runs}) at {cost:.3g} {unit}"
         for standing, cost in costs
     )
-    description = f"{top1_note(board.comparison, board.epoch_rule)}, mean over pairs and n runs: {points}."
+    description = f"{measure_note(board.comparison, board.reported)}, mean over pairs and n runs: {points}."
     return Plot(name, "Accuracy against cost", description, figure)
 
 

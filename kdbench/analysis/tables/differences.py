@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from kdbench.analysis.comparison import ComparedPair, Comparison, EpochRule, Row
+from kdbench.analysis.comparison import MEASURES, ComparedPair, Comparison, Reported, Row
 from kdbench.analysis.stats.multiple import holm
 from kdbench.analysis.stats.paired import TOLERANCE, Interval, can_reach, paired, sign_flip_p, smallest_p
 from kdbench.analysis.stats.pooled import (
@@ -61,7 +61,7 @@ class Versus:
 def against(
     comparison: Comparison,
     baseline: Row,
-    epoch_rule: EpochRule = "last",
+    reported: Reported = "last",
     margin: float = MARGIN,
     *,
     by_teacher: bool = False,
@@ -81,7 +81,7 @@ def against(
         ``by_teacher`` with fewer than three teachers.
     """
     others = [row for row in comparison.rows if row != baseline]
-    candidates = [_versus(comparison, row, baseline, epoch_rule, margin, by_teacher=by_teacher) for row in others]
+    candidates = [_versus(comparison, row, baseline, reported, margin, by_teacher=by_teacher) for row in others]
     results = [versus for versus in candidates if versus]
     # Rows of one method, such as a sweep of its settings, share the part of one: they must not cost other methods.
     sizes = Counter(versus.row.method for versus in results)
@@ -90,13 +90,13 @@ def against(
 
 
 def _versus(
-    comparison: Comparison, row: Row, baseline: Row, epoch_rule: EpochRule, margin: float, *, by_teacher: bool
+    comparison: Comparison, row: Row, baseline: Row, reported: Reported, margin: float, *, by_teacher: bool
 ) -> Versus | None:
     values: dict[ComparedPair, tuple[ValuesBySeed, ValuesBySeed]] = {}
     for pair in comparison.pairs:
         result, reference = comparison.result(row, pair), comparison.result(baseline, pair)
         if result and reference and not set(result.frame.index).isdisjoint(reference.frame.index):
-            values[pair] = result.values(epoch_rule), reference.values(epoch_rule)
+            values[pair] = result.values(reported), reference.values(reported)
     if not values:
         return None
     differences = _differences(values.values())
@@ -134,7 +134,7 @@ def _differences(values: Iterable[tuple[ValuesBySeed, ValuesBySeed]]) -> list[li
     return [list(difference(first, second).values()) for first, second in values]
 
 
-def by_pair(comparison: Comparison, baseline: Row, results: Sequence[Versus], epoch_rule: EpochRule = "last") -> Table:
+def by_pair(comparison: Comparison, baseline: Row, results: Sequence[Versus], reported: Reported = "last") -> Table:
     """Make a table with one row for each pair and method."""
     rows = []
     for pair in comparison.pairs:
@@ -149,11 +149,12 @@ def by_pair(comparison: Comparison, baseline: Row, results: Sequence[Versus], ep
         (("pair", "method", f"difference [{LEVEL} %]", "n", "t p", "sign-flip p", "Wilcoxon p", "smallest p"),),
         tuple(rows),
         (
-            f"difference: of top-1 in percentage points, paired by seed, with its {LEVEL} % t interval over n seeds",
+            f"difference: of {MEASURES[reported]} in percentage points, paired by seed, with its {LEVEL} % t interval "
+            "over n seeds",
             "p: two-sided, not corrected for multiple comparisons; t p and interval need differences that vary; "
             "smallest p: smallest value that the two exact tests can reach with n seeds",
             *([_FEW.format(least)] if not can_reach(least) else []),
-            *([BEST_ON_TEST] if epoch_rule == "best" else []),
+            *([BEST_ON_TEST] if reported == "best" else []),
             *guessing_notes(comparison, comparison.pairs),
         ),
         num_labels=2,
@@ -168,7 +169,7 @@ def pooled_table(
     comparison: Comparison,
     baseline: Row,
     results: Sequence[Versus],
-    epoch_rule: EpochRule = "last",
+    reported: Reported = "last",
     margin: float = MARGIN,
     *,
     by_teacher: bool = False,
@@ -197,8 +198,8 @@ def pooled_table(
         ((*heads, "p", "Holm p", "smallest p"),),
         tuple(rows),
         (
-            "mean difference: of top-1 in percentage points, all pairs weighted equally; its interval is for "
-            f"{population}; n: differences of all pairs, each of one seed",
+            f"mean difference: of {MEASURES[reported]} in percentage points, all pairs weighted equally; its interval "
+            f"is for {population}; n: differences of all pairs, each of one seed",
             "bootstrap: the same interval by resampling seeds within each pair, widened to correct for few seeds",
             "P(better): probability that a run of the method beats a run of the baseline, averaged over pairs "
             "(Agarwal et al. 2021)",
@@ -206,7 +207,7 @@ def pooled_table(
             "p: two-sided sign-flip test of all differences; smallest p: smallest value that the test can reach with n",
             holm_note(results),
             *dependence_notes(comparison, by_teacher=by_teacher),
-            *([BEST_ON_TEST] if epoch_rule == "best" else []),
+            *([BEST_ON_TEST] if reported == "best" else []),
         ),
     )
 

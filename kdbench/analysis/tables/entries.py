@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from kdbench.analysis.comparison import EpochRule
+from kdbench.analysis.comparison import MEASURES, Reported
 from kdbench.analysis.stats.paired import Interval, t_interval
 from kdbench.analysis.tables.table import MISSING, Entry
 
@@ -23,14 +23,15 @@ def fixed(value: float, digits: int = 2, *, sign: bool = False) -> str:
     return text.replace("-", "+" if sign else "") if float(text) == 0 else text
 
 
-def accuracy(values: Mapping[int, float], epoch_rule: EpochRule = "last") -> Entry:
+def accuracy(values: Mapping[int, float], reported: Reported = "last") -> Entry:
     """Make an entry of the mean and the standard deviation (ddof 1) over seeds."""
     if not values:
         return Entry(MISSING)
     interval = t_interval(list(values.values()))
-    numbers = {"top-1 %": fixed(interval.mean), "sd": fixed(interval.sd), "n": str(interval.n)}
-    mark = "†" if epoch_rule == "best" else ""
-    text = f"{numbers['top-1 %']}{mark}" + (f" ± {numbers['sd']}" if numbers["sd"] else "")
+    head = f"{MEASURES[reported]} %"
+    numbers = {head: fixed(interval.mean), "sd": fixed(interval.sd), "n": str(interval.n)}
+    mark = "†" if reported == "best" else ""
+    text = f"{numbers[head]}{mark}" + (f" ± {numbers['sd']}" if numbers["sd"] else "")
     return Entry(text, {name: text for name, text in numbers.items() if text})
 
 

@@ -9,16 +9,16 @@ from typing import Literal
 
 import pandas as pd
 
-from kdbench.analysis.comparison import ComparedPair, Comparison, EpochRule, Result, Row
+from kdbench.analysis.comparison import MEASURES, ComparedPair, Comparison, Reported, Result, Row
 from kdbench.analysis.stats.paired import TOLERANCE, t_interval
 from kdbench.analysis.tables.entries import LEVEL, accuracy, difference, fixed, gain, with_difference
 from kdbench.analysis.tables.notes import (
     compute_notes,
     label_entry,
+    measure_note,
     provenance,
     teacher_accuracy,
     teacher_notes,
-    top1_note,
     warnings,
 )
 from kdbench.analysis.tables.table import MISSING, Entry, Mark, Table, words
@@ -37,7 +37,7 @@ _RULES: dict[Marks, str] = {
 
 
 def detail(
-    comparison: Comparison, pair: ComparedPair, epoch_rule: EpochRule = "last", baseline: Row | None = None
+    comparison: Comparison, pair: ComparedPair, reported: Reported = "last", baseline: Row | None = None
 ) -> Table:
     """Make a table of all metrics of one pair: the baseline, then one row per method, the best method last.
 
@@ -48,17 +48,17 @@ def detail(
     """
     base = baseline or comparison.student_only
     base_result = comparison.result(base, pair) if base else None
-    reference = base_result.values(epoch_rule) if base_result else {}
+    reference = base_result.values(reported) if base_result else {}
     results = [(row, result) for row in comparison.rows if (result := comparison.result(row, pair))]
-    results.sort(key=lambda item: (item[0] != base, pd.Series(item[1].values(epoch_rule), dtype=float).mean()))
+    results.sort(key=lambda item: (item[0] != base, pd.Series(item[1].values(reported), dtype=float).mean()))
     rows = []
     for row, result in results:
         frame = result.frame
-        values, base_values = result.values(epoch_rule), reference if row != base else {}
+        values, base_values = result.values(reported), reference if row != base else {}
         rows.append(
             (
                 label_entry(comparison, row),
-                replace(accuracy(values, epoch_rule), notes=_missing_notes(result, comparison.seeds(pair), len(frame))),
+                replace(accuracy(values, reported), notes=_missing_notes(result, comparison.seeds(pair), len(frame))),
                 Entry(str(len(frame))),
                 replace(gain(difference(values, base_values)), notes=_gap_notes("gain", values, base_values)),
                 *(_mean(frame[name], digits) for name, digits in _METRICS.items()),
@@ -67,13 +67,14 @@ def detail(
                 _mean(frame["train_seconds"] / frame["epochs"], 2),
             )
         )
-    heads = ("method", "top-1 %", "n", "gain", "NLL", "ECE %", "agree %", "KL", "views", "teacher", "s/epoch")
+    measure = f"{MEASURES[reported]} %"
+    heads = ("method", measure, "n", "gain", "NLL", "ECE %", "agree %", "KL", "views", "teacher", "s/epoch")
     return Table(
         f"{comparison.title}: {_pair_title(pair)}",
         (heads,),
         tuple(rows),
         (
-            f"{top1_note(comparison, epoch_rule)}; mean ± standard deviation (ddof 1) over n seeds",
+            f"{measure_note(comparison, reported)}; mean ± standard deviation (ddof 1) over n seeds",
             *([f"gain: over {base.label}, paired by seed, with its {LEVEL} % t interval"] if base else []),
             "agree: predictions equal to the teacher's; KL: KL(teacher || student), in nats",
             "views: views per image and step; teacher: teacher forward passes per image and epoch, 0 with a cache",
@@ -90,7 +91,7 @@ def paper(
     comparison: Comparison,
     baseline: Row | None = None,
     marks: Marks = "clear",
-    epoch_rule: EpochRule = "last",
+    reported: Reported = "last",
 ) -> Table:
     """Make a table of methods x pairs, with the teachers and students on top and methods grouped by family.
 
@@ -110,17 +111,17 @@ def paper(
     columns = []
     for pair in comparison.pairs:
         results = {row: comparison.result(row, pair) for row in rows}
-        values = {row: result.values(epoch_rule) if result else {} for row, result in results.items()}
+        values = {row: result.values(reported) if result else {} for row, result in results.items()}
         reference = comparison.result(baseline, pair) if baseline else None
         row_marks = best_two({row: values[row] for row in rows if row in complete}, marks)
         columns.append(
             [
                 _cell(
                     values[row],
-                    reference.values(epoch_rule) if reference and row != baseline else {},
+                    reference.values(reported) if reference and row != baseline else {},
                     row_marks.get(row, ""),
                     _missing_notes(results[row], comparison.seeds(pair), usual),
-                    epoch_rule,
+                    reported,
                 )
                 for row in rows
             ]
@@ -131,11 +132,11 @@ def paper(
         students = [(pair, comparison.result(comparison.student_only, pair)) for pair in comparison.pairs]
         entries = [
             _cell(
-                result.values(epoch_rule) if result else {},
+                result.values(reported) if result else {},
                 {},
                 "",
                 _missing_notes(result, comparison.seeds(pair), usual),
-                epoch_rule,
+                reported,
             )
             for pair, result in students
         ]
@@ -154,7 +155,7 @@ def paper(
         comparison.title,
         heads,
         tuple(lines),
-        tuple(filter(None, _paper_notes(comparison, baseline, marks, epoch_rule, usual))),
+        tuple(filter(None, _paper_notes(comparison, baseline, marks, reported, usual))),
         num_labels=2,
         grouped=True,
         keys=(*keys, *rows),
@@ -192,10 +193,10 @@ def _cell(
     reference: Mapping[int, float],
     mark: Mark,
     notes: tuple[str, ...],
-    epoch_rule: EpochRule,
+    reported: Reported,
 ) -> Entry:
     gaps = difference(values, reference)
-    entry = replace(accuracy(values, epoch_rule), mark=mark, notes=notes + _gap_notes("difference", values, reference))
+    entry = replace(accuracy(values, reported), mark=mark, notes=notes + _gap_notes("difference", values, reference))
     if not gaps:
         return entry
     entry = with_difference(entry, sum(gaps.values()) / len(gaps))
@@ -261,10 +262,10 @@ def _forwards_per_image(frame: pd.DataFrame) -> Entry:
 
 
 def _paper_notes(
-    comparison: Comparison, baseline: Row | None, marks: Marks, epoch_rule: EpochRule, usual: int
+    comparison: Comparison, baseline: Row | None, marks: Marks, reported: Reported, usual: int
 ) -> list[str]:
     return [
-        f"{top1_note(comparison, epoch_rule)}; mean ± standard deviation (ddof 1), n = {usual} seeds unless noted; "
+        f"{measure_note(comparison, reported)}; mean ± standard deviation (ddof 1), n = {usual} seeds unless noted; "
         "a teacher is one network",
         f"↑ ↓: difference to {baseline.label} in percentage points, paired by seed" if baseline else "",
         _RULES[marks],

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from kdbench.analysis.comparison import ComparedPair, Comparison, EpochRule, Row
+from kdbench.analysis.comparison import MEASURES, ComparedPair, Comparison, Reported, Row
 from kdbench.analysis.stats.paired import TOLERANCE
 from kdbench.analysis.stats.ranks import Ranking, friedman, nemenyi, rank_stability, wilcoxon_holm
 from kdbench.analysis.tables.differences import (
@@ -24,7 +24,7 @@ from kdbench.analysis.tables.differences import (
 )
 from kdbench.analysis.tables.entries import LEVEL, fixed
 from kdbench.analysis.tables.layouts import views_entry
-from kdbench.analysis.tables.notes import label_entry, provenance, teacher_notes, top1_note
+from kdbench.analysis.tables.notes import label_entry, measure_note, provenance, teacher_notes
 from kdbench.analysis.tables.scores import rank_rows, ranked_scores, row_means
 from kdbench.analysis.tables.table import MISSING, Entry, Table, words
 from kdbench.errors import UserError
@@ -38,7 +38,7 @@ class Standing:
     rank: float
     """Average rank over pairs, 1 is best; nan for a method that is not ranked."""
     mean: float
-    """Mean top-1 in percent, averaged over its pairs."""
+    """Mean of what is reported in percent, averaged over its pairs."""
     num_pairs: int
     num_runs: int
     """Number of runs on all pairs; a run without a teacher counts on each of its pairs."""
@@ -58,7 +58,7 @@ class Leaderboard:
     """Methods from best to worst, with a test of their ranks."""
 
     comparison: Comparison
-    epoch_rule: EpochRule
+    reported: Reported
     standings: tuple[Standing, ...]
     ranking: Ranking | None
     """Friedman's test; None with fewer than three ranked methods or two pairs."""
@@ -66,24 +66,24 @@ class Leaderboard:
     """Methods of ``ranking``, in its order."""
 
 
-def leaderboard(comparison: Comparison, epoch_rule: EpochRule = "last") -> Leaderboard:
+def leaderboard(comparison: Comparison, reported: Reported = "last") -> Leaderboard:
     """Rank the methods that have a record in every pair; other methods follow without a rank."""
-    means = {row: row_means(comparison, row, epoch_rule) for row in comparison.rows}
+    means = {row: row_means(comparison, row, reported) for row in comparison.rows}
     ranked, scores = ranked_scores(comparison, means)
     ranking = friedman(scores) if len(ranked) > 2 and len(comparison.pairs) > 1 else None
     ranks = rank_rows(ranked, scores)
     baseline = comparison.student_only
-    versus = {result.row: result for result in against(comparison, baseline, epoch_rule)} if baseline else {}
+    versus = {result.row: result for result in against(comparison, baseline, reported)} if baseline else {}
     standings = [
         _standing(comparison, row, means[row], ranks.get(row, math.nan), versus.get(row)) for row in comparison.rows
     ]
     standings.sort(
         key=lambda standing: (math.isnan(standing.rank), standing.rank, -standing.mean if standing.num_pairs else 0.0)
     )
-    return Leaderboard(comparison, epoch_rule, tuple(standings), ranking, ranked)
+    return Leaderboard(comparison, reported, tuple(standings), ranking, ranked)
 
 
-def pairwise_table(comparison: Comparison, epoch_rule: EpochRule = "last") -> Table:
+def pairwise_table(comparison: Comparison, reported: Reported = "last") -> Table:
     """Make a table that compares every two methods by their ranks over pairs.
 
     Raises
@@ -91,7 +91,7 @@ def pairwise_table(comparison: Comparison, epoch_rule: EpochRule = "last") -> Ta
     UserError
         Fewer than three methods have records in all pairs, or the comparison has fewer than two pairs.
     """
-    means = {row: row_means(comparison, row, epoch_rule) for row in comparison.rows}
+    means = {row: row_means(comparison, row, reported) for row in comparison.rows}
     ranked, scores = ranked_scores(comparison, means)
     if len(ranked) < 3 or len(comparison.pairs) < 2:
         raise UserError(
@@ -114,9 +114,9 @@ def pairwise_table(comparison: Comparison, epoch_rule: EpochRule = "last") -> Ta
         (("method", "above", "ranks", "Nemenyi p", "Wilcoxon-Holm p"),),
         tuple(rows),
         (
-            "method, above: the first has the better average rank by mean top-1, or an equal one; ranks: difference of "
-            "their average ranks",
-            top1_note(comparison, epoch_rule),
+            f"method, above: the first has the better average rank by mean {MEASURES[reported]}, or an equal one; "
+            "ranks: difference of their average ranks",
+            measure_note(comparison, reported),
             "Nemenyi p depends on which other methods take part, Wilcoxon-Holm p (Benavoli et al. 2016) only on their "
             f"number: it is corrected for all {len(rows)} comparisons of this table",
         ),
@@ -126,7 +126,8 @@ def pairwise_table(comparison: Comparison, epoch_rule: EpochRule = "last") -> Ta
 
 def leaderboard_table(board: Leaderboard, stability: Sequence[str] = ()) -> Table:
     """Make a table of a leaderboard, with the notes of :func:`stability_notes`."""
-    comparison, dagger = board.comparison, "†" if board.epoch_rule == "best" else ""
+    comparison, dagger = board.comparison, "†" if board.reported == "best" else ""
+    measure = MEASURES[board.reported]
     rows = []
     for standing in board.standings:
         place = 1 + sum(other.rank < standing.rank - TOLERANCE for other in board.standings)
@@ -140,7 +141,7 @@ def leaderboard_table(board: Leaderboard, stability: Sequence[str] = ()) -> Tabl
                 Entry(MISSING if missing else str(place)),
                 label_entry(comparison, standing.row, tuple(notes)),
                 Entry(fixed(standing.rank) or MISSING),
-                Entry(f"{fixed(standing.mean) or MISSING}{dagger}", {"top-1 %": fixed(standing.mean)}),
+                Entry(f"{fixed(standing.mean) or MISSING}{dagger}", {f"{measure} %": fixed(standing.mean)}),
                 _gain_entry(standing),
                 Entry(p_text(versus.holm_p) if versus else MISSING),
                 Entry("/".join(map(str, versus.outcome)) if versus else MISSING),
@@ -154,13 +155,24 @@ def leaderboard_table(board: Leaderboard, stability: Sequence[str] = ()) -> Tabl
         )
     compared = [standing.versus for standing in board.standings if standing.versus]
     baseline = comparison.student_only.label if comparison.student_only else "the student-only baseline"
-    heads = ("place", "method", "rank", "top-1 %", f"gain [{LEVEL} %]", "Holm p", "w/t/l", "pairs", "records", "views")
+    heads = (
+        "place",
+        "method",
+        "rank",
+        f"{measure} %",
+        f"gain [{LEVEL} %]",
+        "Holm p",
+        "w/t/l",
+        "pairs",
+        "records",
+        "views",
+    )
     return Table(
         f"{comparison.title}: {len(comparison.pairs)} {'pair' if len(comparison.pairs) == 1 else 'pairs'}",
         ((*heads, "teacher", "time x", "parameters"),),
         tuple(rows),
         (
-            f"rank: rank by mean top-1, averaged over pairs, 1 is best; {top1_note(comparison, board.epoch_rule)}",
+            f"rank: rank by mean {measure}, averaged over pairs, 1 is best; {measure_note(comparison, board.reported)}",
             f"gain: over {baseline} in percentage points, paired by seed, averaged over pairs; p: its sign-flip test",
             *([holm_note(compared)] if compared else []),
             f"w/t/l: pairs won, tied within {MARGIN:g} percentage points, and lost against {baseline}",
@@ -189,15 +201,20 @@ def _gain_entry(standing: Standing) -> Entry:
     return replace(entry, notes=(*entry.notes, f"gain: n = {versus.num_seeds} of {standing.num_runs} runs"))
 
 
-def stability_notes(comparisons: Sequence[Comparison], epoch_rule: EpochRule = "last") -> list[list[str]]:
-    """Return notes for each comparison on how much the order of methods depends on the reported epoch and the rules."""
-    other_rule: EpochRule = "best" if epoch_rule == "last" else "last"
-    orders = [_order(comparison, epoch_rule) for comparison in comparisons]
+def stability_notes(comparisons: Sequence[Comparison], reported: Reported = "last") -> list[list[str]]:
+    """Return notes for each comparison on how much the order of methods depends on what is reported and the rules."""
+    other: Reported = "best" if reported == "last" else "last"
+    both = (
+        f"by {MEASURES[reported]} and by top-1"
+        if MEASURES[reported] != "top-1"
+        else "by the last and by the best-on-test epoch"
+    )
+    orders = [_order(comparison, reported) for comparison in comparisons]
     notes = []
     for number, (comparison, order) in enumerate(zip(comparisons, orders, strict=True)):
-        lines = _tau("by the last and by the best-on-test epoch", order, _order(comparison, other_rule))
-        for other, other_order in zip(comparisons[:number], orders, strict=False):
-            lines += _tau(f"under these rules and under {other.title}", order, other_order)
+        lines = _tau(both, order, _order(comparison, other))
+        for earlier, earlier_order in zip(comparisons[:number], orders, strict=False):
+            lines += _tau(f"under these rules and under {earlier.title}", order, earlier_order)
         notes.append(lines)
     return notes
 
@@ -211,9 +228,9 @@ def _tau(what: str, first: Mapping[str, float], second: Mapping[str, float]) -> 
     return [f"order of methods {what}: Kendall's tau {tau} over {stability.n} methods ({p_equals(stability.p)})"]
 
 
-def _order(comparison: Comparison, epoch_rule: EpochRule) -> dict[str, float]:
+def _order(comparison: Comparison, reported: Reported) -> dict[str, float]:
     """Return the negative average rank of each ranked method, by its label."""
-    means = {row: row_means(comparison, row, epoch_rule) for row in comparison.rows}
+    means = {row: row_means(comparison, row, reported) for row in comparison.rows}
     return {row.label: -rank for row, rank in rank_rows(*ranked_scores(comparison, means)).items()}
 
 

@@ -6,19 +6,23 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 
-from kdbench.analysis.comparison import ComparedPair, Comparison, EpochRule, Row
+from kdbench.analysis.comparison import MEASURES, ComparedPair, Comparison, Reported, Row
 from kdbench.analysis.stats.paired import TOLERANCE
 from kdbench.analysis.tables.entries import BEST_ON_TEST, fixed
 from kdbench.analysis.tables.table import Entry
 from kdbench.utils.guessing import is_guess
 
 
-def top1_note(comparison: Comparison, epoch_rule: EpochRule) -> str:
-    """Describe the accuracies of a comparison: data set, unit and epoch."""
+def measure_note(comparison: Comparison, reported: Reported) -> str:
+    """Describe what is reported of a comparison: data set, unit and epoch."""
     data, epochs = comparison.rules["dataset"], comparison.rules["epochs"]
-    if epoch_rule == "best":
+    if reported == "best":
         return f"top-1 on the test set of {data} in % in the best of {epochs} epochs; {BEST_ON_TEST}"
-    return f"top-1 on the test set of {data} in % after the last of {epochs} epochs"
+    means = {
+        "balanced_accuracy": ", the mean of the accuracies of its classes; accuracies of teachers are top-1",
+        "macro_f1": ", the mean of the F1 of its classes; accuracies of teachers are top-1",
+    }.get(reported, "")
+    return f"{MEASURES[reported]} on the test set of {data} in % after the last of {epochs} epochs{means}"
 
 
 def label_entry(comparison: Comparison, row: Row, notes: tuple[str, ...] = ()) -> Entry:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from kdbench.analysis.comparison import COLUMN, ComparedPair, Comparison, EpochRule, Row
+from kdbench.analysis.comparison import COLUMN, ComparedPair, Comparison, Reported, Row
 from kdbench.analysis.stats.ranks import average_ranks
 
 
@@ -21,11 +21,11 @@ def rank_rows(ranked: Sequence[Row], scores: Sequence[Sequence[float]]) -> dict[
     return dict(zip(ranked, average_ranks(scores).tolist(), strict=True)) if ranked else {}
 
 
-def row_means(comparison: Comparison, row: Row, epoch_rule: EpochRule) -> dict[ComparedPair, float]:
-    """Return the mean top-1 in percent on each pair that has records."""
+def row_means(comparison: Comparison, row: Row, reported: Reported) -> dict[ComparedPair, float]:
+    """Return the mean of what is reported in percent on each pair that has records."""
     means = {}
     for pair in comparison.pairs:
         result = comparison.result(row, pair)
         if result and len(result.frame):
-            means[pair] = float(result.frame[COLUMN[epoch_rule]].mean())
+            means[pair] = float(result.frame[COLUMN[reported]].mean())
     return means

@@ -88,15 +88,20 @@ class Decoder:
 
     def test(self, image: Image.Image) -> Pixels:
         """Return a decoded test image, ``(3, S, S)``: resized, and its centre."""
-        height, width = evaluation_sides(self.rules, (image.height, image.width))
-        resized = image.resize((width, height), _FILTERS[self.rules.interpolation])
-        return _pixels(resized.crop(central_box(self.rules, (height, width))))
+        return central_pixels(self.rules, image)
 
     def _cropped(self, image: Image.Image, crop: Crop) -> Pixels:
         # First the crop and then the resize: with `box=`, pixels around the box would shine into its border.
         box = image.crop((crop.left, crop.top, crop.left + crop.width, crop.top + crop.height))
         resized = box.resize((self.rules.size, self.rules.size), _FILTERS[self.rules.interpolation])
         return _pixels(resized)[:, :, ::-1] if crop.flip else _pixels(resized)
+
+
+def central_pixels(rules: CropRules, image: Image.Image) -> Pixels:
+    """Return what evaluation sees of an RGB image, ``(3, S, S)``: the image is resized, and its centre is cut out."""
+    height, width = evaluation_sides(rules, (image.height, image.width))
+    resized = image.resize((width, height), _FILTERS[rules.interpolation])
+    return _pixels(resized.crop(central_box(rules, (height, width))))
 
 
 def read_image(files: Files, index: int) -> Image.Image:

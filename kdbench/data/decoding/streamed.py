@@ -9,6 +9,7 @@ import contextlib
 import math
 import typing
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import final
 
 import torch
@@ -17,9 +18,19 @@ from torch import Tensor
 from kdbench.data.decoding.crops import CropRules
 from kdbench.data.decoding.decode import Decoder
 from kdbench.data.decoding.loader import EvaluationItem, ImageLoader, Item
+from kdbench.data.decoding.measured import measured
 from kdbench.data.files.listing import ImageFiles, Listing
+from kdbench.data.files.names import Report
 from kdbench.data.groups import Group, Layout
-from kdbench.data.images import Dataset, DataShape, EpochViews, EvaluationImages, TrainingImages, Unread
+from kdbench.data.images import (
+    Dataset,
+    DataShape,
+    EpochViews,
+    EvaluationImages,
+    Normalisation,
+    TrainingImages,
+    Unread,
+)
 from kdbench.data.views import CropIds
 from kdbench.experiment.protocol import Protocol
 from kdbench.experiment.rule_groups import AugmentationRules
@@ -51,13 +62,20 @@ class Loader(typing.Protocol):
 class StreamedDataset(Dataset):
     """Image files, and the rules by which they become square images of one size."""
 
-    def __init__(self, files: ImageFiles, rules: AugmentationRules, num_workers: int | None = None) -> None:
+    def __init__(
+        self,
+        files: ImageFiles,
+        rules: AugmentationRules,
+        num_workers: int | None = None,
+        report: Report = lambda _: None,
+    ) -> None:
         self.name, self.num_classes, self.class_names = files.name, files.num_classes, files.class_names
         self.train_labels, self.test_labels = (torch.from_numpy(part.labels) for part in (files.train, files.test))
         self.unused: tuple[str, ...] = ()
         self.files, self._rules = files, CropRules.of(rules)
         self.num_workers = owned_cpus() if num_workers is None else num_workers
         """Processes that decode."""
+        self._report = report
 
     @property
     def shape(self) -> DataShape:
@@ -68,6 +86,12 @@ class StreamedDataset(Dataset):
     def fingerprint(self) -> str:
         """SHA-256 of class names, paths, sizes and labels: 64 hexadecimal digits."""
         return self.files.fingerprint
+
+    @cached_property
+    def measured(self) -> Normalisation:
+        """Mean and standard deviation of the training images; see :mod:`kdbench.data.decoding.measured`."""
+        with _named():
+            return measured(self.files, self._report)
 
     def training(self, protocol: Protocol, device: torch.device) -> StreamedImages:
         """Return the training images for a device.

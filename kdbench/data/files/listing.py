@@ -82,6 +82,10 @@ class Listing:
         start = self._ends[index - 1] + 1 if index else 0
         return self._names[start : self._ends[index]].decode()
 
+    def names(self) -> list[str]:
+        """Return the paths of all images."""
+        return self._names.decode().split("\n")[:-1]
+
     def read(self, index: int) -> bytes:
         """Return the bytes of an image.
 
