@@ -16,22 +16,28 @@ from kdbench.net import Backbone, Features
 
 @final
 class _Tap:
-    """Keeps the last value that passed a module; a copy of the module has a tap of its own."""
+    """Keeps the last value that passed a module while it is watched; a copy of the module has a tap of its own."""
 
     def __init__(self) -> None:
-        self.value: Any = None
+        self._watching, self._value = False, None
 
     def see_output(self, module: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ARG002 - a hook
         """Keep what a module returns."""
-        self.value = output
+        if self._watching:
+            self._value = output
 
     def see_input(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:  # noqa: ARG002 - a hook
         """Keep what a module is given first."""
-        self.value = inputs[0]
+        if self._watching:
+            self._value = inputs[0]
+
+    def watch(self) -> None:
+        """Begin to watch."""
+        self._watching = True
 
     def take(self) -> Any:
-        """Return the value, and keep it no longer."""
-        value, self.value = self.value, None
+        """Return the value, and watch and keep it no longer."""
+        value, self._watching, self._value = self._value, False, None
         return value
 
 
@@ -81,11 +87,17 @@ class ModuleBackbone(Backbone):
 
     def features(self, images: Tensor, *, maps: bool) -> Features:
         """Run the module; return the classifier's input and, with ``maps``, the stages."""
+        taps = (self._input, *self._taps) if maps else (self._input,)
+        for tap in taps:
+            tap.watch()
         self.model(images)
-        stages = tuple(tap.take() for tap in self._taps)
-        return Features(
-            self._input.take(), stages if maps else (), None, None, stages[-1] if maps and self._has_map else None
-        )
+        penultimate, *stages = (tap.take() for tap in taps)
+        if penultimate is None or any(stage is None for stage in stages):
+            raise UserError(
+                f"{type(self.model).__name__} does not run all modules of STAGES, or not its classifier "
+                f"{self._classifier!r}: a copy of a network must run the modules of its own"
+            )
+        return Features(penultimate, tuple(stages), None, None, stages[-1] if maps and self._has_map else None)
 
     def head(self) -> nn.Linear:
         """Return the linear layer that gives the logits."""
@@ -100,6 +112,8 @@ class ModuleBackbone(Backbone):
     def _find_classifier(self, num_classes: int, image_size: tuple[int, int]) -> str:
         """Return the path of the linear layer whose output the logits are."""
         taps = {path: _Tap() for path, module in self.model.named_modules() if isinstance(module, nn.Linear)}
+        for tap in taps.values():
+            tap.watch()
         hooks = [self.model.get_submodule(path).register_forward_hook(tap.see_output) for path, tap in taps.items()]
         try:
             logits = self.model(dry_images(self, image_size))
@@ -114,9 +128,8 @@ class ModuleBackbone(Backbone):
                 f"the logits of {name} for 2 images of {num_classes} classes are {tuple(logits.shape)}: its last layer "
                 "must be nn.Linear(width, num_classes)"
             )
-        giving: list[str] = [
-            path for path, tap in taps.items() if isinstance(tap.value, Tensor) and same(tap.value, logits)
-        ]
+        outputs = {path: tap.take() for path, tap in taps.items()}
+        giving = [path for path, value in outputs.items() if isinstance(value, Tensor) and same(value, logits)]
         if path := getattr(self.model, "CLASSIFIER", ""):
             if path not in giving:
                 raise UserError(f"the logits of {name} are not the output of its CLASSIFIER {path!r}, a linear layer")

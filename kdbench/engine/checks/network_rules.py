@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
@@ -220,8 +220,9 @@ def devices(sized: Sized) -> None:
             except UserError as error:
                 raise Broken(f"on {number} device{'s' * (number > 1)}: {one_line(error)}") from None
             weights.append(read_weights(cell.folder(several.runs) / WEIGHTS))
-    initial = build_net(sized.network, protocol, dataset, seed=1, purpose="student").backbone.state_dict()
-    one, two = (_norm_between(weights[0], other) for other in (initial, weights[1]))
+    net = build_net(sized.network, protocol, dataset, seed=1, purpose="student")
+    initial = {name: value for name, value in net.backbone.named_parameters() if value.requires_grad}
+    one, two = (_norm_between(initial.keys(), weights[0], other) for other in (initial, weights[1]))
     if not two <= _ROUNDING * one:
         raise Broken("two processes train it to other weights than one")
 
@@ -230,8 +231,10 @@ def cuda(sized: Sized) -> None:
     """Raise Broken unless a GPU computes what the CPU does, and trains."""
     net, images = sized.build().cuda(), sized.images.cuda()
     nn.functional.cross_entropy(net.logits(images), sized.labels.cuda()).backward()
+    if not all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None):
+        raise Broken("gradients are not finite on a GPU")
     fresh = sized.build().eval().cuda()
-    with torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         logits = _logits(fresh, images).cpu()
     if not torch.allclose(logits, _logits(sized.net, sized.images), rtol=1e-2, atol=1e-3):
         raise Broken("a GPU gives other logits than the CPU")
@@ -256,10 +259,9 @@ def _tensors(outputs: Outputs) -> Mapping[str, Tensor]:
     return tensors
 
 
-def _norm_between(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> float:
-    """Return the norm of the difference of two states."""
-    squares = [(value - second[name]).square().sum() for name, value in first.items() if value.is_floating_point()]
-    return float(torch.stack(squares).sum().sqrt())
+def _norm_between(names: Iterable[str], first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> float:
+    """Return the norm of the difference of what has these names in two states."""
+    return float(torch.stack([(first[name] - second[name]).detach().square().sum() for name in names]).sum().sqrt())
 
 
 def _alike(first: Tensor, second: Tensor) -> bool:

@@ -108,7 +108,8 @@ def validate(network: str, observe: Callable[[str], None] = lambda _: None) -> l
         try:
             _ = sized.net
         except UserError as error:
-            verdicts.append(Verdict(next(iter(CHECKS)), column, "refused", str(error)))
+            reason = str(error).removesuffix(f"; with images of {column}")
+            verdicts.append(Verdict(next(iter(CHECKS)), column, "refused", reason))
             continue
         for name, check in CHECKS.items():
             if (check.every_pair or once) and (name != "cuda" or torch.cuda.is_available()):
