@@ -16,8 +16,9 @@ from kdbench.engine.checks.table import CHECKS, Check
 from kdbench.engine.checks.verdicts import Verdict
 from kdbench.errors import UserError
 from kdbench.experiment.identity import identity_hash, identity_text
-from kdbench.experiment.protocol import load_protocol, protocol_name, rules_said_by
+from kdbench.experiment.protocol import load_protocol, protocol_name
 from kdbench.experiment.registry import load_method, method_name, method_names, method_source
+from kdbench.experiment.said_rules import rules_said_by
 from kdbench.models import canonical_network, network_version, own_network, own_networks
 from kdbench.utils.names import squeeze
 from kdbench.utils.text import counted

@@ -33,7 +33,7 @@ def evaluate_runs(
     spans: dict[str, list[Span]] = {run.cell.id: [] for run in runs}
     for run in runs:
         with outcomes.attempt(run):
-            teacher_logits = run.source.teacher.test_logits if run.source else None
+            teacher_logits = run.source.test_logits if run.source else None
             dataset, keep = run.data.dataset, run.in_last_epoch and run.options.predictions
             evaluation = Evaluation(dataset.test_labels, dataset.num_classes, teacher_logits, keep=keep)
             evaluations[run.cell.id] = evaluation

@@ -12,18 +12,10 @@ from kdbench.engine.code import code_of
 from kdbench.engine.environment import environment
 from kdbench.engine.tally import Tally
 from kdbench.experiment.cell import Cell
-from kdbench.experiment.protocol import Protocol
 from kdbench.experiment.record_checks import sealed
 from kdbench.experiment.registry import load_method
 from kdbench.net import Net
-from kdbench.teachers.cards import TeacherCard
 from kdbench.utils.device import peak_memory_mb
-
-
-def measured_table(protocol: Protocol, dataset: Dataset) -> dict[str, dict[str, list[float]]]:
-    """Return the numbers that were measured where the protocol says so, as table ``measured``; else nothing."""
-    numbers = {name: list(values) for name, values in dataset.measurements(protocol.rules.data).items()}
-    return {"measured": numbers} if numbers else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +32,9 @@ class Counts:
     extra_parameters: int
     """Trainable parameters of the method's own."""
     teacher_outputs: str | None
-    """``live``, ``cache``, or None without a teacher."""
+    """``live``, ``cache``, ``file``, or None without a teacher."""
+    live_teachers: int
+    """Networks that were queried for each view: the members of an ensemble count each."""
     computed_logits: bool
     """Whether the teacher's logits were computed from penultimate features in a cache."""
     cells_together: int
@@ -54,7 +48,7 @@ class Counts:
 def make_record(
     cell: Cell,
     dataset: Dataset,
-    teacher: TeacherCard | None,
+    teacher: dict[str, Any] | None,
     tally: Tally,
     counts: Counts,
     student: Net,
@@ -68,6 +62,8 @@ def make_record(
 
     Parameters
     ----------
+    teacher
+        What is known of the teacher; see :meth:`kdbench.teachers.sources.TeacherSource.described`.
     tally
         With a row of metrics for each epoch of the protocol, and the time spent on training and on evaluation. What
         cells in lockstep share counts for each of them in full, so that it is about the time of the cell in a run of
@@ -90,16 +86,13 @@ def make_record(
         "protocol_version": protocol.rules.version,
         "overrides": protocol.overrides(),
         "dataset": protocol.dataset,
+        "data_name": dataset.name,
         "data_fingerprint": dataset.fingerprint,
-        **measured_table(protocol, dataset),
         "test_set": {
             "images": len(dataset.test_labels),
             "largest_class": int(dataset.test_labels.bincount().max()),
         },
-        "teacher": {
-            **{name: getattr(teacher, name) for name in ("network", "id", "weights", "accuracy")},
-            **({"source": code["teacher.source"]} if "teacher.source" in code else {}),
-        }
+        "teacher": {**teacher, **({"source": code["teacher.source"]} if "teacher.source" in code else {})}
         if teacher
         else None,
         "student": cell.student_label,
@@ -127,7 +120,7 @@ def make_record(
             "student_views": views * counts.student_epochs,
             "teacher_outputs": counts.teacher_outputs,
             **({"teacher_logits": "from penultimate features"} if counts.computed_logits else {}),
-            "teacher_forwards": views * counts.teacher_epochs if counts.teacher_outputs == "live" else 0,
+            "teacher_forwards": views * counts.teacher_epochs * counts.live_teachers,
             "cells_together": counts.cells_together,
             "devices": list(counts.devices),
             "compiled": counts.compiled,

@@ -12,7 +12,8 @@ from typing import Any
 from kdbench.errors import UserError
 from kdbench.experiment import own_folders
 from kdbench.experiment.own_code import RESERVED
-from kdbench.experiment.rules import PLACES, Rules, read_rules
+from kdbench.experiment.rule_groups import scaled_side
+from kdbench.experiment.rules import Rules, read_rules
 from kdbench.experiment.toml_tables import read_table
 from kdbench.utils.names import find_name, squeeze
 from kdbench.utils.precision import Precision
@@ -112,6 +113,15 @@ class Protocol:
         teacher_epochs = None if "epochs" in given else self.teacher_epochs
         return dataclasses.replace(self, rules=rules, teacher_epochs=teacher_epochs)
 
+    def with_side(self, side: int) -> Protocol:
+        """Return the protocol for networks that take images of another side, in pixels, cut from the same boxes."""
+        rules = self.rules.augmentation
+        if rules.crop == "pad":
+            return self.override(crop_size=side)
+        assert rules.size is not None
+        assert rules.evaluation_size is not None
+        return self.override(crop_size=side, evaluation_size=scaled_side(rules.evaluation_size, side, rules.size))
+
     def for_teachers(self) -> Protocol:
         """Return the protocol that teachers are trained under."""
         return self if self.teacher_epochs is None else self.override(epochs=self.teacher_epochs)
@@ -149,27 +159,7 @@ def load_protocol(name: str) -> Protocol:
     """
     files = protocol_files()
     name = _find(name, files)
-    return read_protocol(name, _values(name, files), str(files[name]))
-
-
-def rules_said_by(name: str) -> dict[str, str]:
-    """Return which file says each rule of a protocol, by the rules' flat keys; ``default`` where none does."""
-    files = protocol_files()
-    merged = _values(name, files)
-    chain: list[tuple[str, dict[str, Any]]] = []
-    base: str | None = name
-    while base is not None:
-        values = read_toml(files[base])
-        chain.append((files[base].name, values))
-        base = find_name("protocol", values["base"], files, "") if "base" in values else None
-
-    def says(values: Mapping[str, Any], group: str, key: str) -> bool:
-        return key in (values.get(group, {}) if group else values)
-
-    return {
-        flat: next((file for file, values in chain if says(merged, *place) and says(values, *place)), "default")
-        for flat, place in PLACES.items()
-    }
+    return read_protocol(name, values_of(name, files), str(files[name]))
 
 
 def _find(name: str, files: Mapping[str, Path]) -> str:
@@ -194,7 +184,7 @@ def protocol_files() -> dict[str, Path]:
     return found
 
 
-def _values(name: str, files: Mapping[str, Path], above: tuple[str, ...] = ()) -> dict[str, Any]:
+def values_of(name: str, files: Mapping[str, Path], above: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return what the file of a protocol says, and of the one on which it is based what it says nothing about."""
     where = str(files[name])
     try:
@@ -213,7 +203,7 @@ def _values(name: str, files: Mapping[str, Path], above: tuple[str, ...] = ()) -
     if base in (*above, name):
         raise UserError(f"{where}: base: {' > '.join((*above, name, base))} has no beginning: base one on another")
     described = {"title": f"on the rules of {base}", "source": f"{files[name].name}, on the rules of {base}"}
-    return _on_top(_values(base, files, (*above, name)), described | values)
+    return _on_top(values_of(base, files, (*above, name)), described | values)
 
 
 def _on_top(below: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
