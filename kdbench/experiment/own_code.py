@@ -51,15 +51,14 @@ class Kind:
             return f"{name} is a word of 'kdbench new' and 'kdbench validate'"
         return "" if _NAME.fullmatch(name) else self.name_rule
 
-    def refresh(self) -> ModuleType:
-        """Forget modules of folders that are not named any more; return the module whose path is the others."""
+    def refresh(self) -> None:
+        """Forget modules of folders that are not named any more."""
         package = importlib.import_module(self.package)
         named = [str(folder) for folder in own_folders.folders_of(self.folders)]
         if named != package.__path__:
             package.__path__[:] = named
             for module in [name for name in sys.modules if name.startswith(f"{self.package}.")]:
                 del sys.modules[module]
-        return package
 
 
 @final
