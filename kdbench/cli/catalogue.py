@@ -20,7 +20,7 @@ from kdbench.experiment.protocol import Protocol, load_protocol, protocol_names
 from kdbench.experiment.registry import load_method, method_name, method_names, method_source
 from kdbench.experiment.settings import load_recipes, resolve_settings
 from kdbench.method import Method, Setup
-from kdbench.models import NETWORKS
+from kdbench.models import NETWORKS, network_version, own_networks
 from kdbench.models.build import build_net
 from kdbench.net import Net
 
@@ -123,11 +123,21 @@ def _why_unsupported(name: str, pair: Pair) -> str:
     return reason if number == UNSUPPORTED else ""
 
 
-def networks() -> Rows:
-    """Describe each network in a row."""
-    return [{"network": name} for name in NETWORKS] + [
-        {"network": "timm:NAME (any timm model with a linear classifier)"}
-    ]
+def networks() -> tuple[Rows, list[str]]:
+    """Describe each network in a row, with remarks on those of the user's that are broken."""
+    own = own_networks()
+    rows: Rows = [{"network": name} for name in (*NETWORKS, "timm:NAME (any timm model with a linear classifier)")]
+    remarks = []
+    for name, source in own.items():
+        version = "broken"
+        try:
+            version = str(network_version(name))
+        except UserError as error:
+            remarks.append(f"broken: {error}")
+        rows.append({"network": name, "version": version, "from": source.where})
+    if own:
+        rows = [{"network": "", "version": "", "from": ""} | row for row in rows]
+    return rows, remarks
 
 
 def datasets() -> Rows:
@@ -168,7 +178,7 @@ def pairs() -> Rows:
     ]
 
 
-LISTS = {"networks": networks, "datasets": datasets, "protocols": protocols, "pairs": pairs}
+LISTS = {"datasets": datasets, "protocols": protocols, "pairs": pairs}
 
 
 def method_page(name: str) -> str:

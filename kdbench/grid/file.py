@@ -16,7 +16,7 @@ from kdbench.experiment.pairs import Pair, named_pairs
 from kdbench.experiment.protocol import load_protocol
 from kdbench.experiment.registry import method_names
 from kdbench.experiment.rule_groups import MAX_EPOCHS
-from kdbench.models import NETWORKS, canonical_network, parse_pair
+from kdbench.models import canonical_network, network_sources, parse_pair
 from kdbench.utils.names import find_name
 from kdbench.utils.precision import Precision
 from kdbench.utils.reading import Missing, Unreadable, read_toml
@@ -191,7 +191,8 @@ def _pairs(words: list[str]) -> Iterator[Pair]:
         try:
             yield parse_pair(word)
         except UserError as error:
-            raise UserError(f"{error}; known are the sets {', '.join(sets)} and {', '.join(NETWORKS)}") from None
+            networks = ", ".join(network_sources())
+            raise UserError(f"{error}; known are the sets {', '.join(sets)} and {networks}") from None
 
 
 def _seeds(value: Any) -> tuple[int, ...]:
