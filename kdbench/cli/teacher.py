@@ -9,6 +9,7 @@ import typer
 
 from kdbench.cli.options import (
     DataOption,
+    DatasetOption,
     DeviceOption,
     DevicesOption,
     DownloadOption,
@@ -53,6 +54,7 @@ def teacher_train(
     precision: PrecisionOption = None,
     runs: RunsOption = Path("runs"),
     data: DataOption = None,
+    dataset: DatasetOption = None,
     download: DownloadOption = False,
     device: DeviceOption = None,
     devices: DevicesOption = 1,
@@ -64,6 +66,7 @@ def teacher_train(
         protocol,
         runs=runs,
         data=data,
+        dataset=dataset,
         epochs=epochs,
         precision=precision,
         device=device,
@@ -98,11 +101,12 @@ def teacher_import(
     image_size: ImageSizeOption = None,
     runs: RunsOption = Path("runs"),
     data: DataOption = None,
+    dataset: DatasetOption = None,
     download: DownloadOption = False,
     device: DeviceOption = None,
 ) -> None:
     """Import a checkpoint as a teacher, and measure its accuracy."""
-    session = open_session(protocol, runs=runs, data=data, device=device, download=download)
+    session = open_session(protocol, runs=runs, data=data, dataset=dataset, device=device, download=download)
     card = session.import_teacher(file, network, expected=accuracy, key=key, image_size=image_size)
     checked = "not checked: no expected value" if card.expected is None else f"expected {card.expected:.2f} %"
     echo(f"teacher {card.spec}: {card.percent} on the test set of {card.dataset} ({card.origin}; {checked})")
@@ -125,6 +129,7 @@ def teacher_import_logits(
     accuracy: Annotated[float | None, typer.Option(help=AccuracyHelp)] = None,
     runs: RunsOption = Path("runs"),
     data: DataOption = None,
+    dataset: DatasetOption = None,
     download: DownloadOption = False,
 ) -> None:
     """Import a file of logits as a teacher, '--teacher logits:NAME', for methods that read nothing else.
@@ -132,7 +137,7 @@ def teacher_import_logits(
     They are those of the images as they are: the student sees augmented ones, and is taught the same logits whatever
     crop it sees. Methods that show the teacher several views, or read its features, are unsupported.
     """
-    session = open_session(protocol, runs=runs, data=data, device="cpu", download=download)
+    session = open_session(protocol, runs=runs, data=data, dataset=dataset, device="cpu", download=download)
     card, trained = session.import_logits(file, name, expected=accuracy)
     echo(
         f"teacher {card.spec}: {card.percent} on the test set of {card.dataset}, {trained:.2f} % on its training "

@@ -95,6 +95,10 @@ class FabricatedDataset(Dataset):
         """Return test images of noise."""
         return StreamedEvaluation(_Noise(self._shape, device), self.num_classes, device)
 
+    def unaugmented(self, device: torch.device) -> StreamedEvaluation:
+        """Return training images of noise."""
+        return StreamedEvaluation(_Noise(self._shape, device), self._shape.num_images, device)
+
 
 @final
 class _Noise:

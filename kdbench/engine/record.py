@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from kdbench.data.images import Dataset
+from kdbench.engine.code import code_of
 from kdbench.engine.environment import environment
 from kdbench.engine.tally import Tally
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.record_checks import sealed
-from kdbench.experiment.registry import load_method, method_source
+from kdbench.experiment.registry import load_method
 from kdbench.net import Net
 from kdbench.utils.device import peak_memory_mb
 
@@ -78,6 +79,7 @@ def make_record(
     protocol, last = cell.protocol, history[-1]
     best = max(history, key=lambda row: row["top1"])
     views = counts.num_images * counts.views_per_image
+    code = {field: source.text for field, source in code_of(cell).items()}
     record = {
         "cell": cell.id,
         "protocol": protocol.name,
@@ -90,10 +92,13 @@ def make_record(
             "images": len(dataset.test_labels),
             "largest_class": int(dataset.test_labels.bincount().max()),
         },
-        "teacher": teacher,
+        "teacher": {**teacher, **({"source": code["teacher.source"]} if "teacher.source" in code else {})}
+        if teacher
+        else None,
         "student": cell.student_label,
+        **({"student_source": code["student_source"]} if "student_source" in code else {}),
         "method": cell.method,
-        "method_source": method_source(cell.method).text,
+        "method_source": code["method_source"],
         "family": load_method(cell.method).FAMILY,
         "settings": cell.settings.values(),
         "settings_chosen": cell.settings.chosen,

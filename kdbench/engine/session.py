@@ -48,7 +48,7 @@ class Session:
     Parameters
     ----------
     protocol
-        With the user's overrides; a data file of the user's own replaces its ``dataset`` by the file's hash.
+        With the user's overrides; data of the user's own replace its ``dataset`` by their hash.
     runs
         Folder of runs.
     data
@@ -86,6 +86,7 @@ class Session:
         *,
         runs: str | Path = "runs",
         data: str | Path | None = None,
+        dataset: str | None = None,
         epochs: int | None = None,
         precision: str | None = None,
         device: str | None = None,
@@ -100,7 +101,8 @@ class Session:
     ) -> Session:
         """Resolve names; ``data`` is a folder, ``data`` by default, or a data set in place of the protocol's.
 
-        Such a data set is ``npz:FILE`` or image files, ``folder:DIR``; see :mod:`kdbench.data.place`. ``workers`` are
+        Such a data set is ``npz:FILE`` or image files, ``folder:DIR``; see :mod:`kdbench.data.place`. ``dataset`` is
+        the name of another known one, which is run under the protocol's other rules. ``workers`` are
         the processes that decode image files, by default as many as the job has CPUs. ``devices`` of this machine, or
         of those on which torchrun or Slurm has started this process, compute each cell, with the same result.
 
@@ -128,6 +130,7 @@ class Session:
         check_devices(resolved.rules.schedule, devices)
         started = check_started(devices)
         place = DataPlace.parse(data)
+        resolved = place.choose(resolved, dataset)
         place.check(resolved.dataset, download=download)
         if workers is not None:
             with argument("--workers"):

@@ -33,6 +33,7 @@ _NUMBERS: dict[str, tuple[float, ...]] = {
 _WHOLE_NUMBERS = {
     "config.seed": 0,
     "config.method.version": 0,
+    "config.student_version": 0,
     "epochs": 1,
     "best_on_test.epoch": 1,
     "cost.views_per_image": 1,
@@ -48,6 +49,7 @@ _WHOLE_NUMBERS = {
 _OPTIONAL = {"top5", *(f"cost.{name}" for name in ("evaluate_seconds", "images_per_second", "peak_memory_mb"))}
 _OPTIONAL |= {"cost.pretraining_epochs", "cost.cells_together", "test_set.images", "test_set.largest_class"}
 _OPTIONAL |= {"balanced_accuracy", "macro_f1"}
+_OPTIONAL |= {"config.student_version"}
 """Numbers that nothing reads, or that were added after records had been kept."""
 _OF_TEACHER = {"teacher.accuracy", "agreement", "teacher_kl"}
 """Numbers of cells with a teacher; where it has a file of logits, those of the test images may not be known."""
@@ -55,7 +57,7 @@ _TEXTS = (
     *("cell", "weights", "data_fingerprint", "epoch_rule", "settings_source", "config.student"),
     *("config.protocol.name", "config.method.name", "environment.device", "environment.versions.torch"),
 )
-_OPTIONAL_TEXTS = ("data_name", "family", "environment.commit", "predictions")
+_OPTIONAL_TEXTS = ("data_name", "family", "environment.commit", "predictions", "student_source", "teacher.source")
 _TABLES = ("overrides", "settings_chosen", "loss")
 _ROUNDING = 1e-6
 """Difference of two percentages that are equal but for rounding."""

@@ -147,5 +147,5 @@ def _teacher(pair: ComparedPair, folder: Path | None) -> tuple[Predictions | Non
     except UserError as error:
         return None, str(error)
     if predictions is None:
-        return None, f"{folder / PREDICTIONS} is missing: train or import the teacher again, into other runs"
+        return None, f"{folder / PREDICTIONS} is missing: teachers that 'kdbench teacher train' makes have theirs"
     return predictions, ""

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 INK, RULE, PAPER = "#010203", "#d0d1d2", "#fefefd"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Colours of Okabe and Ito (2008), which colour-blind readers can distinguish; black is the student-only baseline."""
+CLASS_COLOURS = ("#332288", "#cc6677", "#117733", "#88ccee", "#ddcc77", "#aa4499", "#44aa99", "#882255", "#999933")
+"""The muted scheme of Tol (2021) where six colours are too few; colour-blind readers can distinguish them, too."""
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
 _LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
 _MAX_LABEL = 40
@@ -169,6 +171,8 @@ def _inline(plot: Plot, svg: str) -> Markup:
     body = body.replace(INK, "currentColor").replace(RULE, "var(--rule)").replace(PAPER, "none")
     for number, colour in enumerate(COLOURS):
         body = body.replace(colour, f"var(--method-{number}, {colour})")
+    for number, colour in enumerate(CLASS_COLOURS):
+        body = body.replace(colour, f"var(--class-{number}, {colour})")
     body = re.sub(r"<defs>\s*</defs>|<g>\s*</g>", "", body)
     return Markup(
         '<svg class="plot" viewBox="{}" style="max-width: {}px" role="img" aria-labelledby="{}">'

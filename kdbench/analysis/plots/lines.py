@@ -19,6 +19,8 @@ QUANTITIES = {
     "loss": ("training loss", "Training loss by epoch"),
 }
 """Label of the axis and title of the quantities that methods are compared by."""
+_MAX_POINTS = 80
+"""Largest number of epochs that a panel shows of a curve."""
 _SUM, _TOTAL = "total", Look(INK, "", (0, (1, 1.2)))
 """Name and look of the sum of several terms."""
 
@@ -65,7 +67,7 @@ def losses_plot(comparison: Comparison, pair: ComparedPair, curves: Curves, name
     for panel, (row, terms) in zip(axes, by_row.items(), strict=True):
         for number, (term, term_band) in enumerate(terms.items()):
             look = _TOTAL if term == _SUM else look_of(number)
-            _draw_band(panel, term_band, look, size=3.5, text=label(term))
+            _draw_band(panel, _thinned(term_band), look, size=3.5, text=label(term))
         spread = [value for each in terms.values() for value in (*each.low, *each.high)]
         if is_wide(spread):
             logarithmic(panel, "y")
@@ -100,6 +102,15 @@ def _terms(cells: list[Curve]) -> dict[str, Band]:
     bands = {name: values for name in names if (values := band(cells, f"{TERM}{name}"))}
     total = band(cells, "loss") if len(bands) > 1 and _SUM not in bands else None
     return bands | ({_SUM: total} if total else {})
+
+
+def _thinned(seeds: Band) -> Band:
+    """Return evenly spaced epochs of a band, the first and the last among them: a panel cannot show more."""
+    last = len(seeds.epochs) - 1
+    num = min(last, _MAX_POINTS - 1)
+    chosen = [round(number * last / num) for number in range(num + 1)] if num else [0]
+    mean, low, high = (tuple(values[place] for place in chosen) for values in (seeds.mean, seeds.low, seeds.high))
+    return Band(tuple(seeds.epochs[place] for place in chosen), mean, low, high, seeds.num_curves)
 
 
 def _draw_band(axes: Axes, seeds: Band, look: Look, *, size: float = 4.5, text: str | None = None) -> None:

@@ -21,7 +21,7 @@ from kdbench.analysis.plots.predicted import classes_plot, correlation_plot, rel
 from kdbench.analysis.plots.standings import cost_plot, differences_plot, ranks_plot
 from kdbench.analysis.tables.leaderboard import Leaderboard, leaderboard
 from kdbench.experiment.folder import METRICS, PREDICTIONS
-from kdbench.teachers.cards import card_folder, list_teachers
+from kdbench.utils.names import safe_name
 from kdbench.utils.text import counted
 
 OnProgress = Callable[[str, float], None]
@@ -74,9 +74,8 @@ class Material:
         for (_, other), result in self.comparison.results.items():
             if other == pair and pair.teacher and len(result.frame):
                 protocol = Path(result.frame["folder"].iloc[0]).absolute().parents[2]
-                cards = list_teachers(protocol.parent, protocol.name)
-                card = next((card for card in cards if card.id == pair.teacher_id), None)
-                return card_folder(protocol.parent, protocol.name, card) if card else None
+                folder = protocol / "teachers" / f"{safe_name(pair.teacher)}-{pair.id_hash[:8]}"
+                return folder if folder.is_dir() else None
         return None
 
     def networks(self, pair: ComparedPair) -> dict[str, tuple[Path, str]]:

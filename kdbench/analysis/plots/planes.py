@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from kdbench.analysis.comparison import ComparedPair
-from kdbench.analysis.plots.drawing import Plot, label, look_of
+from kdbench.analysis.plots.drawing import CLASS_COLOURS, INK, Look, Plot, label, look_of
 from kdbench.analysis.plots.embeddings import NUM_CLASSES, PER_CLASS, Embedding
 from kdbench.analysis.plots.figures import SMALL, legend_below, panels
 
@@ -17,13 +17,16 @@ def tsne_plot(pair: ComparedPair, embeddings: Mapping[str, Embedding], name: str
     if not embeddings:
         return None
     classes = sorted({int(each) for embedding in embeddings.values() for each in np.unique(embedding.labels)})
-    style = {each: look_of(number) for number, each in enumerate(classes)}
+    colours = (*CLASS_COLOURS, INK)
+    style = {
+        each: Look(colours[number % len(colours)], look_of(number).marker, "") for number, each in enumerate(classes)
+    }
     figure, axes = panels(len(embeddings), 3, 1.0, extra=0.5, square=True, share=False)
     for panel, (text, embedding) in zip(axes, embeddings.items(), strict=True):
         for each in np.unique(embedding.labels).tolist():
             x, y = embedding.points[embedding.labels == each].T
             look = style[each]
-            panel.scatter(x, y, s=7, marker=look.marker, color=look.colour, alpha=0.75, linewidths=0)
+            panel.scatter(x, y, s=9, marker=look.marker, color=look.colour, alpha=0.75, linewidths=0)
         panel.set(xticks=(), yticks=())
         panel.grid(visible=False)
         panel.spines[["top", "right"]].set_visible(True)
