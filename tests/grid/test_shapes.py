@@ -89,6 +89,6 @@ def test_maps_without_values_have_the_shapes_of_those_with_values(network: str, 
     dataset = load_dataset(f"npz:{tiny_npz}", Path())
     protocol = tiny_protocol(dataset)
     net = build_net(network, protocol, dataset, seed=0, purpose="student")
-    found = cell_needs._net(network, protocol, dataset.shape)
+    found = cell_needs._net(network, dataset.shape)
     assert found
     assert (found.shapes, found.stem_shape, found.map_shape) == (net.shapes, net.stem_shape, net.map_shape)
