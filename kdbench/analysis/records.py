@@ -151,7 +151,7 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
     test_set = record.get("test_set")
     # Records once held no such numbers.
     sizes = (test_set["images"], test_set["largest_class"]) if test_set else TEST_SETS.get(rules["dataset"], (0, 0))
-    environment, best = record["environment"], record["best_on_test"]
+    environment, best, validation = record["environment"], record["best_on_test"], record.get("validation")
     return {
         "folder": folder,
         "cell": record["cell"],
@@ -175,6 +175,7 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
         "top1": float(record["top1"]),
         "best_top1": float(best["top1"]),
         "best_epoch": best["epoch"],
+        "validation_top1": float(validation["best"]["test_top1"]) if validation else math.nan,
         "balanced_accuracy": float(record.get("balanced_accuracy", math.nan)),
         "macro_f1": float(record.get("macro_f1", math.nan)),
         "nll": float(record["nll"]),

@@ -127,6 +127,10 @@ class ArrayDataset(Dataset):
         """Return the test images on the device."""
         return ResidentEvaluation(self.test_images, device)
 
+    def validation(self, index: Tensor, device: torch.device) -> ResidentEvaluation:
+        """Return some of the training images on the device, as they are."""
+        return ResidentEvaluation(self.train_images[index], device)
+
 
 def load_dataset(name: str, folder: Path, *, download: bool = False) -> ArrayDataset:
     """Load a data set into memory.

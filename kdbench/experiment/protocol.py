@@ -113,7 +113,8 @@ class Protocol:
 
     def for_teachers(self) -> Protocol:
         """Return the protocol that teachers are trained under."""
-        return self if self.teacher_epochs is None else self.override(epochs=self.teacher_epochs)
+        epochs = self.epochs if self.teacher_epochs is None else self.teacher_epochs
+        return self.override(epochs=epochs, validation=0.0)
 
     def overrides(self) -> dict[str, Any]:
         """Return the rules that differ from those of the named protocol, by their flat keys."""

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import final
 
-import torch
 from torch import Tensor, nn
 
 from kdbench.data.groups import Layout
@@ -18,7 +17,7 @@ from kdbench.experiment.cell import Cell
 from kdbench.experiment.registry import load_method
 from kdbench.experiment.rule_groups import OptimizerRules
 from kdbench.grid.grid import Grid
-from kdbench.grid.shapes import without_values
+from kdbench.grid.shapes import trained_labels, without_values
 from kdbench.grid.variants import Variant
 from kdbench.method import Setup
 from kdbench.models import build_backbone
@@ -52,8 +51,7 @@ def cell_needs(
         The reasons by ``"METHOD PAIR"``.
     """
     nets: dict[str, Net | None] = {}
-    given = grid.session.given
-    labels = given.train_labels if given else torch.arange(data.num_images) % data.num_classes
+    labels = trained_labels(grid.session)
     needs: dict[Variant, CellNeed] = {}
     reasons: dict[str, str] = {}
     for variant in variants:
@@ -102,7 +100,7 @@ def _need(cell: Cell, student: Net, teacher: Net | None, data: DataShape, labels
         )
         method = load_method(cell.method)(cell.settings.config, setup)
         step = Step(method.wrap(setup), method)
-    check_batches(method, Layout(data.num_images, schedule))
+    check_batches(method, Layout(len(labels), schedule))
     kept = _trained(step) * _values_kept(optimizer)
     state = _bytes(step.student.backbone.state_dict()) + _bytes(method.state_dict()) + kept
     device = [*step.parameters(), *step.buffers(), *((*teacher.parameters(), *teacher.buffers()) if teacher else ())]

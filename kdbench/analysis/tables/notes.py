@@ -18,6 +18,8 @@ def measure_note(comparison: Comparison, reported: Reported) -> str:
     data, epochs = comparison.rules["dataset"], comparison.rules["epochs"]
     if reported == "best":
         return f"top-1 on the test set of {data} in % in the best of {epochs} epochs; {BEST_ON_TEST}"
+    if reported == "validation":
+        return f"top-1 on the test set of {data} in % in that of {epochs} epochs which is best on the held-out images"
     means = {
         "balanced_accuracy": ", the mean of the accuracies of its classes; accuracies of teachers are top-1",
         "macro_f1": ", the mean of the F1 of its classes; accuracies of teachers are top-1",
