@@ -82,7 +82,7 @@ class Method(nn.Module, abc.ABC):
                 f"{type(self).__name__} needs at least {self.MIN_CLASSES} classes, not {setup.student.num_classes}: "
                 "choose another data set, or another method"
             )
-        for net in (setup.student, *([setup.teacher] if self.READS.teacher else [])):
+        for net in (setup.student, *([setup.teacher] if self.READS.teacher and self.MIN_STAGES else [])):
             if len(net.shapes) < self.MIN_STAGES:
                 raise ValueError(
                     f"{type(self).__name__} needs networks of at least {self.MIN_STAGES} "

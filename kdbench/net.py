@@ -106,6 +106,8 @@ class Outputs:
     @property
     def weight(self) -> Tensor:
         """The classifier's weight, ``(K, D)``."""
+        if self._weight is None and self._absent:
+            raise Undeclared(f"{self._owner} has no classifier: {next(iter(self._absent.values()))}")
         if self._weight is None:
             raise Undeclared(f"{self._owner} gives nothing: the method's Reads name no part of it")
         return self._weight

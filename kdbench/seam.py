@@ -169,9 +169,10 @@ class Setup:
         epochs: int,
         steps_per_epoch: int,
         group_size: int,
+        no_teacher: str = "the method's READS name no part of one",
     ) -> None:
         self.student = student
-        self._teacher = teacher
+        self._teacher, self._no_teacher = teacher, no_teacher
         self.labels = labels
         """``(N,)``, class numbers of the training images."""
         self.epochs = epochs
@@ -181,9 +182,12 @@ class Setup:
 
     @property
     def teacher(self) -> Net:
-        """The frozen teacher; a method whose ``READS`` name no part of a teacher has none."""
+        """The frozen network that teaches; there is none where ``READS`` name no part of one.
+
+        A method that reads logits alone may also be taught by an ensemble or a file of logits: then there is none.
+        """
         if self._teacher is None:
-            raise ValueError("there is no teacher: the method's READS name no part of one")
+            raise ValueError(f"there is no network that teaches: {self._no_teacher}")
         return self._teacher
 
 

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -145,7 +145,7 @@ class Submitter:
         return jobs
 
     def _teacher_pieces(self, cells: Sequence[Cell]) -> list[Piece]:
-        needed = {cell.teacher.id for cell in cells if cell.teacher}
+        needed = {teacher for cell in cells for teacher in cell.teacher_ids}
         return [
             Piece(self._workload(train=(status.cell,)), (status.cell,))
             for status in self._overview.teachers
@@ -156,10 +156,10 @@ class Submitter:
         if self._launch.cache == "off":
             return []
         pieces = []
-        for teacher, group in by_teacher([cell for cell in cells if cell.teacher]).items():
+        for group in by_teacher([cell for cell in cells if cell.teacher]).values():
             if any(Wanted.by(cell).cacheable for cell in group):
                 piece = Piece(self._workload(caches=tuple(group)), tuple(group))
-                piece.after_ok += [teacher_jobs[teacher]] if teacher in teacher_jobs else []
+                piece.after_ok += _jobs_of(group[0], teacher_jobs)
                 pieces.append(piece)
         return pieces
 
@@ -170,8 +170,7 @@ class Submitter:
         for group in self._cut(cells):
             piece = Piece(self._workload(cells=group), group)
             teacher = group[0].teacher.id if group[0].teacher else ""
-            if teacher in teacher_jobs:
-                piece.after_ok.append(teacher_jobs[teacher])
+            piece.after_ok += _jobs_of(group[0], teacher_jobs)
             if teacher in cache_jobs and any(Wanted.by(cell).cacheable for cell in group):
                 piece.after_any.append(cache_jobs[teacher])
             pieces.append(piece)
@@ -303,3 +302,8 @@ def _scontrol(*words: str) -> None:
     raise UserError(
         f"Slurm does not accept 'scontrol {' '.join(words)}': {done.stderr.strip()}; nothing is left in the queue"
     )
+
+
+def _jobs_of(cell: Cell, teacher_jobs: Mapping[str, str]) -> list[str]:
+    """Return the jobs that train a cell's teacher, or the members of it."""
+    return list(dict.fromkeys(teacher_jobs[teacher] for teacher in cell.teacher_ids if teacher in teacher_jobs))

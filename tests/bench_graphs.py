@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from kdbench.data.datasets import random_dataset
+from kdbench.data.fabricated import random_dataset
 from kdbench.engine.bench import Bench, Work, alternate, ratio
 from kdbench.engine.options import Options
 from kdbench.experiment.pairs import Pair

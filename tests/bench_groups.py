@@ -25,7 +25,7 @@ from kdbench.engine.shared import Feed, SharedInputs
 from kdbench.experiment.pairs import Pair
 from kdbench.experiment.protocol import Protocol, load_protocol
 from kdbench.experiment.registry import load_method
-from kdbench.teachers.outputs import TeacherSource
+from kdbench.teachers.sources import NetworkSource
 from kdbench.utils.device import prepare_process
 
 TOGETHER = ("ce", "kd", "dkd", "crd", "reviewkd", "at")
@@ -80,7 +80,7 @@ def shared_work(methods: tuple[str, ...], protocol: Protocol, images: Path, fold
     dataset = DataPlace.parse(f"folder:{images}").open(protocol, download=False, num_workers=0)
     options = Options(runs=folder, device=prepare_process(CPU))
     bench = Bench(protocol, dataset, Pair.parse("timm:resnet10t>timm:resnet10t"), folder, options)
-    source, wanted = TeacherSource(bench.live, None), dict[Feed, frozenset[Any]]()
+    source, wanted = NetworkSource(bench.live, None), dict[Feed, frozenset[Any]]()
     for name in methods:
         kind, config = load_method(name), bench.cell(name).settings.config
         parts = kind.reads(config, "training").teacher

@@ -18,7 +18,7 @@ import torch
 from stub_nets import stub_batch, stub_net, stub_setup
 from torch.nn import functional
 
-from kdbench.data.datasets import random_dataset
+from kdbench.data.fabricated import random_dataset
 from kdbench.data.views import order
 from kdbench.engine.bench import Bench, Work, alternate, ratio
 from kdbench.engine.options import Options

@@ -51,10 +51,12 @@ READERS = {
     "leaderboard": ["leaderboard", "runs", "--format", "csv"],
     "compare": ["compare", "runs", "--format", "csv"],
     "report": ["report", "runs", "--out", "../report"],
+    "plot": ["plot", "losses", "runs", "--out", "../plots"],
     "grid status": ["grid", "status", "grid.toml"],
     "grid plan": ["grid", "plan", "grid.toml"],
     "teacher list": ["teacher", "list"],
     "cache list": ["cache", "list"],
+    "eval": ["eval", f"{RUNS}/resnet8-resnet8/kd/seed1-*", f"{RUNS}/teachers/*", "--data", "npz:data.npz"],
     "show": ["--methods", "own", "show", "mine"],
     "list": ["--methods", "own", "list", "methods"],
 }
@@ -67,6 +69,7 @@ WRITERS = {
     "train done": ["train", *TAUGHT, "--method", "kd"],
     "train begun": ["train", *TAUGHT, "--method", "kd", "--seed", "3"],
     "merge": ["merge", "runs", "--runs", "merged"],
+    "publish": ["publish", "runs", "--out", "published"],
     "train own": ["--methods", "own", "train", *TAUGHT, "--method", "mine"],
 }
 COMMANDS = READERS | WRITERS
@@ -75,11 +78,15 @@ _GRIDS = ("grid status", "grid plan")
 _CACHES = ("table", "grid plan", "cache list", "cache prune", "cache build", "train begun")
 
 KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "record": (f"{DONE}-*/record.json", (*_TABLES, *_GRIDS, "train done", "cache prune", "merge")),
-    "teacher's record": (f"{RUNS}/none-resnet8/ce/seed0-*/record.json", ("table", *_GRIDS, "teacher train")),
+    "record": (f"{DONE}-*/record.json", (*_TABLES, *_GRIDS, "train done", "cache prune", "merge", "eval")),
+    "teacher's record": (f"{RUNS}/none-resnet8/ce/seed0-*/record.json", ("table", *_GRIDS, "teacher train", "eval")),
     "config of a done cell": (f"{DONE}-*/config.toml", ("table", "grid status", "train done")),
     "metrics of a done cell": (f"{DONE}-*/metrics.jsonl", ("report", "grid status", "train done")),
-    "weights of a done cell": (f"{DONE}-*/model.safetensors", ("table", "grid status", "train done", "merge")),
+    "weights of a done cell": (f"{DONE}-*/model.safetensors", ("table", "grid status", "train done", "merge", "eval")),
+    "predictions of a done cell": (
+        f"{DONE}-*/predictions.npz",
+        ("report", "table", "grid status", "train done", "merge"),
+    ),
     "weights of a teacher's cell": (f"{RUNS}/none-resnet8/ce/seed0-*/model.safetensors", ("teacher train", "merge")),
     "config of a begun cell": (f"{BEGUN}-*/config.toml", (*_TABLES, *_GRIDS, "train begun")),
     "metrics of a begun cell": (f"{BEGUN}-*/metrics.jsonl", ("report", "grid status", "train begun")),
@@ -89,11 +96,11 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "reason of a failure": (f"{FAILED}-*/failed.json", (*_TABLES, *_GRIDS)),
     "teacher's card": (
         f"{RUNS}/teachers/*/teacher.json",
-        ("grid status", "teacher list", *_CACHES, "teacher train", "merge"),
+        ("grid status", "teacher list", *_CACHES, "teacher train", "merge", "eval"),
     ),
     "teacher's weights": (
         f"{RUNS}/teachers/*/model.safetensors",
-        ("teacher list", "train begun", "teacher train", "merge"),
+        ("teacher list", "train begun", "teacher train", "merge", "eval"),
     ),
     "identity of a cache": (f"{CACHE}/identity.json", _CACHES),
     "use lock": (f"{CACHE}/use.lock", _CACHES),
@@ -110,7 +117,7 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "submission": (f"{RUNS}/grids/grid/0001-local/submission.json", (*_GRIDS, "table")),
     "worker's lease": (f"{RUNS}/grids/grid/0001-local/worker-1/claim-1", _GRIDS),
     "worker's end": (f"{RUNS}/grids/grid/0001-local/worker-1/ended.json", _GRIDS),
-    "data": ("data.npz", ("train begun", "grid plan")),
+    "data": ("data.npz", ("train begun", "grid plan", "eval")),
 }
 """Each kind of file: where it is, and the commands that read it or pass by it."""
 
@@ -158,13 +165,14 @@ def _limited(seconds: float) -> Iterator[None]:
 
 
 def type_in(folder: Path, words: list[str], seconds: float = SECONDS) -> Ending:
-    """Type a command in a folder; what it sets is undone."""
+    """Type a command in a folder, with patterns for what is there; what it sets is undone."""
     for module in [name for name in sys.modules if name.startswith("kdbench.experiment.user_methods.")]:
         del sys.modules[module]
     out, err, trace = io.StringIO(), io.StringIO(), ""
     code: int | None = None
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
-        patch.setattr(sys, "argv", ["kdbench", *words])
+        spelt = [next(map(str, Path().glob(word)), word) if "*" in word else word for word in words]
+        patch.setattr(sys, "argv", ["kdbench", *spelt])
         patch.setenv(own_folders.METHODS, "")
         patch.setenv(own_folders.OWN, "")
         try:

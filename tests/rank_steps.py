@@ -62,6 +62,7 @@ def computed(method: str, npz: Path, folder: Path, ranks: Ranks) -> dict[str, An
         for number in (2, 2, 1):
             steps(run, number)
             run.flush_losses()
+            run.share_statistics()  # each process evaluates some of the test images
             if number == 2:
                 end_epoch(run)
     run.skip_pretraining()

@@ -10,7 +10,7 @@ from typing import Any
 from fake_records import fake_record, write_records
 from markupsafe import Markup
 
-from kdbench.analysis.report.drawing import DrawnPlot, Plot
+from kdbench.analysis.plots.drawing import DrawnPlot, Plot
 
 PAIRS = (("resnet20", "resnet8"), ("resnet56", "resnet20"))
 METHODS = {"ce": (70.0, "none"), "kd": (71.5, "logits"), "crd": (72.0, "contrast"), "reviewkd": (73.1, "features")}

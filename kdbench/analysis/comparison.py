@@ -106,8 +106,10 @@ class Comparison:
     title: str
     rules: Mapping[str, Any]
     """The rules of all records: the protocol's values, ``data`` (a fingerprint) and ``epoch_rule``."""
+    dataset: str
+    """Name of the data set; data of a user's own are named by their hash and, in brackets, as the user called them."""
     overrides: Mapping[str, Any]
-    """Rules that differ from those of the named protocol."""
+    """Rules that differ from those of the named protocol; the data set as `dataset` has it."""
     pairs: tuple[ComparedPair, ...]
     rows: tuple[Row, ...]
     """Methods in the order of families and names."""

@@ -13,14 +13,16 @@ from typing import Any
 
 import pandas as pd
 
+from kdbench.analysis.publishing.folder import flaws, is_published
 from kdbench.errors import UserError
 from kdbench.experiment.folder import CONFIG, FAILURE, RECORD, parse_record
 from kdbench.experiment.identity import identity_hash, identity_text
 from kdbench.experiment.record_checks import check_record
 from kdbench.experiment.test_sets import TEST_SETS
+from kdbench.teachers.doubts import is_unchecked
 from kdbench.utils.reading import Missing, Unreadable, read_object, read_toml
 
-_CELL_FOLDER = re.compile(r"seed\d+-[0-9a-f]{8}")
+CELL_FOLDER = re.compile(r"seed\d+-[0-9a-f]{8}")
 """Name of a cell's folder."""
 
 
@@ -49,6 +51,8 @@ class Records:
 def read_records(runs: Path) -> Records:
     """Read all records below a folder; ``problems`` lists the files that are not records.
 
+    Of a published folder, they are also what differs from the hashes in its list.
+
     Raises
     ------
     UserError
@@ -58,8 +62,8 @@ def read_records(runs: Path) -> Records:
         raise UserError(f"the folder {runs} does not exist: 'kdbench demo' and 'kdbench train' create one")
     rows: list[dict[str, Any]] = []
     unfinished: list[UnfinishedCell] = []
-    problems: list[str] = []
-    for folder, names in _folders(runs, problems):
+    problems = list(flaws(runs)) if is_published(runs) else list[str]()
+    for folder, names in folders_below(runs, problems):
         if RECORD in names:
             path = os.path.join(folder, RECORD)  # noqa: PTH118
             try:
@@ -70,11 +74,11 @@ def read_records(runs: Path) -> Records:
                 problems.append(f"{path} is left out: it {error}")
         elif CONFIG in names:
             try:
-                unfinished.append(_unfinished_cell(Path(folder), failed=FAILURE in names))
+                unfinished.append(read_unfinished(Path(folder), failed=FAILURE in names))
             except Missing:
                 continue
             except Unreadable as error:
-                if _CELL_FOLDER.fullmatch(os.path.basename(folder)):  # noqa: PTH119
+                if CELL_FOLDER.fullmatch(os.path.basename(folder)):  # noqa: PTH119
                     problems.append(f"{os.path.join(folder, CONFIG)} is left out: it {error}")  # noqa: PTH118
     frame = _frame(rows)
     _check_unique(frame)
@@ -86,9 +90,11 @@ def as_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
 
     Protocol, method, student, teacher and seed are read from ``config``, the part of a record whose hash is the cell's
     id. ``rules``, ``settings`` and ``chosen`` are JSON texts, so that rows can be grouped by them. ``code``
-    is the hash of a user's method, empty for methods of kdbench. Accuracies and macro F1 are in percent;
-    ``balanced_accuracy`` and ``macro_f1`` are nan for records without them. ``test_images`` and
+    is the hash of a user's method, empty for methods of kdbench. ``data_name`` is what the user called data that the
+    rules know by their hash, empty for others and where the record does not say. Accuracies and macro F1 are in
+    percent; ``balanced_accuracy`` and ``macro_f1`` are nan for records without them. ``test_images`` and
     ``largest_class`` count the images of the test set and of its largest class, 0 where they are not known.
+    ``teacher_side`` is the side of a teacher's images in pixels, 0 where it is the student's.
 
     Raises
     ------
@@ -102,7 +108,7 @@ def as_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     return _frame(rows)
 
 
-def _folders(top: Path, problems: list[str]) -> Iterator[tuple[str, set[str]]]:
+def folders_below(top: Path, problems: list[str]) -> Iterator[tuple[str, set[str]]]:
     """Yield the folders below ``top``, in the order of their names, each with the names of its files.
 
     Links are followed after all folders proper. A folder is yielded once, and one that holds ``top`` never. One that
@@ -156,13 +162,17 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
         "folder": folder,
         "cell": record["cell"],
         "rules": _shared(rules | {"data": record["data_fingerprint"], "epoch_rule": record["epoch_rule"]}),
+        "data_name": sys.intern(record.get("data_name", "").partition(":")[2] if ":" in rules["dataset"] else ""),
         "protocol": sys.intern(rules["name"]),
         "overrides": _shared(record["overrides"]),
         "epochs": rules["epochs"],
         "teacher": sys.intern(teacher["network"]) if teacher else "",
         "teacher_id": sys.intern(teacher["id"]) if teacher else "",
         "teacher_weights": sys.intern(teacher["weights"]) if teacher else "",
-        "teacher_accuracy": float(teacher["accuracy"]) if teacher else math.nan,
+        "teacher_accuracy": _number(teacher, "accuracy"),
+        "teacher_validation": (teacher or {}).get("validation", 0.0),
+        "teacher_unchecked": bool(teacher) and is_unchecked(teacher),
+        "teacher_side": (teacher or {}).get("image_size") or 0,
         "student": sys.intern(config["student"]),
         "method": sys.intern(method["name"]),
         "method_version": method["version"],
@@ -180,8 +190,8 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
         "macro_f1": float(record.get("macro_f1", math.nan)),
         "nll": float(record["nll"]),
         "ece": float(record["ece"]),
-        "agreement": float(record["agreement"]) if teacher else math.nan,
-        "teacher_kl": float(record["teacher_kl"]) if teacher else math.nan,
+        "agreement": _number(record, "agreement"),
+        "teacher_kl": _number(record, "teacher_kl"),
         "test_images": sizes[0],
         "largest_class": sizes[1],
         "views": cost["views_per_image"],
@@ -191,10 +201,25 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
         "student_views": cost["student_views"],
         "pretraining_epochs": cost.get("pretraining_epochs", 0),
         "extra_parameters": cost["extra_parameters"],
+        "devices": _num_devices(cost.get("devices")),
         "device": sys.intern(environment["device"]),
+        "on_gpu": environment.get("device_type") != "cpu",
         "commit": sys.intern(_commit(environment)),
         "torch": sys.intern(environment["versions"]["torch"]),
+        "weights": str(record.get("weights", "")),
     }
+
+
+def _number(values: dict[str, Any] | None, key: str) -> float:
+    """Return a number that only cells with a teacher have, and of it one without known test logits may lack."""
+    value = (values or {}).get(key)
+    return math.nan if value is None else float(value)
+
+
+def _num_devices(numbers: Any) -> int:
+    """Return how many devices computed a cell, the most if it was resumed on another number of them."""
+    is_list = isinstance(numbers, list) and all(isinstance(number, int) and number > 0 for number in numbers)
+    return max(numbers) if is_list and numbers else 1
 
 
 def _commit(environment: dict[str, Any]) -> str:
@@ -229,7 +254,7 @@ def _check_unique(frame: pd.DataFrame) -> None:
     )
 
 
-def _unfinished_cell(folder: Path, *, failed: bool) -> UnfinishedCell:
+def read_unfinished(folder: Path, *, failed: bool) -> UnfinishedCell:
     """Return the cell of a folder without a record; Unreadable if it does not describe one."""
     config = read_toml(folder / CONFIG)
     identity = {key: config.get(key) for key in ("protocol", "teacher", "student", "method", "seed")}

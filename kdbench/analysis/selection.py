@@ -16,7 +16,7 @@ import pandas as pd
 from kdbench.analysis.comparison import COLUMN, MEASURES, ComparedPair, Comparison, Reported, Row, settings_text
 from kdbench.analysis.records import Records
 from kdbench.errors import UserError
-from kdbench.experiment.pairs import Pair, named_pairs
+from kdbench.experiment.pairs import JOIN, Pair, TeacherSpec, named_pairs
 from kdbench.utils.names import squeeze, unknown_name
 from kdbench.utils.reading import parse_word
 from kdbench.utils.text import counted
@@ -176,13 +176,23 @@ def _pairs(comparison: Comparison, text: str) -> list[ComparedPair]:
         wanted = Pair.parse(text)
     except UserError:
         return []
-    networks = squeeze(wanted.teacher.network), squeeze(wanted.student)
     return [
         pair
         for pair in comparison.pairs
-        if (squeeze(pair.teacher), squeeze(pair.student)) == networks
-        and any(text.startswith(wanted.teacher.hash) for text in (pair.id_hash, pair.teacher_weights))
+        if squeeze(pair.student) == squeeze(wanted.student) and _is_teacher(pair, wanted.teacher)
     ]
+
+
+def _is_teacher(pair: ComparedPair, wanted: TeacherSpec) -> bool:
+    """Return whether a teacher is the one that is meant, or its members are, in any order."""
+    hashes = [part.partition(":")[2] for part in pair.teacher_id.split(JOIN)]
+    members = sorted(zip(map(squeeze, pair.teacher.split(JOIN)), hashes, strict=False))
+    specs = sorted((squeeze(spec.network), spec.hash) for spec in wanted.members)
+    if [network for network, _ in members] != [network for network, _ in specs]:
+        return False
+    if len(members) == 1 and pair.teacher_weights.startswith(wanted.hash):
+        return True
+    return all(digits.startswith(begin) for (_, digits), (_, begin) in zip(members, specs, strict=True))
 
 
 def _narrowed(comparison: Comparison, filters: Filters) -> Comparison:

@@ -20,6 +20,7 @@ from kdbench.analysis.comparison import FAMILIES, ComparedPair, Comparison, Resu
 from kdbench.analysis.pairing import find_pairs
 from kdbench.analysis.records import Records, UnfinishedCell
 from kdbench.experiment.identity import identity_text
+from kdbench.experiment.pairs import JOIN
 from kdbench.experiment.protocol import load_protocol, protocol_names
 
 
@@ -58,7 +59,8 @@ def _only_teachers(frame: pd.DataFrame, unfinished: Sequence[UnfinishedCell]) ->
     pandas.Series
         ``(records,)``.
     """
-    teachers = {*frame["teacher_id"], *(cell.config["teacher"].get("id") for cell in unfinished)}
+    named = {*frame["teacher_id"], *(cell.config["teacher"].get("id", "") for cell in unfinished)}
+    teachers = {member for teacher in named for member in teacher.split(JOIN)}  # those of ensembles as well
     is_teacher = ("cell:" + frame["cell"]).isin(teachers)
     protocols = {rules: identity_text(_protocol(json.loads(rules))) for rules in frame["rules"].unique()}
     runs = pd.Series(
@@ -73,8 +75,16 @@ def _only_teachers(frame: pd.DataFrame, unfinished: Sequence[UnfinishedCell]) ->
 
 
 def _overrides(group: pd.DataFrame) -> dict[str, Any]:
+    """Return the overrides of records of the same rules, for people: see :attr:`Comparison.dataset`."""
     values: dict[str, Any] = json.loads(group["overrides"].iloc[0])
-    return values
+    return values | {key: _dataset(group) for key in values if key == "dataset"}
+
+
+def _dataset(group: pd.DataFrame) -> str:
+    """Return the data set of records of one, with the names that users gave it where the rules have only its hash."""
+    rules = json.loads(group["rules"].iloc[0])
+    names = sorted({name for name in group["data_name"] if name})
+    return f"{rules['dataset']} ({' or '.join(names)})" if names else str(rules["dataset"])
 
 
 def _protocol(rules: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,6 +130,7 @@ def _comparison(
     return Comparison(
         title=title,
         rules=rules,
+        dataset=_dataset(frame),
         overrides=_overrides(frame),
         pairs=pairs,
         rows=tuple(sorted(rows.values(), key=_order)),

@@ -8,7 +8,25 @@ from typing import Annotated
 
 import typer
 
-from kdbench.cli import bench, cache, data, demo, grid, merge, own, report, show, tables, teacher, train
+from kdbench.cli import (
+    bench,
+    cache,
+    data,
+    demo,
+    evaluate,
+    export,
+    grid,
+    merge,
+    own,
+    plot,
+    publish,
+    report,
+    show,
+    tables,
+    teacher,
+    track,
+    train,
+)
 from kdbench.cli.options import echo
 from kdbench.cli.output import unexpected, write_error
 from kdbench.errors import Interrupted, UserError
@@ -33,7 +51,13 @@ for command in (
     tables.compare,
     tables.claims,
     report.report,
+    plot.plot,
     merge.merge,
+    evaluate.eval_,
+    export.export,
+    track.track,
+    publish.publish,
+    publish.site,
     bench.bench,
     show.list_,
     show.show,

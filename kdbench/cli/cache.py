@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,6 +27,10 @@ from kdbench.cli.options import (
 from kdbench.cli.running import find_scheduler, open_session
 from kdbench.errors import UserError
 
+if TYPE_CHECKING:
+    from kdbench.engine.session import Session
+    from kdbench.teachers.cards import TeacherCard
+
 app = typer.Typer(help="Build, check, list and delete caches of teacher outputs.", no_args_is_help=True)
 
 
@@ -46,7 +50,8 @@ def cache_build(
 ) -> None:
     """Run a teacher once on every view that methods and seeds will see, and store its outputs."""
     from kdbench.engine.display import Display
-    from kdbench.teachers.demand import Wanted
+    from kdbench.experiment.cell import TeacherRef
+    from kdbench.teachers.demand import Wanted, unsupported
     from kdbench.teachers.plan import Demand
 
     session = open_session(
@@ -59,9 +64,10 @@ def cache_build(
         download=download,
         workers=workers,
     )
-    card = session.teachers.named(teacher)
+    cards = _networks(session, teacher)
+    ref = TeacherRef.joined(card.ref for card in cards)
     cells = [
-        session.cell(method=name, student=card.network, teacher=card.spec, seed=number)
+        session.cell(method=name, student=cards[0].network, teacher=ref, seed=number)
         for name in dict.fromkeys(method)
         for number in dict.fromkeys(seed or [1])
     ]
@@ -69,15 +75,18 @@ def cache_build(
         names = ", ".join(sorted(uncacheable))
         raise UserError(f"method {names} reads outputs that caches do not store, such as feature maps: leave it out")
     for cell in cells:
+        if reason := unsupported(cell):
+            raise UserError(f"method {cell.method} cannot run: {reason}")
         try:
             session.device_data.images.check(Wanted.by(cell).plan)
         except UserError as error:
             raise UserError(f"method {cell.method} cannot run: {error}; leave it out") from None
     with Display(console()) as display:
-        demand = Demand.of(session.teachers, card, [Wanted.by(cell) for cell in cells])
-        cache = demand.build(session.teachers, display)
+        wanted = [Wanted.by(cell) for cell in cells]
+        caches = [Demand.of(session.teachers, card, wanted).build(session.teachers, display) for card in cards]
     methods = ", ".join(dict.fromkeys(cell.method for cell in cells))
-    echo(f"cache {cache.folder} holds all teacher outputs that {methods} will read")
+    for cache in caches:
+        echo(f"cache {cache.folder} holds all teacher outputs that {methods} will read")
 
 
 @app.command("check")
@@ -92,13 +101,28 @@ def cache_check(
     workers: WorkersOption = None,
 ) -> None:
     """Read all files of a teacher's cache, and query the teacher again for a sample of what it holds."""
-    from kdbench.teachers.outputs import Query
-
     session = open_session(
         protocol, runs=runs, data=data, precision=precision, device=device, download=download, workers=workers
     )
+    for card in _networks(session, teacher):
+        _check(session, card)
+
+
+def _networks(session: Session, teacher: str) -> list[TeacherCard]:
+    """Return the networks that a user names as a teacher, several of an ensemble; a file of logits has no cache."""
+    from kdbench.experiment.pairs import TeacherSpec
+
+    cards = [session.teachers.card(member) for member in session.teachers.named(TeacherSpec.parse(teacher)).members]
+    if not (networks := [card for card in cards if not card.ref.is_file]):
+        raise UserError(f"{teacher} is a file of logits, which is read as it is: it has no cache, and needs none")
+    return networks
+
+
+def _check(session: Session, card: TeacherCard) -> None:
+    """Check the cache of a network, and say what was found."""
+    from kdbench.teachers.outputs import Query
+
     store = session.teachers
-    card = store.named(teacher)
     cache = store.cache(card)
     with spinner(console()) as waiting:
         waiting.add_task(f"reading {cache.folder}")

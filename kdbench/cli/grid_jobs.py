@@ -150,7 +150,7 @@ def retry(opened: OpenGrid, profile: Profile | None, jobs: int | None) -> None:
             status.cell
             for status in opened.overview.statuses
             if status.cell.id in cell_ids
-            or (status.state == State.PLANNED and status.cell.teacher and status.cell.teacher.id in teachers)
+            or (status.state == State.PLANNED and not teachers.isdisjoint(status.cell.teacher_ids))
         ]
         resources = profile
         if submission and submission.launcher == "slurm" and not (profile or jobs):

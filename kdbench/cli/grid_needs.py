@@ -127,7 +127,8 @@ def _host_lines(grid: Grid, estimate: GridEstimate) -> list[str]:
     assert side
     most = max(estimate.variants, key=lambda variant: Wanted.by(variant.cell).plan.num_strong)
     num_strong = Wanted.by(most.cell).plan.num_strong
-    batch = (1 + num_strong) * rules.schedule.images_together * 3 * side**2
+    sides = {teacher.side for teacher in grid.teachers.values() if teacher.side} | {side}
+    batch = (1 + num_strong) * rules.schedule.images_together * 3 * sum(each**2 for each in sides)
     of_method = f", with the strong views of {most.cell.method}" if num_strong else ""
     texts = [
         f"host: {size(shared_memory(_WORKERS, batch))} of {SHARED_MEMORY} with {_WORKERS} processes that decode: "

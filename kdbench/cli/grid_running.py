@@ -117,7 +117,7 @@ def cells_to_run(opened: OpenGrid, *, slurm: bool = False) -> list[Cell]:
     failed_teachers = {status.cell.as_teacher.id for status in overview.teachers if status.state == State.FAILED}
     for status in overview.statuses:
         if status.state in (State.PLANNED, State.LOST):
-            orphan = status.cell.teacher is not None and status.cell.teacher.id in failed_teachers
+            orphan = not failed_teachers.isdisjoint(status.cell.teacher_ids)
             num_orphans += orphan
             cells += [] if orphan else [status.cell]
         elif status.state in (State.QUEUED, State.RUNNING):

@@ -13,6 +13,7 @@ from rich.text import Text
 from kdbench.experiment.pairs import Pair
 from kdbench.grid.grid import Grid
 from kdbench.grid.states import State, Status, explain
+from kdbench.teachers.doubts import UNCHECKED, is_unchecked
 from kdbench.utils.text import counted, printable
 
 _STYLES = {
@@ -136,7 +137,8 @@ def teachers(grid: Grid, statuses: Sequence[Status]) -> Fitted:
     table = Table("teacher", "accuracy", "origin", box=None, pad_edge=False, header_style="bold")
     for teacher in grid.teachers.values():
         if teacher.card:
-            table.add_row(teacher.ref.spec, f"{teacher.card.accuracy:.2f} %", printable(teacher.card.origin))
+            doubt = f"; {UNCHECKED}" if is_unchecked(teacher.card.described()) else ""
+            table.add_row(teacher.ref.spec, teacher.card.percent, printable(f"{teacher.card.origin}{doubt}"))
         elif teacher.cell:
             state = states[teacher.cell.id]
             words = {State.PLANNED: "will be trained", State.DONE: "trained"}.get(state, f"will be trained, {state}")

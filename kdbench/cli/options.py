@@ -33,7 +33,8 @@ DataOption = Annotated[
     str | None,
     typer.Option(
         help="Folder of data sets, or one data set: npz:FILE, or image files as folder:DIR, imagenet:DIR, "
-        "tinyimagenet:DIR, tar:DIR, hfds:NAME. [default: data]",
+        "tinyimagenet:DIR, tar:DIR, hfds:NAME. Labels of npz:FILE,labels=from1 begin at 1; those of "
+        "npz:FILE,labels=sorted have gaps, and are numbered in their order. [default: data]",
         metavar="DIR|KIND:DIR",
     ),
 ]
@@ -88,7 +89,10 @@ SeedsOption = Annotated[
     typer.Option(help="Decides initial weights, order of images and views; may be repeated. [default: 1]"),
 ]
 InitHelp = "Weights that training starts from: a file, or published ones by name, e.g. timm:resnet50.a1_in1k."
-TeacherHelp = "NETWORK, or NETWORK@HASH if there are several; 'kdbench teacher list' lists them."
+TeacherHelp = (
+    "NETWORK, NETWORK@HASH if there are several, or logits:NAME; A+B is an ensemble, whose logits are averaged. "
+    "'kdbench teacher list' lists them."
+)
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections import Counter
@@ -113,6 +114,7 @@ def run_cells(
                 display.done(cell, outcome, existed=cell.id in existed)
                 records.append(outcome)
     warn_of_changes(session, [cell for cell in cells if cell.id in existed])
+    _warn_of_teachers(session, records)
     failures = [
         (_failure_line(session, cell, outcome), isinstance(outcome, UserError))
         for cell, outcome in zip(cells, outcomes, strict=True)
@@ -155,10 +157,45 @@ def warn_of_changes(session: Session, done: list[Cell]) -> None:
         echo(f"{file} has changed since {subject} made: raise its VERSION to run {cells} again")
 
 
-def train_teacher(session: Session, network: str, seed: int, init: str = "") -> TeacherCard:
+def _warn_of_teachers(session: Session, records: list[dict[str, Any]]) -> None:
+    """Print what is doubtful about the teachers of finished cells, once each."""
+    from kdbench.teachers.doubts import doubts_of
+
+    taught = [record for record in records if record["teacher"]]
+    seeds = {record["seed"] for record in taught}
+    alone = {student: _student_only(session, student, seeds) for student in {record["student"] for record in taught}}
+    lines = [line for record in taught for line in doubts_of(record, alone[record["student"]])]
+    for line in dict.fromkeys(lines):
+        echo(f"warning: {line}")
+
+
+def _student_only(session: Session, student: str, seeds: set[int]) -> float | None:
+    """Return the mean accuracy of a student trained without a teacher, of those seeds that were run."""
+    from kdbench.experiment.folder import read_record
+
+    network, _, init = student.partition("@")
+    method, accuracies = session.protocol.baseline, []
+    for seed in sorted(seeds):
+        with contextlib.suppress(UserError):  # a damaged record is named where it is used
+            cell = session.cell(method=method, student=network, seed=seed, init=init)
+            if record := read_record(cell.folder(session.runs), cell):
+                accuracies.append(record["top1"])
+    return sum(accuracies) / len(accuracies) if accuracies else None
+
+
+def train_teacher(
+    session: Session,
+    network: str,
+    seed: int,
+    init: str = "",
+    image_size: int | None = None,
+    *,
+    hold_out: bool = False,
+) -> TeacherCard:
     """Train a teacher with its progress on the screen, unless its cell is finished, and register it."""
-    run_cells(session, [session.teacher_cell(network, seed=seed, init=init)])
-    return session.train_teacher(network, seed=seed, init=init)
+    own = session.with_side(image_size)
+    run_cells(own, [own.teacher_cell(network, seed=seed, init=init, hold_out=hold_out)])
+    return session.train_teacher(network, seed=seed, init=init, image_size=image_size, hold_out=hold_out)
 
 
 def bring(session: Session, network: str, weights: str) -> str:

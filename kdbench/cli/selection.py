@@ -147,9 +147,20 @@ def _report_incomplete(records: Records) -> None:
     number = len(records.unfinished)
     if number:
         sys.stderr.write(f"{number} {'cell has' if number == 1 else 'cells have'} started but not finished\n")
-    if records.problems:
-        more = len(records.problems) - _MAX_PROBLEMS
-        lines = [*records.problems[:_MAX_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
+    end_with_problems(records.problems)
+
+
+def end_with_problems(problems: Sequence[str]) -> None:
+    """Print files that could not be read, and end with exit code 2; without any, do nothing.
+
+    Raises
+    ------
+    UserError
+        The last line.
+    """
+    if problems:
+        more = len(problems) - _MAX_PROBLEMS
+        lines = [*problems[:_MAX_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
         for line in lines[:-1]:
             write_error(line)
         raise UserError(lines[-1])

@@ -25,10 +25,20 @@ from kdbench.cli.options import (
     print_rows,
 )
 from kdbench.cli.running import bring, open_session, train_teacher
+from kdbench.errors import UserError
 
 if TYPE_CHECKING:
     from kdbench.engine.session import Session
     from kdbench.teachers.cards import TeacherCard
+
+ImageSizeOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Side in pixels of the images that it takes: the student's crop and flip, resized from the same image. "
+        "[default: the student's; the one of published weights that are imported by name]",
+    ),
+]
+AccuracyHelp = "Expected top-1 on the test set in %."
 
 app = typer.Typer(help="Train, import and list teachers.", no_args_is_help=True)
 
@@ -39,6 +49,11 @@ def teacher_train(
     network: NetworkOption,
     seed: Annotated[int, typer.Option(help="Seed of the teacher.")] = 0,
     start: Annotated[str | None, typer.Option("--from", help=InitHelp, metavar="FILE|NAME")] = None,
+    image_size: ImageSizeOption = None,
+    hold_out: Annotated[
+        bool,
+        typer.Option("--hold-out", help="Leave out the images that the protocol holds out for validation."),
+    ] = False,
     epochs: EpochsOption = None,
     precision: PrecisionOption = None,
     runs: RunsOption = Path("runs"),
@@ -62,9 +77,14 @@ def teacher_train(
         save_every=save_every,
         workers=workers,
     )
-    init = "" if start is None else bring(session, network, start)
-    card = train_teacher(session, network, seed, init)
-    echo(f"teacher {card.spec}: {card.accuracy:.2f} % on the test set of {card.dataset}")
+    init = "" if start is None else bring(session.with_side(image_size), network, start)
+    if hold_out and not session.protocol.rules.evaluation.validation:
+        raise UserError(
+            f"--hold-out: {session.protocol.name} holds no images out: say how many in a protocol of your own, with "
+            "validation in its [evaluation]"
+        )
+    card = train_teacher(session, network, seed, init, image_size, hold_out=hold_out)
+    echo(f"teacher {card.spec}: {card.percent} on the test set of {card.dataset}")
     _warn(session, card)
 
 
@@ -80,11 +100,12 @@ def teacher_import(
     protocol: ProtocolOption,
     network: NetworkOption,
     accuracy: Annotated[
-        float | None, typer.Option(help="Expected top-1 on the test set in %. [default: the published value, if any]")
+        float | None, typer.Option(help=f"{AccuracyHelp} [default: the published value, if any]")
     ] = None,
     key: Annotated[
         str | None, typer.Option(help="Which weights, where several in the file fit, e.g. state_dict or model_ema.")
     ] = None,
+    image_size: ImageSizeOption = None,
     runs: RunsOption = Path("runs"),
     data: DataOption = None,
     download: DownloadOption = False,
@@ -92,9 +113,41 @@ def teacher_import(
 ) -> None:
     """Import a checkpoint as a teacher, and measure its accuracy."""
     session = open_session(protocol, runs=runs, data=data, device=device, download=download)
-    card = session.import_teacher(file, network, expected=accuracy, key=key)
+    card = session.import_teacher(file, network, expected=accuracy, key=key, image_size=image_size)
     checked = "not checked: no expected value" if card.expected is None else f"expected {card.expected:.2f} %"
-    echo(f"teacher {card.spec}: {card.accuracy:.2f} % on the test set of {card.dataset} ({card.origin}; {checked})")
+    echo(f"teacher {card.spec}: {card.percent} on the test set of {card.dataset} ({card.origin}; {checked})")
+    _warn(session, card)
+
+
+@app.command("import-logits")
+def teacher_import_logits(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="An .npz file with float arrays train_logits and, if there are any, test_logits, or an .npy file with "
+            "the former; one row for each image, in the order of 'kdbench data list', and one column for each class."
+        ),
+    ],
+    protocol: ProtocolOption,
+    name: Annotated[
+        str, typer.Option(help="What to call it behind 'logits:'. [default: the file's name]", show_default=False)
+    ] = "",
+    accuracy: Annotated[float | None, typer.Option(help=AccuracyHelp)] = None,
+    runs: RunsOption = Path("runs"),
+    data: DataOption = None,
+    download: DownloadOption = False,
+) -> None:
+    """Import a file of logits as a teacher, '--teacher logits:NAME', for methods that read nothing else.
+
+    They are those of the images as they are: the student sees augmented ones, and is taught the same logits whatever
+    crop it sees. Methods that show the teacher several views, or read its features, are unsupported.
+    """
+    session = open_session(protocol, runs=runs, data=data, device="cpu", download=download)
+    card, trained = session.import_logits(file, name, expected=accuracy)
+    echo(
+        f"teacher {card.spec}: {card.percent} on the test set of {card.dataset}, {trained:.2f} % on its training "
+        f"images ({card.origin})"
+    )
     _warn(session, card)
 
 
@@ -126,7 +179,7 @@ def teacher_list(
                 "protocol": name,
                 "teacher": card.spec,
                 "data": card.dataset,
-                "top-1 %": f"{card.accuracy:.2f}",
+                "top-1 %": "" if card.accuracy is None else f"{card.accuracy:.2f}",
                 "weights": card.weights[:8],
                 "origin": card.origin,
             }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import final
 
 import torch
@@ -45,7 +46,7 @@ class Batches:
         """Of the images that are trained on, ``(N,)``, int64, on the CPU."""
         self.num_images = len(trained)
         self._places = self._division.places.to(data.device) if len(held_out) else None
-        self.validation = data.dataset.validation(held_out, data.device) if len(held_out) else None
+        self.validation = data.dataset.unaugmented(held_out, data.device) if len(held_out) else None
         """The images that are held out."""
         self.validation_labels = labels[held_out]
         self.schedule = protocol.rules.schedule
@@ -53,19 +54,21 @@ class Batches:
         self.steps = self.layout.steps
         self.epoch = 0
         self._plans: set[ViewPlan] = set()
+        self._sides: set[int] = set()
         self._permutation = torch.empty(0, dtype=torch.int64)
         self._index = self._permutation
         self._views: EpochViews | None = None
 
-    def add(self, plan: ViewPlan) -> None:
-        """Prepare a plan's views from the next epoch on.
+    def add(self, plan: ViewPlan, sides: Collection[int] = ()) -> None:
+        """Prepare a plan's views from the next epoch on, at other sides as well.
 
         Raises
         ------
         ValueError
             The plan rotates by a quarter turn and the images are not square.
         """
-        self.data.images.check(plan)
+        self._sides.update(sides)
+        self.data.images.check(plan, self._sides)
         self._plans.add(plan)
 
     def begin(self, epoch: int) -> None:
@@ -73,7 +76,9 @@ class Batches:
         self.epoch = epoch
         self._permutation = self._division.trained[order(self.seed, epoch, self.num_images)]
         self._index = self._permutation.to(self.data.device, non_blocking=True)
-        self._views = self.data.images.epoch(self.seed, epoch, self._permutation, self.layout, list(self._plans))
+        self._views = self.data.images.epoch(
+            self.seed, epoch, self._permutation, self.layout, list(self._plans), self._sides
+        )
 
     def groups(self, step: int) -> list[Group]:
         """Return this process's groups of a step, from 0, in the order of their images."""
@@ -95,9 +100,9 @@ class Batches:
         """Return the places ``(n,)`` of images among those that are trained on."""
         return index if self._places is None else self._places[index]
 
-    def images(self, group: Group, plan: ViewPlan) -> Tensor:
+    def images(self, group: Group, plan: ViewPlan, side: int | None = None) -> Tensor:
         """Return all views of a plan, ``(V*n, 3, H, W)`` in [0, 1], of a group's images."""
-        return self.views.make(group.index, self.views.look_up(group, plan), plan)
+        return self.views.make(group.index, self.views.look_up(group, plan, side), plan, side)
 
     def visits(self, steps: range, plan: ViewPlan) -> Tensor:
         """Return (image, view) pairs as one number each, int64 on the CPU, in the order of the rows of the groups.

@@ -23,14 +23,18 @@ from kdbench.data import sources
 from kdbench.data.arrays import (
     ARRAY_NAMES,
     Arrays,
+    Renumbering,
+    array_names,
     check_classes,
     image_array,
     label_array,
     name_tuple,
+    renumbered,
+    renumbering_for,
     require_arrays,
 )
 from kdbench.data.images import Dataset, DataShape, Normalisation
-from kdbench.data.npz import NPZ, file_of, find_npz, read_npz, write_npz
+from kdbench.data.npz import LABELS, NPZ, find_npz, npz_word, read_npz, write_npz
 from kdbench.data.resident import ResidentEvaluation, ResidentImages
 from kdbench.data.statistics import count_values, moments, normalisation
 from kdbench.data.views import Augmentation
@@ -84,17 +88,30 @@ class ArrayDataset(Dataset):
     num_classes: int
     class_names: tuple[str, ...] | None = None
     unused: tuple[str, ...] = ()
+    renumbering: Renumbering | None = None
+    """The rule by which the labels of its file became these."""
+    side: int | None = None
+    """Side to which networks are given the images, in pixels; None where they are given as they are."""
 
     @property
     def shape(self) -> DataShape:
-        """Shape of the training images."""
+        """Shape of the training images, as networks are given them."""
         num_images, height, width, _ = self.train_images.shape
-        return DataShape(num_images, (height, width), self.num_classes)
+        return DataShape(num_images, (self.side, self.side) if self.side else (height, width), self.num_classes)
+
+    def with_side(self, side: int) -> ArrayDataset:
+        """Return the same images, to be resized to squares of another side."""
+        height, width = self.train_images.shape[1:3]
+        if height != width:
+            raise UserError(
+                f"images of {height} x {width} pixels cannot be resized to {side} x {side}: they are not square"
+            )
+        return replace(self, side=None if side == height else side)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the four arrays, types and shapes included: 64 hexadecimal digits."""
-        digest = hashlib.sha256()
+        """SHA-256 of the four arrays, types and shapes and a renumbering included: 64 hexadecimal digits."""
+        digest = hashlib.sha256(f"labels {self.renumbering}\n".encode() if self.renumbering else b"")
         for name in ARRAY_NAMES:
             array = np.ascontiguousarray(getattr(self, name).numpy())
             digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
@@ -121,13 +138,13 @@ class ArrayDataset(Dataset):
                 "folder:DIR, or choose a protocol for small images"
             )
         layout = memory_format(device, protocol.precision)
-        return ResidentImages(self.train_images, Augmentation.of(rules), device, layout)
+        return ResidentImages(self.train_images, Augmentation.of(rules), device, layout, self.side)
 
     def evaluation(self, device: torch.device) -> ResidentEvaluation:
         """Return the test images on the device."""
-        return ResidentEvaluation(self.test_images, device)
+        return ResidentEvaluation(self.test_images, device, self.side)
 
-    def validation(self, index: Tensor, device: torch.device) -> ResidentEvaluation:
+    def unaugmented(self, index: Tensor, device: torch.device) -> ResidentEvaluation:
         """Return some of the training images on the device, as they are."""
         return ResidentEvaluation(self.train_images[index], device)
 
@@ -139,7 +156,8 @@ def load_dataset(name: str, folder: Path, *, download: bool = False) -> ArrayDat
     ----------
     name
         One of `DATASETS` in any usual spelling (``CIFAR-100``), or ``npz:FILE``, a path from the current folder or
-        else from ``folder``; `from_arrays` says what the file holds.
+        else from ``folder``; `from_arrays` says what the file holds. ``,labels=from1`` and ``,labels=sorted`` behind
+        it number its labels from 0, see :func:`kdbench.data.arrays.renumbered`.
     folder
         Where data sets are kept, in torchvision's layout.
     download
@@ -150,10 +168,14 @@ def load_dataset(name: str, folder: Path, *, download: bool = False) -> ArrayDat
     UserError
         For an unknown name, data that are missing or damaged, a failed download, arrays that do not fit.
     """
-    if (file := file_of(name)) is not None:
+    if npz := npz_word(name):
+        file, renumbering = npz
         path = find_npz(file, folder)
         arrays, unused = read_npz(path)
-        return replace(from_arrays(f"{NPZ}{path.stem}", arrays, where=str(path)), unused=unused)
+        dataset = from_arrays(
+            f"{NPZ}{path.name}", arrays, where=str(path), word=f"{NPZ}{file}", renumbering=renumbering
+        )
+        return replace(dataset, unused=unused)
     key = dataset_name(name)
     return from_arrays(key, DATASETS[key](folder, download))
 
@@ -178,7 +200,14 @@ def dataset_name(name: str) -> str:
     raise UserError(f"unknown data set {name!r}: {hint}there are {', '.join(DATASETS)} and npz:FILE")
 
 
-def from_arrays(name: str, arrays: Arrays, *, where: str | None = None) -> ArrayDataset:
+def from_arrays(
+    name: str,
+    arrays: Arrays,
+    *,
+    where: str | None = None,
+    word: str = "",
+    renumbering: Renumbering | None = None,
+) -> ArrayDataset:
     """Check arrays and make a data set of them.
 
     Parameters
@@ -187,9 +216,14 @@ def from_arrays(name: str, arrays: Arrays, *, where: str | None = None) -> Array
         Of the data set.
     arrays
         ``train_images`` and ``test_images``: uint8 ``(N, H, W, 3)``, or grey ``(N, H, W)``; ``train_labels`` and
-        ``test_labels``: integers ``(N,)`` from 0; optionally ``class_names``: texts ``(K,)``.
+        ``test_labels``: integers ``(N,)`` from 0, or ``(N, 1)``; optionally ``class_names``: texts ``(K,)``. Without
+        ``test_images``, ``val_images`` and ``val_labels`` are taken for the test.
     where
         Begins every message; the name where not given.
+    word
+        What a user types for the data, for messages; empty where it takes no renumbering.
+    renumbering
+        Of the labels.
 
     Raises
     ------
@@ -201,21 +235,29 @@ def from_arrays(name: str, arrays: Arrays, *, where: str | None = None) -> Array
     require_arrays(where, arrays)
     train_images = image_array(f"{where}: train_images", arrays["train_images"])
     train_labels = label_array(f"{where}: train_labels", arrays["train_labels"], len(train_images))
-    test_images = image_array(f"{where}: test_images", arrays["test_images"])
-    test_labels = label_array(f"{where}: test_labels", arrays["test_labels"], len(test_images))
+    _, _, test_name, test_labels_name = array_names(arrays)
+    test_images = image_array(f"{where}: {test_name}", arrays[test_name])
+    test_labels = label_array(f"{where}: {test_labels_name}", arrays[test_labels_name], len(test_images))
     (height, width), (test_height, test_width) = train_images.shape[1:3], test_images.shape[1:3]
     if (height, width) != (test_height, test_width):
         raise UserError(
-            f"{where}: train_images are {height} x {width} pixels, but test_images {test_height} x {test_width}: "
+            f"{where}: train_images are {height} x {width} pixels, but {test_name} {test_height} x {test_width}: "
             "give both the same size"
         )
     names = name_tuple(f"{where}: class_names", arrays["class_names"]) if "class_names" in arrays else None
+    if renumbering:
+        train_labels, test_labels, names = renumbered(where, renumbering, train_labels, test_labels, names)
+        name = f"{name}{LABELS}{renumbering}"
+    remedy = ""
+    if word and not renumbering and (fitting := renumbering_for(train_labels)):
+        rule, effect = fitting
+        remedy = f", or type --data {shlex.quote(f'{word}{LABELS}{rule}')}, which {effect}"
     low, high = int(train_labels.min()), int(train_labels.max())
     if names is None and low > 0:
-        raise UserError(f"{where}: train_labels go from {low} to {high}: number the classes from 0")
+        raise UserError(f"{where}: train_labels go from {low} to {high}: number the classes from 0{remedy}")
     num_classes = high + 1 if names is None else len(names)
-    check_classes(f"{where}: train_labels", train_labels, num_classes)
-    check_classes(f"{where}: test_labels", test_labels, num_classes)
+    check_classes(f"{where}: train_labels", train_labels, num_classes, remedy)
+    check_classes(f"{where}: {test_labels_name}", test_labels, num_classes)
     if num_classes < 2:
         raise UserError(f"{where}: train_labels has one class: give two or more")
     return ArrayDataset(
@@ -226,21 +268,8 @@ def from_arrays(name: str, arrays: Arrays, *, where: str | None = None) -> Array
         test_labels=torch.from_numpy(test_labels),
         num_classes=num_classes,
         class_names=names,
+        renumbering=renumbering,
     )
-
-
-def random_dataset(name: str) -> ArrayDataset:
-    """Return noise in the shape of a known data set, for measurements that need no data; the test set is small."""
-    shape = SHAPES[name]
-    generator = torch.Generator().manual_seed(0)
-
-    def images(count: int) -> Tensor:
-        return torch.randint(256, (count, *shape.image_size, 3), dtype=torch.uint8, generator=generator)
-
-    test_labels = torch.arange(shape.num_classes)
-    train_labels = torch.arange(shape.num_images) % shape.num_classes
-    train_images, test_images = images(shape.num_images), images(shape.num_classes)
-    return ArrayDataset(name, train_images, train_labels, test_images, test_labels, shape.num_classes)
 
 
 def subset(dataset: ArrayDataset, train_per_class: int | None, test_per_class: int | None) -> ArrayDataset:
@@ -267,7 +296,7 @@ def subset(dataset: ArrayDataset, train_per_class: int | None, test_per_class: i
         parts |= {f"{split}_images": getattr(dataset, f"{split}_images")[keep], f"{split}_labels": labels[keep]}
     counts = "+".join("all" if count is None else str(count) for count in (train_per_class, test_per_class))
     name = f"{dataset.name}[{counts}]"
-    return replace(dataset, name=name, **parts)  # type: ignore[arg-type]
+    return replace(dataset, name=name, renumbering=None, **parts)  # type: ignore[arg-type]
 
 
 def save_npz(dataset: ArrayDataset, path: Path) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import final
 
 import torch
 from torch import Tensor
 
-from kdbench.data.datasets import SHAPES, random_dataset
-from kdbench.data.decoding.loader import EvaluationItem, Item
+from kdbench.data.datasets import SHAPES, ArrayDataset
+from kdbench.data.decoding.loader import EvaluationItem, Item, batch_shape
 from kdbench.data.decoding.streamed import StreamedEvaluation, StreamedImages
 from kdbench.data.images import Dataset, DataShape, Normalisation
 from kdbench.errors import UserError
@@ -35,6 +36,20 @@ def fabricated(protocol: Protocol, given: Dataset | None = None) -> Dataset:
     if protocol.rules.augmentation.crop == "pad" and protocol.dataset in SHAPES:
         return random_dataset(protocol.dataset)
     return FabricatedDataset(protocol.dataset, shape)
+
+
+def random_dataset(name: str) -> ArrayDataset:
+    """Return noise in the shape of a known data set, for measurements that need no data; the test set is small."""
+    shape = SHAPES[name]
+    generator = torch.Generator().manual_seed(0)
+
+    def images(count: int) -> Tensor:
+        return torch.randint(256, (count, *shape.image_size, 3), dtype=torch.uint8, generator=generator)
+
+    test_labels = torch.arange(shape.num_classes)
+    train_labels = torch.arange(shape.num_images) % shape.num_classes
+    train_images, test_images = images(shape.num_images), images(shape.num_classes)
+    return ArrayDataset(name, train_images, train_labels, test_images, test_labels, shape.num_classes)
 
 
 def shape_of(protocol: Protocol) -> DataShape | None:
@@ -63,6 +78,10 @@ class FabricatedDataset(Dataset):
         """None that another data set has."""
         return f"fabricated {self._shape}"
 
+    def with_side(self, side: int) -> FabricatedDataset:
+        """Return noise of another side."""
+        return FabricatedDataset(self.name, replace(self._shape, image_size=(side, side)))
+
     @property
     def measured(self) -> Normalisation:
         """Those of values from 0 to 255 that are all as likely."""
@@ -76,7 +95,7 @@ class FabricatedDataset(Dataset):
         """Return test images of noise."""
         return StreamedEvaluation(_Noise(self._shape, device), torch.arange(self.num_classes), device)
 
-    def validation(self, index: Tensor, device: torch.device) -> StreamedEvaluation:
+    def unaugmented(self, index: Tensor, device: torch.device) -> StreamedEvaluation:
         """Return as many images of noise."""
         return StreamedEvaluation(_Noise(self._shape, device), index, device)
 
@@ -92,15 +111,14 @@ class _Noise:
     def batches(self, items: Sequence[Item | EvaluationItem]) -> Iterator[Tensor]:
         """Return a batch for each item."""
         for item in items:
-            views = (1 + item.num_strong,) if isinstance(item, Item) else ()
-            shape = (*views, len(item.index), 3, *self._size)
+            shape = batch_shape(item, self._size[0])
             if shape not in self._made:
                 self._made[shape] = torch.randint(
                     256, shape, dtype=torch.uint8, device=self._device, generator=torch.Generator(self._device)
                 )
             yield self._made[shape]
 
-    def check_shared_memory(self, num_images: int, num_views: int = 1) -> None:
+    def check_shared_memory(self, num_images: int, num_views: int = 1, sides: Collection[int] = ()) -> None:
         """Do nothing: batches are not handed over."""
 
     def close(self) -> None:

@@ -6,12 +6,13 @@ Legend: ``N`` training images, ``n`` images of a group, ``V`` views of an image,
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from kdbench.data.groups import Group, Layout
 from kdbench.data.views import ViewIds, check_plan
@@ -82,6 +83,16 @@ class Dataset(abc.ABC):
         return mean, std
 
     @abc.abstractmethod
+    def with_side(self, side: int) -> Dataset:
+        """Return the same images for a network that takes squares of another side, in pixels.
+
+        Raises
+        ------
+        UserError
+            The images are not square.
+        """
+
+    @abc.abstractmethod
     def training(self, protocol: Protocol, device: torch.device) -> TrainingImages:
         """Return the training images where they are used."""
 
@@ -90,7 +101,7 @@ class Dataset(abc.ABC):
         """Return the test images where they are used."""
 
     @abc.abstractmethod
-    def validation(self, index: Tensor, device: torch.device) -> EvaluationImages:
+    def unaugmented(self, index: Tensor, device: torch.device) -> EvaluationImages:
         """Return training images by their numbers ``(B,)``, seen as test images are, where they are used."""
 
 
@@ -137,16 +148,30 @@ class TrainingImages(abc.ABC):
         """Return uint8 pixels ``(B, 3, H, W)`` as float32 in [0, 1]."""
         return pixels.to(torch.float32, memory_format=self.memory_format).div_(self._white)
 
-    def check(self, plan: ViewPlan) -> None:
+    def check(self, plan: ViewPlan, sides: Collection[int] = ()) -> None:  # noqa: ARG002 - of images that are decoded
         """Raise ``UserError`` for a plan with a quarter turn when the images are not square."""
         check_plan(plan, self.size)
 
     @abc.abstractmethod
-    def epoch(self, seed: int, epoch: int, order: Tensor, layout: Layout, plans: Sequence[ViewPlan]) -> EpochViews:
-        """Prepare the views of an epoch that visits the images in this order ``(N,)``, in steps and groups."""
+    def epoch(
+        self,
+        seed: int,
+        epoch: int,
+        order: Tensor,
+        layout: Layout,
+        plans: Sequence[ViewPlan],
+        sides: Collection[int] = (),
+    ) -> EpochViews:
+        """Prepare the views of an epoch that visits the images in this order ``(N,)``, in steps and groups.
+
+        Parameters
+        ----------
+        sides
+            Other sides at which they are looked up as well, for teachers with images of their own size.
+        """
 
     @abc.abstractmethod
-    def views(self, pairs: Tensor) -> Tensor:
+    def views(self, pairs: Tensor, side: int | None = None) -> Tensor:
         """Return views by their numbers ``(P,)``, see `ViewIds.pair`: float32 ``(P, 3, H, W)`` on the device."""
 
 
@@ -158,9 +183,22 @@ class EpochViews(abc.ABC):
         """Return the ids ``(V, n)`` of the views that have one of images at ``index`` ``(n,)``, both on the CPU."""
 
     @abc.abstractmethod
-    def look_up(self, group: Group, plan: ViewPlan) -> Tensor:
+    def look_up(self, group: Group, plan: ViewPlan, side: int | None = None) -> Tensor:
         """Return what a plan's views of a group are made of, on the device."""
 
     @abc.abstractmethod
-    def make(self, index: Tensor, source: Tensor, plan: ViewPlan) -> Tensor:
-        """Make all views of a plan, float32 ``(V*n, 3, H, W)`` in [0, 1], of images at ``index`` ``(n,)``."""
+    def make(self, index: Tensor, source: Tensor, plan: ViewPlan, side: int | None = None) -> Tensor:
+        """Make all views of a plan, float32 ``(V*n, 3, H, W)`` in [0, 1], of images at ``index`` ``(n,)``.
+
+        With ``side``, they are the same views at that side, in pixels.
+        """
+
+
+def resized(images: Tensor, side: int | None) -> Tensor:
+    """Return images ``(B, 3, H, W)`` in [0, 1] at another side, bilinearly and smoothed where they shrink.
+
+    With None, they stay as they are.
+    """
+    if side is None:
+        return images
+    return interpolate(images, (side, side), mode="bilinear", antialias=True)

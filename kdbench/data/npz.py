@@ -8,28 +8,43 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO, Any, Final
 
 import numpy as np
 
-from kdbench.data.arrays import ARRAY_NAMES, Arrays, require_arrays
+from kdbench.data.arrays import RENUMBERINGS, Arrays, Renumbering, array_names, require_arrays
 from kdbench.errors import UserError
 from kdbench.utils.files import write_atomic
 from kdbench.utils.text import one_line, size
 
 NPZ: Final = "npz:"
 """What stands before the name of a file in place of a data set's name."""
+LABELS: Final = ",labels="
+"""What stands behind it, before the rule by which its labels are numbered anew."""
 _CLASS_NAMES = "class_names"
 _COPIES = 3
 """How many times the bytes of its arrays a data set takes in memory, about: read, and ready to be augmented."""
 
 
-def file_of(word: str) -> str | None:
-    """Return ``FILE`` of ``npz:FILE``, in capitals or not; None for any other word."""
-    kind, colon, file = word.partition(":")
-    return file if colon and kind.strip().lower() == NPZ.removesuffix(":") else None
+def npz_word(word: str) -> tuple[str, Renumbering | None] | None:
+    """Split ``npz:FILE`` or ``npz:FILE,labels=RULE``, with npz in capitals or not; None for any other word.
+
+    Raises
+    ------
+    UserError
+        There is no such rule.
+    """
+    kind, colon, rest = word.partition(":")
+    if not colon or kind.strip().lower() != NPZ.removesuffix(":"):
+        return None
+    file, separator, rule = rest.rpartition(LABELS)
+    if not separator:
+        return rest, None
+    if rule not in RENUMBERINGS:
+        raise UserError(f"unknown rule {rule!r} in {word!r}: {LABELS[1:]} takes {' or '.join(RENUMBERINGS)}")
+    return file, RENUMBERINGS[RENUMBERINGS.index(rule)]
 
 
 def find_npz(file: str, folder: Path) -> Path:
@@ -55,8 +70,6 @@ def find_npz(file: str, folder: Path) -> Path:
 def read_npz(path: Path) -> tuple[Arrays, tuple[str, ...]]:
     """Read the arrays of a data set, and return the names of arrays that it has no use for as well.
 
-    Where there are no test images, ``val_images`` and ``val_labels`` are the test images.
-
     Raises
     ------
     UserError
@@ -67,13 +80,11 @@ def read_npz(path: Path) -> tuple[Arrays, tuple[str, ...]]:
             if not zipfile.is_zipfile(file):
                 raise zipfile.BadZipFile("it is not an .npz file, or only the beginning of one")
             with np.load(path, allow_pickle=False) as archive:
-                places = _places(archive.files)
-                require_arrays(str(path), archive.files, places.values())
-                if _CLASS_NAMES in archive:
-                    places[_CLASS_NAMES] = _CLASS_NAMES
-                _require_memory(path, archive.zip, places.values())
-                arrays = {name: np.asarray(archive[place]) for name, place in places.items()}
-                return arrays, tuple(sorted(set(archive.files) - set(places.values())))
+                names = [*array_names(archive.files)]
+                require_arrays(str(path), archive.files)
+                names += [_CLASS_NAMES] if _CLASS_NAMES in archive else []
+                _require_memory(path, archive.zip, names)
+                return {name: np.asarray(archive[name]) for name in names}, tuple(sorted({*archive.files} - {*names}))
     except UserError:
         raise
     except MemoryError:
@@ -95,12 +106,6 @@ def write_npz(path: Path, arrays: Arrays) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     write_atomic(path, buffer.getvalue(), "give another path")
-
-
-def _places(names: Iterable[str]) -> dict[str, str]:
-    """Return the name in the file of each array, by its name in a data set."""
-    validated = "val_images" in names and "test_images" not in names
-    return {name: name.replace("test", "val") if validated else name for name in ARRAY_NAMES}
 
 
 def _require_memory(path: Path, archive: zipfile.ZipFile, names: Collection[str]) -> None:

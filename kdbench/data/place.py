@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal, Self, final
 
+from kdbench.data.arrays import Renumbering
 from kdbench.data.datasets import EMBEDDED, dataset_name, load_dataset
 from kdbench.data.decoding.decoded import decoded
 from kdbench.data.decoding.streamed import StreamedDataset
@@ -15,7 +16,7 @@ from kdbench.data.files.listing import ImageFiles
 from kdbench.data.files.names import Report
 from kdbench.data.files.opening import Kind, image_word, open_image_files
 from kdbench.data.images import Dataset
-from kdbench.data.npz import NPZ, file_of
+from kdbench.data.npz import LABELS, NPZ, npz_word
 from kdbench.errors import UserError
 from kdbench.experiment.protocol import Protocol
 from kdbench.utils.names import squeeze
@@ -55,10 +56,14 @@ class DataPlace:
     """Of the one data set; None for a folder of data sets."""
     given: bool = False
     """Whether a user named it; what is given is read, or refused."""
+    renumbering: Renumbering | None = None
+    """Of the labels of an npz file."""
 
     @classmethod
     def parse(cls, word: str | Path | None) -> Self:
-        """Read ``DIR``, ``npz:FILE`` or ``KIND:DIR``; None is the default folder, which need not exist.
+        """Read ``DIR``, ``npz:FILE``, ``npz:FILE,labels=RULE`` or ``KIND:DIR``.
+
+        None is the default folder, which need not exist.
 
         Raises
         ------
@@ -86,15 +91,16 @@ class DataPlace:
 
     @classmethod
     def of_dataset(cls, word: str) -> Self | None:
-        """Read ``npz:FILE`` or ``KIND:DIR``; None for any other word.
+        """Read ``npz:FILE``, ``npz:FILE,labels=RULE`` or ``KIND:DIR``; None for any other word.
 
         Raises
         ------
         UserError
             Nothing follows the kind.
         """
-        if (file := file_of(word)) is not None:
-            return cls(file, "npz", given=True)
+        if npz := npz_word(word):
+            file, renumbering = npz
+            return cls(file, "npz", given=True, renumbering=renumbering)
         if images := image_word(word):
             return cls(images[1], images[0], given=True)
         return None
@@ -119,8 +125,10 @@ class DataPlace:
         self.check(protocol.dataset, download=download)
         files, rules = self.image_files(protocol.dataset, report), protocol.rules.augmentation
         if files is None:
-            return self.load(protocol.dataset, download=download)
-        return StreamedDataset(files, rules, num_workers, report) if rules.crop == "resized" else decoded(files, report)
+            return self._sized(self.load(protocol.dataset, download=download), protocol)
+        if rules.crop == "resized":
+            return StreamedDataset(files, rules, num_workers, report)
+        return self._sized(decoded(files, report), protocol)
 
     def image_files(self, name: str, report: Report = lambda _: None) -> ImageFiles | None:
         """List the image files that this names, or else those of a data set by its name; None for arrays.
@@ -137,6 +145,11 @@ class DataPlace:
             return open_image_files(name, path, report)  # type: ignore[arg-type]
         return None
 
+    def _sized(self, dataset: Dataset, protocol: Protocol) -> Dataset:
+        """Return images in memory as the protocol gives them to networks."""
+        rules = protocol.rules.augmentation
+        return dataset.with_side(rules.size) if rules.crop == "pad" and rules.size else dataset
+
     def load(self, name: str, *, download: bool) -> Dataset:
         """Load the data set of the npz file, or else the one of a name, which may be ``npz:FILE`` itself.
 
@@ -148,7 +161,7 @@ class DataPlace:
         self.check(name, download=download)
         if self.kind == "npz":
             return load_dataset(self.word, Path())
-        if self.given and not download and file_of(name) is None and not Path(self.path).is_dir():
+        if self.given and not download and npz_word(name) is None and not Path(self.path).is_dir():
             raise UserError(
                 f"there is no folder {Path(self.path).absolute()}: type --download to have {name} fetched into it, or "
                 "--data DIR with a folder that has it"
@@ -157,7 +170,7 @@ class DataPlace:
 
     def check(self, name: str, *, download: bool) -> None:
         """Raise UserError for options that a data set has no use for: none of them is dropped in silence."""
-        if self.kind or file_of(name) is not None:
+        if self.kind or npz_word(name):
             if download:
                 word = "npz:FILE" if self.kind in {"npz", None} else f"{self.kind}:DIR"
                 raise UserError(f"--download is of no use with {word}: it fetches a data set by its name; leave it out")
@@ -187,7 +200,8 @@ class DataPlace:
     @property
     def word(self) -> str:
         """The word that `parse` reads as this place."""
-        return f"{self.kind}:{self.path}" if self.kind else self.path
+        labels = f"{LABELS}{self.renumbering}" if self.renumbering else ""
+        return f"{self.kind}:{self.path}{labels}" if self.kind else self.path
 
     def absolute(self, name: str) -> str | None:
         """Return the word for another process in another folder, which opens the data set of this name.

@@ -5,14 +5,14 @@ Legend: ``N`` training images, ``B`` images of a batch, ``V`` views of an image,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import final
 
 import torch
 from torch import Tensor
 
 from kdbench.data.groups import Group, Layout
-from kdbench.data.images import EpochViews, EvaluationImages, TrainingImages
+from kdbench.data.images import EpochViews, EvaluationImages, TrainingImages, resized
 from kdbench.data.randaugment import strongly_augmented
 from kdbench.data.views import Augmentation
 from kdbench.method import ViewPlan
@@ -41,6 +41,8 @@ class ResidentImages(TrainingImages):
         Where the images live.
     memory_format
         Of what `augment` returns; ``channels_last`` is the order in which the pixels lie and costs nothing.
+    side
+        That all views are resized to, in pixels; by default they are as large as the images.
 
     Raises
     ------
@@ -54,12 +56,13 @@ class ResidentImages(TrainingImages):
         augmentation: Augmentation,
         device: str | torch.device = "cpu",
         memory_format: torch.memory_format = torch.contiguous_format,
+        side: int | None = None,
     ) -> None:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
             raise ValueError(f"images must be uint8 (N, H, W, 3), not {images.dtype} {tuple(images.shape)}")
         num_images, height, width, _ = images.shape
         super().__init__(augmentation, (height, width), torch.device(device), memory_format)
-        self.augmentation = augmentation
+        self.augmentation, self.side = augmentation, side
         pad, offsets = augmentation.pad, augmentation.num_offsets
         rows, columns = height + 2 * pad, width + 2 * pad
         self._area = rows * columns
@@ -91,16 +94,20 @@ class ResidentImages(TrainingImages):
         order: Tensor,  # noqa: ARG002 - any image is at hand at any time
         layout: Layout,  # noqa: ARG002
         plans: Sequence[ViewPlan],
+        sides: Collection[int] = (),  # noqa: ARG002 - each view is resized when it is made
     ) -> ResidentViews:
         """Draw the ids of the plans' views; make the strong ones, of all images."""
         return ResidentViews(self, seed, epoch, plans)
 
-    def views(self, pairs: Tensor) -> Tensor:
+    def views(self, pairs: Tensor, side: int | None = None) -> Tensor:
         """Return views by their numbers ``(P,)``."""
-        return self.augment(*self.augmentation.split(pairs.to(self.device, non_blocking=True)))
+        views = self.augment(*self.augmentation.split(pairs.to(self.device, non_blocking=True)))
+        return resized(views, side or self.side)
 
     def augment(self, index: Tensor, view: Tensor) -> Tensor:
-        """Return views of images, float32 ``(V*B, 3, H, W)`` in [0, 1], view-major. Never waits for the device.
+        """Return views of images as large as these, ``(V*B, 3, H, W)``, view-major. Never waits for the device.
+
+        They are float32, in [0, 1].
 
         Parameters
         ----------
@@ -130,15 +137,15 @@ class ResidentViews(EpochViews):
         """Return the ids of the views of some images."""
         return self._ids[plan][:, index]
 
-    def look_up(self, group: Group, plan: ViewPlan) -> Tensor:
+    def look_up(self, group: Group, plan: ViewPlan, side: int | None = None) -> Tensor:  # noqa: ARG002
         """Return the ids ``(V, n)`` of a group's views that have one, on the device."""
         return self._device_ids[plan][:, group.index]
 
-    def make(self, index: Tensor, source: Tensor, plan: ViewPlan) -> Tensor:
+    def make(self, index: Tensor, source: Tensor, plan: ViewPlan, side: int | None = None) -> Tensor:
         """Make the views with the given ids ``(V, n)``, and the strong ones."""
         plain = self._images.augment(index, source)
         strong = [self._images.scaled(rows[index]) for rows in self._strong[: plan.num_strong]]
-        return torch.cat([plain, *strong]) if strong else plain
+        return resized(torch.cat([plain, *strong]) if strong else plain, side or self._images.side)
 
 
 def strong_views(seed: int, epoch: int, images: ResidentImages, row: int) -> Tensor:
@@ -159,13 +166,14 @@ def strong_views(seed: int, epoch: int, images: ResidentImages, row: int) -> Ten
 
 @final
 class ResidentEvaluation(EvaluationImages):
-    """Test images ``(N, H, W, 3)``, uint8, where they are used."""
+    """Test images ``(N, H, W, 3)``, uint8, where they are used; resized to a side, in pixels, where one is given."""
 
-    def __init__(self, images: Tensor, device: torch.device) -> None:
-        self._images = images.to(device)
+    def __init__(self, images: Tensor, device: torch.device, side: int | None = None) -> None:
+        self._images, self._side = images.to(device), side
 
     def batches(self, first: int = 0, step: int = 1) -> Iterator[tuple[int, Tensor]]:
         """Return batches with the places of their first images."""
         size = forward_batch(self._images.device)
         for place in range(first * size, len(self._images), step * size):
-            yield place, self._images[place : place + size].permute(0, 3, 1, 2).float().div_(255)
+            pixels = self._images[place : place + size].permute(0, 3, 1, 2).float().div_(255)
+            yield place, resized(pixels, self._side)

@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
@@ -39,8 +40,9 @@ from kdbench.teachers.cache_folder import Identity
 from kdbench.teachers.cards import TeacherCard
 from kdbench.teachers.demand import Wanted
 from kdbench.teachers.load import Teacher
-from kdbench.teachers.outputs import LiveTeacher, Query, TeacherSource
+from kdbench.teachers.outputs import LiveTeacher, Query
 from kdbench.teachers.pairs import stored_parts
+from kdbench.teachers.sources import EnsembleSource, FileSource, NetworkSource, TeacherSource
 from kdbench.utils.device import wait_for
 
 Work = Callable[[], object]
@@ -109,29 +111,74 @@ class Stepper:
 class Bench:
     """One pair under one protocol, with everything that a step needs."""
 
-    def __init__(self, protocol: Protocol, dataset: Dataset, pair: Pair, folder: Path, options: Options) -> None:
-        self.protocol, self.options = protocol, options
-        self.teacher, self.student = pair.teacher.network, pair.student
+    def __init__(
+        self,
+        protocol: Protocol,
+        dataset: Dataset,
+        pair: Pair,
+        folder: Path,
+        options: Options,
+        sides: Sequence[int | None] = (None,),
+    ) -> None:
+        self.protocol, self.options, self._folder = protocol, options, folder
+        self.student = pair.student
         self.data = DeviceData(dataset, protocol, options.device)
-        net = freeze(build_net(self.teacher, protocol, dataset, seed=0, purpose="teacher")).to(options.device)
+        networks = [member.network for member in pair.teacher.members]
+        ids = ["none:"] if len(networks) == 1 else [f"none:{number}" for number in range(len(networks))]
+        refs = [TeacherRef(*member) for member in zip(networks, ids, strict=True)]
+        self.teacher, self._ref = pair.teacher.network, TeacherRef.joined(refs)
+        self.members = [self._member(ref, side) for ref, side in zip(refs, sides, strict=True)]
+
+    def _member(self, ref: TeacherRef, side: int | None) -> LiveTeacher | FileSource:
+        """Return an untrained teacher, or a file of random logits."""
+        protocol, dataset, device = self.protocol, self.data.dataset, self.options.device
         card = TeacherCard(
-            network=self.teacher,
-            id="none:",
+            network=ref.network,
+            id=ref.id,
             dataset=protocol.dataset,
             weights="none",
             accuracy=0.0,
             expected=None,
             origin="untrained",
+            image_size=side,
         )
-        self.live = LiveTeacher(Teacher(card, net, torch.empty(0)), protocol.precision, options.device)
-        self.cache = TeacherCache(folder, Identity.of(card, protocol, dataset))
+        if ref.is_file:
+            return FileSource(card, torch.randn(len(dataset.train_labels), dataset.num_classes), None)
+        images = dataset.with_side(side) if side else dataset
+        net = freeze(build_net(ref.network, protocol, images, seed=0, purpose="teacher")).to(device)
+        return LiveTeacher(Teacher(card, net, torch.empty(0)), protocol.precision, device)
+
+    @property
+    def live(self) -> LiveTeacher:
+        """The network that teaches; the first one of an ensemble."""
+        return next(member for member in self.members if isinstance(member, LiveTeacher))
+
+    @cached_property
+    def cache(self) -> TeacherCache:
+        """The cache of the network that teaches."""
+        return self._cache(self.live)
+
+    def _cache(self, live: LiveTeacher) -> TeacherCache:
+        return TeacherCache(self._folder, Identity.of(live.teacher.card, self.protocol, self.data.dataset))
+
+    def source(self, cell: Cell, *, cached: bool = False) -> TeacherSource:
+        """Return where the outputs of the teacher come from, the members of an ensemble all live or all cached."""
+        members = [
+            member
+            if isinstance(member, FileSource)
+            else NetworkSource(member, self._filled(member, cell) if cached else None)
+            for member in self.members
+        ]
+        if len(members) == 1:
+            return members[0]
+        return EnsembleSource(self._ref, members, self.data.dataset.test_labels)
 
     def cell(self, method: str, settings: dict[str, Any] | None = None, student: str | None = None) -> Cell:
         """Return a cell of the pair."""
         kind, student = load_method(method), student or self.student
         return Cell(
             protocol=self.protocol,
-            teacher=TeacherRef(self.teacher, "none:") if kind.READS.teacher else None,
+            teacher=self._ref if kind.READS.teacher else None,
             student=student,
             method=method,
             method_version=kind.VERSION,
@@ -144,14 +191,15 @@ class Bench:
     def batches(self, *plans: ViewPlan, data: DeviceData | None = None) -> Batches:
         """Batches at the beginning of the first epoch; of as many other images where they are given."""
         batches = Batches(data or self.data, self.protocol, 1)
+        sides = {member.side for member in self.members if isinstance(member, LiveTeacher) and member.side}
         for plan in plans or (PLAIN,):
-            batches.add(plan)
+            batches.add(plan, sides)
         batches.begin(1)
         return batches
 
     def live_step(self, *cells: Cell) -> Stepper:
         """Steps of cells in lockstep, with the live teacher."""
-        return Stepper(cells, self.batches(*map(plan_of, cells)), TeacherSource(self.live, None), self.options)
+        return Stepper(cells, self.batches(*map(plan_of, cells)), self.source(cells[0]), self.options)
 
     def cached_step(self, *cells: Cell) -> Stepper:
         """Steps of cells in lockstep, with a warm cache."""
@@ -159,16 +207,23 @@ class Bench:
 
     def cached(self, cell: Cell) -> TeacherSource:
         """Return a cache of all that the steps of a cell read."""
+        return self.source(cell, cached=True)
+
+    def _filled(self, live: LiveTeacher, cell: Cell) -> TeacherCache:
+        cache, net = self.cache if live is self.live else self._cache(live), live.teacher.net
+
+        def random(pairs: Tensor) -> dict[Part, Tensor]:
+            return {
+                "logits": torch.randn(len(pairs), net.num_classes),
+                "penultimate": torch.rand(len(pairs), net.width),
+            }
+
         wanted, batches = Wanted.by(cell), self.batches(plan_of(cell))
         steps = range(min(_STEPS, batches.steps))
         pairs = np.unique(batches.visits(steps, wanted.plan).numpy())
-        parts = stored_parts(wanted.parts, self.data.images.numbering, self.live.teacher.net.widths)
-        self.cache.build(pairs, tuple(sorted(parts)), self._random, batch=4096)
-        return TeacherSource(self.live, self.cache)
-
-    def _random(self, pairs: Tensor) -> dict[Part, Tensor]:
-        net = self.live.teacher.net
-        return {"logits": torch.randn(len(pairs), net.num_classes), "penultimate": torch.rand(len(pairs), net.width)}
+        parts = stored_parts(wanted.parts, self.data.images.numbering, net.widths)
+        cache.build(pairs, tuple(sorted(parts)), random, batch=4096)
+        return cache
 
     def alone_step(self, plan: ViewPlan = PLAIN, student: str | None = None) -> Work:
         """Steps of a student without a teacher, on the views of a plan."""
@@ -186,11 +241,14 @@ class Bench:
         """Asking for the teacher's outputs of one step after the other."""
         wanted, batches = Wanted.by(cell), self.batches(plan_of(cell))
         reader = source.reader(batches, wanted.plan, wanted.parts)
-        images = [batches.images(group, wanted.plan) for group in batches.groups(0)]
+        views = [
+            {side: batches.images(group, wanted.plan, side) for side in (None, *source.sides)}
+            for group in batches.groups(0)
+        ]
         count = itertools.cycle(range(min(_STEPS, max(1, batches.steps - 1))))
 
         def work() -> None:
-            for shown, group in zip(images, batches.groups(next(count)), strict=True):
+            for shown, group in zip(views, batches.groups(next(count)), strict=True):
                 reader.outputs(shown, reader.inputs(group))
 
         return work

@@ -12,7 +12,6 @@ from kdbench.engine.bench import Bench, Stepper, alternate, plan_of, ratio
 from kdbench.engine.loading import steady_seconds
 from kdbench.method import PLAIN
 from kdbench.teachers.demand import Wanted
-from kdbench.teachers.outputs import TeacherSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +59,7 @@ def measure(
             works["data"] = bench.data_step(plan)
         if plan != PLAIN and not whole:
             works["alone on its views"] = bench.alone_step(plan)
-        sources = {"live": TeacherSource(bench.live, None)} if cell.teacher else {}
+        sources = {"live": bench.source(cell)} if cell.teacher else {}
         if cell.teacher and Wanted.by(cell).cacheable:
             sources["cache"] = bench.cached(cell)
         for kind, source in sources.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -16,10 +16,20 @@ from kdbench.models.starts import read_start
 from kdbench.teachers.cards import CARD, TeacherCard, read_card
 from kdbench.utils.files import paths_in
 from kdbench.utils.reading import Unreadable
-from kdbench.utils.values import argument, number, whole_number
+from kdbench.utils.values import number, whole_number
 
 _PROTOCOL_ABOVE = 3
 """Folders between that of a cell and its folder of runs: pair, method and protocol lie between them."""
+FindSize = Callable[[Path, Protocol], tuple[int, int]]
+"""Gives height and width of a network's images where its folder does not hold them, or raises UserError."""
+
+
+def no_size(folder: Path, protocol: Protocol) -> tuple[int, int]:
+    """Raise UserError: nobody knows."""
+    raise UserError(
+        f"{folder} does not say how large its network's images are, as kdbench 0.1 did not keep it for "
+        f"{protocol.dataset}: give it with kdbench.load(..., image_size=(HEIGHT, WIDTH))"
+    )
 
 
 @final
@@ -55,18 +65,20 @@ class Described:
     """Of the data set it was trained on; None where that is not kept."""
     config: Mapping[str, Any] | None = None
     """Identity of the cell that trained it; None for an imported teacher."""
+    teacher_side: int | None = None
+    """Side of the images of the network that taught it, in pixels; None where it was its own."""
 
 
-def described(path: Path, image_size: tuple[int, int] | None = None) -> Described:
+def described(path: Path, find_size: FindSize = no_size) -> Described:
     """Read what there is to know of a trained network without its weights.
 
     Parameters
     ----------
     path
         Folder of a finished cell or of a teacher, or the ``record.json`` or ``teacher.json`` in it.
-    image_size
-        Height and width of its images, where the files do not hold them: those that early versions wrote of networks
-        for npz files and folders.
+    find_size
+        Asked for the size of its images where the files do not hold it: those that early versions wrote of networks
+        for npz files and folders, and teachers that were imported for such data.
 
     Raises
     ------
@@ -75,9 +87,9 @@ def described(path: Path, image_size: tuple[int, int] | None = None) -> Describe
     """
     folder = path.parent if path.name in {RECORD, CARD} else path
     if (folder / RECORD).exists():
-        return _of_record(folder, image_size)
+        return _of_record(folder, find_size)
     if (folder / CARD).exists():
-        return _of_card(folder, image_size)
+        return _of_card(folder, find_size)
     if any((folder / name).exists() for name in (CONFIG, STATE)):
         raise UserError(f"{folder} is a cell that is not finished: type the command that began it to finish it")
     raise UserError(
@@ -86,7 +98,7 @@ def described(path: Path, image_size: tuple[int, int] | None = None) -> Describe
     )
 
 
-def _of_record(folder: Path, image_size: tuple[int, int] | None) -> Described:
+def _of_record(folder: Path, find_size: FindSize) -> Described:
     record = _read_record(folder / RECORD)
     config = record["config"]
     network, _, start = config["student"].partition("@")
@@ -98,21 +110,25 @@ def _of_record(folder: Path, image_size: tuple[int, int] | None) -> Described:
         weights_hash=record["weights"],
         accuracy=record["top1"],
         protocol=protocol,
-        input=_input(record, folder, protocol, image_size, start and (network, start)),
+        input=_input(record, folder, protocol, find_size, start and (network, start)),
         fingerprint=record["data_fingerprint"],
         config=config,
+        teacher_side=(record["teacher"] or {}).get("image_size"),
     )
 
 
-def _of_card(folder: Path, image_size: tuple[int, int] | None) -> Described:
+def _of_card(folder: Path, find_size: FindSize) -> Described:
     card = read_card(folder / CARD)
     place = folder.absolute().parent.parent
     own = _own_record(place, card)
     if own is not None:
-        trained = _of_record(own, image_size)
+        trained = _of_record(own, find_size)
         return replace(trained, name=f"teacher {card.spec}", weights=folder / WEIGHTS)
+    if card.accuracy is None or card.ref.is_file:
+        raise UserError(f"{folder} is a file of logits, not a network: give the folder of another teacher")
     protocol = load_protocol(place.name).override(dataset=card.dataset)
-    known = _input({}, folder, protocol, image_size, "")
+    protocol = protocol.with_side(card.image_size) if card.image_size else protocol
+    known = _input({}, folder, protocol, find_size, "")
     return Described(
         name=f"teacher {card.spec}",
         network=card.network,
@@ -148,7 +164,7 @@ def _input(
     record: Mapping[str, Any],
     folder: Path,
     protocol: Protocol,
-    image_size: tuple[int, int] | None,
+    find_size: FindSize,
     start: tuple[str, str] | str,
 ) -> Input:
     """Return what a record says of a network's input, or else what its protocol and its data set's name do.
@@ -166,15 +182,8 @@ def _input(
         normalisation = read_start(folder.absolute().parents[_PROTOCOL_ABOVE], start[0], start[1]).normalisation
     if rules.augmentation.size is not None:
         image_size = rules.augmentation.size, rules.augmentation.size
-    elif shape is not None:
-        image_size = shape.image_size
-    if image_size is None:
-        raise UserError(
-            f"{folder} does not say how large its network's images are, as kdbench 0.1 did not keep it for "
-            f"{protocol.dataset}: give it with kdbench.load(..., image_size=(HEIGHT, WIDTH))"
-        )
-    with argument("image_size"):
-        height, width = (whole_number(side, 1) for side in image_size)
+    else:
+        image_size = shape.image_size if shape else find_size(folder, protocol)
     mean, std = normalisation or (rules.data.mean, rules.data.std)
     if isinstance(mean, str) or isinstance(std, str):
         raise UserError(
@@ -182,7 +191,7 @@ def _input(
             f"import it under a protocol that gives them in numbers"
         )
     return Input(
-        image_size=(height, width),
+        image_size=image_size,
         normalisation=(mean, std),
         num_classes=shape.num_classes if shape else None,
     )

@@ -92,6 +92,6 @@ def _evaluation(run: Run, validation: Tensor | None) -> Evaluation:
     dataset = run.data.dataset
     if validation is not None:
         return Evaluation(validation, dataset.num_classes)
-    teacher_logits = run.source.teacher.test_logits if run.source else None
+    teacher_logits = run.source.test_logits if run.source else None
     keep = run.in_last_epoch and run.options.predictions
     return Evaluation(dataset.test_labels, dataset.num_classes, teacher_logits, keep=keep)

@@ -22,7 +22,8 @@ from kdbench.engine.team import joined, meet_leader
 from kdbench.engine.train import train_held
 from kdbench.errors import Interrupted, UserError
 from kdbench.experiment.cell import Cell
-from kdbench.teachers.outputs import Kind, TeacherSource
+from kdbench.teachers.outputs import Kind
+from kdbench.teachers.sources import TeacherSource
 from kdbench.utils.device import pick_device, prepare_process
 from kdbench.utils.leases import Superseded
 from kdbench.utils.ranks import RankLost, Ranks, leave

@@ -11,18 +11,10 @@ from kdbench.data.images import Dataset
 from kdbench.engine.environment import environment
 from kdbench.engine.tally import VALIDATION, Tally
 from kdbench.experiment.cell import Cell
-from kdbench.experiment.protocol import Protocol
 from kdbench.experiment.record_checks import sealed
 from kdbench.experiment.registry import load_method, method_source
 from kdbench.net import Net
-from kdbench.teachers.cards import TeacherCard
 from kdbench.utils.device import peak_memory_mb
-
-
-def measured_table(protocol: Protocol, dataset: Dataset) -> dict[str, dict[str, list[float]]]:
-    """Return the numbers that were measured where the protocol says so, as table ``measured``; else nothing."""
-    numbers = {name: list(values) for name, values in dataset.measurements(protocol.rules.data).items()}
-    return {"measured": numbers} if numbers else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +33,9 @@ class Counts:
     extra_parameters: int
     """Trainable parameters of the method's own."""
     teacher_outputs: str | None
-    """``live``, ``cache``, or None without a teacher."""
+    """``live``, ``cache``, ``file``, or None without a teacher."""
+    live_teachers: int
+    """Networks that were queried for each view: the members of an ensemble count each."""
     computed_logits: bool
     """Whether the teacher's logits were computed from penultimate features in a cache."""
     cells_together: int
@@ -55,7 +49,7 @@ class Counts:
 def make_record(
     cell: Cell,
     dataset: Dataset,
-    teacher: TeacherCard | None,
+    teacher: dict[str, Any] | None,
     tally: Tally,
     counts: Counts,
     student: Net,
@@ -69,6 +63,8 @@ def make_record(
 
     Parameters
     ----------
+    teacher
+        What is known of the teacher; see :meth:`kdbench.teachers.sources.TeacherSource.described`.
     tally
         With a row of metrics for each epoch of the protocol, and the time spent on training and on evaluation. What
         cells in lockstep share counts for each of them in full, so that it is about the time of the cell in a run of
@@ -90,15 +86,13 @@ def make_record(
         "protocol_version": protocol.rules.version,
         "overrides": protocol.overrides(),
         "dataset": protocol.dataset,
+        "data_name": dataset.name,
         "data_fingerprint": dataset.fingerprint,
-        **measured_table(protocol, dataset),
         "test_set": {
             "images": len(dataset.test_labels),
             "largest_class": int(dataset.test_labels.bincount().max()),
         },
-        "teacher": {name: getattr(teacher, name) for name in ("network", "id", "weights", "accuracy")}
-        if teacher
-        else None,
+        "teacher": teacher,
         "student": cell.student_label,
         "method": cell.method,
         "method_source": method_source(cell.method).text,
@@ -124,7 +118,7 @@ def make_record(
             "student_views": views * counts.student_epochs,
             "teacher_outputs": counts.teacher_outputs,
             **({"teacher_logits": "from penultimate features"} if counts.computed_logits else {}),
-            "teacher_forwards": views * counts.teacher_epochs if counts.teacher_outputs == "live" else 0,
+            "teacher_forwards": views * counts.teacher_epochs * counts.live_teachers,
             "cells_together": counts.cells_together,
             "devices": list(counts.devices),
             "compiled": counts.compiled,

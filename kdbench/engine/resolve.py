@@ -8,7 +8,7 @@ from typing import Any, final
 
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell, TeacherRef
-from kdbench.experiment.pairs import TeacherSpec
+from kdbench.experiment.pairs import JOIN, TeacherSpec
 from kdbench.experiment.protocol import Protocol
 from kdbench.experiment.registry import load_method, method_name
 from kdbench.experiment.settings import resolve_settings
@@ -53,14 +53,14 @@ def resolve_cell(names: Names, protocol: Protocol, runs: Path, teachers: Teacher
         with argument("--teacher"):
             spec = names.teacher if isinstance(names.teacher, TeacherRef) else TeacherSpec.parse(text(names.teacher))
     network = teachers.spelling(spec.network) if spec else None
-    for name in filter(None, (student, network)):
+    for name in (student, *(network.split(JOIN) if network else ())):
         check_name(name, protocol)
     resolved = resolve_settings(
         method, dataset=protocol.dataset, teacher=network, student=student, chosen=names.settings
     )
     ref = spec if isinstance(spec, TeacherRef) else None
-    if isinstance(spec, TeacherSpec) and network and kind.READS.teacher:
-        ref = teachers.find(spec, network).ref
+    if isinstance(spec, TeacherSpec) and kind.READS.teacher:
+        ref = teachers.named(spec)
     cell = Cell(
         protocol=protocol,
         teacher=ref if kind.READS.teacher else None,

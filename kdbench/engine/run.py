@@ -31,7 +31,8 @@ from kdbench.experiment.registry import load_method
 from kdbench.method import Batch, Method
 from kdbench.models.starts import build_student
 from kdbench.net import Net, Outputs, Part
-from kdbench.teachers.outputs import TeacherSource
+from kdbench.teachers.demand import unsupported
+from kdbench.teachers.sources import TeacherSource
 from kdbench.utils.device import Span, memory_format
 from kdbench.utils.files import write_atomic
 from kdbench.utils.streams import generator, stream_seed
@@ -66,9 +67,12 @@ class Run:
         self.feed = Feed(source, method_class.views(cell.settings.config))
         student = build_student(cell, options.runs, self.data.dataset)
         try:
-            batches.add(self.feed.plan)
+            if reason := unsupported(cell):
+                raise ValueError(reason)
+            batches.add(self.feed.plan, source.sides if source else ())
             compiled = options.compile and device.type != "cuda"
-            self.module = build_step(cell, student, batches, source.teacher.net if source else None, compiled=compiled)
+            teacher, no_teacher = (source.net, source.absent) if source else (None, "")
+            self.module = build_step(cell, student, batches, teacher, no_teacher=no_teacher, compiled=compiled)
         except Unread:
             raise
         except ValueError as error:
@@ -245,7 +249,7 @@ class Run:
         remedy = f"its last good state is kept in {self.folder}. Try smaller loss weights with --set, or fp32"
         if self.source and not self.source.is_finite(self.batches, self.feed.plan, self.needs, step - 1):
             remedy = (
-                f"the outputs of its teacher {self.source.teacher.card.spec} are not finite there, so loss weights are "
+                f"the outputs of its teacher {self.source.spec} are not finite there, so loss weights are "
                 f"not the reason. Use fp32, or import or train the teacher again"
             )
         raise Diverged(

@@ -67,14 +67,15 @@ def finish(run: Run) -> dict[str, Any]:
         teacher_epochs=sum(phase.epochs for phase in run.phases if phase.reads.teacher),
         extra_parameters=run.extra_parameters,
         teacher_outputs=run.source.kind if run.source else None,
+        live_teachers=run.source.num_live if run.source else 0,
         computed_logits=any(run.source.computed(phase.reads.teacher) for phase in run.phases) if run.source else False,
         cells_together=run.num_lockstep,
         devices=run.devices,
         compiled=run.options.compile,
     )
-    card = run.source.teacher.card if run.source else None
+    teacher = run.source.described() if run.source else None
     record = make_record(
-        run.cell, run.data.dataset, card, tally, counts, run.student, digest, predictions, run.options.device
+        run.cell, run.data.dataset, teacher, tally, counts, run.student, digest, predictions, run.options.device
     )
     write_json(run.folder / RECORD, record, permit=run.permit)
     sweep(run.folder, held=True)

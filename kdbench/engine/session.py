@@ -26,8 +26,10 @@ from kdbench.engine.team import Team, joined
 from kdbench.engine.train import train_cells
 from kdbench.experiment.cell import Cell, TeacherRef, lockstep_groups
 from kdbench.experiment.protocol import Protocol, load_protocol
+from kdbench.experiment.rule_groups import MAX_SIDE
 from kdbench.models import canonical_network
 from kdbench.teachers.cards import TeacherCard
+from kdbench.teachers.logits import import_logits
 from kdbench.teachers.make import import_teacher, register_trained
 from kdbench.teachers.plan import CacheMode, Sources
 from kdbench.teachers.store import TeacherStore
@@ -266,23 +268,59 @@ class Session:
         """
         Sources(self.teachers, lockstep_groups(cells, together), cache, watch or Watch()).prepare()
 
-    def teacher_cell(self, network: str, *, seed: int = 0, init: str = "") -> Cell:
-        """Return the cell that trains a teacher: a baseline of as many epochs as the protocol gives its teachers."""
-        cell = self.cell(method=self.protocol.baseline, student=network, seed=seed, init=init)
-        return replace(cell, protocol=self.protocol.for_teachers())
+    def with_side(self, image_size: int | None) -> Session:
+        """Return the session in which a teacher with images of its own size is trained; the same one for None.
 
-    def train_teacher(self, network: str, *, seed: int = 0, init: str = "") -> TeacherCard:
-        """Train a network without a teacher, or find its finished cell, and make it a teacher."""
-        cell = self.teacher_cell(network, seed=seed, init=init)
-        return register_trained(self.runs, cell, self.run(cell))
+        Raises
+        ------
+        UserError
+            There can be no images of this size.
+        """
+        if image_size is None:
+            return self
+        with argument("--image-size"):
+            side = whole_number(image_size, 1, MAX_SIDE)
+        dataset = self.dataset.with_side(side)
+        if dataset.shape == self.dataset.shape:
+            return self
+        return replace(self, protocol=self.protocol.with_side(side), given=dataset)
+
+    def teacher_cell(self, network: str, *, seed: int = 0, init: str = "", hold_out: bool = False) -> Cell:
+        """Return the cell that trains a teacher: a baseline of as many epochs as the protocol gives its teachers.
+
+        It is trained on all images, unless ``hold_out`` says that those held out by the protocol are left out.
+        """
+        cell = self.cell(method=self.protocol.baseline, student=network, seed=seed, init=init)
+        return replace(cell, protocol=self.protocol.for_teachers(hold_out=hold_out))
+
+    def train_teacher(
+        self, network: str, *, seed: int = 0, init: str = "", image_size: int | None = None, hold_out: bool = False
+    ) -> TeacherCard:
+        """Train a network without a teacher, or find its finished cell, and make it a teacher.
+
+        ``image_size`` is the side of the images that it takes, in pixels; by default they are the student's.
+        ``hold_out``: see :meth:`teacher_cell`.
+        """
+        with argument("--hold-out"):
+            flag(hold_out)
+        session = self.with_side(image_size)
+        cell = session.teacher_cell(network, seed=seed, init=init, hold_out=hold_out)
+        return register_trained(self.runs, cell, session.run(cell), None if session is self else image_size)
 
     def import_teacher(
-        self, weights: str | Path, network: str, *, expected: float | None = None, key: str | None = None
+        self,
+        weights: str | Path,
+        network: str,
+        *,
+        expected: float | None = None,
+        key: str | None = None,
+        image_size: int | None = None,
     ) -> TeacherCard:
         """Import a checkpoint as a teacher; see :func:`kdbench.teachers.make.import_teacher`."""
         if expected is not None:
             with argument("--accuracy"):
                 expected = number(expected)
+        self.with_side(image_size)  # checks it
         return import_teacher(
             weights,
             canonical_network(network),
@@ -292,7 +330,18 @@ class Session:
             device=self.device,
             expected=expected,
             key=key,
+            image_size=image_size,
         )
+
+    def import_logits(
+        self, file: str | Path, name: str = "", *, expected: float | None = None
+    ) -> tuple[TeacherCard, float]:
+        """Import a file of logits as a teacher; see :func:`kdbench.teachers.logits.import_logits`."""
+        if expected is not None:
+            with argument("--accuracy"):
+                expected = number(expected)
+        rules = {"protocol": self.protocol, "dataset": self.dataset}
+        return import_logits(Path(file), name, runs=self.runs, expected=expected, **rules)  # type: ignore[arg-type]
 
     def _work(self, cells: Sequence[Cell]) -> bytes:
         """Return what the processes are given that compute cells with this one."""

@@ -18,7 +18,8 @@ from kdbench.data.batches import Batches
 from kdbench.data.groups import Group
 from kdbench.method import ViewPlan
 from kdbench.net import Outputs, Part
-from kdbench.teachers.outputs import Reader, TeacherSource
+from kdbench.teachers.outputs import Reader, Views
+from kdbench.teachers.sources import TeacherSource
 from kdbench.utils.device import Span
 
 
@@ -30,6 +31,11 @@ class Feed:
     source: TeacherSource | None
     plan: ViewPlan
 
+    @property
+    def sides(self) -> tuple[int | None, ...]:
+        """Sides of the views that it needs, in pixels: the student's, which is None, and the teacher's own."""
+        return (None, *sorted(self.source.sides)) if self.source else (None,)
+
 
 Query = tuple[TeacherSource, tuple[str, int]]
 """A live teacher, and a view, by its name in plans, for which it is queried."""
@@ -40,7 +46,7 @@ Query = tuple[TeacherSource, tuple[str, int]]
 class TeacherInputs:
     """What a feed's reader looked up for a group of images: tensors on the device, and the time that took."""
 
-    parts: dict[Part, Tensor]
+    parts: dict[str, Tensor]
     span: Span
 
 
@@ -49,8 +55,8 @@ class TeacherInputs:
 class Inputs:
     """What was looked up for a group of images."""
 
-    views: dict[ViewPlan, Tensor]
-    """What the views of a plan are made of; plans that are not here are the beginning of one of these."""
+    views: dict[tuple[ViewPlan, int | None], Tensor]
+    """What the views of a plan at a side are made of; plans that are not here are the beginning of one of these."""
     teacher: dict[Feed, TeacherInputs]
 
     def tensors(self) -> list[Tensor]:
@@ -60,7 +66,7 @@ class Inputs:
     def clone(self) -> Inputs:
         """Copy the tensors to memory that no later group uses."""
         return Inputs(
-            {plan: source.clone() for plan, source in self.views.items()},
+            {key: source.clone() for key, source in self.views.items()},
             {
                 feed: replace(inputs, parts={part: tensor.clone() for part, tensor in inputs.parts.items()})
                 for feed, inputs in self.teacher.items()
@@ -106,7 +112,7 @@ class SharedInputs:
         for feed, parts in needs.items():
             if not feed.source:
                 continue
-            if feed.source.kind == "cache" or not self.batches.data.images.numbering.rows_share_a_crop:
+            if not feed.source.is_live or not self.batches.data.images.numbering.rows_share_a_crop:
                 self._readers[feed] = feed.source.reader(self.batches, feed.plan, parts)
                 continue
             for row in feed.plan.rows:
@@ -120,21 +126,22 @@ class SharedInputs:
             with Span(self.device) as span:
                 parts = self._readers[feed].inputs(group) if feed in self._readers else {}
             teacher[feed] = TeacherInputs(parts, span)
-        made = dict.fromkeys(makers(frozenset(feed.plan for feed in teacher)).values())
-        return Inputs({plan: self.batches.views.look_up(group, plan) for plan in made}, teacher)
+        maker = makers(frozenset(feed.plan for feed in teacher))
+        made = dict.fromkeys((maker[feed.plan], side) for feed in teacher for side in feed.sides)
+        return Inputs({key: self.batches.views.look_up(group, *key) for key in made}, teacher)
 
     def make(self, index: Tensor, inputs: Inputs) -> Mapping[Feed, Shared]:
         """Make images and teacher outputs of each feed, for images at ``index`` ``(n,)``."""
-        images: dict[ViewPlan, tuple[Tensor, Span]] = {}
-        for plan, source in inputs.views.items():
+        images: dict[tuple[ViewPlan, int | None], tuple[Tensor, Span]] = {}
+        for (plan, side), source in inputs.views.items():
             with Span(self.device) as augmenting:
-                images[plan] = self.batches.views.make(index, source, plan), augmenting
+                images[plan, side] = self.batches.views.make(index, source, plan, side), augmenting
         maker = makers(frozenset(feed.plan for feed in inputs.teacher))
         answers: dict[Query, Outputs] = {}
         shared: dict[Feed, Shared] = {}
         for feed, looked_up in inputs.teacher.items():
-            whole, augmenting = images[maker[feed.plan]]
-            views = whole[: feed.plan.num_views * len(index)]
+            made = {side: images[maker[feed.plan], side] for side in feed.sides}
+            views = {side: whole[: feed.plan.num_views * len(index)] for side, (whole, _) in made.items()}
             with Span(self.device) as querying:
                 if feed in self._readers:
                     outputs = self._readers[feed].outputs(views, looked_up.parts)
@@ -142,19 +149,22 @@ class SharedInputs:
                     outputs = self._query(feed.source, feed.plan, views, answers)
                 else:
                     outputs = Outputs("teacher")
-            shared[feed] = Shared(views, outputs, (augmenting, looked_up.span, querying))
+            spans = [span for _, span in made.values()]
+            shared[feed] = Shared(views[None], outputs, (*spans, looked_up.span, querying))
         return shared
 
-    def _query(self, source: TeacherSource, plan: ViewPlan, views: Tensor, answers: dict[Query, Outputs]) -> Outputs:
+    def _query(self, source: TeacherSource, plan: ViewPlan, views: Views, answers: dict[Query, Outputs]) -> Outputs:
         """Query a live teacher view by view; for one that feeds have in common, once for all of them.
 
         What it says of the plain view does not depend on which methods with more views are in lockstep.
         """
         outputs = []
-        for row, images in zip(plan.rows, views.chunk(plan.num_views), strict=True):
+        chunks = {side: images.chunk(plan.num_views) for side, images in views.items()}
+        for number, row in enumerate(plan.rows):
             query = source, row
             if query not in answers:
-                answers[query] = source.live.outputs(images, self._reads[query])
+                images = {side: chunk[number] for side, chunk in chunks.items()}
+                answers[query] = source.query(images, self._reads[query])
             outputs.append(answers[query])
         parts = frozenset.intersection(*(self._reads[source, row] for row in plan.rows))
         return Outputs.of_views([each.narrowed(parts) for each in outputs])

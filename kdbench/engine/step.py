@@ -85,8 +85,15 @@ def check_terms(loss: Loss, terms: object) -> None:
     raise UserError(f"{code.co_filename}, line {line}: {function.__name__}() returns {what}")
 
 
-def build_step(cell: Cell, student: Net, batches: Batches, teacher: Net | None, *, compiled: bool = False) -> Step:
+def build_step(
+    cell: Cell, student: Net, batches: Batches, teacher: Net | None, *, no_teacher: str = "", compiled: bool = False
+) -> Step:
     """Build a cell's method around its student, from the method's own random stream.
+
+    Parameters
+    ----------
+    no_teacher
+        Why there is no network that teaches, where the method needs a teacher.
 
     Raises
     ------
@@ -101,6 +108,7 @@ def build_step(cell: Cell, student: Net, batches: Batches, teacher: Net | None, 
         epochs=protocol.epochs,
         steps_per_epoch=batches.steps,
         group_size=batches.schedule.images_together,
+        **({"no_teacher": no_teacher} if no_teacher else {}),
     )
     with seeded(cell.seed, "init", "method"):
         method = method_class(cell.settings.config, setup)

@@ -14,14 +14,13 @@ from kdbench.engine.lockstep import Lockstep
 from kdbench.engine.options import Options
 from kdbench.engine.outcomes import Held, Outcome, Outcomes
 from kdbench.engine.progress import Observers, quietly
-from kdbench.engine.record import measured_table
 from kdbench.engine.run import Run
 from kdbench.engine.run_state import resume, tidy_ended
 from kdbench.engine.team import Team
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.folder import CONFIG, FAILURE, STATE, read_record
 from kdbench.models.weights import weights_hash
-from kdbench.teachers.outputs import TeacherSource
+from kdbench.teachers.sources import TeacherSource
 from kdbench.utils.files import write_atomic
 from kdbench.utils.leases import MAX_CRASHES, Killed, Lease, Leases
 from kdbench.utils.ranks import RankLost, Ranks
@@ -145,7 +144,8 @@ def write_config(folder: Path, run: Run) -> None:
     """Write what a cell is, the numbers that its rules were measured as, and where its teacher's outputs come from."""
     settings = run.cell.settings
     config = run.cell.identity() | {"id": run.cell.id, "source": settings.source, "chosen": settings.chosen}
-    config |= measured_table(run.cell.protocol, run.data.dataset)
+    if measured := run.data.dataset.measurements(run.cell.protocol.rules.data):
+        config["measured"] = measured
     if run.source:
         config["teacher_outputs"] = run.source.kind
     write_atomic(folder / CONFIG, tomli_w.dumps(config))

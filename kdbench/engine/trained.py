@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from kdbench.data.decoding.crops import CropRules
 from kdbench.data.decoding.decode import central_pixels
-from kdbench.engine.described import Described, described
+from kdbench.engine.described import Described, described, no_size
 from kdbench.errors import UserError
-from kdbench.experiment.protocol import Protocol
+from kdbench.experiment.cell import TeacherRef
 from kdbench.experiment.registry import load_method
 from kdbench.experiment.rule_groups import AugmentationRules
 from kdbench.experiment.settings import resolve_settings
@@ -28,6 +28,7 @@ from kdbench.models import build_backbone
 from kdbench.models.weights import load_weights, read_weights, weights_hash
 from kdbench.net import Net
 from kdbench.utils.streams import seeded
+from kdbench.utils.values import argument, shown, whole_number
 
 
 @final
@@ -168,8 +169,17 @@ def load(path: str | Path, *, image_size: tuple[int, int] | None = None) -> Trai
     kdbench.UserError
         There is no such network, or its weights are not those that its record describes.
     """
-    source = described(Path(path), image_size)
+    source = described(Path(path), no_size if image_size is None else lambda *_: _size(image_size))
     return Trained(read_net(source), source.protocol.rules.augmentation)
+
+
+def _size(image_size: tuple[int, int]) -> tuple[int, int]:
+    with argument("image_size"):
+        try:
+            height, width = image_size
+        except (TypeError, ValueError):
+            raise ValueError(f"must be (HEIGHT, WIDTH), not {shown(image_size)}") from None
+        return whole_number(height, 1), whole_number(width, 1)
 
 
 def read_net(source: Described) -> Net:
@@ -206,35 +216,37 @@ def _build(source: Described, num_classes: int) -> Net:
             std=std,
             image_size=size,
         )
-        return net if source.config is None else _wrapped(net, source.config, source.protocol)
+        return _wrapped(net, source.config, source) if source.config and is_wrapped(source) else net
 
 
-def _wrapped(student: Net, config: Mapping[str, object], protocol: Protocol) -> Net:
+def is_wrapped(source: Described) -> bool:
+    """Return whether a network is what a method built around the student of its name."""
+    return source.config is not None and load_method(source.config["method"]["name"]).wrap is not Method.wrap
+
+
+def _wrapped(student: Net, config: Mapping[str, Any], source: Described) -> Net:
     """Return the network that a cell's method trains around its student."""
-    settings, teacher = dict(config["method"]), config["teacher"]  # type: ignore[call-overload]
-    method = load_method(settings["name"])
-    if method.wrap is Method.wrap:
-        return student
-    chosen = {key: value for key, value in settings.items() if key not in {"name", "version"}}
-    network = teacher["network"] if teacher else None  # type: ignore[index]
-    resolved = resolve_settings(
-        settings["name"], dataset=protocol.dataset, teacher=network, student=student.name, chosen=chosen
-    )
+    name, protocol = config["method"]["name"], source.protocol
+    teacher = TeacherRef(**config["teacher"]) if config["teacher"] else None
+    network = teacher.network if teacher else None
+    chosen = {key: value for key, value in config["method"].items() if key not in {"name", "version"}}
+    resolved = resolve_settings(name, dataset=protocol.dataset, teacher=network, student=student.name, chosen=chosen)
     setup = Setup(
         student=student,
-        teacher=_stand_in(network, student) if network else None,
+        teacher=_stand_in(teacher.network, student, source.teacher_side) if teacher and teacher.is_network else None,
         labels=torch.arange(student.num_classes),
         epochs=protocol.epochs,
         steps_per_epoch=1,
         group_size=protocol.rules.schedule.images_together,
     )
-    return method(resolved.config, setup).wrap(setup)
+    return load_method(name)(resolved.config, setup).wrap(setup)
 
 
-def _stand_in(network: str, student: Net) -> Net:
+def _stand_in(network: str, student: Net, side: int | None) -> Net:
     """Return a network of a teacher's shapes; what a method takes over of its weights is in the student's file."""
-    backbone = build_backbone(network, student.num_classes, student.image_size)
-    return Net(network, backbone, mean=(0.0,) * 3, std=(1.0,) * 3, image_size=student.image_size)
+    size = (side, side) if side else student.image_size
+    backbone = build_backbone(network, student.num_classes, size)
+    return Net(network, backbone, mean=(0.0,) * 3, std=(1.0,) * 3, image_size=size)
 
 
 def _num_classes(build: Callable[[int], Net], weights: Mapping[str, Tensor]) -> int:

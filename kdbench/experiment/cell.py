@@ -9,8 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from kdbench.errors import UserError
 from kdbench.experiment.identity import identity_hash, identity_text
-from kdbench.experiment.pairs import Pair, TeacherSpec
+from kdbench.experiment.pairs import JOIN, LOGITS, Pair, TeacherSpec
 from kdbench.experiment.protocol import Protocol
 from kdbench.experiment.registry import load_method
 from kdbench.experiment.settings import Settings
@@ -22,20 +23,60 @@ _SEED = "\0seed"
 
 @dataclass(frozen=True, slots=True)
 class TeacherRef:
-    """Which teacher: an architecture and either the cell that trained it or the hash of the imported file."""
+    """Which teacher: an architecture and either the cell that trained it or the hash of the imported file.
+
+    An ensemble has the networks and the ids of its members, joined in one order, whatever the order in which they were
+    typed.
+    """
 
     network: str
     id: str
 
+    @classmethod
+    def joined(cls, members: Iterable[TeacherRef]) -> TeacherRef:
+        """Return the ensemble of some teachers, or the one that there is.
+
+        Raises
+        ------
+        UserError
+            One is named twice.
+        """
+        ordered = sorted(members, key=lambda member: (member.network, member.id))
+        if len({member.id for member in ordered}) < len(ordered):
+            names = JOIN.join(member.spec for member in ordered)
+            raise UserError(f"{names} names a teacher twice: an ensemble has each of its teachers once")
+        return cls(JOIN.join(member.network for member in ordered), JOIN.join(member.id for member in ordered))
+
+    @property
+    def members(self) -> tuple[TeacherRef, ...]:
+        """The teachers of an ensemble, or the one that this is."""
+        parts = zip(self.network.split(JOIN), self.id.split(JOIN), strict=True)
+        return tuple(TeacherRef(*member) for member in parts)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The ids of its members."""
+        return tuple(self.id.split(JOIN))
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a file of logits."""
+        return self.network.startswith(LOGITS)
+
+    @property
+    def is_network(self) -> bool:
+        """Whether it is one network."""
+        return len(self.ids) == 1 and not self.is_file
+
     @property
     def hash(self) -> str:
         """The identity without the kind in front."""
-        return self.id.partition(":")[2]
+        return JOIN.join(member.partition(":")[2] for member in self.ids)
 
     @property
     def short(self) -> str:
         """The part of the identity that names it beside its network."""
-        return self.hash[:8]
+        return JOIN.join(member.partition(":")[2][:8] for member in self.ids)
 
     @property
     def spec(self) -> str:
@@ -62,6 +103,11 @@ class Cell:
     def student_label(self) -> str:
         """The student as records and tables name it: ``NETWORK``, or ``NETWORK@HASH`` where it starts from weights."""
         return f"{self.student}@{self.init}" if self.init else self.student
+
+    @property
+    def teacher_ids(self) -> tuple[str, ...]:
+        """Ids of its teacher's members; of none without a teacher."""
+        return self.teacher.ids if self.teacher else ()
 
     def identity(self) -> dict[str, Any]:
         """Return everything that decides the results, without paths, devices or worker counts."""

@@ -3,37 +3,73 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from importlib import resources
-from typing import final
+from typing import Self, final
 
 from kdbench.errors import UserError
+
+LOGITS = "logits:"
+"""What the name of a teacher begins with that is a file of logits, where others have the name of their network."""
+JOIN = "+"
+"""Stands between the members of an ensemble: in their names, their hashes and their ids."""
 
 
 @final
 @dataclass(frozen=True, slots=True, order=True)
 class TeacherSpec:
-    """Which teacher is meant: ``NETWORK``, or ``NETWORK@HASH`` where a network has several."""
+    """Which teacher is meant: ``NETWORK``, ``NETWORK@HASH`` where a network has several, or an ensemble of such.
+
+    A file of logits has ``logits:NAME`` in place of a network.
+    """
 
     network: str
+    """Those of the members of an ensemble, joined."""
     hash: str = ""
-    """The first digits of its cell's id or of its file's hash; empty for the only one."""
+    """The first digits of its cell's id or of its file's hash; empty for the only one. Those of members are joined."""
 
     @classmethod
     def parse(cls, text: str) -> TeacherSpec:
-        """Read ``NETWORK`` or ``NETWORK@HASH``.
+        """Read ``NETWORK``, ``NETWORK@HASH``, or several of them joined by ``+``.
 
         Raises
         ------
         UserError
             It names no network.
         """
-        network, _, digits = text.partition("@")
-        if not network.strip():
-            raise UserError(f"{text!r} names no teacher: type NETWORK, or NETWORK@HASH if there are several")
-        return cls(network.strip(), digits.strip())
+        parts = [[word.strip() for word in part.partition("@")] for part in text.split(JOIN)]
+        if not all(network for network, _, _ in parts):
+            raise UserError(
+                f"{text!r} names no teacher: type NETWORK, NETWORK@HASH if there are several, or an ensemble "
+                f"NETWORK{JOIN}NETWORK"
+            )
+        return cls.joined(cls(network, digits) for network, _, digits in parts)
+
+    @classmethod
+    def joined(cls, members: Iterable[TeacherSpec]) -> Self:
+        """Return the ensemble of some teachers, or the one that there is."""
+        members = tuple(members)
+        hashes = [member.hash for member in members]
+        return cls(JOIN.join(member.network for member in members), JOIN.join(hashes) if any(hashes) else "")
+
+    @property
+    def members(self) -> tuple[TeacherSpec, ...]:
+        """The teachers of an ensemble, or the one that this is."""
+        networks = self.network.split(JOIN)
+        hashes = self.hash.split(JOIN) if self.hash else [""] * len(networks)
+        return tuple(TeacherSpec(*member) for member in zip(networks, hashes, strict=True))
+
+    def spelled(self, spelling: Callable[[str], str]) -> TeacherSpec:
+        """Return the same teacher with another spelling of its networks; files of logits keep their names."""
+        return TeacherSpec.joined(
+            member if member.network.startswith(LOGITS) else replace(member, network=spelling(member.network))
+            for member in self.members
+        )
 
     def __str__(self) -> str:
+        if JOIN in self.network:
+            return JOIN.join(map(str, self.members))
         return f"{self.network}@{self.hash}" if self.hash else self.network
 
 
@@ -52,7 +88,7 @@ class Pair:
 
     @classmethod
     def parse(cls, text: str) -> Pair:
-        """Read ``TEACHER>STUDENT`` or ``TEACHER@HASH>STUDENT``; names are taken as they are spelled.
+        """Read ``TEACHER>STUDENT``, the teacher as `TeacherSpec.parse` does; names are taken as they are spelled.
 
         Raises
         ------

@@ -11,6 +11,7 @@ from typing import Any
 
 from kdbench.errors import UserError
 from kdbench.experiment import own_folders
+from kdbench.experiment.rule_groups import scaled_side
 from kdbench.experiment.rules import Rules, read_rules
 from kdbench.experiment.toml_tables import read_table
 from kdbench.utils.names import find_name, squeeze
@@ -111,10 +112,19 @@ class Protocol:
         teacher_epochs = None if "epochs" in given else self.teacher_epochs
         return dataclasses.replace(self, rules=rules, teacher_epochs=teacher_epochs)
 
-    def for_teachers(self) -> Protocol:
-        """Return the protocol that teachers are trained under."""
-        epochs = self.epochs if self.teacher_epochs is None else self.teacher_epochs
-        return self.override(epochs=epochs, validation=0.0)
+    def with_side(self, side: int) -> Protocol:
+        """Return the protocol for networks that take images of another side, in pixels, cut from the same boxes."""
+        rules = self.rules.augmentation
+        if rules.crop == "pad":
+            return self.override(crop_size=side)
+        assert rules.size is not None
+        assert rules.evaluation_size is not None
+        return self.override(crop_size=side, evaluation_size=scaled_side(rules.evaluation_size, side, rules.size))
+
+    def for_teachers(self, *, hold_out: bool = False) -> Protocol:
+        """Return the protocol that teachers are trained under: on all images, unless those held out are left out."""
+        protocol = self if hold_out else self.override(validation=0.0)
+        return protocol if self.teacher_epochs is None else protocol.override(epochs=self.teacher_epochs)
 
     def overrides(self) -> dict[str, Any]:
         """Return the rules that differ from those of the named protocol, by their flat keys."""

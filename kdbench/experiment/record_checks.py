@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kdbench.experiment.identity import identity_hash, identity_text
+from kdbench.experiment.pairs import LOGITS
 from kdbench.utils.values import number, shown, whole_number
 
 _HASH = "record_hash"
@@ -56,11 +57,12 @@ _OPTIONAL |= {"balanced_accuracy", "macro_f1", *(f"validation.{name}" for name i
 _OPTIONAL |= {f"validation.best.{name}" for name in ("epoch", "top1", "test_top1")}
 """Numbers that nothing reads, or that were added after records had been kept."""
 _OF_TEACHER = {"teacher.accuracy", "agreement", "teacher_kl"}
+"""Numbers of cells with a teacher; where it has a file of logits, those of the test images may not be known."""
 _TEXTS = (
     *("cell", "weights", "data_fingerprint", "epoch_rule", "settings_source", "config.student"),
     *("config.protocol.name", "config.method.name", "environment.device", "environment.versions.torch"),
 )
-_OPTIONAL_TEXTS = ("family", "environment.commit", "predictions")
+_OPTIONAL_TEXTS = ("data_name", "family", "environment.commit", "predictions")
 _TABLES = ("overrides", "settings_chosen", "loss")
 _ROUNDING = 1e-6
 """Difference of two percentages that are equal but for rounding."""
@@ -171,7 +173,8 @@ def _check_validation(record: Mapping[str, Any]) -> None:
 
 
 def _check_numbers(record: Mapping[str, Any]) -> None:
-    absent = _OPTIONAL if record["teacher"] else _OPTIONAL | _OF_TEACHER
+    of_file = LOGITS in record["teacher"]["network"] if record["teacher"] else True
+    absent = _OPTIONAL | _OF_TEACHER if of_file else _OPTIONAL
     for field, bounds in _NUMBERS.items():
         _check_number(field, _value(record, field, optional=field in absent), bounds, number, field in absent)
     for field, low in _WHOLE_NUMBERS.items():

@@ -47,7 +47,7 @@ class AugmentationRules:
     pad: int | None = None
     """Of padded crops: zero pixels on each side before the random crop."""
     size: int | None = None
-    """Of resized crops: side of the square image that networks are given, in pixels."""
+    """Side of the square image that networks are given, in pixels; a padded crop keeps its size where it is None."""
     scale: tuple[float, float] | None = None
     """Of resized crops: range of the crop's area over the image's."""
     ratio: tuple[float, float] | None = None
@@ -62,13 +62,16 @@ class AugmentationRules:
     def __post_init__(self) -> None:
         belongs("pad", self.pad, self.crop, "pad", kind="crop")
         for key in ("size", "scale", "ratio", "interpolation", "evaluation_size"):
-            belongs(key, getattr(self, key), self.crop, "resized", kind="crop")
+            if key != "size" or self.crop == "resized":
+                belongs(key, getattr(self, key), self.crop, "resized", kind="crop")
         require(self.pad is None or self.pad >= 0, "pad", ">= 0", self.pad)
+        require(self.size is None or 1 <= self.size <= MAX_SIDE, "size", f"1 to {MAX_SIDE}", self.size)
         if self.crop == "pad":
             require(self.pool is None, "pool", 'left out where crop = "pad"', self.pool)
             return
-        for key in ("size", "evaluation_size"):
-            require(1 <= getattr(self, key) <= MAX_SIDE, key, f"1 to {MAX_SIDE}", getattr(self, key))
+        assert self.evaluation_size is not None
+        side = self.evaluation_size
+        require(1 <= side <= MAX_SIDE, "evaluation_size", f"1 to {MAX_SIDE}", side)
         for key in ("scale", "ratio"):
             low, high = getattr(self, key)
             require(0 < low <= high, key, "two numbers > 0, the lower one first", (low, high))
@@ -201,6 +204,11 @@ class EvaluationRules:
 
     def __post_init__(self) -> None:
         require(0 <= self.validation < 1, "validation", "in [0, 1)", self.validation)
+
+
+def scaled_side(evaluation_size: int, side: int, size: int) -> int:
+    """Return the shorter side of a test image of which a square of another side sees the same centre."""
+    return max(1, round(evaluation_size * side / size))
 
 
 def require(holds: bool, key: str, words: str, value: Any) -> None:

@@ -18,7 +18,7 @@ from kdbench.grid.variants import Variant
 from kdbench.method import ViewPlan
 from kdbench.net import Part
 from kdbench.teachers.cache_list import CacheInfo
-from kdbench.teachers.demand import Wanted
+from kdbench.teachers.demand import Wanted, unsupported
 from kdbench.teachers.pairs import PoolPairs, stored_parts
 from kdbench.utils.files import free_space
 
@@ -132,8 +132,9 @@ def cache_needs(
     readers: dict[str, list[tuple[Variant, Wanted]]] = {}
     for variant in variants:
         want = Wanted.by(variant.cell)
-        if variant.cell.teacher and want.cacheable and want.fits(data.image_size):
-            readers.setdefault(variant.cell.teacher.id, []).append((variant, want))
+        if want.cacheable and want.fits(data.image_size) and not unsupported(variant.cell):
+            for network in grid.networks(variant.cell):
+                readers.setdefault(network.ref.id, []).append((variant, want))
 
     def expected(reading: Iterable[tuple[Sequence[Cell], Wanted]]) -> float:
         reading = list(reading)
@@ -148,7 +149,7 @@ def cache_needs(
             continue
         teacher = grid.teachers[teacher_id]
         views = expected((variant.left, want) for variant, want in reading)
-        shape = shapes[teacher.ref.network]
+        shape = shapes[teacher.sized]
         on_disk = _on_disk(teacher, protocol, stored_parts(parts, numbering, shape.widths), caches)
         missing = views
         if on_disk:

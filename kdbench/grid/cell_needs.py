@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -17,12 +18,12 @@ from kdbench.experiment.cell import Cell
 from kdbench.experiment.registry import load_method
 from kdbench.experiment.rule_groups import OptimizerRules
 from kdbench.grid.grid import Grid
-from kdbench.grid.shapes import trained_labels, without_values
+from kdbench.grid.shapes import shape_at, trained_labels, without_values
 from kdbench.grid.variants import Variant
 from kdbench.method import Setup
 from kdbench.models import build_backbone
 from kdbench.net import Net
-from kdbench.teachers.demand import Wanted
+from kdbench.teachers.demand import Wanted, unsupported
 
 
 @final
@@ -50,23 +51,23 @@ def cell_needs(
     needs, reasons
         The reasons by ``"METHOD PAIR"``.
     """
-    nets: dict[str, Net | None] = {}
+    nets: dict[tuple[str, int | None], Net | None] = {}
     labels = trained_labels(grid.session)
     needs: dict[Variant, CellNeed] = {}
     reasons: dict[str, str] = {}
     for variant in variants:
         cell = variant.cell
-        names = [cell.student, *([cell.teacher.network] if cell.teacher else [])]
-        for name in names:
-            if name not in nets:
-                nets[name] = _net(name, data)
-        student, *teachers = (nets[name] for name in names)
-        teacher = teachers[0] if teachers else None
-        if student is None or (teachers and teacher is None):
+        keys = [(cell.student, None), *((each.ref.network, each.side) for each in grid.networks(cell))]
+        for name, side in keys:
+            if (name, side) not in nets:
+                nets[name, side] = _net(name, shape_at(data, side))
+        student, *teachers = (nets[key] for key in keys)
+        networks = [net for net in teachers if net is not None]
+        if student is None or len(networks) < len(teachers):
             continue
         trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
         try:
-            needs[variant] = _need(cell, student, teacher, data, labels)
+            needs[variant] = _need(cell, student, networks, data, labels)
         except ValueError as error:
             reasons[variant.name] = str(error)
         except Exception:  # noqa: S112 - it needs values
@@ -77,8 +78,13 @@ def cell_needs(
     return needs, reasons
 
 
-def _need(cell: Cell, student: Net, teacher: Net | None, data: DataShape, labels: Tensor) -> CellNeed:
+def _need(cell: Cell, student: Net, teachers: Sequence[Net], data: DataShape, labels: Tensor) -> CellNeed:
     """Build a cell's step, and add up what it keeps.
+
+    Parameters
+    ----------
+    teachers
+        The network that teaches, those of an ensemble, or none where it is a file of logits.
 
     Raises
     ------
@@ -87,12 +93,14 @@ def _need(cell: Cell, student: Net, teacher: Net | None, data: DataShape, labels
     """
     protocol = cell.protocol
     schedule, optimizer = protocol.rules.schedule, protocol.rules.optimizer
+    if reason := unsupported(cell):
+        raise ValueError(reason)
     check_plan(Wanted.by(cell).plan, data.image_size)
     plain = _bytes(student.backbone.state_dict()) + _trained(student) * _values_kept(optimizer)
     with without_values():
         setup = Setup(
             student=student,
-            teacher=teacher,
+            teacher=teachers[0] if cell.teacher and cell.teacher.is_network else None,
             labels=labels,
             epochs=protocol.epochs,
             steps_per_epoch=1,
@@ -103,7 +111,11 @@ def _need(cell: Cell, student: Net, teacher: Net | None, data: DataShape, labels
     check_batches(method, Layout(len(labels), schedule))
     kept = _trained(step) * _values_kept(optimizer)
     state = _bytes(step.student.backbone.state_dict()) + _bytes(method.state_dict()) + kept
-    device = [*step.parameters(), *step.buffers(), *((*teacher.parameters(), *teacher.buffers()) if teacher else ())]
+    device = [
+        *step.parameters(),
+        *step.buffers(),
+        *itertools.chain(*((*net.parameters(), *net.buffers()) for net in teachers)),
+    ]
     return CellNeed(
         state=state,
         device=sum(tensor.nbytes for tensor in device) + _trained(step) + kept,

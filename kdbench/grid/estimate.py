@@ -54,7 +54,7 @@ class Speed:
     memory: Mapping[Variant, float] = field(default_factory=dict)
     """The peak memory of a cell's training on a GPU, in bytes, from records and where it was measured."""
     views: Mapping[str, float] | None = None
-    """Seconds to cache one view, by the teacher's network; None where that was not measured."""
+    """Seconds to cache one view, by `GridTeacher.sized`; None where that was not measured."""
     images_per_second: float | None = None
     """Image files that become batches on this machine; None where that was not measured."""
     starved: frozenset[Variant] = frozenset()
@@ -237,4 +237,4 @@ class GridEstimate:
         """Compute how long one worker takes for all that is known; half-trained cells count in full."""
         cells = sum(len(variant.left) * self.speed.cells.get(variant, 0.0) for variant in self.variants)
         views = self.speed.views or {}
-        return cells + sum(need.missing * views.get(need.teacher.ref.network, 0.0) for need in self.to_build)
+        return cells + sum(need.missing * views.get(need.teacher.sized, 0.0) for need in self.to_build)

@@ -13,10 +13,10 @@ from kdbench.engine.inits import bring
 from kdbench.engine.session import Session
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell, TeacherRef
-from kdbench.experiment.pairs import Pair, TeacherSpec
+from kdbench.experiment.pairs import LOGITS, Pair, TeacherSpec
 from kdbench.experiment.protocol import load_protocol
 from kdbench.grid.file import GridFile, error_context, read_grid
-from kdbench.teachers.cards import TeacherCard, find_teacher, teachers_of
+from kdbench.teachers.cards import TeacherCard, choices, find_teacher, teachers_of
 from kdbench.utils.scheduler import Scheduler
 
 
@@ -30,6 +30,16 @@ class GridTeacher:
     cell: Cell | None
     """Trains it; None where it exists."""
 
+    @property
+    def side(self) -> int | None:
+        """Side of its images, in pixels; None where it is the student's."""
+        return self.card.image_size if self.card else None
+
+    @property
+    def sized(self) -> str:
+        """Its network, with the size of its images if that is its own."""
+        return f"{self.ref.network} at {self.side}" if self.side else self.ref.network
+
 
 @final
 class Grid:
@@ -38,7 +48,7 @@ class Grid:
     def __init__(self, file: GridFile, session: Session) -> None:
         self.file, self.session = file, session
         self.teachers: dict[str, GridTeacher] = {}
-        """By the id of their ``TeacherRef``."""
+        """By their id; the members of an ensemble each by its own."""
         self.by_row: dict[tuple[Pair, str], list[Cell]] = {}
         """Cells of each pair and method; a student-only cell is in the row of each of its teachers."""
         refs = {spec: self._teacher(spec) for spec in dict.fromkeys(pair.teacher for pair in file.pairs)}
@@ -54,7 +64,7 @@ class Grid:
         for pair, method in itertools.product(file.pairs, file.methods):
             self.by_row[pair, method] = self._row(method, refs[pair.teacher], pair.student)
         self.cells = tuple({cell.id: cell for row in self.by_row.values() for cell in row}.values())
-        needed = {cell.teacher.id for cell in self.cells if cell.teacher}
+        needed = {teacher for cell in self.cells for teacher in cell.teacher_ids}
         self.teachers = {key: teacher for key, teacher in self.teachers.items() if key in needed}
 
     @classmethod
@@ -107,26 +117,35 @@ class Grid:
         """Ids of its cells and of those that train its teachers, or trained them."""
         return frozenset({cell.id for cell in self.cells} | {teacher.ref.hash for teacher in self.teachers.values()})
 
+    def networks(self, cell: Cell) -> list[GridTeacher]:
+        """Return the networks that teach a cell: one, the members of an ensemble, or none."""
+        members = [self.teachers[teacher] for teacher in cell.teacher_ids]
+        return [member for member in members if not member.ref.is_file]
+
     def _teacher(self, spec: TeacherSpec) -> TeacherRef:
+        with error_context(self.file.path, "pairs", str(spec)):
+            return TeacherRef.joined(map(self._member, spec.members))
+
+    def _member(self, spec: TeacherSpec) -> TeacherRef:
         session, network = self.session, spec.network
+        if network.startswith(LOGITS):
+            card = find_teacher(session.runs, session.protocol, spec, network)
+            self.teachers[card.id] = GridTeacher(card.ref, card, None)
+            return card.ref
         cell = session.teacher_cell(network)
         trained = cell.as_teacher
-        card: TeacherCard | None
-        with error_context(self.file.path, "pairs", str(spec)):
-            if spec.hash:
-                card = find_teacher(session.runs, session.protocol, spec, network)
-            else:
-                # A teacher of other rules, of fewer epochs say, is used only if it is named.
-                cards = [
-                    card
-                    for card in teachers_of(session.runs, session.protocol, network)
-                    if card.ref == trained or card.imported
-                ]
-                if len(cards) > 1:
-                    choices = ", ".join(f"{c.spec} ({c.accuracy:.2f} %, {c.origin})" for c in cards)
-                    raise UserError(f"{len(cards)} teachers match: write one of {choices}")
-                card = cards[0] if cards else None
-        teacher = GridTeacher(card.ref, card, None) if card else GridTeacher(trained, None, cell)
+        if spec.hash:
+            cards = [find_teacher(session.runs, session.protocol, spec, network)]
+        else:
+            # A teacher of other rules, of fewer epochs say, is used only if it is named.
+            cards = [
+                card
+                for card in teachers_of(session.runs, session.protocol, network)
+                if card.ref == trained or card.imported
+            ]
+        if len(cards) > 1:
+            raise UserError(f"{len(cards)} teachers match: write one of {choices(cards)}")
+        teacher = GridTeacher(cards[0].ref, cards[0], None) if cards else GridTeacher(trained, None, cell)
         self.teachers[teacher.ref.id] = teacher
         return teacher.ref
 

@@ -24,7 +24,7 @@ from kdbench.experiment.folder import (
 from kdbench.experiment.predictions import read_predictions
 from kdbench.models.starts import START_FILES
 from kdbench.models.weights import read_weights, weights_hash
-from kdbench.teachers.cards import CARD, read_card
+from kdbench.teachers.cards import CARD, TEST_LOGITS, read_card
 from kdbench.utils.checkpoint import state_names
 from kdbench.utils.files import paths_in, write_atomic
 from kdbench.utils.leases import Busy, Leases
@@ -145,7 +145,8 @@ def _bring_teacher(folder: Path, target: Path, merged: Merged) -> bool:
         merged.there += 1
         return False
     _check_weights(folder, card.weights, missing_is_fine=False)
-    _write(_read((WEIGHTS, CARD), folder), target)
+    names = [name for name in (WEIGHTS, TEST_LOGITS, CARD) if name != TEST_LOGITS or (folder / name).exists()]
+    _write(_read(names, folder), target)
     return True
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
@@ -16,6 +16,7 @@ from kdbench.data.held_out import Division
 from kdbench.data.images import DataShape
 from kdbench.engine.session import Session
 from kdbench.errors import UserError
+from kdbench.experiment.pairs import Pair
 from kdbench.grid.grid import Grid
 from kdbench.models import build_backbone
 from kdbench.net import Backbone, Part
@@ -121,21 +122,29 @@ def _build(network: str, data: DataShape, *, valueless: bool) -> Backbone:
 
 
 def net_shapes(grid: Grid, data: DataShape) -> dict[str, NetShape]:
-    """Measure all networks of a grid, each built once.
+    """Measure all networks of a grid, each built once: students by their name, teachers by `GridTeacher.sized`.
 
     Raises
     ------
     UserError
         A network cannot be used; the text names its pair.
     """
-    pairs = grid.file.pairs
-    networks = [(pair, pair.teacher.network, grid.session.protocol.precision) for pair in pairs]
-    networks += [(pair, pair.student, "fp32") for pair in pairs]
+    precision = grid.session.protocol.precision
+    networks: dict[str, tuple[Pair, str, DataShape, Precision]] = {}
+    for (pair, _), cells in grid.by_row.items():
+        for teacher in grid.networks(cells[0]):
+            networks.setdefault(teacher.sized, (pair, teacher.ref.network, shape_at(data, teacher.side), precision))
+    for pair in grid.file.pairs:
+        networks.setdefault(pair.student, (pair, pair.student, data, "fp32"))
     shapes: dict[str, NetShape] = {}
-    for pair, network, precision in networks:
-        if network not in shapes:
-            try:
-                shapes[network] = net_shape(network, data, precision)
-            except UserError as error:
-                raise UserError(f"{grid.file.path}: pair {pair}: {error}") from None
+    for key, (pair, network, images, forward_precision) in networks.items():
+        try:
+            shapes[key] = net_shape(network, images, forward_precision)
+        except UserError as error:
+            raise UserError(f"{grid.file.path}: pair {pair}: {error}") from None
     return shapes
+
+
+def shape_at(data: DataShape, side: int | None) -> DataShape:
+    """Return the shape of the images that a network of another side is given; the same one for None."""
+    return replace(data, image_size=(side, side)) if side else data

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -18,9 +18,9 @@ from kdbench.engine.loading import loading_seconds
 from kdbench.engine.session import Session
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell, TeacherRef
-from kdbench.experiment.pairs import Pair
+from kdbench.experiment.pairs import Pair, TeacherSpec
 from kdbench.grid.estimate import GridEstimate, Speed, parallel_workers, this_device
-from kdbench.grid.grid import Grid
+from kdbench.grid.grid import Grid, GridTeacher
 from kdbench.grid.measured import Measured, loading_key, memory_key, step_key, view_key
 from kdbench.grid.shapes import trained_labels
 from kdbench.grid.variants import Variant
@@ -69,14 +69,14 @@ def measure(
     measured = Measured(grid, this_device(session.device))
     cached = {need.teacher.ref for need in estimate.caches if need.used}
     to_time = [variant for variant in estimate.unknown if measured.get(_key(step_key, variant, cached)) is None]
-    teachers = {need.teacher.ref.network for need in estimate.to_build}
-    to_ask = {network for network in teachers if measured.get(view_key(network, protocol)) is None}
+    teachers = {need.teacher.sized: need.teacher for need in estimate.to_build}
+    to_ask = {name: teacher for name, teacher in teachers.items() if measured.get(view_key(name, protocol)) is None}
     count, total = 0, len(to_time) + len(to_ask)
     failed: dict[Variant, str] = {}
-    for pair, variants in _by_pair(grid, to_time, to_ask).items():
+    for (pair, sides), variants in _by_pair(grid, to_time, to_ask.values()).items():
         check()
         try:
-            bench = Bench(protocol, dataset, pair, scratch, replace(session.options, runs=scratch))
+            bench = Bench(protocol, dataset, pair, scratch, replace(session.options, runs=scratch), sides)
         except Exception as error:
             failed |= dict.fromkeys(variants, _reason(error))
             continue
@@ -91,14 +91,15 @@ def measure(
             if peak is not None:
                 measured.add(_key(memory_key, variant, cached), peak)
             count += 1
-        if bench.teacher in to_ask:
-            to_ask.remove(bench.teacher)
-            observe(f"cache of {bench.teacher}", count, total)
-            measured.add(view_key(bench.teacher, protocol), forward_seconds(bench, lambda _: check()))
+        asked = [name for name, teacher in to_ask.items() if _key_of([teacher], pair.student) == (pair, sides)]
+        for name in asked:
+            del to_ask[name]
+            observe(f"cache of {name}", count, total)
+            measured.add(view_key(name, protocol), forward_seconds(bench, lambda _: check()))
             count += 1
     steps = {variant: measured.get(_key(step_key, variant, cached)) for variant in estimate.unknown}
     peaks = {variant: measured.get(_key(memory_key, variant, cached)) for variant in estimate.unknown}
-    views = {network: measured.get(view_key(network, protocol)) for network in teachers}
+    views = {name: measured.get(view_key(name, protocol)) for name in teachers}
     speed = replace(
         estimate.speed,
         failed=failed,
@@ -164,7 +165,8 @@ def _reason(error: Exception) -> str:
 
 
 def _from_cache(cell: Cell, cached: set[TeacherRef]) -> bool:
-    return cell.teacher in cached and Wanted.by(cell).cacheable
+    networks = [member for member in cell.teacher.members if not member.is_file] if cell.teacher else []
+    return bool(networks) and cached.issuperset(networks) and Wanted.by(cell).cacheable
 
 
 def _num_strong(variant: Variant) -> int:
@@ -175,19 +177,31 @@ def _key(name: Callable[..., str], variant: Variant, cached: set[TeacherRef]) ->
     return name(variant.cell, from_cache=_from_cache(variant.cell, cached))
 
 
-def _by_pair(grid: Grid, variants: Iterable[Variant], teachers: set[str]) -> dict[Pair, list[Variant]]:
+_Place = tuple[Pair, tuple[int | None, ...]]
+"""A pair, and the sides of the images of its teacher's members, in pixels; None is the student's."""
+
+
+def _by_pair(grid: Grid, variants: Iterable[Variant], teachers: Iterable[GridTeacher]) -> dict[_Place, list[Variant]]:
     """Group variants by the pair whose bench times them; each of ``teachers`` has a pair, even without a variant."""
-    pairs = [pair.networks for pair in grid.file.pairs]
-    groups: dict[Pair, list[Variant]] = {}
+    groups: dict[_Place, list[Variant]] = {}
     without_teacher = []
     for variant in variants:
         if variant.cell.teacher:
-            groups.setdefault(Pair.of(variant.cell.teacher.network, variant.cell.student), []).append(variant)
+            members = [grid.teachers[teacher] for teacher in variant.cell.teacher_ids]
+            groups.setdefault(_key_of(members, variant.cell.student), []).append(variant)
         else:
             without_teacher.append(variant)
-    for teacher in sorted(teachers):
-        if not any(pair.teacher.network == teacher for pair in groups):
-            groups[next(pair for pair in pairs if pair.teacher.network == teacher)] = []
+    student = grid.file.pairs[0].student
+    for teacher in teachers:
+        key = _key_of([teacher], student)
+        if not any((pair.teacher, sides) == (key[0].teacher, key[1]) for pair, sides in groups):
+            groups[key] = []
     if without_teacher:  # any bench does
-        groups.setdefault(next(iter(groups), pairs[0]), []).extend(without_teacher)
+        pair = Pair.of(student, student)
+        groups.setdefault(next(iter(groups), (pair, (None,))), []).extend(without_teacher)
     return groups
+
+
+def _key_of(members: Sequence[GridTeacher], student: str) -> _Place:
+    teacher = TeacherSpec.joined(TeacherSpec(member.ref.network) for member in members)
+    return Pair(teacher, student), tuple(member.side for member in members)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -156,11 +156,12 @@ class Worker:
         except Exception as error:
             self._note(error)
         else:
-            print_line(self._display.console, f"teacher {card.spec}: {card.accuracy:.2f} %")
+            print_line(self._display.console, f"teacher {card.spec}: {card.percent}")
 
     def _build_caches(self, check_signal: Callable[[], None]) -> bool:
         moved = False
-        for teacher in [teacher for teacher in self._caches if teacher in self._teacher_ids()]:
+        ids = self._teacher_ids()
+        for teacher in [each for each, cells in self._caches.items() if is_taught(cells[0], ids)]:
             check_signal()
             cells = [cell for cell in self._caches[teacher] if not self._has_ended(cell)]
             try:
@@ -189,7 +190,7 @@ class Worker:
                 if self._has_ended(cell):
                     tidy_ended(cell.folder(self._runs), self._session.scheduler)
                     ended.append(cell)
-                elif (cell.teacher is None or cell.teacher.id in teacher_ids) and self._is_cached(cell):
+                elif is_taught(cell, teacher_ids) and self._is_cached(cell):
                     ready.append(cell)
             for cell, outcome in zip(ready, self._run(ready), strict=True):
                 if not isinstance(outcome, Busy | Superseded):
@@ -240,12 +241,10 @@ class Worker:
         """Return whether waiting makes sense: not for a cell whose teacher will never exist."""
         to_train = {cell.as_teacher.id for cell in self._train.values()}
         teacher_ids = self._teacher_ids() | to_train
-        return any(cell.teacher is None or cell.teacher.id in teacher_ids for cell in self._cells.values()) or bool(
-            to_train
-        )
+        return any(is_taught(cell, teacher_ids) for cell in self._cells.values()) or bool(to_train)
 
     def _why_left(self, cell: Cell) -> str:
-        if cell.teacher and cell.teacher.id not in self._teacher_ids():
+        if cell.teacher and not is_taught(cell, self._teacher_ids()):
             return f"its teacher {cell.teacher.network} does not exist"
         return "another process is running it"
 
@@ -254,3 +253,8 @@ def print_line(console: Console, text: str) -> None:
     """Print a line of a worker's log, unless its disk is full."""
     with contextlib.suppress(OSError):
         console.print(text, highlight=False, markup=False)
+
+
+def is_taught(cell: Cell, teacher_ids: Collection[str]) -> bool:
+    """Return whether a cell's teacher, or each member of it, is among those that exist."""
+    return all(teacher in teacher_ids for teacher in cell.teacher_ids)

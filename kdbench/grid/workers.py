@@ -41,7 +41,7 @@ class Workers:
 
     def __init__(self, grid: Grid, cells: Sequence[Cell], launch: Launch, leases: Leases) -> None:
         self._scheduler = grid.session.scheduler
-        needed = {cell.teacher.id for cell in cells if cell.teacher}
+        needed = {teacher for cell in cells for teacher in cell.teacher_ids}
         self._workload = Workload(
             session=launch.session(grid),
             train=tuple(cell for cell in grid.to_train if cell.as_teacher.id in needed),

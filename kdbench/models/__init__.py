@@ -9,7 +9,6 @@ import difflib
 import importlib
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -112,7 +111,7 @@ def named_by_torchvision(network: str) -> str:
 
 
 def parse_pair(text: str) -> Pair:
-    """Read ``TEACHER>STUDENT`` or ``TEACHER@HASH>STUDENT``, and return it with the one spelling of both names.
+    """Read ``TEACHER>STUDENT``, where the teacher may be an ensemble, and return it with the one spelling of all names.
 
     Raises
     ------
@@ -120,8 +119,7 @@ def parse_pair(text: str) -> Pair:
         It is no pair, or a name is not known.
     """
     pair = Pair.parse(text)
-    teacher = replace(pair.teacher, network=canonical_network(pair.teacher.network))
-    return Pair(teacher, canonical_network(pair.student))
+    return Pair(pair.teacher.spelled(canonical_network), canonical_network(pair.student))
 
 
 def build_backbone(name: str, num_classes: int, image_size: tuple[int, int]) -> Backbone:

@@ -66,6 +66,12 @@ def own_normalisation(source: Source, protocol: Protocol) -> Normalisation | Non
     return published.mean, published.std
 
 
+def own_size(source: Source, dataset: Dataset) -> int | None:
+    """Return the side of the images that published weights were trained for; None where it is the data's."""
+    side = source.published.input_size if source.published else None
+    return None if side is None or (side, side) == dataset.shape.image_size else side
+
+
 def make_start(network: str, text: str, protocol: Protocol, dataset: Dataset) -> tuple[Start, int | None]:
     """Bring weights for a network's training to start from.
 

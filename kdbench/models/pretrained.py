@@ -45,6 +45,8 @@ class Published:
     std: tuple[float, ...]
     size: int
     """Side of the test images, in pixels."""
+    input_size: int
+    """Side of the images that the network was made for, in pixels: timm tests some on larger ones."""
     evaluation_size: int
     """Shorter side of a test image before its centre is cut out."""
     interpolation: str
@@ -129,6 +131,7 @@ def _published(network: str) -> Iterator[Published]:
                 mean=tuple(images.mean),
                 std=tuple(images.std),
                 size=images.crop_size[0],
+                input_size=images.crop_size[0],
                 evaluation_size=images.resize_size[0],
                 interpolation=images.interpolation.value,
                 accuracy=weights.meta["_metrics"]["ImageNet-1K"]["acc@1"],
@@ -150,6 +153,7 @@ def _of_timm(name: str, config: Mapping[str, Any]) -> Published:
         mean=tuple(map(float, config["mean"])),
         std=tuple(map(float, config["std"])),
         size=size,
+        input_size=config["input_size"][-1],
         evaluation_size=int(size / (config.get("test_crop_pct") or config["crop_pct"])),
         interpolation=config["interpolation"],
     )

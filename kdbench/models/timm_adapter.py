@@ -59,7 +59,10 @@ class TimmBackbone(Backbone):
             close = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=3)
             hint = f"; did you mean {', '.join(f'timm:{match}' for match in close)}?" if close else ""
             raise UserError(f"timm {timm.__version__} has no network {name!r}{hint}")
-        self.model: Any = _create(name, num_classes, image_size, weights)
+        model, options = _create(name, num_classes, image_size, weights)
+        self.model: Any = model
+        self.options = options
+        """What `timm.create_model` was given besides the name and the number of classes."""
         self._indices: list[int] | None = None
         self._positions: tuple[int, int] | None = None
         """The two dimensions of the last map that are positions; None where there is no ``map``."""
@@ -146,8 +149,10 @@ class TimmBackbone(Backbone):
         return ""
 
 
-def _create(name: str, num_classes: int, image_size: tuple[int, int], weights: Path | None) -> nn.Module:
-    """Build a network that takes images of the size, with options only where it needs them."""
+def _create(
+    name: str, num_classes: int, image_size: tuple[int, int], weights: Path | None
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Build a network that takes images of the size, with options only where it needs them; return these as well."""
     height, width = image_size
     loading: dict[str, Any] = {"pretrained": False}
     if weights is not None:
@@ -156,8 +161,10 @@ def _create(name: str, num_classes: int, image_size: tuple[int, int], weights: P
     def attempt(size: tuple[int, int] | None, **options: Any) -> tuple[nn.Module | None, str]:
         return _attempt(name, num_classes, size, options | (loading if size else {"pretrained": False}))
 
-    model, problem = attempt(image_size, img_size=image_size)
+    options: dict[str, Any] = {"img_size": image_size}
+    model, problem = attempt(image_size, **options)
     if "img_size" in problem:
+        options = {}
         model, problem = attempt(image_size)
     default = model or attempt(None)[0]
     patch = None if default is None else _patch_size(default)
@@ -165,10 +172,11 @@ def _create(name: str, num_classes: int, image_size: tuple[int, int], weights: P
         problem = problem or f"its patches of {patch[0]}x{patch[1]} do not divide them"
         largest = min(*patch, height // 2, width // 2)
         smaller = next(p for p in range(largest, 0, -1) if height % p == 0 == width % p)
-        model, _ = attempt(image_size, img_size=image_size, patch_size=smaller)
+        options = {"img_size": image_size, "patch_size": smaller}
+        model, _ = attempt(image_size, **options)
     if model is None:
         raise UserError(f"timm:{name} cannot be built for images of {height}x{width}: {problem}")
-    return model
+    return model, options
 
 
 def _patch_size(model: nn.Module) -> tuple[int, int] | None:

@@ -43,6 +43,8 @@ class Identity:
     version: int = _VERSION
     crop: dict[str, Any] | None = None
     """The rules of resized crops."""
+    image_size: int | None = None
+    """Side of the teacher's images, in pixels, where no rule of the crops says it."""
 
     @classmethod
     def of(cls, card: TeacherCard, protocol: Protocol, dataset: Dataset) -> Identity:
@@ -58,8 +60,9 @@ class Identity:
         return same and all(getattr(self, name) == value for name, value in _without_data(card, protocol).items())
 
     def values(self) -> dict[str, Any]:
-        """Return what a file describes it by; padded crops are described as they always were."""
-        return {key: value for key, value in dataclasses.asdict(self).items() if key != "crop" or value is not None}
+        """Return what a file describes it by; what does not apply is left out, as it always was."""
+        left_out = {key for key in ("crop", "image_size") if getattr(self, key) is None}
+        return {key: value for key, value in dataclasses.asdict(self).items() if key not in left_out}
 
     @property
     def numbering(self) -> ViewIds:
@@ -84,6 +87,7 @@ def _without_data(card: TeacherCard, protocol: Protocol) -> dict[str, Any]:
         "pad": rules.pad,
         "precision": protocol.precision,
         "crop": {key: plain(value) for key, value in crop.items()} if rules.crop == "resized" else None,
+        "image_size": card.image_size or (rules.size if rules.crop == "pad" else None),
     }
 
 

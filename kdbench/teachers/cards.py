@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kdbench.errors import UserError
 from kdbench.experiment.cell import TeacherRef
-from kdbench.experiment.pairs import TeacherSpec
+from kdbench.experiment.pairs import LOGITS, TeacherSpec
 from kdbench.experiment.protocol import Protocol
+from kdbench.experiment.rule_groups import MAX_SIDE
 from kdbench.utils.files import paths_in
 from kdbench.utils.names import safe_name
 from kdbench.utils.reading import read_json
@@ -18,6 +21,8 @@ from kdbench.utils.text import one_line
 from kdbench.utils.values import number, whole_number
 
 CARD = "teacher.json"
+TEST_LOGITS = "test_logits.safetensors"
+"""Of a file of logits: those of the test images; those of the training images are where a network has its weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +35,8 @@ class TeacherCard:
     dataset: str
     weights: str
     """Hash of the weights."""
-    accuracy: float
-    """Test top-1 in percent."""
+    accuracy: float | None
+    """Test top-1 in percent; None for a file of logits without those of the test images."""
     expected: float | None
     """The accuracy it was checked against."""
     origin: str
@@ -40,6 +45,10 @@ class TeacherCard:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     """Normalisation of its input; None where it is the protocol's."""
+    image_size: int | None = None
+    """Side of its images, in pixels; None where it is the student's."""
+    validation: float | None = None
+    """Share of the training images that were held out when it was trained here; None where none were."""
 
     def check(self) -> None:
         """Make sure that each value is of the kind that it should be.
@@ -52,9 +61,12 @@ class TeacherCard:
         texts = self.network, self.id, self.dataset, self.weights, self.origin
         if not all(isinstance(text, str) for text in texts) or not re.fullmatch(r"(cell|file):\w+", self.id):
             raise ValueError("a text is missing in it")
-        number(self.accuracy, 0, 100)
+        if self.accuracy is not None or not self.ref.is_file:
+            number(self.accuracy, 0, 100)
         number(0.0 if self.expected is None else self.expected, 0, 100)
         whole_number(1 if self.epochs is None else self.epochs, 1)
+        whole_number(1 if self.image_size is None else self.image_size, 1, MAX_SIDE)
+        number(0.0 if self.validation is None else self.validation, 0, 1)
         if (self.mean is None) != (self.std is None):
             raise ValueError("mean and std belong together")
         for values, least in ((self.mean, 0), (self.std, 1e-6)):
@@ -70,6 +82,18 @@ class TeacherCard:
     def short(self) -> str:
         """The part of the identity that names it beside its network."""
         return self.ref.short
+
+    @property
+    def percent(self) -> str:
+        """Its accuracy in words."""
+        return "accuracy unknown" if self.accuracy is None else f"{self.accuracy:.2f} %"
+
+    def described(self) -> dict[str, Any]:
+        """Return what records hold of it; an imported one has the accuracy that it was checked against, or None."""
+        names = ["network", "id", "weights", "accuracy"]
+        names += [name for name in ("image_size", "validation") if getattr(self, name)]
+        names += ["expected"] if self.imported else []
+        return {name: getattr(self, name) for name in names}
 
     @property
     def imported(self) -> bool:
@@ -176,13 +200,25 @@ def find_teacher(runs: Path, protocol: Protocol, spec: TeacherSpec, network: str
     if len(matches) == 1:
         return matches[0]
     if matches:
-        choices = ", ".join(f"{c.spec} ({c.accuracy:.2f} %, {c.origin})" for c in matches)
-        raise UserError(f"there are {len(matches)} teachers {network} under {protocol.name}: choose one of {choices}")
+        raise UserError(
+            f"there are {len(matches)} teachers {network} under {protocol.name}: choose one of {choices(matches)}"
+        )
     where = folder_of(runs, protocol.name)
     if cards:
         raise UserError(f"no teacher {spec} in {where}: there are {', '.join(c.spec for c in cards)}")
     command = f"--protocol {protocol.name} --network {network}"
+    if network.startswith(LOGITS):
+        name = network.removeprefix(LOGITS)
+        raise UserError(
+            f"no teacher {network} for {protocol.dataset} in {where}: type 'kdbench teacher import-logits FILE "
+            f"--protocol {protocol.name} --name {name}', with the same --data and --runs"
+        )
     raise UserError(
         f"no teacher {network} for {protocol.dataset} in {where}: type 'kdbench teacher train {command}' "
         f"or 'kdbench teacher import FILE {command}', with the same --data and --runs"
     )
+
+
+def choices(cards: Sequence[TeacherCard]) -> str:
+    """List teachers to choose from, each as it is typed."""
+    return ", ".join(f"{card.spec} ({card.percent}, {card.origin})" for card in cards)

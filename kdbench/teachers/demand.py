@@ -15,11 +15,13 @@ from kdbench.data.views import ViewIds, check_plan
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.registry import load_method
-from kdbench.method import ViewPlan
-from kdbench.net import Part
+from kdbench.method import PLAIN, ViewPlan
+from kdbench.net import LOGITS, Part
 from kdbench.teachers.cache import STORED
 from kdbench.teachers.pairs import Pairs, PairSet, PoolPairs
 
+_WORDS = {"penultimate": "penultimate features"}
+"""For parts that are no feature maps."""
 _CHECK_EVERY = 100
 """Epochs after which it is checked whether all pairs are visited: a long schedule visits no others."""
 
@@ -54,6 +56,27 @@ class Wanted:
         except UserError:
             return False
         return True
+
+
+def unsupported(cell: Cell) -> str:
+    """Say why a cell's method does not support an ensemble or a file of logits; empty where it does."""
+    members = cell.teacher.members if cell.teacher else ()
+    has_file = any(member.is_file for member in members)
+    if len(members) < 2 and not has_file:
+        return ""
+    wanted = Wanted.by(cell)
+    kind = "a file of logits" if len(members) == 1 else "an ensemble"
+    if more := sorted({_WORDS.get(part, "feature maps") for part in wanted.parts - LOGITS}):
+        return (
+            f"{cell.method} reads {' and '.join(more)} of its teacher, and {kind} gives logits alone: choose a method "
+            "that reads nothing else, or one network as the teacher"
+        )
+    if has_file and wanted.plan != PLAIN:
+        return (
+            f"{cell.method} shows its teacher {wanted.plan.num_views} views of each image, and a file of logits has "
+            "those of one: choose a method with one view, or a network as the teacher"
+        )
+    return ""
 
 
 @final

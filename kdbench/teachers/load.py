@@ -17,6 +17,7 @@ from kdbench.models.evaluate import evaluate, predict
 from kdbench.models.weights import freeze, load_weights, read_weights, weights_hash
 from kdbench.net import Net
 from kdbench.teachers.cards import TeacherCard, card_folder
+from kdbench.teachers.doubts import UNCHECKED, at_chance
 from kdbench.utils.guessing import is_guess
 
 _TOLERANCE = 0.1
@@ -49,6 +50,7 @@ def load_teacher(runs: Path, card: TeacherCard, protocol: Protocol, dataset: Dat
         Its weights are not those on its card, or its accuracy is not: the text holds both numbers.
     """
     path = card_folder(runs, protocol.name, card) / WEIGHTS
+    dataset = dataset.with_side(card.image_size) if card.image_size else dataset
     net = build_net(card.network, protocol, dataset, seed=0, purpose="teacher", normalisation=card.normalisation)
     try:
         weights = read_weights(path)
@@ -60,10 +62,11 @@ def load_teacher(runs: Path, card: TeacherCard, protocol: Protocol, dataset: Dat
         )
     load_weights(net, weights, str(path))
     logits, measured = measure(net, dataset, device, str(path))
+    assert card.accuracy is not None, "only files of logits may be without"
     if not agrees(measured, card.accuracy, dataset):
         raise TeacherMismatch(
             f"teacher mismatch: {card.spec} has {measured:.2f} % on these test images, its card says "
-            f"{card.accuracy:.2f} %: give the data it was made with (--data), or import it again"
+            f"{card.percent}: give the data it was made with (--data), or import it again"
         )
     return Teacher(card, net, logits)
 
@@ -93,19 +96,21 @@ def agrees(measured: float, expected: float, dataset: Dataset) -> bool:
 
 
 def doubts(card: TeacherCard, protocol: Protocol, dataset: Dataset) -> str:
-    """Say what is doubtful about a teacher's accuracy, and what to check; empty where nothing is."""
+    """Say what is doubtful about a new teacher's accuracy, and what to check; empty where nothing is."""
     labels = dataset.test_labels
-    guessed = is_guess(card.accuracy, len(labels), int(labels.bincount().max()))
-    measured = f"{card.accuracy:.2f} % of {len(labels)} test images"
-    if not card.imported:
-        return f"{measured} cannot be told from guessing: train it for more epochs" if guessed else ""
-    if card.expected is not None and not guessed:
+    sizes = len(labels), int(labels.bincount().max())
+    guessed = card.accuracy is not None and is_guess(card.accuracy, *sizes)
+    if not guessed and not (card.imported and card.expected is None):
         return ""
-    doubt = f"{measured} cannot be told from guessing" if guessed else f"no accuracy is known to check {measured} with"
+    doubt = f"{card.percent} is {at_chance(*sizes)}" if guessed else f"{card.percent}, {UNCHECKED}"
+    if not card.imported:
+        return f"{doubt}: train it for more epochs"
+    if card.ref.is_file:
+        return f"{doubt}: compare the order of its rows and of its classes with 'kdbench data list'"
     numbers = card.normalisation or dataset.normalisation(protocol.rules.data)
     mean, std = (", ".join(f"{value:g}" for value in values) for values in numbers)
     return (
         f"{doubt}: if the checkpoint is better elsewhere, compare its normalisation and pixel range (here pixels from "
-        f"0 to 1, less the mean {mean}, over the deviation {std}) and its order of classes; --accuracy PERCENT checks "
-        "the result"
+        f"0 to 1, less the mean {mean}, over the deviation {std}), the size of its images and its order of classes; "
+        "--accuracy PERCENT checks the result"
     )

@@ -26,8 +26,13 @@ from kdbench.utils.files import write_json
 from kdbench.utils.text import printable
 
 
-def register_trained(runs: Path, cell: Cell, record: dict[str, Any]) -> TeacherCard:
+def register_trained(runs: Path, cell: Cell, record: dict[str, Any], image_size: int | None = None) -> TeacherCard:
     """Make a finished cell's network a teacher. One that is a teacher already and whole is left as it is.
+
+    Parameters
+    ----------
+    image_size
+        Side of the images that the cell was given, in pixels; None where they are the student's.
 
     Raises
     ------
@@ -37,6 +42,7 @@ def register_trained(runs: Path, cell: Cell, record: dict[str, Any]) -> TeacherC
     start = read_start(runs, cell.student, cell.init) if cell.init else None
     mean, std = start.normalisation if start and start.normalisation else (None, None)
     source = f" from {start.origin}" if start else ""
+    size = f", images of {image_size} x {image_size}" if image_size else ""
     card = TeacherCard(
         network=cell.student,
         id=cell.as_teacher.id,
@@ -44,10 +50,12 @@ def register_trained(runs: Path, cell: Cell, record: dict[str, Any]) -> TeacherC
         weights=record["weights"],
         accuracy=record["top1"],
         expected=None,
-        origin=f"trained here{source}, seed {cell.seed}, {cell.protocol.epochs} epochs",
+        origin=f"trained here{source}, seed {cell.seed}, {cell.protocol.epochs} epochs{size}",
         epochs=cell.protocol.epochs,
         mean=mean,
         std=std,
+        image_size=image_size,
+        validation=cell.protocol.rules.evaluation.validation or None,
     )
     folder = card_folder(runs, cell.protocol.name, card)
     stored = _hash_of(folder / WEIGHTS)
@@ -79,6 +87,7 @@ def import_teacher(
     device: torch.device,
     expected: float | None = None,
     key: str | None = None,
+    image_size: int | None = None,
 ) -> TeacherCard:
     """Import a checkpoint as a teacher and measure it.
 
@@ -94,6 +103,9 @@ def import_teacher(
         weights of unknown origin the one that the protocol lists for the network.
     key
         Which weights are meant where several in the file fit; see :func:`kdbench.models.checkpoints.load_checkpoint`.
+    image_size
+        Side of the images that it takes, in pixels; by default the one that published weights were trained for, or
+        the student's. Weights that were imported before at the student's size keep it.
 
     Raises
     ------
@@ -101,7 +113,7 @@ def import_teacher(
         The file does not load into the network, or its accuracy is not the expected one.
     """
     # timm takes seconds to import.
-    from kdbench.models.bring import check_given, load_source, own_normalisation  # noqa: PLC0415
+    from kdbench.models.bring import check_given, load_source, own_normalisation, own_size  # noqa: PLC0415
     from kdbench.models.pretrained import find_source  # noqa: PLC0415
 
     if expected is not None and not 0 <= expected <= 100:
@@ -112,12 +124,19 @@ def import_teacher(
         check_given(network)
     source = find_source(str(text), network, identify=image_files)
     path, normalisation = source.path, own_normalisation(source, protocol)
-    net = build_net(network, protocol, dataset, seed=0, purpose="teacher", normalisation=normalisation)
+    side = image_size or own_size(source, dataset)
+    if side and not image_size and _is_teacher(runs, protocol, path, normalisation):
+        side = None
+    images = dataset.with_side(side) if side else dataset
+    if images.shape == dataset.shape:
+        side = None
+    net = build_net(network, protocol, images, seed=0, purpose="teacher", normalisation=normalisation)
     loaded = load_source(net, source, key)
-    _, accuracy = measure(net, dataset, device, str(path))
+    _, accuracy = measure(net, images, device, str(path))
     if expected is None and "dataset" not in protocol.overrides():
         published = source.published
-        expected = published.accuracy_under(protocol) if published else protocol.accuracy.get(network)
+        seen = protocol.with_side(side) if side else protocol
+        expected = published.accuracy_under(seen) if published else protocol.accuracy.get(network)
     if expected is not None and not agrees(accuracy, expected, dataset):
         percent = f"--accuracy is in percent: {100 * expected:g}? " if 0 < expected <= 1 < accuracy else ""
         raise TeacherMismatch(
@@ -126,11 +145,11 @@ def import_teacher(
             f" --accuracy {accuracy:.2f}"
         )
     weights = weights_hash(net.backbone.state_dict())
-    names, same = {network, twin_of(network)}, (normalisation, protocol.dataset)
+    names, same = {network, twin_of(network)}, (normalisation, protocol.dataset, side)
     cards = [
         card
         for card in list_teachers(runs, protocol.name)
-        if card.network in names and (card.normalisation, card.dataset) == same
+        if card.network in names and (card.normalisation, card.dataset, card.image_size) == same
     ]
     known = next((card for card in cards if card.weights == weights), None) or next(
         (card for card in cards if _holds(card_folder(runs, protocol.name, card) / WEIGHTS, card, net)), None
@@ -138,14 +157,17 @@ def import_teacher(
     mean, std = normalisation or (None, None)
     card = known or TeacherCard(
         network=network,
-        id=f"file:{_file_hash(path, loaded.label if loaded.chosen else '', normalisation)}",
+        id=f"file:{_file_hash(path, loaded.label if loaded.chosen else '', normalisation, side)}",
         dataset=protocol.dataset,
         weights=weights,
         accuracy=accuracy,
         expected=expected,
-        origin=f"imported from {source.origin}" + (f", {printable(loaded.label)}" if loaded.label else ""),
+        origin=f"imported from {source.origin}"
+        + (f", {printable(loaded.label)}" if loaded.label else "")
+        + (f", images of {side} x {side}" if side else ""),
         mean=mean,
         std=std,
+        image_size=side,
     )
     folder = card_folder(runs, protocol.name, card)
     if _hash_of(folder / WEIGHTS) != card.weights:
@@ -157,14 +179,22 @@ def import_teacher(
     return card
 
 
-def _file_hash(path: Path, label: str, normalisation: Normalisation | None) -> str:
-    """SHA-256 of a file, or of one of several networks in it, and of its normalisation if it has its own."""
+def _is_teacher(runs: Path, protocol: Protocol, path: Path, normalisation: Normalisation | None) -> bool:
+    """Return whether a file is a teacher already that takes the student's images."""
+    known = f"file:{_file_hash(path, '', normalisation, None)}"
+    return any(card.id == known for card in list_teachers(runs, protocol.name))
+
+
+def _file_hash(path: Path, label: str, normalisation: Normalisation | None, side: int | None) -> str:
+    """SHA-256 of a file, or of one of several networks in it, and of its normalisation and image size if its own."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
     if label:
         digest.update(f" {label}".encode())
     if normalisation:
         digest.update(f" {normalisation}".encode())
+    if side:
+        digest.update(f" {side} pixels".encode())
     return digest.hexdigest()
 
 

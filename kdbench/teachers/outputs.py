@@ -1,10 +1,9 @@
-"""Where a cell's teacher outputs come from: the live teacher, or the cache of what it would say."""
+"""What a teacher says of views: computed by the live teacher, read from the cache, or from a file of logits."""
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Literal, cast, final
 
@@ -14,17 +13,21 @@ from torch import Tensor
 from kdbench.data.batches import Batches, DeviceData
 from kdbench.data.decoding.streamed import StreamedImages
 from kdbench.data.groups import Group
+from kdbench.functional import at_least_float32
 from kdbench.method import ViewPlan
 from kdbench.models.fuse import fused
-from kdbench.net import Net, Outputs, Part
+from kdbench.net import LOGITS, PARTS, Net, Outputs, Part
 from kdbench.teachers.cache import STORED, TeacherCache
 from kdbench.teachers.load import Teacher
-from kdbench.teachers.pairs import PoolPairs, stored_parts
+from kdbench.teachers.pairs import Pairs, PoolPairs, stored_parts
 from kdbench.teachers.places import PoolForward
 from kdbench.utils.device import autocast, forward_batch, memory_format
 from kdbench.utils.precision import Precision
 
-Kind = Literal["live", "cache"]
+Kind = Literal["live", "cache", "file"]
+"""Where outputs come from."""
+Views = Mapping[int | None, Tensor]
+"""Views ``(V*n, 3, H, W)`` of a group's images by their side, in pixels; None is the student's."""
 _BLOCK = 32
 """Steps whose outputs are read from a cache at once."""
 _STREAMED = 256
@@ -37,6 +40,8 @@ class LiveTeacher:
 
     def __init__(self, teacher: Teacher, precision: Precision, device: torch.device) -> None:
         self.teacher, self.precision, self.device = teacher, precision, device
+        self.side = teacher.card.image_size
+        """Side of the images that it takes, in pixels; None where they are the student's."""
 
     @cached_property
     def net(self) -> Net:
@@ -55,7 +60,7 @@ class LiveTeacher:
 
     def forward(self, data: DeviceData, pairs: Tensor) -> dict[Part, Tensor]:
         """Return the parts that a cache keeps, for pairs of image and view ``(P,)``."""
-        outputs = self.outputs(data.images.views(pairs), STORED)
+        outputs = self.outputs(data.images.views(pairs, self.side), STORED)
         return {"logits": outputs.logits, "penultimate": outputs.penultimate}
 
     def row_bytes(self) -> dict[Part, int]:
@@ -91,7 +96,7 @@ class Query(PoolForward):
         """Forward batches of crops, each in every rotation; see `PoolForward.pool`."""
         images = self._data.images
         assert isinstance(images, StreamedImages), "only streamed images have a pool"
-        for crops in images.pool(first, size):
+        for crops in images.pool(first, size, self._live.side):
             turned = (crops.rot90(turns, (2, 3)) for turns in pairs.rotations)
             outputs = [self._live.outputs(images.scaled(views), parts).parts() for views in turned]
             yield {part: torch.stack([cast("Tensor", each[part]).cpu() for each in outputs]) for part in parts}
@@ -105,12 +110,12 @@ class Reader(abc.ABC):
     """
 
     @abc.abstractmethod
-    def inputs(self, group: Group) -> dict[Part, Tensor]:
-        """Tensors on the device that ``outputs`` needs besides the images."""
+    def inputs(self, group: Group) -> dict[str, Tensor]:
+        """Tensors on the device that ``outputs`` needs besides the images, by names of its own."""
 
     @abc.abstractmethod
-    def outputs(self, images: Tensor, inputs: Mapping[Part, Tensor]) -> Outputs:
-        """Outputs for a group's images ``(V*n, 3, H, W)``."""
+    def outputs(self, views: Views, inputs: Mapping[str, Tensor]) -> Outputs:
+        """Outputs for a group's views."""
 
 
 @final
@@ -120,44 +125,63 @@ class LiveReader(Reader):
     def __init__(self, live: LiveTeacher, reads: frozenset[Part]) -> None:
         self._live, self._reads = live, reads
 
-    def inputs(self, group: Group) -> dict[Part, Tensor]:  # noqa: ARG002
+    def inputs(self, group: Group) -> dict[str, Tensor]:  # noqa: ARG002
         """Nothing."""
         return {}
 
-    def outputs(self, images: Tensor, inputs: Mapping[Part, Tensor]) -> Outputs:  # noqa: ARG002
-        """Forward the images."""
-        return self._live.outputs(images, self._reads)
+    def outputs(self, views: Views, inputs: Mapping[str, Tensor]) -> Outputs:  # noqa: ARG002
+        """Forward the views."""
+        return self._live.outputs(views[self._live.side], self._reads)
 
 
 @final
-class CachedReader(Reader):
-    """Reads a cache, some steps at a time; logits that it does not store are computed from what it does."""
+class _Rows:
+    """Stored parts of the pairs of image and view that batches visit, read some steps at a time."""
 
     def __init__(
-        self, cache: TeacherCache, live: LiveTeacher, batches: Batches, plan: ViewPlan, reads: frozenset[Part]
+        self, read: Callable[[Pairs, Part], Tensor], parts: Collection[Part], batches: Batches, plan: ViewPlan
     ) -> None:
-        self._cache, self._live, self._batches, self._plan, self._reads = cache, live, batches, plan, reads
-        net = live.teacher.net
-        self._stored = stored_parts(reads, batches.data.images.numbering, net.widths)
-        head = net.backbone.head()
-        self._weight, self._bias = head.weight, head.bias
+        self._read, self._parts, self._batches, self._plan = read, sorted(parts), batches, plan
         self._where = (0, -1)
-        self._block: dict[Part, Tensor] = {}
+        self._block: dict[str, Tensor] = {}
 
-    def inputs(self, group: Group) -> dict[Part, Tensor]:
-        """Return the cached parts of a group's rows."""
+    def of(self, group: Group) -> dict[str, Tensor]:
+        """Return the parts of a group's rows, on the device."""
         epoch, start = self._batches.epoch, group.step - group.step % _BLOCK
         if self._where != (epoch, start):
             steps = range(start, min(start + _BLOCK, self._batches.steps))
             pairs = self._batches.visits(steps, self._plan).numpy()
-            self._block = {part: self._to_device(self._cache.read(pairs, part)) for part in sorted(self._stored)}
+            self._block = {part: self._to_device(self._read(pairs, part)) for part in self._parts}
             self._where = (epoch, start)
         num_views = self._plan.num_views
         first = num_views * (group.first - start * self._batches.schedule.batch_size)
         rows = slice(first, first + num_views * len(group.index))
         return {part: values[rows] for part, values in self._block.items()}
 
-    def outputs(self, images: Tensor, inputs: Mapping[Part, Tensor]) -> Outputs:  # noqa: ARG002
+    def _to_device(self, values: Tensor) -> Tensor:
+        device = self._batches.data.device
+        return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
+
+
+@final
+class CachedReader(Reader):
+    """Reads a cache; logits that it does not store are computed from what it does."""
+
+    def __init__(
+        self, cache: TeacherCache, live: LiveTeacher, batches: Batches, plan: ViewPlan, reads: frozenset[Part]
+    ) -> None:
+        self._live, self._reads = live, reads
+        net = live.teacher.net
+        self._stored = stored_parts(reads, batches.data.images.numbering, net.widths)
+        self._rows = _Rows(cache.read, self._stored, batches, plan)
+        head = net.backbone.head()
+        self._weight, self._bias = head.weight, head.bias
+
+    def inputs(self, group: Group) -> dict[str, Tensor]:
+        """Return the cached parts of a group's rows."""
+        return self._rows.of(group)
+
+    def outputs(self, views: Views, inputs: Mapping[str, Tensor]) -> Outputs:  # noqa: ARG002
         """Wrap what was read."""
         logits = inputs.get("logits")
         if "logits" in self._reads - self._stored:
@@ -170,47 +194,63 @@ class CachedReader(Reader):
             bias=self._bias,
         )
 
-    def _to_device(self, values: Tensor) -> Tensor:
-        device = self._batches.data.device
-        return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
+
+@final
+class FileReader(Reader):
+    """Reads a file of logits: an image has the same ones, whatever view of it is seen."""
+
+    def __init__(self, logits: Tensor, batches: Batches, plan: ViewPlan) -> None:
+        numbering = batches.data.images.numbering
+
+        def read(pairs: Pairs, _: Part) -> Tensor:
+            return logits[numbering.split(torch.from_numpy(pairs))[0]]
+
+        self._rows = _Rows(read, LOGITS, batches, plan)
+
+    def inputs(self, group: Group) -> dict[str, Tensor]:
+        """Return the logits of a group's images."""
+        return self._rows.of(group)
+
+    def outputs(self, views: Views, inputs: Mapping[str, Tensor]) -> Outputs:  # noqa: ARG002
+        """Wrap what was read."""
+        return only_logits(inputs["logits"], ABSENT_IN_FILE)
+
+
+ABSENT_IN_FILE = "the teacher is a file of logits"
+ABSENT_IN_ENSEMBLE = "the teacher is an ensemble, of which logits alone can be averaged"
+
+
+def only_logits(logits: Tensor, reason: str) -> Outputs:
+    """Return a teacher's outputs that are logits and nothing else; ``reason`` says why, where more is read."""
+    return Outputs("teacher", logits=logits, absent=dict.fromkeys(PARTS - LOGITS, reason))
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class TeacherSource:
-    """One teacher, live or cached."""
+class MeanReader(Reader):
+    """Averages the logits of several teachers, in float32 at least."""
 
-    live: LiveTeacher
-    cache: TeacherCache | None
+    def __init__(self, readers: Sequence[Reader]) -> None:
+        self._readers = readers
 
-    @property
-    def teacher(self) -> Teacher:
-        """The teacher itself."""
-        return self.live.teacher
+    def inputs(self, group: Group) -> dict[str, Tensor]:
+        """Return the inputs of all members, each named by the member's number."""
+        return {
+            f"{number} {name}": tensor
+            for number, reader in enumerate(self._readers)
+            for name, tensor in reader.inputs(group).items()
+        }
 
-    @property
-    def kind(self) -> Kind:
-        """How records name it."""
-        return "cache" if self.cache else "live"
+    def outputs(self, views: Views, inputs: Mapping[str, Tensor]) -> Outputs:
+        """Average what the members say."""
+        outputs = []
+        for number, reader in enumerate(self._readers):
+            ours = f"{number} "
+            named = {name.removeprefix(ours): tensor for name, tensor in inputs.items() if name.startswith(ours)}
+            outputs.append(reader.outputs(views, named))
+        return mean_logits(outputs)
 
-    def computed(self, reads: frozenset[Part]) -> frozenset[Part]:
-        """Return the parts that the cache does not store: they are computed from those that it does."""
-        if not self.cache:
-            return frozenset()
-        return reads - stored_parts(reads, self.cache.identity.numbering, self.teacher.net.widths)
 
-    def reader(self, batches: Batches, plan: ViewPlan, reads: frozenset[Part]) -> Reader:
-        """Outputs of the parts ``reads`` for a plan's views."""
-        if self.cache:
-            return CachedReader(self.cache, self.live, batches, plan, reads)
-        return LiveReader(self.live, reads)
-
-    def is_finite(self, batches: Batches, plan: ViewPlan, reads: frozenset[Part], step: int) -> bool:
-        """Return whether all outputs for a step of this epoch are finite; looks them up again."""
-        reader = self.reader(batches, plan, reads)
-        for group in batches.groups(step):
-            parts = reader.outputs(batches.images(group, plan), reader.inputs(group)).parts().values()
-            tensors = [tensor for part in parts for tensor in (part if isinstance(part, tuple) else (part,))]
-            if not all(tensor.isfinite().all() for tensor in tensors):
-                return False
-        return True
+def mean_logits(outputs: Sequence[Outputs]) -> Outputs:
+    """Return the mean of several teachers' logits, as the outputs of one teacher."""
+    logits = torch.stack([at_least_float32(each.logits) for each in outputs]).mean(0)
+    return only_logits(logits, ABSENT_IN_ENSEMBLE)

@@ -11,15 +11,16 @@ from typing import Literal, final
 from kdbench.data.held_out import num_trained
 from kdbench.data.views import numbering_of
 from kdbench.errors import Interrupted
-from kdbench.experiment.cell import Cell, by_teacher
+from kdbench.experiment.cell import Cell, TeacherRef
 from kdbench.experiment.folder import CONFIG, RECORD, STATE
 from kdbench.method import ViewPlan
 from kdbench.net import Part
 from kdbench.teachers.cache import TeacherCache
 from kdbench.teachers.cards import TeacherCard
-from kdbench.teachers.demand import Wanted, visited
-from kdbench.teachers.outputs import Kind, Query, TeacherSource
+from kdbench.teachers.demand import Wanted, unsupported, visited
+from kdbench.teachers.outputs import Kind, Query
 from kdbench.teachers.pairs import PairSet, PoolPairs, stored_parts, union
+from kdbench.teachers.sources import TeacherSource
 from kdbench.teachers.store import TeacherStore
 from kdbench.teachers.watch import Watch
 from kdbench.utils.files import free_space
@@ -126,10 +127,11 @@ class Sources:
         caches = self._decided()
         if cell.id in self._unclear:
             raise self._unclear[cell.id].again()
-        teacher, kind = cell.teacher.id, self._kinds.get(cell.id, "live")
-        cache = caches[teacher] if kind == "cache" else None
-        if isinstance(cache, _Failure):
-            raise cache.again()
+        kind = self._kinds.get(cell.id, "live")
+        for network in _networks(cell) if kind == "cache" else ():
+            cache = caches[network.id]
+            if isinstance(cache, _Failure):
+                raise cache.again()
         return self._store.source(cell.teacher, kind)
 
     def prepare(self) -> None:
@@ -157,29 +159,33 @@ class Sources:
         runs = self._store.runs
         repeats = numbering_of(self._store.protocol.rules.augmentation).repeats
         left = [cell for group in self._groups for cell in group if not (cell.folder(runs) / RECORD).exists()]
-        for teacher, readers in by_teacher([cell for cell in left if cell.teacher and self._is_clear(cell)]).items():
+        cached: dict[str, set[str]] = {}
+        readers_of = _by_network([cell for cell in left if self._is_clear(cell)])
+        for teacher, readers in readers_of.items():
             kept = [cell for cell in readers if Wanted.by(cell).cacheable]
             begun = {cell.id: _begun(cell.folder(runs)) for cell in kept} if self._mode != "on" else {}
             kept = [cell for cell in kept if begun.get(cell.id) != "live"]
             if not kept or (self._mode != "on" and not repeats and not any(begun.values())):
                 continue
             try:
-                ref = kept[0].teacher
-                assert ref is not None
-                card = self._store.card(ref)
+                card = self._store.card(teacher)
                 demand = Demand.of(self._store, card, [Wanted.by(cell) for cell in kept])
                 if self._mode != "on" and not any(begun.values()) and not self._worth(demand, kept, readers):
                     continue
-                caches[teacher] = demand.build(self._store, self._watch)
+                caches[teacher.id] = demand.build(self._store, self._watch)
             except Exception as error:
-                caches[teacher] = _Failure(error)
-            self._kinds |= dict.fromkeys((cell.id for cell in kept), "cache")
+                caches[teacher.id] = _Failure(error)
+            cached[teacher.id] = {cell.id for cell in kept}
+        for readers in readers_of.values():
+            for cell in readers:  # of an ensemble, all members or none
+                if all(cell.id in cached.get(network.id, ()) for network in _networks(cell)):
+                    self._kinds[cell.id] = "cache"
         return caches
 
     def _is_clear(self, cell: Cell) -> bool:
         """Return whether it can be said what a cell wants, and the images have it; if not, it will fail by itself."""
         try:
-            return Wanted.by(cell).fits(self._store.data.dataset.shape.image_size)
+            return not unsupported(cell) and Wanted.by(cell).fits(self._store.data.dataset.shape.image_size)
         except Exception as error:
             self._unclear[cell.id] = _Failure(error)
             return False
@@ -211,6 +217,20 @@ class Sources:
             total += sum(plan.num_views for plan, _ in ours - others)
         labels, rules = self._store.data.dataset.train_labels, readers[0].protocol.rules.evaluation
         return total * num_trained(labels, rules.validation)
+
+
+def _networks(cell: Cell) -> list[TeacherRef]:
+    """Return the members of a cell's teacher that have a cache: not the files of logits."""
+    return [member for member in cell.teacher.members if not member.is_file] if cell.teacher else []
+
+
+def _by_network(cells: Sequence[Cell]) -> dict[TeacherRef, list[Cell]]:
+    """Sort cells by the networks that teach them."""
+    readers: dict[TeacherRef, list[Cell]] = {}
+    for cell in cells:
+        for network in _networks(cell):
+            readers.setdefault(network, []).append(cell)
+    return readers
 
 
 def _begun(folder: Path) -> Kind | None:

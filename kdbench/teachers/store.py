@@ -16,7 +16,9 @@ from kdbench.teachers.cache import TeacherCache
 from kdbench.teachers.cache_folder import Identity
 from kdbench.teachers.cards import TeacherCard, find_teacher, list_teachers
 from kdbench.teachers.load import load_teacher
-from kdbench.teachers.outputs import Kind, LiveTeacher, TeacherSource
+from kdbench.teachers.logits import load_logits
+from kdbench.teachers.outputs import Kind, LiveTeacher
+from kdbench.teachers.sources import EnsembleSource, FileSource, NetworkSource, TeacherSource
 from kdbench.utils.scheduler import Scheduler
 
 
@@ -40,13 +42,18 @@ class TeacherStore:
         self._sources: dict[tuple[str, Kind], TeacherSource] = {}
 
     def spelling(self, network: str) -> str:
-        """Return the one spelling of a network's name, or that which only teachers of earlier versions have.
+        """Return the one spelling of the name of a network, or of several that are joined.
+
+        It may be a name that only teachers of earlier versions have.
 
         Raises
         ------
         UserError
             The name is not known, or there is no such teacher.
         """
+        return TeacherSpec(network).spelled(self._spelled).network
+
+    def _spelled(self, network: str) -> str:
         name, refusal = network_name(network)
         if refusal and all(card.network != name for card in list_teachers(self.runs, self.protocol.name)):
             raise refusal
@@ -62,16 +69,16 @@ class TeacherStore:
         """
         return find_teacher(self.runs, self.protocol, spec, network)
 
-    def named(self, teacher: str) -> TeacherCard:
-        """Return the card of a teacher as users name it, ``NETWORK`` or ``NETWORK@HASH``.
+    def named(self, spec: TeacherSpec) -> TeacherRef:
+        """Return the teacher that is meant, in any spelling.
 
         Raises
         ------
         UserError
             There is none, or there are several.
         """
-        spec = TeacherSpec.parse(teacher)
-        return self.find(spec, self.spelling(spec.network))
+        members = spec.spelled(self._spelled).members
+        return TeacherRef.joined(self.find(member, member.network).ref for member in members)
 
     def card(self, teacher: TeacherRef) -> TeacherCard:
         """Return the card of a cell's teacher.
@@ -117,11 +124,19 @@ class TeacherStore:
             There is no such teacher, its weights are not those on the card, or its cache is damaged.
         """
         if (teacher.id, kind) not in self._sources:
-            card = self.card(teacher)
-            self._sources[teacher.id, kind] = TeacherSource(
-                self.live(card), self.cache(card) if kind == "cache" else None
-            )
-        source = self._sources[teacher.id, kind]
-        if source.cache:
-            source.cache.refresh()  # other processes may have added to it
-        return source
+            self._sources[teacher.id, kind] = self._source(teacher, kind)
+        if kind == "cache":
+            for member in teacher.members:
+                if not member.is_file:
+                    self.cache(self.card(member)).refresh()  # other processes may have added to it
+        return self._sources[teacher.id, kind]
+
+    def _source(self, teacher: TeacherRef, kind: Kind) -> TeacherSource:
+        dataset = self.data.dataset
+        if len(teacher.members) > 1:
+            members = [self.source(member, kind) for member in teacher.members]
+            return EnsembleSource(teacher, members, dataset.test_labels)
+        card = self.card(teacher)
+        if teacher.is_file:
+            return FileSource(card, *load_logits(self.runs, card, self.protocol, dataset))
+        return NetworkSource(self.live(card), self.cache(card) if kind == "cache" else None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from fake_records import fake_grid, fake_record, write_records
@@ -12,7 +12,10 @@ from test_records import begin
 from kdbench.analysis import splitting
 from kdbench.analysis.comparison import Comparison
 from kdbench.analysis.records import Records, as_frame, read_records
+from kdbench.analysis.tables.latex import escape
+from kdbench.analysis.tables.layouts import paper
 from kdbench.analysis.tables.notes import provenance
+from kdbench.analysis.tables.render import Format, render
 from kdbench.experiment.protocol import load_protocol
 
 DIGITS = load_protocol("digits-demo-v1")
@@ -57,6 +60,26 @@ def test_records_under_other_rules_are_a_comparison_of_their_own(changes: dict[s
     assert labels(other) == ["kd"]
     (result,) = other.results.values()
     assert result.values() == {10: 60.0, 11: 60.0}
+
+
+def test_own_data_are_named_as_their_user_called_them_beside_their_hash() -> None:
+    rules = {"protocol": DIGITS.override(dataset="npz:0123")}
+    records = [fake_record("kd", seed, 60.0, **rules, data_name=name) for seed, name in
+               enumerate(("npz:pets_<b>&%.npz", "npz:a.npz", "npz:a.npz"))]  # fmt: skip
+    (comparison,) = split(*records, fake_record("kd", 7, 60.0, **rules))
+    name = "npz:0123 (a.npz or pets_<b>&%.npz)"
+    assert comparison.title == f"digits-demo-v1, with dataset={name}"
+    assert comparison.dataset == name
+    assert comparison.rules["dataset"] == "npz:0123"
+    table = paper(comparison)
+    texts = {form: render([table], form) for form in get_args(Format)}
+    for form in ("terminal", "csv"):
+        assert f"dataset={name}" in texts[form]
+    assert escape(comparison.title) in texts["latex"]
+    assert "0123 (a.npz or pets" in texts["markdown"]
+    assert "<b>" not in texts["markdown"]
+    (known,) = split(*(fake_record("kd", seed, 60.0, data_name="digits") for seed in range(2)))
+    assert (known.title, known.dataset) == ("digits-demo-v1", "digits")
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ from test_records import begin
 
 from kdbench.analysis import splitting
 from kdbench.analysis.comparison import Comparison
+from kdbench.analysis.plots.curves import Curve, Curves
+from kdbench.analysis.plots.lines import curves_plot
+from kdbench.analysis.plots.standings import differences_plot
 from kdbench.analysis.records import read_records
-from kdbench.analysis.report.curves import Curve, Curves
-from kdbench.analysis.report.plots import curves_plot, differences_plot
 from kdbench.analysis.tables.differences import against, pooled_table
 from kdbench.analysis.tables.layouts import detail, paper
 from kdbench.analysis.tables.leaderboard import leaderboard, leaderboard_table

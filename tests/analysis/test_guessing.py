@@ -9,7 +9,7 @@ import pytest
 from fake_records import fake_record
 from test_comparison import split
 
-from kdbench.analysis.records import _TEST_SETS, as_frame
+from kdbench.analysis.records import as_frame
 from kdbench.analysis.tables.differences import against, by_pair, choose_baseline
 from kdbench.analysis.tables.layouts import detail, paper
 from kdbench.analysis.tables.leaderboard import leaderboard, leaderboard_table
@@ -17,6 +17,7 @@ from kdbench.analysis.tables.table import Table
 from kdbench.data.datasets import SHAPES, load_dataset
 from kdbench.experiment.protocol import load_protocol
 from kdbench.experiment.record_checks import check_record
+from kdbench.experiment.test_sets import TEST_SETS
 from kdbench.utils.guessing import is_guess
 
 METHODS = (("ce", None), ("kd", "resnet20"), ("dkd", "resnet20"))
@@ -68,9 +69,9 @@ def test_of_an_unknown_test_set_nothing_is_said() -> None:
 def test_records_hold_what_is_known_by_name(tmp_path: Path) -> None:
     digits = load_dataset("digits", tmp_path)
     counts = digits.test_labels.bincount()
-    assert _TEST_SETS["digits"] == (len(digits.test_labels), counts.max()) == (500, 50)
-    assert _TEST_SETS.keys() == SHAPES.keys()
-    for name, (images, largest) in _TEST_SETS.items():
+    assert TEST_SETS["digits"] == (len(digits.test_labels), counts.max()) == (500, 50)
+    assert TEST_SETS.keys() == SHAPES.keys()
+    for name, (images, largest) in TEST_SETS.items():
         assert (images / largest == SHAPES[name].num_classes) == (name != "svhn")
     row = as_frame([fake_record("kd", 1, 70.0)]).iloc[0]
     assert (row["test_images"], row["largest_class"]) == (500, 50)

@@ -15,6 +15,7 @@ from fake_records import fake_record, write_records
 from kdbench.analysis.records import as_frame, read_records
 from kdbench.engine.run_state import finish
 from kdbench.errors import UserError
+from kdbench.experiment.folder import PREDICTIONS, RECORD, WEIGHTS
 
 
 @pytest.fixture
@@ -163,4 +164,4 @@ def test_what_a_killed_process_was_writing_is_tidied_away(tiny_npz: Path, tmp_pa
     left = run.folder / ".metrics.jsonl.e_lqp3kw.tmp"
     left.write_text("half a li")
     finish(run)
-    assert sorted(path.name for path in run.folder.iterdir()) == ["metrics.jsonl", "model.safetensors", "record.json"]
+    assert sorted(path.name for path in run.folder.iterdir()) == ["metrics.jsonl", WEIGHTS, PREDICTIONS, RECORD]

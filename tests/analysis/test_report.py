@@ -18,22 +18,22 @@ from fake_records import fake_record, write_records
 from report_pages import Page, report
 from report_runs import PAIRS, records, write_runs
 
+from kdbench.analysis.plots.curves import CELLS_READ, Curve, band
+from kdbench.analysis.plots.drawing import INK, RULE, label
+from kdbench.analysis.plots.file_names import file_name
 from kdbench.analysis.report.cells import CELLS_LISTED
-from kdbench.analysis.report.curves import CELLS_READ, Curve, band
-from kdbench.analysis.report.drawing import INK, RULE, label
 from kdbench.analysis.report.markup import sort_value, table_html
-from kdbench.analysis.report.sections import file_name
 from kdbench.analysis.tables.table import Entry, Table, words
 from kdbench.experiment.protocol import load_protocol
 
 
 def test_all_parts_are_there(made: tuple[Path, Path, Page]) -> None:
     page = made[2]
-    for part in ("leaderboard", "paper", "differences", "cost", "ranks", "curves", "details", "cells"):
+    for part in ("leaderboard", "paper", "differences", "cost", "ranks", "curves", "details", "classes", "cells"):
         assert f"c1-{part}" in page.values("id")
     assert len(page.data["cells"]) == 16
     pictures = [attributes for tag, attributes in page.tags if tag == "svg"]
-    assert len(pictures) == 3 + 2 * len(PAIRS)
+    assert len(pictures) == 3 + 3 * len(PAIRS)
     ids = page.values("id")
     assert len(ids) == len(set(ids))
     for picture in pictures:
@@ -56,7 +56,7 @@ def test_equal_records_give_equal_bytes(made: tuple[Path, Path, Page], tmp_path:
     report(runs, tmp_path)
     before = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert before == {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert len(before) == 2 + 2 * 7  # the page, the list of plots, and each plot as SVG and PDF
+    assert len(before) == 2 + 2 * 9  # the page, the list of plots, and each plot as SVG and PDF
 
 
 def test_plots_are_files_for_a_paper(made: tuple[Path, Path, Page]) -> None:

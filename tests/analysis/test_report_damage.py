@@ -15,9 +15,9 @@ from fake_records import fake_record
 from report_pages import report
 from report_runs import EPOCHS, line, records, undrawn, write_runs
 
+from kdbench.analysis.plots.curves import Curve, read_curve
 from kdbench.analysis.records import read_records
 from kdbench.analysis.report import write_report
-from kdbench.analysis.report.curves import Curve, read_curve
 from kdbench.analysis.splitting import split
 from kdbench.errors import UserError
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 from answers import fault_of_message
@@ -23,6 +24,7 @@ from fake_records import fake_record, write_records
 from image_folder import write_folder
 
 from kdbench import cli
+from kdbench.analysis.publishing.making import publish
 from kdbench.cli.app import app
 from kdbench.engine.session import Session
 from kdbench.experiment import own_folders
@@ -30,6 +32,7 @@ from kdbench.experiment import own_folders
 TESTS = Path(__file__).parent.parent
 RULES = {"protocol": "digits-demo-v1"}
 PAIR = {**RULES, "student": "resnet8", "method": "ce"}
+TEACHER = "runs/digits-demo-v1/teachers/resnet8-33e20e7a"
 # Words that each command takes, by the names of its parameters.
 COMMANDS: dict[str, dict[str, str]] = {
     "demo": {},
@@ -39,14 +42,21 @@ COMMANDS: dict[str, dict[str, str]] = {
     "compare": {"runs": "records"},
     "claims": {"runs": "records"},
     "report": {"runs": "records", "out": "report"},
+    "plot": {"name": "cost", "runs": "records", "out": "plots"},
     "bench": {"pairs": "resnet8>resnet8", **RULES},
     "merge": {"sources": "records"},
+    "eval": {"folders": TEACHER},
+    "export": {"folder": TEACHER, "target": "onnx", "out": "o.onnx"},
+    "track": {"runs": "records", "to": "tensorboard"},
+    "publish": {"runs": "records", "out": "new"},
+    "site": {"folders": "published", "out": "site"},
     "list": {"what": "networks"},
     "show": {"method": "kd"},
     "new": {"name": "mine", "folder": "own"},
     "validate": {"method": "ce"},
     "teacher train": {**RULES, "network": "resnet8"},
     "teacher import": {"file": "weights.pth", **RULES, "network": "resnet8"},
+    "teacher import-logits": {"file": "logits.npy", **RULES},
     "teacher list": {},
     "data subset": {"dataset": "digits", "out": "o.npz", "train_per_class": "1", "test_per_class": "1"},
     "data index": {"word": "folder:images"},
@@ -68,17 +78,8 @@ TEXTS = [
     *("", " ", "nothing-of-this-name", "-", "--", ".", "..", "../..", "~nobody-of-this-name/x", "@", ">", "a>b>c"),
     *("resnet8@", "@c3", "resnet8>", "timm:", "timm:nothing", "npz:", "npz:.", "npz:a-folder", "a-folder", "a-file"),
     *(
-        "weights.pth",
-        "/dev/null",
-        "[red]x",
-        "[/b]",
-        "[bold",
-        "x\x1b[31m",
-        "a\nb",
-        "a\tb",
-        "\x7f",
-        "x" * 300,
-        "x" * 5000,
+        *("weights.pth", "/dev/null", "[red]x", "[/b]", "[bold", "x\x1b[31m", "a\nb", "a\tb", "\x7f"),
+        *("x" * 300, "x" * 5000),
     ),
     *(
         "a-file/below",
@@ -99,7 +100,7 @@ TEXTS = [
 GRID = 'protocol = "digits-demo-v1"\npairs = ["resnet8>resnet8"]\nmethods = ["kd", "ce"]\nseeds = 1\n'
 EVERYWHERE = ("--methods", "--own")
 """The options that stand before every command."""
-PATHS = {"runs", "other", "out", "folder", "file", "profile", "sources", *EVERYWHERE}
+PATHS = {"runs", "other", "out", "folder", "folders", "file", "profile", "sources", *EVERYWHERE}
 """Parameters that are paths: nothing is the current folder, and a space is a name."""
 SECONDS = 20
 """That a command may take before it counts as hanging."""
@@ -200,11 +201,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path.mkdir(parents=True)
     shutil.copytree(TESTS / "data/kept/runs", path / "runs")
     write_records(path / "records", [fake_record("ce", 1, 70.0, teacher=None), fake_record("kd", 1, 72.0)])
+    publish(path / "records", path / "published", "us")
     (path / "g.toml").write_text(GRID)
     (path / "a-folder").mkdir()
     (path / "a-file").write_text("x")
     write_folder(path / "images")
     shutil.copy(TESTS / "parity/models/checkpoints/resnet8_c100.pth", path / "weights.pth")
+    np.save(path / "logits.npy", np.zeros((1297, 10), np.float32))
     return path
 
 
@@ -220,7 +223,9 @@ def place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "kdbench.engine.display.Display.__enter__",
         "kdbench.grid.workers.Workers.__init__",
         "kdbench.engine.bench.Bench.__init__",
+        "kdbench.engine.export.export",
         "kdbench.analysis.report.write_report",
+        "kdbench.analysis.plots.written.write_plots",
     ):
         monkeypatch.setattr(target, reach)
     for method in ("run_all", "build_caches"):
@@ -287,7 +292,7 @@ def test_the_words_that_are_good_are_taken() -> None:
     for name in COMMANDS:
         code, _, error = typed(Case(name, "", "", False).words())
         assert "Traceback" not in error, name + error
-        assert code == 0 or name in ("claims", "teacher import", "cache check"), (name, error)
+        assert code == 0 or name in ("claims", "teacher import", "cache check", "track"), (name, error)
 
 
 @pytest.mark.parametrize(

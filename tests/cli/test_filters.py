@@ -10,7 +10,7 @@ from cells import Typed
 from fake_records import fake_record, write_records
 from markupsafe import Markup
 
-from kdbench.analysis.report.drawing import DrawnPlot
+from kdbench.analysis.plots.drawing import DrawnPlot
 from kdbench.experiment.protocol import load_protocol
 
 SHORT = "digits-demo-v1, with epochs=2"

@@ -28,7 +28,7 @@ def test_an_npz_is_found_from_the_current_folder_and_from_the_data_folder(
 ) -> None:
     path = write_npz(tmp_path, **small_arrays())
     absolute = load_dataset(f"npz:{path}", Path("elsewhere"))
-    assert (absolute.name, absolute.num_classes, absolute.class_names) == ("npz:small", 3, None)
+    assert (absolute.name, absolute.num_classes, absolute.class_names) == ("npz:small.npz", 3, None)
     assert load_dataset("NPZ:small.npz", tmp_path).fingerprint == absolute.fingerprint
     monkeypatch.chdir(tmp_path)
     assert load_dataset("npz:small.npz", Path("elsewhere")).fingerprint == absolute.fingerprint

@@ -83,6 +83,7 @@ def test_a_signal_saves_and_the_same_call_goes_on(signum: int, tiny_npz: Path, t
     assert seen[0] > 0
     assert record["weights"] == expected["weights"]
     assert record["nll"] == expected["nll"]
+    assert record["predictions"] == expected["predictions"]
 
 
 def test_a_finished_cell_is_only_read(tiny_npz: Path, tmp_path: Path) -> None:

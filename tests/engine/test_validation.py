@@ -72,7 +72,7 @@ def test_the_record_has_what_the_saved_network_says_of_held_out_images(
     for cell in cells:
         network = kdbench.load(cell.folder(session.runs))
         net = Net(network.name, network.backbone, mean=(0.3,) * 3, std=(0.37,) * 3, image_size=network.image_size)
-        logits = predict(net, session.dataset.validation(held_out, CPU)).double()
+        logits = predict(net, session.dataset.unaugmented(held_out, CPU)).double()
         record = record_of(session, cell)["validation"]
         assert record["images"] == len(held_out)
         right = (logits.argmax(dim=1) == labels[held_out]).double().mean()
@@ -105,6 +105,30 @@ def test_the_teacher_is_trained_on_all_images(session: Session, cells: tuple[Cel
     assert cells[1].teacher == own.as_teacher
     assert "validation" not in own.protocol.identity()
     assert "validation" not in record_of(session, own)
+
+
+def test_a_teacher_may_leave_the_held_out_images_out(session: Session, cells: tuple[Cell, ...], typed: Typed) -> None:
+    card = session.train_teacher("resnet8", seed=5, hold_out=True)
+    own = session.teacher_cell("resnet8", seed=5, hold_out=True)
+    assert card.validation == SHARE
+    assert record_of(session, own)["validation"]["images"] == len(
+        Division.of(session.dataset.train_labels, SHARE).held_out
+    )
+    taught = session.cell(method="kd", teacher=card.spec, student="resnet8", seed=1)
+    session.run(taught)
+    code, out, _ = typed("table", str(session.runs))
+    assert code == 0
+    assert "20 % of the training images of each class are held out\n" in out
+    seen = cells[1].teacher
+    assert seen
+    assert f"are held out; the teacher resnet8@{seen.short}" in out
+    assert "was trained on them as well" in out
+
+
+def test_nothing_can_be_left_out_where_nothing_is_held_out(typed: Typed) -> None:
+    code, _, err = typed("teacher", "train", "--protocol", "digits-demo-v1", "--network", "resnet8", "--hold-out")
+    assert code == 2
+    assert "digits-demo-v1 holds no images out" in err
 
 
 def test_tables_report_the_epoch_that_is_best_on_held_out_images(

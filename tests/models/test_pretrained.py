@@ -84,7 +84,7 @@ def test_timm_says_how_its_weights_see_images() -> None:
     assert published["timm:resnet34.ra4_e3600_r224_in1k"].mean == (0.5, 0.5, 0.5)
     a1 = published["timm:resnet34.a1_in1k"]
     assert (a1.repository, a1.accuracy) == ("timm/resnet34.a1_in1k", None)
-    assert (a1.size, a1.interpolation, a1.digits) == (288, "bicubic", "46f8f793")
+    assert (a1.size, a1.input_size, a1.interpolation, a1.digits) == (288, 224, "bicubic", "46f8f793")
 
 
 def test_weights_in_the_hubs_cache_are_loaded_by_name(caches: Path, digits: Dataset) -> None:
@@ -201,8 +201,8 @@ def test_timm_and_torchvision_have_the_same_function_of_the_same_weights() -> No
 
 def test_an_accuracy_counts_where_test_images_are_made_alike() -> None:
     published = Published(
-        name="n", url="", mean=(0.5,) * 3, std=(0.5,) * 3, size=224, evaluation_size=256, interpolation="bilinear",
-        accuracy=73.31,
+        name="n", url="", mean=(0.5,) * 3, std=(0.5,) * 3, size=224, input_size=224, evaluation_size=256,
+        interpolation="bilinear", accuracy=73.31,
     )  # fmt: skip
     crop = {"crop": "resized", "pad": None, "crop_size": 224, "crop_scale": (0.08, 1.0), "crop_ratio": (0.75, 4 / 3)}
     here = {"dataset": "imagenet", "interpolation": "bilinear", "evaluation_size": 256}

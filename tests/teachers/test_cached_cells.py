@@ -35,6 +35,7 @@ from kdbench.teachers.cache import TeacherCache
 from kdbench.teachers.cache_folder import Identity
 from kdbench.teachers.demand import Visits
 from kdbench.teachers.outputs import LiveTeacher
+from kdbench.teachers.sources import NetworkSource
 from kdbench.utils import files
 from kdbench.utils.signals import Stop
 
@@ -76,7 +77,7 @@ def test_cached_and_live_training_agree_step_by_step(
     visits.add(1, range(1, 5), ROTATIONS)
     cache = TeacherCache(tmp_path, identity)
     cache.build(visits.pairs(), BOTH, lambda pairs: live.live.forward(data, pairs), batch=64)
-    for source in (live, dataclasses.replace(live, cache=cache)):
+    for source in (live, NetworkSource(live.live, cache)):
         for method in ("kd", "dkd", "crd", "pckd"):
             cell = make_cell(protocol, method, teacher, student)
             options = Options(runs=tmp_path / source.kind, device=CPU)

@@ -174,11 +174,11 @@ def test_accuracies_agree_up_to_a_few_images(
     ("accuracy", "expected", "text"),
     [
         (98.8, 98.8, ""),
-        (98.8, None, "no accuracy is known to check 98.80 % of 500 test images with"),
-        (10.0, 10.0, "10.00 % of 500 test images cannot be told from guessing"),
-        (13.6, None, "13.60 % of 500 test images cannot be told from guessing"),
-        (0.0, None, "0.00 % of 500 test images cannot be told from guessing"),
-        (27.6, None, "no accuracy is known to check 27.60 %"),
+        (98.8, None, "98.80 %, imported without an expected accuracy: if the checkpoint is better elsewhere"),
+        (10.0, 10.0, "10.00 % is no better than guessing the largest class ("),
+        (13.6, None, "13.60 % is no better than guessing the largest class ("),
+        (0.0, None, "0.00 % is no better than guessing the largest class ("),
+        (27.6, None, "27.60 %, imported without an expected accuracy"),
     ],
 )
 def test_doubtful_accuracies(accuracy: float, expected: float | None, text: str) -> None:
@@ -196,6 +196,7 @@ def test_doubtful_accuracies(accuracy: float, expected: float | None, text: str)
     doubt = doubts(card, rules, data)
     assert doubt.startswith(text)
     assert bool(text) == bool(doubt)
+    assert ("% of 500 test images)" in doubt) == ("guessing" in text)
     if text:
         assert all(word in doubt for word in ("normalisation", "pixel range", "order of classes", "mean 0.3"))
     trained = dataclasses.replace(card, id="cell:0")

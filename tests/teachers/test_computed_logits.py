@@ -50,10 +50,10 @@ def test_logits_are_computed_as_the_teacher_computes_them(precision: str, folder
     batches.begin(1)
     (group, *_) = batches.groups(0)
     images = batches.images(group, ROTATIONS)
-    theirs = LiveReader(live, BOTH).outputs(images, {})
+    theirs = LiveReader(live, BOTH).outputs({None: images}, {})
     for reads in (BOTH, frozenset({"logits"}), frozenset({"penultimate"})):
         reader = CachedReader(cache, live, batches, ROTATIONS, reads)
-        ours = reader.outputs(images, reader.inputs(group)).parts()
+        ours = reader.outputs({None: images}, reader.inputs(group)).parts()
         assert ours.keys() == reads
         for part in reads:
             values, expected = ours[part], theirs.parts()[part]

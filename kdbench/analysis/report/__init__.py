@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from importlib import metadata
 from pathlib import Path
 
 from kdbench.analysis.comparison import Comparison
+from kdbench.analysis.plots.file_names import file_name
+from kdbench.analysis.plots.pictures import OnProgress
+from kdbench.analysis.plots.written import REMEDY, check_folder
 from kdbench.analysis.records import Records
 from kdbench.analysis.report.cells import Cells
 from kdbench.analysis.report.page import page_html
-from kdbench.analysis.report.sections import OnProgress, file_name, make_sections
-from kdbench.errors import UserError
+from kdbench.analysis.report.sections import make_sections
 from kdbench.utils.files import explain_os_errors, write_atomic, write_json
 from kdbench.utils.reading import read_object
 
 PAGE, PLOTS = "index.html", "plots"
 _WRITTEN = ".plots.json"
 """File with the plots that the last report wrote, and their hashes."""
-_REMEDY = "choose another folder with --out DIR"
 
 
 def write_report(
@@ -61,9 +61,9 @@ def write_report(
     UserError
         ``out`` is a file or cannot be written.
     """
-    _check(out)
+    check_folder(out)
     cells = Cells.of(runs, comparisons)
-    sections = make_sections(comparisons, cells, on_progress)
+    sections = make_sections(comparisons, records.frame, cells, on_progress)
     problems = [*records.problems, *cells.problems]
     page = page_html(sections, cells, records.unfinished, problems, command, metadata.version("kdbench"))
     on_progress("writing files", 1.0)
@@ -72,12 +72,12 @@ def write_report(
         files |= {f"{plot.name}.svg": plot.svg.encode(errors="replace"), f"{plot.name}.pdf": plot.pdf}
     written = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     earlier = read_object(out / _WRITTEN)
-    with explain_os_errors(out, _REMEDY):
+    with explain_os_errors(out, REMEDY):
         # Before the plots: what an interrupted report leaves is removed by the next.
         write_json(out / _WRITTEN, earlier | written)
         for name, content in files.items():
-            write_atomic(out / PLOTS / name, content, _REMEDY)
-        write_atomic(out / PAGE, page.encode(errors="replace"), _REMEDY)
+            write_atomic(out / PLOTS / name, content, REMEDY)
+        write_atomic(out / PAGE, page.encode(errors="replace"), REMEDY)
         for name in earlier.keys() - written.keys():
             _remove(out / PLOTS / name, earlier[name])
         write_json(out / _WRITTEN, written)
@@ -90,13 +90,3 @@ def _remove(path: Path, digest: object) -> None:
     is_file = is_plot and path.is_file() and not path.is_symlink()
     if is_file and hashlib.sha256(path.read_bytes()).hexdigest() == digest:
         path.unlink()
-
-
-def _check(out: Path) -> None:
-    """Check that the folder can be written to, before the work begins."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file: {_REMEDY}")
-    with explain_os_errors(out, _REMEDY):
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass

@@ -16,7 +16,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from kdbench.analysis.comparison import ComparedPair, Comparison, Row, num_digits
-from kdbench.analysis.report.curves import Curve, Curves
+from kdbench.analysis.plots.curves import Curve, Curves
 from kdbench.analysis.tables.table import MISSING, Entry, Table
 from kdbench.experiment.folder import RECORD
 from kdbench.experiment.identity import identity_text
@@ -27,11 +27,13 @@ CELLS_LISTED = 10
 _MAX_POINTS = 60
 """Largest number of points of a curve."""
 _SHARED = ("config", "environment", "settings", "settings_chosen", "settings_source", "overrides", "teacher")
-_SHOWN_ELSEWHERE = {"cell", "seed", "protocol", "student", "method", *_SHARED}
+_SHOWN_ELSEWHERE = {"cell", "seed", "protocol", "student", "method", "per_class", *_SHARED}
 """Fields of a record that are not listed with its metrics and cost."""
 _LABELS = {
     "top1": "top-1 after the last epoch, %",
     "top5": "top-5 after the last epoch, %",
+    "balanced_accuracy": "balanced accuracy, %",
+    "macro_f1": "macro F1, %",
     "nll": "NLL, nats",
     "ece": "expected calibration error, %",
     "agreement": "predictions equal to the teacher's, %",
@@ -53,14 +55,16 @@ _LABELS = {
     "cost.peak_memory_mb": "peak memory, MB",
     "cost.extra_parameters": "trainable parameters that the method adds",
     "weights": "hash of the weights",
+    "predictions": "hash of the predictions",
     "record_hash": "hash of the record",
     "family": "family of the method",
     "data_fingerprint": "fingerprint of the data",
-    "measured.mean": "mean of each channel, measured",
-    "measured.std": "deviation of each channel, measured",
 }
 _GROUPS = {"cost": "Cost", "loss": "Training loss at the end"}
-_METRICS = ("top1", "top5", "nll", "ece", "agreement", "teacher_kl", "best_on_test.top1", "best_on_test.epoch")
+_METRICS = (
+    *("top1", "top5", "balanced_accuracy", "macro_f1", "nll", "ece", "agreement", "teacher_kl"),
+    *("best_on_test.top1", "best_on_test.epoch"),
+)
 """Fields that are listed first; fields without a group are listed last."""
 
 

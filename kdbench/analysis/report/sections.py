@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import pandas as pd
 from markupsafe import Markup
 
 from kdbench.analysis.comparison import Comparison, settings_text
+from kdbench.analysis.plots.curves import CELLS_READ, Curves
+from kdbench.analysis.plots.drawing import DrawnPlot, Plot, draw, styled
+from kdbench.analysis.plots.file_names import distinct_names
+from kdbench.analysis.plots.pictures import OF_PAIRS, SINGLE, Material, OnProgress, draw_pairs, draw_single
 from kdbench.analysis.report.cells import CELLS_LISTED, Cells
-from kdbench.analysis.report.curves import CELLS_READ, Curves, read_curves
-from kdbench.analysis.report.drawing import DrawnPlot, Plot, draw, styled
+from kdbench.analysis.report.classes import read_classes
 from kdbench.analysis.report.markup import table_html
-from kdbench.analysis.report.plots import QUANTITIES, cost_plot, curves_plot, differences_plot, ranks_plot
 from kdbench.analysis.tables.differences import pooled_table
 from kdbench.analysis.tables.layouts import detail, paper
-from kdbench.analysis.tables.leaderboard import Leaderboard, leaderboard, leaderboard_table, stability_notes
+from kdbench.analysis.tables.leaderboard import leaderboard_table, stability_notes
 from kdbench.utils.text import counted
 
-_MAX_NAME = 60
-"""Largest number of letters of a comparison or a pair in the name of a file."""
-OnProgress = Callable[[str, float], None]
-"""Called with the current work and the fraction that is done."""
+_CURVES = ("top1", "loss", "losses")
+_PREDICTIONS = ("classes", "reliability", "correlation", "tsne")
+"""Pictures of each pair, by the part of the section that they are in."""
 
 
 @dataclass(slots=True)
@@ -46,8 +46,13 @@ class Section:
     ranks: DrawnPlot | None = None
     differences: DrawnPlot | None = None
     curves: list[tuple[str, str, list[DrawnPlot]]] = field(default_factory=list)
-    """Heading, note and a plot for each pair, of each quantity."""
+    """Heading, note and a plot for each pair, of each picture."""
     curve_notes: list[str] = field(default_factory=list)
+    classes: list[tuple[str, Markup, list[tuple[str, Markup]]]] = field(default_factory=list)
+    """Of each pair, its accuracies by class and the confusion matrix of each method."""
+    predictions: list[tuple[str, str, list[DrawnPlot]]] = field(default_factory=list)
+    """Heading, note and a plot for each pair, of each picture."""
+    prediction_notes: list[str] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
     """Reasons for missing plots, by field."""
 
@@ -55,49 +60,37 @@ class Section:
     def plots(self) -> list[DrawnPlot]:
         """All plots of the section."""
         single = [plot for plot in (self.differences, self.cost, self.ranks) if plot]
-        return single + [plot for _, _, plots in self.curves for plot in plots]
+        return single + [plot for _, _, plots in (*self.curves, *self.predictions) for plot in plots]
 
 
-def make_sections(comparisons: Sequence[Comparison], cells: Cells, on_progress: OnProgress) -> list[Section]:
-    """Make the sections of a page, in the order of the comparisons, and add all their cells to ``cells``."""
+def make_sections(
+    comparisons: Sequence[Comparison], frame: pd.DataFrame, cells: Cells, on_progress: OnProgress
+) -> list[Section]:
+    """Make the sections of a page, in the order of the comparisons, and add all their cells to ``cells``.
+
+    Parameters
+    ----------
+    frame
+        All records of the runs, those of teachers among them.
+    """
     on_progress("comparing methods", 0.0)
-    boards = [leaderboard(comparison) for comparison in comparisons]
     stability = stability_notes(comparisons)
-    names = _unlike([comparison.title for comparison in comparisons])
+    names = distinct_names([comparison.title for comparison in comparisons])
     sections = []
     with styled():
-        for number, (board, notes) in enumerate(zip(boards, stability, strict=True)):
+        for number, (comparison, notes) in enumerate(zip(comparisons, stability, strict=True)):
+            material = Material.of(comparison, frame)
             on_part = _part_of(on_progress, 0.3 + 0.7 * number / len(comparisons), 0.7 / len(comparisons))
-            sections.append(_section(board, notes, f"c{number + 1}", names[number], cells, on_part))
+            sections.append(_section(material, notes, f"c{number + 1}", names[number], cells, on_part))
     return sections
 
 
-def file_name(text: str) -> str:
-    """Make a file name of letters, digits, ``.``, ``_`` and ``-``, safe on every system; a long one has a hash."""
-    name = re.sub(r"[^A-Za-z0-9._]+", "-", text).strip(".-_")
-    return name or "x" if len(name) <= _MAX_NAME else f"{name[:_MAX_NAME].strip('.-_')}-{_hash(text)}"
-
-
-def _unlike(texts: Sequence[str]) -> list[str]:
-    """Make a file name of each text; it depends on the others only if they differ in nothing but case and signs."""
-    names = [file_name(text) for text in texts]
-    lower = [name.lower() for name in names]
-    return [
-        f"{name}-{_hash(text)}" if lower.count(name.lower()) > 1 else name
-        for name, text in zip(names, texts, strict=True)
-    ]
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:8]
-
-
 def _section(
-    board: Leaderboard, stability: Sequence[str], ident: str, name: str, cells: Cells, on_progress: OnProgress
+    material: Material, stability: Sequence[str], ident: str, name: str, cells: Cells, on_progress: OnProgress
 ) -> Section:
-    comparison = board.comparison
+    comparison, board = material.comparison, material.board
     on_progress("reading curves", 0.0)
-    curves = read_curves(comparison)
+    curves = material.curves
     on_progress("reading cells", 0.1)
     cells.add(comparison, ident, curves)
     on_progress("writing tables", 0.2)
@@ -127,51 +120,58 @@ def _section(
         cells=table_html(table, f"{ident}-cells-table", filled=filled),
         cells_notes=_cells_notes(comparison),
         rules=[(key, json.dumps(value) if isinstance(value, list | dict) else str(value))
-               for key, value in comparison.rules.items()],
+               for key, value in {**comparison.rules, "dataset": comparison.dataset}.items()],
     )  # fmt: skip
+    _add_classes(section, comparison, cells.problems)
     on_progress("drawing", 0.25)
-    for key, plot in _single(board, name).items():
+    for key in SINGLE:
+        plot = draw_single(key, material, name)
         if isinstance(plot, Plot):
             setattr(section, key, draw(plot))
         else:
             section.missing[key] = plot
-    _add_curves(section, comparison, curves, name, _part_of(on_progress, 0.3, 0.7))
+    section.curves, _ = _drawn(_CURVES, material, name, _part_of(on_progress, 0.3, 0.3))
+    _add_curve_notes(section, curves)
+    section.predictions, section.prediction_notes = _drawn(
+        _PREDICTIONS, material, name, _part_of(on_progress, 0.6, 0.4)
+    )
     return section
 
 
-def _single(board: Leaderboard, name: str) -> dict[str, Plot | str]:
-    """Make the single plots of a comparison, each with its field; a text gives the reason for a missing plot."""
-    comparison, baseline = board.comparison, board.comparison.student_only
-    results = [standing.versus for standing in board.standings if standing.versus]
-    return {
-        "differences": (differences_plot(comparison, baseline, results, f"{name}-differences") if baseline else None)
-        or "No differences to the student-only baseline: on no pair do a method and the baseline share a seed.",
-        "cost": cost_plot(board, f"{name}-cost")
-        or "No plot of accuracy against cost: fewer than two methods have a record in every pair.",
-        "ranks": ranks_plot(board, f"{name}-ranks")
-        or "No critical-difference diagram: it needs three methods or more with records in all pairs, and two pairs. "
-        f"Here are {counted(len(board.ranked), 'method')} and {counted(len(comparison.pairs), 'pair')}.",
-    }
+def _drawn(
+    names: Sequence[str], material: Material, base: str, on_progress: OnProgress
+) -> tuple[list[tuple[str, str, list[DrawnPlot]]], list[str]]:
+    """Draw pictures of each pair; returns heading, note and plots of each picture, and the reasons for missing ones."""
+    plots: dict[str, list[DrawnPlot]] = {name: [] for name in names}
+    reasons: dict[str, list[str]] = {name: [] for name in names}
+    for name, plot in draw_pairs(names, material, base, on_progress):
+        if isinstance(plot, Plot):
+            plots[name].append(draw(plot))
+        else:
+            reasons[name].append(plot)
+    notes = []
+    for name in names:
+        notes += reasons[name] if plots[name] else reasons[name][:1]
+    return [(OF_PAIRS[name].title, OF_PAIRS[name].note, plots[name]) for name in names if plots[name]], notes
 
 
-def _add_curves(section: Section, comparison: Comparison, curves: Curves, name: str, on_progress: OnProgress) -> None:
-    """Add a plot for each quantity and pair, and notes on missing curves."""
-    notes = {
-        "top1": "Mean over seeds on the test set, in the epochs that all seeds of a method have. The band spans the "
-        "lowest to the highest seed.",
-        "loss": "Mean over seeds of the total training loss. The band spans the lowest to the highest seed. Methods "
-        "minimise different losses: compare shapes, not heights.",
-    }
-    plot_names = _unlike([pair.name for pair in comparison.pairs])
-    for step, (quantity, (_, heading)) in enumerate(QUANTITIES.items()):
-        plots = []
-        for number, pair in enumerate(comparison.pairs):
-            on_progress(f"drawing curves of {pair.name}", (step + number / len(comparison.pairs)) / 2)
-            plot_name = f"{name}-{quantity}-{plot_names[number]}"
-            plot = curves_plot(comparison, pair, curves, quantity, plot_name)
-            plots += [draw(plot)] if plot else []
-        if plots:
-            section.curves.append((heading, notes[quantity], plots))
+def _add_classes(section: Section, comparison: Comparison, problems: list[str]) -> None:
+    """Add accuracies by class and confusion matrices, or the reason why there are none."""
+    classes = read_classes(comparison, problems)
+    if isinstance(classes, str):
+        section.missing["classes"] = classes
+        return
+    for number, each in enumerate(classes, 1):
+        ident = f"{section.ident}-classes-{number}"
+        matrices = [
+            (label, table_html(table, f"{ident}-confusion-{place}"))
+            for place, (label, table) in enumerate(each.confusions, 1)
+        ]
+        section.classes.append((each.pair, table_html(each.accuracies, ident), matrices))
+
+
+def _add_curve_notes(section: Section, curves: Curves) -> None:
+    """Add notes on missing curves."""
     num_missing = curves.num_read - len(curves.by_folder)
     if not curves.by_folder:
         section.missing["curves"] = (

@@ -6,16 +6,20 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 
+import pandas as pd
+
 from kdbench.analysis.comparison import MEASURES, ComparedPair, Comparison, Reported, Row
 from kdbench.analysis.stats.paired import TOLERANCE
 from kdbench.analysis.tables.entries import BEST_ON_TEST, fixed
 from kdbench.analysis.tables.table import Entry
+from kdbench.experiment.pairs import JOIN, LOGITS
+from kdbench.teachers.doubts import ENSEMBLE, FILE, UNCHECKED, at_chance, below_student
 from kdbench.utils.guessing import is_guess
 
 
 def measure_note(comparison: Comparison, reported: Reported) -> str:
     """Describe what is reported of a comparison: data set, unit and epoch."""
-    data, epochs = comparison.rules["dataset"], comparison.rules["epochs"]
+    data, epochs = comparison.dataset, comparison.rules["epochs"]
     if reported == "best":
         return f"top-1 on the test set of {data} in % in the best of {epochs} epochs; {BEST_ON_TEST}"
     if reported == "validation":
@@ -48,9 +52,44 @@ def teacher_notes(comparison: Comparison) -> list[str]:
     return notes + warnings(comparison, comparison.pairs)
 
 
+def _kinds(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list[str]:
+    """Return notes on teachers that are not one network which sees the student's images."""
+    notes = []
+    for pair in pairs:
+        members = pair.teacher.split(JOIN)
+        words = [ENSEMBLE] if len(members) > 1 else []
+        words += [f"{name}: {FILE}" if len(members) > 1 else FILE for name in members if name.startswith(LOGITS)]
+        sides = {side for frame in _frames(comparison, [pair]) for side in frame["teacher_side"].unique() if side}
+        words += [f"images of {side} x {side}, resized from the student's crops" for side in sorted(sides)]
+        notes += [f"the teacher {pair.teacher_label}: {each}" for each in words]
+    return list(dict.fromkeys(notes))
+
+
+def _frames(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list[pd.DataFrame]:
+    """Return the records of each row on some pairs that have a teacher."""
+    results = [comparison.result(row, pair) for pair in pairs for row in comparison.rows]
+    frames = [result.frame for result in results if result and len(result.frame)]
+    return [frame for frame in frames if frame["teacher"].iloc[0]]
+
+
 def warnings(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list[str]:
-    """Return notes on what makes results of some pairs doubtful."""
-    return _teacher_warnings(comparison, pairs) + guessing_notes(comparison, pairs)
+    """Return notes on teachers that are no usual ones, and on what makes results of some pairs doubtful."""
+    notes = _kinds(comparison, pairs) + _held_out(comparison, pairs) + _teacher_warnings(comparison, pairs)
+    return notes + guessing_notes(comparison, pairs)
+
+
+def _held_out(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list[str]:
+    """Return a note on images that are held out, and on the teachers that have seen them."""
+    share = comparison.rules.get("validation")
+    if not share:
+        return []
+    seen = [
+        pair.teacher_label
+        for pair in pairs
+        if any((frame["teacher_validation"] != share).any() for frame in _frames(comparison, [pair]))
+    ]
+    teachers = f"; the teacher {', '.join(dict.fromkeys(seen))} was trained on them as well" if seen else ""
+    return [f"{100 * share:g} % of the training images of each class are held out{teachers}"]
 
 
 def guessing_notes(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list[str]:
@@ -76,14 +115,11 @@ def guessing_notes(comparison: Comparison, pairs: Sequence[ComparedPair]) -> lis
         if guessed:
             places.setdefault(tuple(guessed), []).append(pair.name)
     subjects += [f"{', '.join(rows)} on {'; '.join(names)}" for rows, names in places.items()]
-    return [
-        f"no better than guessing the largest class ({fixed(100 * largest / images)} % of {images} test images): {each}"
-        for each in dict.fromkeys(subjects)
-    ]
+    return [f"{at_chance(images, largest)}: {each}" for each in dict.fromkeys(subjects)]
 
 
 def _teacher_warnings(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list[str]:
-    """Return notes on teachers' own runs that are left out, and on teachers no better than the student alone."""
+    """Return notes on teachers' own runs that are left out, and on teachers that were not checked or are too weak."""
     students = {pair.student for pair in pairs}
     notes = [
         f"the own run of the teacher {network} (seed {seed}) is not a run of the student {network}"
@@ -95,16 +131,20 @@ def _teacher_warnings(comparison: Comparison, pairs: Sequence[ComparedPair]) -> 
         accuracies = list(result.values().values()) if result else []
         mean = sum(accuracies) / len(accuracies) if accuracies else math.nan
         if pair.teacher and pair.teacher_accuracy <= mean + TOLERANCE:
-            notes.append(
-                f"{pair.name}: the teacher ({teacher_accuracy(pair)}) is not better than its student trained without "
-                f"it ({fixed(mean)} %)"
-            )
-    return notes
+            notes.append(f"{pair.name}: the teacher ({teacher_accuracy(pair)}) is {below_student(mean)}")
+    unchecked = [
+        f"the teacher {pair.teacher_label} ({teacher_accuracy(pair)})"
+        for pair in pairs
+        if any(frame["teacher_unchecked"].any() for frame in _frames(comparison, [pair]))
+    ]
+    return notes + [f"{UNCHECKED}: {each}" for each in dict.fromkeys(unchecked)]
 
 
 def teacher_accuracy(pair: ComparedPair) -> str:
     """Write the accuracy of a teacher in percent, and those of records that disagree."""
     values = (pair.teacher_accuracy, *pair.other_accuracies)
+    if all(map(math.isnan, values)):
+        return "accuracy unknown"
     return f"{' or '.join(fixed(value) or '?' for value in values)} %"
 
 
@@ -123,7 +163,7 @@ def compute_notes(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list
         epochs = max((int(frame["pretraining_epochs"].max()) for frame in frames), default=0)
         if epochs:
             pretraining.setdefault(epochs, []).append(row.label)
-        frames = [frame for frame in frames if frame["teacher"].iloc[0]]
+        frames = [frame for frame in frames if any(map(_is_network, frame["teacher"].iloc[0].split(JOIN)))]
         if frames:
             queries_teacher = any((frame["teacher_forwards"] > 0).any() for frame in frames)
             (live if queries_teacher else cached).append(row.label)
@@ -148,6 +188,10 @@ def compute_notes(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list
             "its own up to rounding"
         )
     return notes
+
+
+def _is_network(teacher: str) -> bool:
+    return bool(teacher) and not teacher.startswith(LOGITS)
 
 
 def provenance(comparison: Comparison) -> list[str]:

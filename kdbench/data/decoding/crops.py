@@ -11,10 +11,10 @@ import itertools
 import math
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal, NamedTuple, final
 
-from kdbench.experiment.rule_groups import AugmentationRules
+from kdbench.experiment.rule_groups import AugmentationRules, scaled_side
 from kdbench.utils.streams import stream_seed
 
 ATTEMPTS = 10
@@ -44,6 +44,11 @@ class CropRules:
         values = {field.name: getattr(rules, field.name) for field in fields(cls)}
         assert None not in values.values(), "the protocol's crops are not resized"
         return cls(**values)
+
+    def with_side(self, side: int) -> CropRules:
+        """Return the rules that give the same boxes at another side, in pixels: of test images up to rounding."""
+        sides = {"size": side, "evaluation_size": scaled_side(self.evaluation_size, side, self.size)}
+        return replace(self, **sides)  # type: ignore[arg-type]
 
 
 class Crop(NamedTuple):

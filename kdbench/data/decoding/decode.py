@@ -76,13 +76,22 @@ class Decoder:
             raise _named(self.files, index, narrow)
         return image
 
-    def plain(self, image: Image.Image, index: int, crop: int) -> Pixels:
-        """Return the crop with a number of the decoded training image at ``index``, ``(3, S, S)``."""
-        return self._cropped(image, plain_crop(self.rules, (image.height, image.width), index, crop))
+    def plain(self, image: Image.Image, index: int, crop: int, side: int | None = None) -> Pixels:
+        """Return the crop with a number of the decoded training image at ``index``, ``(3, S, S)``.
 
-    def strong(self, image: Image.Image, seed: int, epoch: int, index: int, row: int) -> Pixels:
-        """Return a strongly augmented view of the decoded training image at ``index``, ``(3, S, S)``."""
-        crop = self._cropped(image, strong_crop(self.rules, (image.height, image.width), seed, epoch, index, row))
+        With ``side``, it is the same box and flip at another side.
+        """
+        return self._cropped(image, plain_crop(self.rules, (image.height, image.width), index, crop), side)
+
+    def strong(
+        self, image: Image.Image, seed: int, epoch: int, index: int, row: int, side: int | None = None
+    ) -> Pixels:
+        """Return a strongly augmented view of the decoded training image at ``index``, ``(3, S, S)``.
+
+        With ``side``, it is the same box, flip and operations at another side.
+        """
+        box = strong_crop(self.rules, (image.height, image.width), seed, epoch, index, row)
+        crop = self._cropped(image, box, side)
         draw = generator(seed, "strong-image", epoch, index, row)
         return strongly_augmented(torch.from_numpy(np.ascontiguousarray(crop))[None], draw)[0].numpy()
 
@@ -90,10 +99,11 @@ class Decoder:
         """Return a decoded test image, ``(3, S, S)``: resized, and its centre."""
         return central_pixels(self.rules, image)
 
-    def _cropped(self, image: Image.Image, crop: Crop) -> Pixels:
+    def _cropped(self, image: Image.Image, crop: Crop, side: int | None = None) -> Pixels:
         # First the crop and then the resize: with `box=`, pixels around the box would shine into its border.
         box = image.crop((crop.left, crop.top, crop.left + crop.width, crop.top + crop.height))
-        resized = box.resize((self.rules.size, self.rules.size), _FILTERS[self.rules.interpolation])
+        side = side or self.rules.size
+        resized = box.resize((side, side), _FILTERS[self.rules.interpolation])
         return _pixels(resized)[:, :, ::-1] if crop.flip else _pixels(resized)
 
 

@@ -6,7 +6,8 @@ signals to their parent, and end with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, final
 
@@ -21,6 +22,8 @@ from kdbench.errors import UserError
 from kdbench.utils.resources import SHARED_MEMORY, free_shared_memory
 from kdbench.utils.text import size
 
+ITEM: Final = 16
+"""Images that a process decodes at a time where no batch is waited for."""
 _IN_USE: Final = 2
 """Batches that the caller holds at once: the one in use, and the one before it."""
 
@@ -45,6 +48,8 @@ class Item:
     """Of the strong views."""
     num_strong: int = 0
     """Strongly augmented views beside the crop."""
+    sides: tuple[int, ...] = ()
+    """Other sides at which all views are made as well, of the same decoded images."""
 
 
 @final
@@ -56,6 +61,39 @@ class EvaluationItem:
     """Positions in the listing, int64 ``(B,)``."""
 
 
+@final
+class PoolItems(Sequence[Item]):
+    """All crops of a pool from one on, in pieces of whole images; a piece is made when it is looked at."""
+
+    def __init__(self, num_images: int, num_crops: int, first: int, sides: tuple[int, ...]) -> None:
+        self._first, self._end, self._num_crops, self._sides = first, num_images * num_crops, num_crops, sides
+        self._size = max(1, ITEM // num_crops) * num_crops
+        self._skipped = first // self._size
+
+    def __len__(self) -> int:
+        return math.ceil(self._end / self._size) - self._skipped
+
+    def __getitem__(self, place: int) -> Item:  # type: ignore[override]
+        """Return one piece; several are never wanted at once."""
+        if not 0 <= place < len(self):
+            raise IndexError(place)
+        start = (self._skipped + place) * self._size
+        numbers = torch.arange(max(start, self._first), min(start + self._size, self._end))
+        return Item(numbers // self._num_crops, numbers % self._num_crops, sides=self._sides)
+
+
+def batch_shape(item: Item | EvaluationItem, side: int) -> tuple[int, ...]:
+    """Return the shape of an item's batch; one of several sides is flat, see `parts_of`."""
+    return _Job.of(item).shape(side)
+
+
+def parts_of(batch: Tensor, num_views: int, num_images: int, sides: Sequence[int]) -> list[Tensor]:
+    """Return the views ``(num_views, num_images, 3, S, S)`` of each side that lie in a flat batch one after another."""
+    shapes = [(num_views, num_images, 3, side, side) for side in sides]
+    pieces = batch.split([math.prod(shape) for shape in shapes])
+    return [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+
+
 class _Job(NamedTuple):
     """An item as plain numbers, since tensors would go to a worker through shared memory."""
 
@@ -64,16 +102,19 @@ class _Job(NamedTuple):
     seed: int = 0
     epoch: int = 0
     num_strong: int = 0
+    sides: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, item: Item | EvaluationItem) -> _Job:
         if isinstance(item, EvaluationItem):
             return cls(item.index.tolist(), None)
-        return cls(item.index.tolist(), item.crops.tolist(), item.seed, item.epoch, item.num_strong)
+        return cls(item.index.tolist(), item.crops.tolist(), item.seed, item.epoch, item.num_strong, item.sides)
 
     def shape(self, side: int) -> tuple[int, ...]:
-        shape = (len(self.images), 3, side, side)
-        return shape if self.crops is None else (1 + self.num_strong, *shape)
+        shapes = [(len(self.images), 3, each, each) for each in (side, *self.sides)]
+        if self.sides:
+            return ((1 + self.num_strong) * sum(map(math.prod, shapes)),)
+        return shapes[0] if self.crops is None else (1 + self.num_strong, *shapes[0])
 
 
 @final
@@ -93,7 +134,7 @@ class ImageLoader:
         """Begin to make batches, and return them in the order of their items; an earlier call's are given up.
 
         A batch is uint8: ``(1 + R, B, 3, S, S)`` of an `Item`, the crops and then ``R`` strong views; ``(B, 3, S, S)``
-        of an `EvaluationItem`.
+        of an `EvaluationItem`. That of an item with other sides is flat, see `parts_of`.
 
         Raises
         ------
@@ -105,14 +146,15 @@ class ImageLoader:
         """
         if len(items):
             first = items[0]
-            self.check_shared_memory(len(first.index), 1 + first.num_strong if isinstance(first, Item) else 1)
+            plans = (1 + first.num_strong, first.sides) if isinstance(first, Item) else ()
+            self.check_shared_memory(len(first.index), *plans)
         self._jobs.items = items
         self._call += 1
         return self._results(self.processes.results(), self._call)
 
-    def check_shared_memory(self, num_images: int, num_views: int = 1) -> None:
+    def check_shared_memory(self, num_images: int, num_views: int = 1, sides: Collection[int] = ()) -> None:
         """Raise ``Unread`` if batches of so many images do not fit into the system's shared memory."""
-        batch = num_images * num_views * 3 * self._side**2
+        batch = num_images * num_views * 3 * sum(side**2 for side in (self._side, *sides))
         free = free_shared_memory()
         if not self._num_workers or batch <= self._largest or free is None:
             return
@@ -174,17 +216,24 @@ class _Batches(Dataset["Tensor | Exception"]):
         return batch
 
     def _fill(self, batch: Pixels, job: _Job) -> None:
+        decoder = self._decoder
         if job.crops is None:
             for place, index in enumerate(job.images):
-                batch[place] = self._decoder.test(self._decoder.image(index))
+                batch[place] = decoder.test(decoder.image(index))
             return
+        sides = (decoder.rules.size, *job.sides)
+        parts = [batch]
+        if job.sides:
+            tensors = parts_of(torch.from_numpy(batch), 1 + job.num_strong, len(job.images), sides)
+            parts = [tensor.numpy() for tensor in tensors]
         decoded, image = -1, None
         for place, (index, crop) in enumerate(zip(job.images, job.crops, strict=True)):
             if image is None or index != decoded:
-                decoded, image = index, self._decoder.image(index)
-            batch[0, place] = self._decoder.plain(image, index, crop)
-            for row in range(job.num_strong):
-                batch[1 + row, place] = self._decoder.strong(image, job.seed, job.epoch, index, row)
+                decoded, image = index, decoder.image(index)
+            for side, part in zip(sides, parts, strict=True):
+                part[0, place] = decoder.plain(image, index, crop, side)
+                for row in range(job.num_strong):
+                    part[1 + row, place] = decoder.strong(image, job.seed, job.epoch, index, row, side)
 
 
 def _empty(shape: tuple[int, ...]) -> Tensor:

@@ -6,9 +6,8 @@ Legend: ``N`` training images, ``n`` images of a group, ``S`` side of a crop, ``
 from __future__ import annotations
 
 import contextlib
-import math
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from typing import final
 
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from kdbench.data.decoding.crops import CropRules
 from kdbench.data.decoding.decode import Decoder
-from kdbench.data.decoding.loader import EvaluationItem, ImageLoader, Item
+from kdbench.data.decoding.loader import ITEM, EvaluationItem, ImageLoader, Item, PoolItems, parts_of
 from kdbench.data.decoding.measured import measured
 from kdbench.data.files.listing import ImageFiles, Listing
 from kdbench.data.files.names import Report
@@ -39,8 +38,6 @@ from kdbench.utils.device import memory_format
 from kdbench.utils.resources import owned_cpus
 from kdbench.utils.text import one_line
 
-_ITEM = 16
-"""Images that a process decodes at a time where no batch is waited for."""
 _EVALUATED = 64
 """Images of a forward pass in evaluation: they are large, and many batches wait in shared memory."""
 
@@ -51,7 +48,7 @@ class Loader(typing.Protocol):
     def batches(self, items: Sequence[Item | EvaluationItem]) -> Iterator[Tensor]:
         """Return the batches of items in their order; those of an earlier call are given up."""
 
-    def check_shared_memory(self, num_images: int, num_views: int = 1) -> None:
+    def check_shared_memory(self, num_images: int, num_views: int = 1, sides: Collection[int] = ()) -> None:
         """Raise ``Unread`` if batches of so many images cannot be handed over."""
 
     def close(self) -> None:
@@ -65,14 +62,14 @@ class StreamedDataset(Dataset):
     def __init__(
         self,
         files: ImageFiles,
-        rules: AugmentationRules,
+        rules: AugmentationRules | CropRules,
         num_workers: int | None = None,
         report: Report = lambda _: None,
     ) -> None:
         self.name, self.num_classes, self.class_names = files.name, files.num_classes, files.class_names
         self.train_labels, self.test_labels = (torch.from_numpy(part.labels) for part in (files.train, files.test))
         self.unused: tuple[str, ...] = ()
-        self.files, self._rules = files, CropRules.of(rules)
+        self.files, self._rules = files, rules if isinstance(rules, CropRules) else CropRules.of(rules)
         self.num_workers = owned_cpus() if num_workers is None else num_workers
         """Processes that decode."""
         self._report = report
@@ -86,6 +83,10 @@ class StreamedDataset(Dataset):
     def fingerprint(self) -> str:
         """SHA-256 of class names, paths, sizes and labels: 64 hexadecimal digits."""
         return self.files.fingerprint
+
+    def with_side(self, side: int) -> StreamedDataset:
+        """Return the same files, whose boxes are resized to another side."""
+        return StreamedDataset(self.files, self._rules.with_side(side), self.num_workers, self._report)
 
     @cached_property
     def measured(self) -> Normalisation:
@@ -109,7 +110,7 @@ class StreamedDataset(Dataset):
         """Return the test images for a device; it raises as `training` does."""
         return StreamedEvaluation(self._loader(self.files.test, device), torch.arange(len(self.files.test)), device)
 
-    def validation(self, index: Tensor, device: torch.device) -> StreamedEvaluation:
+    def unaugmented(self, index: Tensor, device: torch.device) -> StreamedEvaluation:
         """Return some of the training images, resized and cut as test images are; it raises as `training` does."""
         return StreamedEvaluation(self._loader(self.files.train, device), index, device)
 
@@ -133,70 +134,71 @@ class StreamedImages(TrainingImages):
     def __len__(self) -> int:
         return self._num_images
 
-    def check(self, plan: ViewPlan) -> None:
+    def check(self, plan: ViewPlan, sides: Collection[int] = ()) -> None:
         """Raise ``Unread`` where shared memory is too small for groups with all that a plan decodes."""
         super().check(plan)
-        self.loader.check_shared_memory(self._images_together, 1 + plan.num_strong)
+        self.loader.check_shared_memory(self._images_together, 1 + plan.num_strong, sides)
 
     def close(self) -> None:
         """End the processes that decode."""
         self.loader.close()
 
-    def epoch(self, seed: int, epoch: int, order: Tensor, layout: Layout, plans: Sequence[ViewPlan]) -> StreamedViews:
+    def epoch(
+        self,
+        seed: int,
+        epoch: int,
+        order: Tensor,
+        layout: Layout,
+        plans: Sequence[ViewPlan],
+        sides: Collection[int] = (),
+    ) -> StreamedViews:
         """Draw the crops; files are read when the first views are looked up."""
-        return StreamedViews(self, seed, epoch, order, layout, plans)
+        return StreamedViews(self, seed, epoch, order, layout, plans, tuple(sorted(sides)))
 
-    def views(self, pairs: Tensor) -> Tensor:
+    def views(self, pairs: Tensor, side: int | None = None) -> Tensor:
         """Return views by their numbers ``(P,)``; images that stand side by side are decoded once."""
         index, view = self.numbering.split(pairs.cpu())
         crop, turns = view % self.crops.num_crops, view // self.crops.num_crops
         self.reading = None
-        items = [Item(*part) for part in zip(index.split(_ITEM), crop.split(_ITEM), strict=True)]
-        pixels = torch.cat([batch[0] for batch in self.loader.batches(items)]).to(self.device)
+        sides = () if side is None else (side,)
+        items = [Item(*part, sides=sides) for part in zip(index.split(ITEM), crop.split(ITEM), strict=True)]
+        batches = zip(items, self.loader.batches(items), strict=True)
+        pixels = torch.cat([self._crops(item, batch) for item, batch in batches]).to(self.device)
         for number in turns.unique().tolist():
             rows = (turns == number).nonzero().flatten().to(self.device)
             pixels[rows] = pixels[rows].rot90(number, (2, 3))
         return self.scaled(pixels)
 
-    def pool(self, first: int, size: int) -> Iterator[Tensor]:
+    def parts(self, item: Item, batch: Tensor) -> dict[int | None, Tensor]:
+        """Return the views ``(1 + R, B, 3, S, S)`` of an item's batch by their side; None is that of the students."""
+        if not item.sides:
+            return {None: batch}
+        parts = parts_of(batch, 1 + item.num_strong, len(item.index), (self.size[0], *item.sides))
+        return dict(zip((None, *item.sides), parts, strict=True))
+
+    def _crops(self, item: Item, batch: Tensor) -> Tensor:
+        """Return the crops at the last side of an item."""
+        return self.parts(item, batch)[item.sides[-1] if item.sides else None][0]
+
+    def pool(self, first: int, size: int, side: int | None = None) -> Iterator[Tensor]:
         """Return the crops of the pool from one on, image after image: uint8 ``(size, 3, S, S)`` on the device.
 
         Crop ``p`` of an image has the number ``image * num_crops + p``. Each image is decoded once. The last batch is
         filled up with its first crop.
         """
         self.reading = None
-        items = _PoolItems(len(self), self.crops.num_crops, first)
+        items = PoolItems(len(self), self.crops.num_crops, first, () if side is None else (side,))
         batches = self.loader.batches(items)
-        kept = torch.empty(0, 3, *self.size, dtype=torch.uint8, device=self.device)
-        for _ in range(len(items)):
+        sides = self.size if side is None else (side, side)
+        kept = torch.empty(0, 3, *sides, dtype=torch.uint8, device=self.device)
+        for item in items:
             with _named():
-                crops = next(batches)[0].to(self.device, non_blocking=True)
+                crops = self._crops(item, next(batches)).to(self.device, non_blocking=True)
             ends = tuple(range(size, len(kept) + len(crops) + 1, size))
             *whole, kept = torch.cat([kept, crops]).tensor_split(ends)
             yield from whole
         if len(kept):
             yield torch.cat([kept, kept[:1].expand(size - len(kept), -1, -1, -1)])
-
-
-@final
-class _PoolItems(Sequence[Item]):
-    """All crops of a pool from one on, in pieces of whole images; a piece is made when it is looked at."""
-
-    def __init__(self, num_images: int, num_crops: int, first: int) -> None:
-        self._first, self._end, self._num_crops = first, num_images * num_crops, num_crops
-        self._size = max(1, _ITEM // num_crops) * num_crops
-        self._skipped = first // self._size
-
-    def __len__(self) -> int:
-        return math.ceil(self._end / self._size) - self._skipped
-
-    def __getitem__(self, place: int) -> Item:  # type: ignore[override]
-        """Return one piece; several are never wanted at once."""
-        if not 0 <= place < len(self):
-            raise IndexError(place)
-        start = (self._skipped + place) * self._size
-        numbers = torch.arange(max(start, self._first), min(start + self._size, self._end))
-        return Item(numbers // self._num_crops, numbers % self._num_crops)
 
 
 @final
@@ -211,18 +213,19 @@ class StreamedViews(EpochViews):
         order: Tensor,
         layout: Layout,
         plans: Sequence[ViewPlan],
+        sides: tuple[int, ...] = (),
     ) -> None:
-        self._images, self._order, self._layout = images, order, layout
+        self._images, self._order, self._layout, self._sides = images, order, layout, sides
         self._crops = images.crops.draw_crops(seed, epoch, len(images))
         self._strong = seed, epoch, max((plan.num_strong for plan in plans), default=0)
-        self._batches: Iterator[Tensor] = iter(())
-        self._current: tuple[int, Tensor | Exception] = (-2, torch.empty(0))
+        self._batches: Iterator[tuple[Item, Tensor]] = iter(())
+        self._current: tuple[int, dict[int | None, Tensor] | Exception] = (-2, {})
 
     def ids(self, plan: ViewPlan, index: Tensor) -> Tensor:
         """Return the ids of the views of some images."""
         return self._images.crops.of_crops(self._crops[index], plan)
 
-    def look_up(self, group: Group, plan: ViewPlan) -> Tensor:
+    def look_up(self, group: Group, plan: ViewPlan, side: int | None = None) -> Tensor:
         """Return a group's crops and the plan's strong views, uint8 ``(1 + R, n, 3, S, S)`` on the device.
 
         Raises
@@ -235,19 +238,21 @@ class StreamedViews(EpochViews):
         if place != self._current[0]:
             if place != self._current[0] + 1 or self._images.reading is not self:
                 self._images.reading = self
-                self._batches = self._images.loader.batches(self._items(place))
+                items = self._items(place)
+                self._batches = zip(items, self._images.loader.batches(items), strict=True)
             try:
                 with _named():
-                    batch = next(self._batches).to(self._images.device, non_blocking=True)
+                    item, batch = next(self._batches)
+                views = self._images.parts(item, batch.to(self._images.device, non_blocking=True))
             except Exception as error:
                 self._current = place, error
                 raise
-            self._current = place, batch
+            self._current = place, views
         if isinstance(self._current[1], Exception):
             raise self._current[1]
-        return self._current[1][: 1 + plan.num_strong]
+        return self._current[1][side][: 1 + plan.num_strong]
 
-    def make(self, index: Tensor, source: Tensor, plan: ViewPlan) -> Tensor:  # noqa: ARG002
+    def make(self, index: Tensor, source: Tensor, plan: ViewPlan, side: int | None = None) -> Tensor:  # noqa: ARG002
         """Rotate the crops, and put the strong views behind them."""
         turned = [source[0].rot90(turns, (2, 3)) for turns in plan.quarter_turns]
         views = torch.cat([*turned, *source[1 : 1 + plan.num_strong]])
@@ -260,7 +265,7 @@ class StreamedViews(EpochViews):
             pair for step in range(self._layout.steps) for pair in self._layout.bounds(step)[own.start :: own.step]
         ]
         parts = [self._order[first:last] for first, last in bounds[begin:]]
-        return [Item(index, self._crops[index], *self._strong) for index in parts]
+        return [Item(index, self._crops[index], *self._strong, sides=self._sides) for index in parts]
 
 
 @final

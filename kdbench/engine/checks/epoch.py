@@ -16,6 +16,7 @@ from kdbench.method import Batch
 from kdbench.models.evaluate import predict
 from kdbench.models.weights import weights_hash
 from kdbench.net import Outputs
+from kdbench.teachers.sources import NetworkSource
 
 
 def state_hash(run: Run) -> str:
@@ -110,8 +111,8 @@ class _Watcher(StepObserver):
         self._before: dict[str, Tensor] = {}
         self._kept: dict[str, Tensor] = {}
         self._inside = False
-        if self._source:
-            self._source.teacher.net.register_forward_pre_hook(self._note_query)
+        if self._source and self._source.net:
+            self._source.net.register_forward_pre_hook(self._note_query)
 
     def begins(self, batch: Batch, teacher: Outputs) -> None:
         """Keep what the method is given."""
@@ -158,7 +159,8 @@ class _Watcher(StepObserver):
 
     def _teacher(self) -> str:
         """Hash of the teacher's weights, those that are shown to the method and those that are run."""
-        nets = (self._source.teacher.net, self._source.live.net) if self._source else ()
+        source = self._source
+        nets = (source.teacher.net, source.live.net) if isinstance(source, NetworkSource) else ()
         return "".join(weights_hash(net.state_dict()) for net in nets)
 
 

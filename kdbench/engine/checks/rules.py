@@ -83,7 +83,7 @@ def teacher(watched: Watched) -> None:
         if epoch.teacher[0] != epoch.teacher[1]:
             raise Broken("the teacher's weights or statistics are changed")
         source = epoch.run.source
-        net = source.teacher.net if source else None
+        net = source.net if source else None
         if net and any(module.training for module in net.modules()):
             raise Broken("the teacher is in training mode")
         if net and any(p.grad is not None or p.requires_grad for p in net.parameters()):

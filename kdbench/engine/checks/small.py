@@ -23,7 +23,8 @@ from kdbench.models.evaluate import evaluate, predict
 from kdbench.models.weights import freeze, weights_hash
 from kdbench.teachers.cards import TeacherCard
 from kdbench.teachers.load import Teacher
-from kdbench.teachers.outputs import LiveTeacher, TeacherSource
+from kdbench.teachers.outputs import LiveTeacher
+from kdbench.teachers.sources import NetworkSource
 
 PAIRS = {
     "cifar": ("resnet20", "resnet8"),
@@ -94,9 +95,9 @@ def make_teacher(network: str, protocol: Protocol, dataset: Dataset) -> Teacher:
     return Teacher(card, net, logits)
 
 
-def make_source(network: str, protocol: Protocol, dataset: Dataset) -> TeacherSource:
+def make_source(network: str, protocol: Protocol, dataset: Dataset) -> NetworkSource:
     """Return a live, untrained teacher."""
-    return TeacherSource(LiveTeacher(make_teacher(network, protocol, dataset), protocol.precision, CPU), None)
+    return NetworkSource(LiveTeacher(make_teacher(network, protocol, dataset), protocol.precision, CPU), None)
 
 
 def begin(run: Run) -> Callable[[], None]:

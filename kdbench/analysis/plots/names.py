@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import product
 from typing import TYPE_CHECKING
 
-from kdbench.analysis.report.drawing import RULE
+from kdbench.analysis.plots.drawing import RULE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from kdbench.analysis.comparison import Comparison
 from kdbench.experiment.folder import METRICS
 from kdbench.utils.reading import MAX_BYTES, Missing, Unreadable, read_bytes
 
-Quantity = Literal["top1", "loss"]
+TERM = "loss/"
+"""What stands before the name of a term of the loss in a line of metrics."""
 CELLS_READ = 10
 """Largest number of cells of one method and pair whose curves are read, the first by seed."""
 
@@ -30,6 +32,14 @@ class Curve:
     """Sums of the training losses; nan for an epoch without losses."""
     damaged: tuple[int, ...] = ()
     """Numbers of lines, from 1, that cannot be read."""
+    terms: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Each term of the training loss, by its name; nan for an epoch without it."""
+
+    def values(self, quantity: str) -> tuple[float, ...]:
+        """Return ``top1``, ``loss``, or ``loss/NAME``, a term, in each epoch; nan where the cell has none."""
+        if quantity in ("top1", "loss"):
+            return self.top1 if quantity == "top1" else self.loss
+        return self.terms.get(quantity.removeprefix(TERM), (math.nan,) * len(self.epochs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +107,7 @@ def read_curve(path: Path) -> Curve | None:
         lines = read_bytes(path, MAX_BYTES).splitlines()
     except Missing:
         return None
-    points: dict[int, tuple[float, float]] = {}
+    points: dict[int, tuple[float, dict[str, float]]] = {}
     damaged = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -109,43 +119,48 @@ def read_curve(path: Path) -> Curve | None:
         else:
             damaged.append(number)
     epochs = tuple(sorted(points))
+    terms = [points[epoch][1] for epoch in epochs]
     return Curve(
         epochs,
         tuple(points[epoch][0] for epoch in epochs),
-        tuple(points[epoch][1] for epoch in epochs),
+        tuple(_total(values) for values in terms),
         tuple(damaged),
+        {name: tuple(values.get(name, math.nan) for values in terms) for name in dict.fromkeys(chain(*terms))},
     )
 
 
-def band(curves: Sequence[Curve], quantity: Quantity) -> Band | None:
+def band(curves: Sequence[Curve], quantity: str) -> Band | None:
     """Compute mean, lowest and highest value in each epoch that all curves have; None without such an epoch."""
     points = []
     for curve in curves:
-        values = curve.top1 if quantity == "top1" else curve.loss
-        finite = {epoch: value for epoch, value in zip(curve.epochs, values, strict=True) if math.isfinite(value)}
+        values = zip(curve.epochs, curve.values(quantity), strict=True)
+        finite = {epoch: value for epoch, value in values if math.isfinite(value)}
         points += [finite] if finite else []
     if not points:
         return None
     epochs = tuple(sorted(set.intersection(*map(set, points))))
     if not epochs:
         return None
-    columns = [[values[epoch] for values in points] for epoch in epochs]
+    columns = [[each[epoch] for each in points] for epoch in epochs]
     means = tuple(sum(column) / len(column) for column in columns)
     return Band(epochs, means, tuple(map(min, columns)), tuple(map(max, columns)), len(points))
 
 
-def _point(line: bytes) -> tuple[int, float, float] | None:
-    """Parse epoch, top-1 and loss of a line; None for a damaged line."""
+def _point(line: bytes) -> tuple[int, float, dict[str, float]] | None:
+    """Parse epoch, top-1 and terms of the loss of a line; None for a damaged line."""
     try:
         values: dict[str, Any] = json.loads(line)
         epoch, top1 = int(values["epoch"]), float(values["top1"])
-        losses = [float(value) for name, value in values.items() if name.startswith("loss/")]
+        terms = {name.removeprefix(TERM): float(value) for name, value in values.items() if name.startswith(TERM)}
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
-    if epoch < 1 or not 0 <= top1 <= 100:
-        return None
-    total = sum(losses) if losses else math.nan
-    return epoch, top1, total if math.isfinite(total) else math.nan
+    return None if epoch < 1 or not 0 <= top1 <= 100 else (epoch, top1, terms)
+
+
+def _total(terms: Mapping[str, float]) -> float:
+    """Return the sum of the terms of an epoch; nan without terms, or if it is not finite."""
+    total = sum(terms.values()) if terms else math.nan
+    return total if math.isfinite(total) else math.nan
 
 
 def _damage_message(folder: str, curve: Curve) -> str:

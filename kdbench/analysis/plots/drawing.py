@@ -95,17 +95,19 @@ class DrawnPlot:
     pdf: bytes
 
 
+def look_of(number: int) -> Look:
+    """Choose colour, marker and line by a number from 0; a repeated colour has another line and marker."""
+    return Look(
+        COLOURS[number % len(COLOURS)],
+        _MARKERS[number % len(_MARKERS)],
+        _LINES[(number // len(COLOURS)) % len(_LINES)],
+    )
+
+
 def looks(comparison: Comparison) -> dict[Row, Look]:
-    """Choose colour, marker and line of each method; a repeated colour has another line and marker."""
+    """Choose colour, marker and line of each method."""
     methods = [row for row in comparison.rows if row != comparison.student_only]
-    styles = {
-        row: Look(
-            COLOURS[number % len(COLOURS)],
-            _MARKERS[number % len(_MARKERS)],
-            _LINES[(number // len(COLOURS)) % len(_LINES)],
-        )
-        for number, row in enumerate(methods)
-    }
+    styles = {row: look_of(number) for number, row in enumerate(methods)}
     return {row: styles.get(row, Look(INK, "*", (0, (3, 1.5)))) for row in comparison.rows}
 
 

@@ -1,0 +1,1 @@
+"""Folders of results that are published: how they are written, checked and shown on one page."""
