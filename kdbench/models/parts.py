@@ -140,7 +140,7 @@ class ModuleBackbone(Backbone):
             what = f"{len(giving)} linear layers, {', '.join(giving)}" if giving else "no linear layer (nn.Linear)"
             remedy = f'say which with CLASSIFIER = "{giving[-1]}"' if giving else "let it end in one"
             raise UserError(f"the logits of {name} are the output of {what}: {remedy}")
-        return giving[0]
+        return str(giving[0])
 
     def _look(self, paths: Sequence[str], image_size: tuple[int, int]) -> bool:
         """Check the values that are seen; return whether the classifier sees the mean of the last stage.
