@@ -59,7 +59,8 @@ def classes_plot(comparison: Comparison, pair: ComparedPair, answers: PairAnswer
         better, worse = int((gain > 0).sum()), int((gain < 0).sum())
         mean = fixed(float(np.nanmean(gain)), sign=True)
         panel.set_title(
-            f"{label(row.label)}: mean {mean}, better in {better} classes, worse in {worse}", fontsize=SMALL
+            f"{label(row.label)}: mean {mean}, better in {better} of {num_classes} classes, worse in {worse}",
+            fontsize=SMALL,
         )
         best, worst = int(np.nanargmax(gain)), int(np.nanargmin(gain))
         entries.append(
