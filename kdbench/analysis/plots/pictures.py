@@ -21,9 +21,12 @@ from kdbench.analysis.plots.predicted import classes_plot, correlation_plot, rel
 from kdbench.analysis.plots.standings import cost_plot, differences_plot, ranks_plot
 from kdbench.analysis.tables.leaderboard import Leaderboard, leaderboard
 from kdbench.experiment.folder import METRICS, PREDICTIONS
-from kdbench.teachers.cards import card_folder, list_teachers
+from kdbench.utils.files import paths_in
+from kdbench.utils.reading import read_object
 from kdbench.utils.text import counted
 
+_CARDS = "teachers/*/teacher.json"
+"""Files that describe teachers, below the folder of a protocol; :mod:`kdbench.teachers.cards` imports torch."""
 OnProgress = Callable[[str, float], None]
 """Called with the current work and the fraction that is done."""
 
@@ -74,9 +77,8 @@ class Material:
         for (_, other), result in self.comparison.results.items():
             if other == pair and pair.teacher and len(result.frame):
                 protocol = Path(result.frame["folder"].iloc[0]).absolute().parents[2]
-                cards = list_teachers(protocol.parent, protocol.name)
-                card = next((card for card in cards if card.id == pair.teacher_id), None)
-                return card_folder(protocol.parent, protocol.name, card) if card else None
+                cards = paths_in(protocol, _CARDS)
+                return next((card.parent for card in cards if read_object(card).get("id") == pair.teacher_id), None)
         return None
 
     def networks(self, pair: ComparedPair) -> dict[str, tuple[Path, str]]:
