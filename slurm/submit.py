@@ -219,7 +219,14 @@ class Submitter:
         held = any(piece.dependency for piece in pieces)
         executor = submitit.SlurmExecutor(self._folder, max_num_timeout=_MAX_RESTARTS)
         executor.update_parameters(
-            **_parameters(f"kdbench-{self._grid.file.name}-{stage}", resources, self._devices(stage), self._setup, held)
+            **_parameters(
+                f"kdbench-{self._grid.file.name}-{stage}",
+                resources,
+                self._devices(stage),
+                self._setup,
+                held,
+                comment=f"logs: {self._folder}; states: {self._grid.session.runs.absolute()}",
+            )
         )
         try:
             with contextlib.redirect_stderr(io.StringIO()), executor.batch():  # submitit prints what it raises
@@ -263,9 +270,17 @@ def _array_notation(job_ids: list[str]) -> str:
     return f"{array}_[{','.join(str(a) if a == b else f'{a}-{b}' for a, b in ranges)}]"
 
 
-def _parameters(name: str, resources: Resources, devices: int, setup: list[str], held: bool) -> dict[str, Any]:
-    """Translate a profile into submitit's parameters, for jobs of so many tasks."""
-    further: dict[str, Any] = {"kill-on-invalid-dep": "yes", "requeue": True, **resources.sbatch}
+def _parameters(
+    name: str, resources: Resources, devices: int, setup: list[str], held: bool, comment: str
+) -> dict[str, Any]:
+    """Translate a profile into submitit's parameters, for jobs of so many tasks.
+
+    Parameters
+    ----------
+    comment
+        What ``scontrol show job`` and ``squeue -o %k`` say of them, unless the profile has a comment.
+    """
+    further: dict[str, Any] = {"kill-on-invalid-dep": "yes", "requeue": True, "comment": comment, **resources.sbatch}
     for key in ("partition", "account", "qos", "gres"):
         if value := getattr(resources, key):
             further[key] = value

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from cells import Typed
+from own_files import forget
 from trained_runs import TrainedRuns, make_runs
 
 from kdbench import cli
@@ -41,8 +42,7 @@ def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
 
     def run(*words: object) -> tuple[int, str, str]:
         named = {variable: os.environ.get(variable, "") for variable in variables}  # each command is its own process
-        for module in [name for name in sys.modules if name.startswith("kdbench.experiment.user_methods.")]:
-            del sys.modules[module]
+        forget()
         monkeypatch.setattr(sys, "argv", ["kdbench", *map(str, words)])
         with pytest.raises(SystemExit) as ended:
             cli.main()

@@ -69,7 +69,6 @@ WRITERS = {
     "train done": ["train", *TAUGHT, "--method", "kd"],
     "train begun": ["train", *TAUGHT, "--method", "kd", "--seed", "3"],
     "merge": ["merge", "runs", "--runs", "merged"],
-    "publish": ["publish", "runs", "--out", "published"],
     "train own": ["--methods", "own", "train", *TAUGHT, "--method", "mine"],
 }
 COMMANDS = READERS | WRITERS

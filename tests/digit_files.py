@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from kdbench.data.datasets import load_dataset, subset
+from kdbench.data.datasets import load_dataset
+from kdbench.data.subsets import subset
 from kdbench.experiment import protocol
 from kdbench.experiment.protocol import Protocol, read_protocol
 

@@ -79,3 +79,22 @@ def test_the_readmes_tutorial_is_typed(typed: Typed) -> None:
             assert "all 18 checks passed" in out
             assert "\nrefused" not in out
     assert re.search(r"^mine +[\d.]+ ± [\d.]+ +2 ", out, flags=re.MULTILINE)
+
+
+@pytest.mark.checkout
+def test_the_readmes_network_is_typed(typed: Typed) -> None:
+    """The module of "A network of your own", and its commands; training is cut to one epoch."""
+    section = (ROOT / "README.md").read_text().partition("## A network of your own\n")[2].partition("\n## ")[0]
+    (module,) = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+    assert len(module.splitlines()) <= 20
+    commands = re.findall(r"^kdbench .*$", section, flags=re.MULTILINE)
+    assert [line.split()[3] for line in commands] == ["validate", "train"]
+    file = Path("own/networks/mynet.py")
+    file.parent.mkdir(parents=True)
+    file.write_text(module)
+    for line in commands:
+        words = shlex.split(line)[1:]
+        code, out, err = typed(*words, *(["--epochs", "1"] if "--protocol" in words else []))
+        assert code == 0, out + err
+        if "validate" in words:
+            assert re.search(r"^all \d+ checks passed$", out, flags=re.MULTILINE), out

@@ -20,7 +20,7 @@ RULES = load_protocol("digits-demo-v1").override(epochs=EPOCHS)
 
 def row(epoch: int, top1: float = 50.0) -> dict[str, float]:
     """A line of ``metrics.jsonl``."""
-    return {"epoch": epoch, "lr": 0.125, "loss/ce": 1.0 / 2**epoch, "top1": top1 + epoch}
+    return {"epoch": epoch, "lr": 0.125, "loss/ce": 1.0 / 2**epoch, "loss/a>b, c": 2.0, "top1": top1 + epoch}
 
 
 def write_rows(folder: Path, rows: Sequence[dict[str, float]], tail: str = "", name: str = "metrics.jsonl") -> None:

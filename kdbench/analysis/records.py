@@ -24,6 +24,8 @@ from kdbench.utils.reading import Missing, Unreadable, read_object, read_toml
 
 CELL_FOLDER = re.compile(r"seed\d+-[0-9a-f]{8}")
 """Name of a cell's folder."""
+NO_VERSION = -1
+"""In place of the VERSION of a network that is not the user's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +91,11 @@ def as_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """Convert records to a frame with one row per cell and the columns that tables need.
 
     Protocol, method, student, teacher and seed are read from ``config``, the part of a record whose hash is the cell's
-    id. ``rules``, ``settings`` and ``chosen`` are JSON texts, so that rows can be grouped by them. ``code``
-    is the hash of a user's method, empty for methods of kdbench. ``data_name`` is what the user called data that the
-    rules know by their hash, empty for others and where the record does not say. Accuracies and macro F1 are in
-    percent; ``balanced_accuracy`` and ``macro_f1`` are nan for records without them. ``test_images`` and
+    id. ``rules``, ``settings`` and ``chosen`` are JSON texts, so that rows can be grouped by them. ``code``,
+    ``student_code`` and ``teacher_code`` are hashes of a user's code, empty for that of kdbench. ``data_name`` is what
+    the user called data that the rules know by their hash, empty for others and where the record does not say.
+    Accuracies and macro F1 are in percent; ``balanced_accuracy`` and ``macro_f1`` are nan for records without them.
+    ``test_images`` and
     ``largest_class`` count the images of the test set and of its largest class, 0 where they are not known.
     ``teacher_side`` is the side of a teacher's images in pixels, 0 where it is the student's.
 
@@ -157,7 +160,7 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
     test_set = record.get("test_set")
     # Records once held no such numbers.
     sizes = (test_set["images"], test_set["largest_class"]) if test_set else TEST_SETS.get(rules["dataset"], (0, 0))
-    environment, best = record["environment"], record["best_on_test"]
+    environment, best, validation = record["environment"], record["best_on_test"], record.get("validation")
     return {
         "folder": folder,
         "cell": record["cell"],
@@ -170,12 +173,16 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
         "teacher_id": sys.intern(teacher["id"]) if teacher else "",
         "teacher_weights": sys.intern(teacher["weights"]) if teacher else "",
         "teacher_accuracy": _number(teacher, "accuracy"),
+        "teacher_validation": (teacher or {}).get("validation", 0.0),
         "teacher_unchecked": bool(teacher) and is_unchecked(teacher),
         "teacher_side": (teacher or {}).get("image_size") or 0,
         "student": sys.intern(config["student"]),
+        "student_version": config.get("student_version", NO_VERSION),
+        "student_code": _code(record.get("student_source", "")),
+        "teacher_code": _code(teacher.get("source", "") if teacher else ""),
         "method": sys.intern(method["name"]),
         "method_version": method["version"],
-        "code": sys.intern(str(record.get("method_source", "")).partition("sha256:")[2]),
+        "code": _code(record.get("method_source", "")),
         "family": sys.intern(record.get("family", "")),
         "settings": _shared(settings),
         "chosen": _shared(record["settings_chosen"]),
@@ -184,6 +191,7 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
         "top1": float(record["top1"]),
         "best_top1": float(best["top1"]),
         "best_epoch": best["epoch"],
+        "validation_top1": float(validation["best"]["test_top1"]) if validation else math.nan,
         "balanced_accuracy": float(record.get("balanced_accuracy", math.nan)),
         "macro_f1": float(record.get("macro_f1", math.nan)),
         "nll": float(record["nll"]),
@@ -206,6 +214,11 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
         "torch": sys.intern(environment["versions"]["torch"]),
         "weights": str(record.get("weights", "")),
     }
+
+
+def _code(source: object) -> str:
+    """Return the hash in where code comes from; empty for that of kdbench."""
+    return sys.intern(str(source).partition("sha256:")[2])
 
 
 def _number(values: dict[str, Any] | None, key: str) -> float:
@@ -256,6 +269,7 @@ def read_unfinished(folder: Path, *, failed: bool) -> UnfinishedCell:
     """Return the cell of a folder without a record; Unreadable if it does not describe one."""
     config = read_toml(folder / CONFIG)
     identity = {key: config.get(key) for key in ("protocol", "teacher", "student", "method", "seed")}
+    identity |= {key: config[key] for key in ("student_version",) if key in config}
     try:
         matches = identity_hash(identity_text(identity)) == config.get("id")
     except TypeError:  # TOML knows dates

@@ -90,8 +90,8 @@ def everywhere(
     own: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Folder with folders methods and protocols of your own; may be repeated. Added to the folders of "
-            f"${OWN}.",
+            help="Folder with folders methods, networks and protocols of your own; may be repeated. Added to the "
+            f"folders of ${OWN}.",
             metavar="DIR",
         ),
     ] = None,

@@ -9,6 +9,7 @@ import typer
 
 from kdbench.cli.options import (
     DataOption,
+    DatasetOption,
     DeviceOption,
     DownloadOption,
     EpochsOption,
@@ -44,6 +45,7 @@ def cache_build(
     precision: PrecisionOption = None,
     runs: RunsOption = Path("runs"),
     data: DataOption = None,
+    dataset: DatasetOption = None,
     download: DownloadOption = False,
     device: DeviceOption = None,
     workers: WorkersOption = None,
@@ -58,6 +60,7 @@ def cache_build(
         protocol,
         runs=runs,
         data=data,
+        dataset=dataset,
         epochs=epochs,
         precision=precision,
         device=device,
@@ -96,13 +99,21 @@ def cache_check(
     precision: PrecisionOption = None,
     runs: RunsOption = Path("runs"),
     data: DataOption = None,
+    dataset: DatasetOption = None,
     download: DownloadOption = False,
     device: DeviceOption = None,
     workers: WorkersOption = None,
 ) -> None:
     """Read all files of a teacher's cache, and query the teacher again for a sample of what it holds."""
     session = open_session(
-        protocol, runs=runs, data=data, precision=precision, device=device, download=download, workers=workers
+        protocol,
+        runs=runs,
+        data=data,
+        dataset=dataset,
+        precision=precision,
+        device=device,
+        download=download,
+        workers=workers,
     )
     for card in _networks(session, teacher):
         _check(session, card)

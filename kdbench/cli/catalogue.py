@@ -20,7 +20,7 @@ from kdbench.experiment.protocol import Protocol, load_protocol, protocol_names
 from kdbench.experiment.registry import load_method, method_name, method_names, method_source
 from kdbench.experiment.settings import load_recipes, resolve_settings
 from kdbench.method import Method, Setup
-from kdbench.models import NETWORKS
+from kdbench.models import NETWORKS, network_version, own_networks
 from kdbench.models.build import build_net
 from kdbench.net import Net
 
@@ -123,11 +123,21 @@ def _why_unsupported(name: str, pair: Pair) -> str:
     return reason if number == UNSUPPORTED else ""
 
 
-def networks() -> Rows:
-    """Describe each network in a row."""
-    return [{"network": name} for name in NETWORKS] + [
-        {"network": "timm:NAME (any timm model with a linear classifier)"}
-    ]
+def networks() -> tuple[Rows, list[str]]:
+    """Describe each network in a row, with remarks on those of the user's that are broken."""
+    own = own_networks()
+    rows: Rows = [{"network": name} for name in (*NETWORKS, "timm:NAME (any timm model with a linear classifier)")]
+    remarks = []
+    for name, source in own.items():
+        version = "broken"
+        try:
+            version = str(network_version(name))
+        except UserError as error:
+            remarks.append(f"broken: {error}")
+        rows.append({"network": name, "version": version, "from": source.where})
+    if own:
+        rows = [{"network": "", "version": "", "from": ""} | row for row in rows]
+    return rows, remarks
 
 
 def datasets() -> Rows:
@@ -136,11 +146,11 @@ def datasets() -> Rows:
     used_by: dict[str, list[str]] = {}
     for protocol in loaded:
         used_by.setdefault(protocol.dataset, []).append(protocol.name)
-    subset = "none: 'kdbench data subset NAME FILE' makes an npz file of all or some of it"
     of_files = [protocol.name for protocol in loaded if protocol.rules.augmentation.crop == "resized"]
+    other = f"none of its own: --dataset NAME, with all but {', '.join(of_files)}"
     own = f"{', '.join(used_by[OWN_IMAGES])}; also all others, with --data in place of a folder"
     return [
-        *({"dataset": name, "protocols": ", ".join(used_by.get(name, [])) or subset} for name in DATASETS),
+        *({"dataset": name, "protocols": ", ".join(used_by.get(name, [])) or other} for name in DATASETS),
         *({"dataset": f"{name}:DIR", "protocols": ", ".join(used_by[name])} for name in FOLDERS),
         *({"dataset": word, "protocols": own} for word in ("folder:DIR", "tar:DIR", "hfds:NAME")),
         {"dataset": "npz:FILE", "protocols": f"all but {', '.join(of_files)}, with --data in place of a folder"},
@@ -168,7 +178,7 @@ def pairs() -> Rows:
     ]
 
 
-LISTS = {"networks": networks, "datasets": datasets, "protocols": protocols, "pairs": pairs}
+LISTS = {"datasets": datasets, "protocols": protocols, "pairs": pairs}
 
 
 def method_page(name: str) -> str:

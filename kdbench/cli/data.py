@@ -60,9 +60,10 @@ def data_subset(
     download: DownloadOption = False,
 ) -> None:
     """Write the first images of each class, or all images, to an npz file."""
-    from kdbench.data.datasets import ArrayDataset, save_npz, subset
+    from kdbench.data.datasets import ArrayDataset
     from kdbench.data.npz import NPZ
     from kdbench.data.place import DataPlace
+    from kdbench.data.subsets import save_npz, subset
     from kdbench.utils.files import explain_os_errors
 
     counts = _count("--train-per-class", train_per_class), _count("--test-per-class", test_per_class)

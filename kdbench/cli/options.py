@@ -38,6 +38,14 @@ DataOption = Annotated[
         metavar="DIR|KIND:DIR",
     ),
 ]
+DatasetOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Data set in place of the protocol's, whose other rules stay as they are, mean and std among them; "
+        "'kdbench list datasets' lists them. [default: the protocol's]",
+        metavar="NAME",
+    ),
+]
 DownloadOption = Annotated[bool, typer.Option("--download", help="Download the data set if it is missing.")]
 EpochsOption = Annotated[
     int | None,

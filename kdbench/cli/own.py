@@ -1,78 +1,149 @@
-"""``kdbench new`` and ``kdbench validate``: write and check your own method."""
+"""``kdbench new`` and ``kdbench validate``: write and check your own methods, networks and protocols."""
 
 from __future__ import annotations
 
-import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kdbench.cli.options import DEMO, command_line, console, echo, print_rows, spinner
-from kdbench.experiment.own_folders import folders_of
+from kdbench.cli.options import DEMO, command_line, echo
+from kdbench.errors import UserError
+from kdbench.experiment.own_folders import OWN, folders_of, named
+
+if TYPE_CHECKING:
+    from kdbench.experiment.own_code import CodeSource
+
+KINDS = ("method", "network", "protocol")
+_WORDS = "[method|network|protocol] NAME"
 
 
 def new(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Name of the method: lower-case letters, digits and _.")],
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            help="What to start, a method if nothing else is said, and its name: lower-case letters, digits and _; of "
+            "a protocol also - and .",
+            metavar=_WORDS,
+        ),
+    ],
     folder: Annotated[
-        Path, typer.Option("--dir", help="Folder to write it to; made if it does not exist.", metavar="DIR")
-    ] = Path(),
+        Path | None,
+        typer.Option(
+            "--dir",
+            help="Folder of a method's files; of a network or protocol, the folder that holds networks/ and protocols/."
+            " Made if it does not exist. [default: that of --own, or else this one]",
+            metavar="DIR",
+        ),
+    ] = None,
 ) -> None:
-    """Start your own method from a file that works as it is.
+    """Start a method, network or protocol of your own from a file that works as it is.
 
-    Writes the file and a recipe file, and overwrites nothing.
+    A method has a recipe file beside it. Nothing is overwritten.
     """
+    from kdbench.experiment.templates import write_start
+
+    kind, name = _kind_and_name(words, "new")
+    target = _target(kind, folder)
+    _check_free(kind, name, target)
+    for file in write_start(kind, name, target, {"BASE": DEMO}):
+        echo(f"wrote {file}")
+    is_named = target.absolute() in folders_of(f"{kind}s")  # type: ignore[arg-type]
+    place = [] if is_named else ["--methods", target] if kind == "method" else ["--own", target.parent]
+    echo("Change it, then type:")
+    for line in _next_words(kind, name):
+        echo(f"  {command_line(context, *place, *line)}")
+
+
+def validate(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            help="What to check, a method if nothing else is said, and its name; 'kdbench list methods', 'list "
+            "networks' and 'list protocols' list them.",
+            metavar=_WORDS,
+        ),
+    ],
+) -> None:
+    """Check that a method, network or protocol follows the rules of all others.
+
+    A method is trained for a few steps on small pairs, a network is built for images of several sizes, and of a
+    protocol each key is checked and all rules are printed. The exit code is 1 if a check fails.
+    """
+    from kdbench.cli import checking
+
+    kind, name = _kind_and_name(words, "validate")
+    holds = {"method": checking.check_method, "network": checking.check_network, "protocol": checking.check_protocol}
+    raise typer.Exit(0 if holds[kind](name) else 1)
+
+
+def _kind_and_name(words: Sequence[str], command: str) -> tuple[str, str]:
+    """Return what the words of a command name, a method where no kind is given."""
+    if len(words) == 2 and words[0] in KINDS:
+        return words[0], words[1]
+    if len(words) == 1 and words[0] not in KINDS:
+        return KINDS[0], words[0]
+    if len(words) == 1:
+        raise UserError(f"which {words[0]}? Type 'kdbench {command} {words[0]} NAME'")
+    raise UserError(f"{' '.join(words)!r} is no {_WORDS}: type 'kdbench {command} {_WORDS}'")
+
+
+def _target(kind: str, folder: Path | None) -> Path:
+    """Return the folder of the new files."""
+    if folder is None and not named(OWN):
+        return Path() if kind == "method" else Path(f"{kind}s")
+    if folder is None:
+        return named(OWN)[0] / f"{kind}s"
+    return folder if kind == "method" else folder / f"{kind}s"
+
+
+def _check_free(kind: str, name: str, target: Path) -> None:
+    """Raise UserError where there can be no such name, or something else has it."""
+    from kdbench.utils.names import squeeze
+
+    if kind == "protocol":
+        from kdbench.experiment.protocol import flaw_of_name, protocol_files
+
+        flaw = flaw_of_name(name)
+        places: dict[str, tuple[str, Path | None]] = {o: (str(file), file) for o, file in protocol_files().items()}
+    else:
+        sources, flaw = _code(kind, name)
+        places = {other: (source.origin, source.file) for other, source in sources.items()}
+    if flaw:
+        raise UserError(f"{name!r} cannot be the name of a {kind}: {flaw}")
+    for other, (origin, file) in places.items():
+        if squeeze(other) == squeeze(name) and (file is None or file.absolute().parent != target.absolute()):
+            raise UserError(f"the name is taken by {kind} {other} ({origin}): choose another name")
+
+
+def _code(kind: str, name: str) -> tuple[Mapping[str, CodeSource], str]:
+    """Return all methods, or all networks but timm's, by name, and why there can be none of a new name."""
+    if kind == "method":
+        from kdbench.experiment.registry import METHOD, method_sources
+
+        return method_sources(), METHOD.flaw_of_name(name)
+    from kdbench.models import network_sources
+    from kdbench.models.own import NETWORK
+
+    return network_sources(), NETWORK.flaw_of_name(name)
+
+
+def _next_words(kind: str, name: str) -> Iterator[tuple[Any, ...]]:
+    """Yield the commands to type after a start was written."""
     from kdbench.experiment.pairs import Pair
     from kdbench.experiment.protocol import load_protocol
-    from kdbench.experiment.templates import write_method
 
-    for file in write_method(name, folder):
-        echo(f"wrote {file}")
     protocol = load_protocol(DEMO)
     pair = Pair.parse(protocol.demo.pair)
-    methods = [word for method in (*protocol.demo.methods[:2], name) for word in ("--method", method)]
-    place = [] if folder.absolute() in folders_of("methods") else ["--methods", folder]
-    echo("Change it, then type:")
-    for words in (
-        ("validate", name),
-        ("teacher", "train", "--protocol", DEMO, "--network", pair.teacher),
-        ("train", "--protocol", DEMO, "--teacher", pair.teacher, "--student", pair.student, *methods),
-    ):
-        echo(f"  {command_line(context, *place, *words)}")
-
-
-def validate(method: Annotated[str, typer.Argument(help="Method; 'kdbench list methods' lists them.")]) -> None:
-    """Check that a method follows the rules of all methods.
-
-    Trains it for a few steps on small pairs; the exit code is 1 if a check fails.
-    """
-    from kdbench.engine.checks import validate as checking
-    from kdbench.engine.checks.small import PAIRS
-    from kdbench.engine.checks.table import CHECKS
-    from kdbench.experiment.registry import load_method, method_name, method_source
-
-    name = method_name(method)
-    title = f"{name}, version {load_method(name).VERSION}, {method_source(name).text}"
-    progress = spinner(console())
-    with tempfile.TemporaryDirectory(prefix="kdbench-") as scratch, progress:
-        task = progress.add_task("")
-        verdicts = checking.validate(name, Path(scratch), lambda step: progress.update(task, description=step))
-    echo(f"{title}, in steps of a few images on the CPU:\n")
-    print_rows(checking.rows(verdicts))
-    echo("\n" + "\n".join(f"{pair}: {checking.pair_text(pair)}" for pair in PAIRS) + "\n")
-    for line in checking.remarks(verdicts):
-        echo(line)
-    failed = {verdict.check for verdict in verdicts if verdict.outcome == "FAILS"}
-    unsupported = all(verdict.outcome == "refused" for verdict in verdicts)
-    tried = any(verdict.outcome == "ok" for verdict in verdicts)
-    if unsupported:
-        echo("nothing was checked: the method supports none of these pairs")
-    elif failed:
-        verb, rest = "fails" if len(failed) == 1 else "fail", "" if tried else "; the others could not be run"
-        echo(f"{len(failed)} of {len(CHECKS)} checks {verb}{rest}")
-    else:
-        supported = {verdict.pair for verdict in verdicts if verdict.outcome == "ok"}
-        pairs = "" if len(supported) == len(PAIRS) else f" on {len(supported)} of {len(PAIRS)} pairs only"
-        echo(f"all {len(CHECKS)} checks passed{pairs}")
-    raise typer.Exit(1 if failed or unsupported else 0)
+    yield ("validate", name) if kind == "method" else ("validate", kind, name)
+    if kind == "protocol":
+        train = "--protocol", name, "--student", pair.student, "--method", protocol.baseline
+        yield ("train", *train)
+        return
+    methods = [*protocol.demo.methods[:2], *([name] if kind == "method" else [])]
+    student = name if kind == "network" else pair.student
+    yield "teacher", "train", "--protocol", DEMO, "--network", pair.teacher
+    options = [word for method in methods for word in ("--method", method)]
+    yield ("train", "--protocol", DEMO, "--teacher", pair.teacher, "--student", student, *options)

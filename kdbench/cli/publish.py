@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kdbench.cli.options import echo, next_command, progress_bar
+from kdbench.cli.options import console, echo, next_command, progress_bar, spinner
 from kdbench.cli.selection import RunsArgument, end_with_problems
 
 
@@ -28,8 +28,9 @@ def publish(
     """Write finished cells into a folder for a pull request to a repository of results.
 
     It holds records, configurations, metrics by epoch, a statement of hardware, a README and the hash of every file;
-    no weights, no predictions (their hash is in the records), and nothing that names this machine. Records of code that
-    no commit has, or that has changed under its VERSION, are left out with a line each. Repeated, it changes nothing.
+    no weights, no predictions (their hash is in the records), and nothing that names this machine. Damaged records, and
+    those of own methods whose code has changed under its VERSION, are left out with a line each. Repeated, it changes
+    nothing.
     """
     from kdbench.analysis.publishing.making import publish as write
     from kdbench.errors import UserError
@@ -37,7 +38,9 @@ def publish(
 
     if by is not None and not (by.isprintable() and 0 < len(by.strip()) <= 200):
         raise UserError("--by takes a line of 1 to 200 characters")
-    published = write(runs, out, by)
+    with spinner(console()) as progress:
+        progress.add_task(f"reading {runs}")
+        published = write(runs, out, by)
     replaced = f", {published.replaced:,} replaced by other results" if published.replaced else ""
     echo(f"{out}: {counted(published.cells, 'cell')}, {published.added:,} added{replaced}")
     echo(f"type {next_command(context, 'leaderboard', out)} to read it as others will")

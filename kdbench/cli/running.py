@@ -38,6 +38,7 @@ def open_session(
     *,
     runs: Path,
     data: str | None = None,
+    dataset: str | None = None,
     epochs: int | None = None,
     precision: str | None = None,
     device: str | None = None,
@@ -62,6 +63,7 @@ def open_session(
         protocol,
         runs=runs,
         data=data,
+        dataset=dataset,
         epochs=epochs,
         precision=precision,
         device=device,
@@ -129,30 +131,31 @@ def run_cells(
 
 def _failure_line(session: Session, cell: Cell, error: Exception) -> str:
     """Describe in one line why a cell failed; the traceback of an unexpected error is in the cell's folder."""
+    from kdbench.engine.code import code_of
     from kdbench.experiment.folder import FAILURE
-    from kdbench.experiment.registry import method_source
     from kdbench.utils.text import one_line
 
     if isinstance(error, UserError):
         return str(error)
-    source = method_source(cell.method)
-    reason = source.place_of(error) if source.own else f"{type(error).__name__}: {one_line(error)}"
+    own = [source for source in code_of(cell).values() if source.own]
+    source = next((source for source in own if source.raised(error)), own[0] if own else None)
+    reason = source.place_of(error) if source else f"{type(error).__name__}: {one_line(error)}"
     return f"{cell} failed: {reason}; traceback: {cell.folder(session.runs) / FAILURE}"
 
 
 def warn_of_changes(session: Session, done: list[Cell]) -> None:
-    """Print which of the user's methods have changed since these finished cells were run."""
+    """Print which of the user's methods and networks have changed since these finished cells were run."""
+    from kdbench.engine.code import changed_code, code_of
     from kdbench.experiment.folder import RECORD
-    from kdbench.experiment.registry import method_source
     from kdbench.utils.reading import read_object
 
     changed = Counter[str]()
     for cell in done:
-        source = method_source(cell.method)
-        if source.own:
+        if any(source.own for source in code_of(cell).values()):
             record = read_object(cell.folder(session.runs) / RECORD)
-            changed[source.where] += source.changed_since(str(record.get("method_source", "")))
-    for file, number in (+changed).items():
+            texts = record | {"teacher.source": (record.get("teacher") or {}).get("source", "")}
+            changed.update(source.where for source in changed_code(cell, texts))
+    for file, number in changed.items():
         subject, cells = ("this record was", "its cell") if number == 1 else (f"{number} records were", "their cells")
         echo(f"{file} has changed since {subject} made: raise its VERSION to run {cells} again")
 
@@ -184,12 +187,18 @@ def _student_only(session: Session, student: str, seeds: set[int]) -> float | No
 
 
 def train_teacher(
-    session: Session, network: str, seed: int, init: str = "", image_size: int | None = None
+    session: Session,
+    network: str,
+    seed: int,
+    init: str = "",
+    image_size: int | None = None,
+    *,
+    hold_out: bool = False,
 ) -> TeacherCard:
     """Train a teacher with its progress on the screen, unless its cell is finished, and register it."""
     own = session.with_side(image_size)
-    run_cells(own, [own.teacher_cell(network, seed=seed, init=init)])
-    return session.train_teacher(network, seed=seed, init=init, image_size=image_size)
+    run_cells(own, [own.teacher_cell(network, seed=seed, init=init, hold_out=hold_out)])
+    return session.train_teacher(network, seed=seed, init=init, image_size=image_size, hold_out=hold_out)
 
 
 def bring(session: Session, network: str, weights: str) -> str:

@@ -24,16 +24,19 @@ def list_(
 ) -> None:
     """List methods, networks, data sets, protocols or pairs.
 
-    Your own methods are listed with the others, broken ones with what is wrong.
+    Your own methods and networks are listed with the others, broken ones with what is wrong.
     """
-    from kdbench.cli.catalogue import LISTS, methods
+    from kdbench.cli.catalogue import LISTS, methods, networks
     from kdbench.experiment.protocol import load_protocol
     from kdbench.models import parse_pair
 
     if what != "methods":
         if pair is not None:
             raise UserError(f"--pair needs 'kdbench list methods': leave it out to list {what}")
-        print_rows(LISTS[what]())
+        rows, remarks = networks() if what == "networks" else (LISTS[what](), [])
+        print_rows(rows)
+        for remark in remarks:
+            echo(remark)
         return
     protocol = load_protocol(load_protocol(DEMO).demo.next)
     rows, remarks = methods(None if pair is None else parse_pair(pair), protocol)

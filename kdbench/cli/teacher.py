@@ -9,6 +9,7 @@ import typer
 
 from kdbench.cli.options import (
     DataOption,
+    DatasetOption,
     DeviceOption,
     DevicesOption,
     DownloadOption,
@@ -25,6 +26,7 @@ from kdbench.cli.options import (
     print_rows,
 )
 from kdbench.cli.running import bring, open_session, train_teacher
+from kdbench.errors import UserError
 
 if TYPE_CHECKING:
     from kdbench.engine.session import Session
@@ -49,10 +51,15 @@ def teacher_train(
     seed: Annotated[int, typer.Option(help="Seed of the teacher.")] = 0,
     start: Annotated[str | None, typer.Option("--from", help=InitHelp, metavar="FILE|NAME")] = None,
     image_size: ImageSizeOption = None,
+    hold_out: Annotated[
+        bool,
+        typer.Option("--hold-out", help="Leave out the images that the protocol holds out for validation."),
+    ] = False,
     epochs: EpochsOption = None,
     precision: PrecisionOption = None,
     runs: RunsOption = Path("runs"),
     data: DataOption = None,
+    dataset: DatasetOption = None,
     download: DownloadOption = False,
     device: DeviceOption = None,
     devices: DevicesOption = 1,
@@ -64,6 +71,7 @@ def teacher_train(
         protocol,
         runs=runs,
         data=data,
+        dataset=dataset,
         epochs=epochs,
         precision=precision,
         device=device,
@@ -73,7 +81,12 @@ def teacher_train(
         workers=workers,
     )
     init = "" if start is None else bring(session.with_side(image_size), network, start)
-    card = train_teacher(session, network, seed, init, image_size)
+    if hold_out and not session.protocol.rules.evaluation.validation:
+        raise UserError(
+            f"--hold-out: {session.protocol.name} holds no images out: say how many in a protocol of your own, with "
+            "validation in its [evaluation]"
+        )
+    card = train_teacher(session, network, seed, init, image_size, hold_out=hold_out)
     echo(f"teacher {card.spec}: {card.percent} on the test set of {card.dataset}")
     _warn(session, card)
 
@@ -98,11 +111,12 @@ def teacher_import(
     image_size: ImageSizeOption = None,
     runs: RunsOption = Path("runs"),
     data: DataOption = None,
+    dataset: DatasetOption = None,
     download: DownloadOption = False,
     device: DeviceOption = None,
 ) -> None:
     """Import a checkpoint as a teacher, and measure its accuracy."""
-    session = open_session(protocol, runs=runs, data=data, device=device, download=download)
+    session = open_session(protocol, runs=runs, data=data, dataset=dataset, device=device, download=download)
     card = session.import_teacher(file, network, expected=accuracy, key=key, image_size=image_size)
     checked = "not checked: no expected value" if card.expected is None else f"expected {card.expected:.2f} %"
     echo(f"teacher {card.spec}: {card.percent} on the test set of {card.dataset} ({card.origin}; {checked})")
@@ -125,6 +139,7 @@ def teacher_import_logits(
     accuracy: Annotated[float | None, typer.Option(help=AccuracyHelp)] = None,
     runs: RunsOption = Path("runs"),
     data: DataOption = None,
+    dataset: DatasetOption = None,
     download: DownloadOption = False,
 ) -> None:
     """Import a file of logits as a teacher, '--teacher logits:NAME', for methods that read nothing else.
@@ -132,7 +147,7 @@ def teacher_import_logits(
     They are those of the images as they are: the student sees augmented ones, and is taught the same logits whatever
     crop it sees. Methods that show the teacher several views, or read its features, are unsupported.
     """
-    session = open_session(protocol, runs=runs, data=data, device="cpu", download=download)
+    session = open_session(protocol, runs=runs, data=data, dataset=dataset, device="cpu", download=download)
     card, trained = session.import_logits(file, name, expected=accuracy)
     echo(
         f"teacher {card.spec}: {card.percent} on the test set of {card.dataset}, {trained:.2f} % on its training "

@@ -44,10 +44,10 @@ def track(
     """Send the metrics of cells to a tracker: a run for each cell, a step for each epoch.
 
     Each row is sent once, so the command may be repeated at any time. If a cell was run anew and has other rows, its
-    run is replaced (on a wandb server, which keeps every run, it gets a second one, ID-2).
+    run is replaced (on a server of wandb or trackio, it gets a second one, ID-2).
 
     All are kept in --out unless the tracker's own variables name a server: wandb sends to its server if a key is stored
-    (WANDB_MODE=offline: keep), mlflow to MLFLOW_TRACKING_URI, trackio to TRACKIO_SPACE_ID.
+    (WANDB_MODE=offline: keep), mlflow to MLFLOW_TRACKING_URI, trackio to TRACKIO_SPACE_ID or TRACKIO_SERVER_URL.
     """
     from kdbench.analysis.tracking.sending import Sender
     from kdbench.analysis.tracking.tracker import open_tracker

@@ -100,6 +100,10 @@ class Dataset(abc.ABC):
     def evaluation(self, device: torch.device) -> EvaluationImages:
         """Return the test images where they are used."""
 
+    @abc.abstractmethod
+    def unaugmented(self, index: Tensor, device: torch.device) -> EvaluationImages:
+        """Return training images by their numbers ``(B,)``, seen as test images are, where they are used."""
+
 
 class EvaluationImages(abc.ABC):
     """Test images in batches of the size of forward passes, which can be gone through again and again."""

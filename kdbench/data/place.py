@@ -105,6 +105,24 @@ class DataPlace:
             return cls(images[1], images[0], given=True)
         return None
 
+    def choose(self, protocol: Protocol, name: str | None) -> Protocol:
+        """Return the protocol with a data set that is known by name in place of its own; None is its own.
+
+        Raises
+        ------
+        UserError
+            There is no such data set, or this place is one already.
+        """
+        if name is None:
+            return protocol
+        with argument("--dataset"):
+            text(name)
+        if self.of_dataset(name):
+            raise UserError(f"--dataset takes a name: type --data {shlex.quote(name)} in its place")
+        if self.kind:
+            raise UserError(f"--data {self.word} and --dataset {name} are two data sets: leave out one of them")
+        return protocol.override(dataset=known_dataset(name))
+
     def open(
         self, protocol: Protocol, *, download: bool, num_workers: int | None = None, report: Report = lambda _: None
     ) -> Dataset:

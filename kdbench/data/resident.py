@@ -21,6 +21,8 @@ from kdbench.utils.streams import generator
 
 _CHUNK = 4096
 """Images that are augmented at once for a whole epoch; changes no value."""
+_RESIZED = 256
+"""Largest number of resized images that are forwarded at once: they may be large."""
 
 
 @final
@@ -174,6 +176,7 @@ class ResidentEvaluation(EvaluationImages):
     def batches(self, first: int = 0, step: int = 1) -> Iterator[tuple[int, Tensor]]:
         """Return batches with the places of their first images."""
         size = forward_batch(self._images.device)
+        size = min(size, _RESIZED) if self._side else size
         for place in range(first * size, len(self._images), step * size):
             pixels = self._images[place : place + size].permute(0, 3, 1, 2).float().div_(255)
             yield place, resized(pixels, self._side)

@@ -24,6 +24,7 @@ def train(
     observer: Observer = lambda _: None,
     runs: str | Path = "runs",
     data: str | Path | None = None,
+    dataset: str | None = None,
     epochs: int | None = None,
     precision: str | None = None,
     device: str | None = None,
@@ -49,7 +50,7 @@ def train(
         ``auto``, ``on`` or ``off``: see :meth:`Session.run_all`.
     observer
         Is called with a :class:`kdbench.engine.progress.Progress` while training.
-    runs, data, epochs, precision, device, devices, download, save_every, workers, compile
+    runs, data, dataset, epochs, precision, device, devices, download, save_every, workers, compile
         See :meth:`Session.open`.
 
     Returns
@@ -66,6 +67,7 @@ def train(
         protocol,
         runs=runs,
         data=data,
+        dataset=dataset,
         epochs=epochs,
         precision=precision,
         device=device,

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from kdbench.data.images import Dataset
+from kdbench.engine.code import code_of
 from kdbench.engine.environment import environment
-from kdbench.engine.tally import Tally
+from kdbench.engine.tally import VALIDATION, Tally
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.record_checks import sealed
-from kdbench.experiment.registry import load_method, method_source
+from kdbench.experiment.registry import load_method
 from kdbench.net import Net
 from kdbench.utils.device import peak_memory_mb
 
@@ -23,6 +24,8 @@ class Counts:
 
     num_images: int
     """Images an epoch trains on."""
+    num_trained: int
+    """Images that are not held out."""
     views_per_image: int
     student_epochs: int
     """Epochs, those of pre-training among them, in which the student is run."""
@@ -78,6 +81,7 @@ def make_record(
     protocol, last = cell.protocol, history[-1]
     best = max(history, key=lambda row: row["top1"])
     views = counts.num_images * counts.views_per_image
+    code = {field: source.text for field, source in code_of(cell).items()}
     record = {
         "cell": cell.id,
         "protocol": protocol.name,
@@ -90,10 +94,13 @@ def make_record(
             "images": len(dataset.test_labels),
             "largest_class": int(dataset.test_labels.bincount().max()),
         },
-        "teacher": teacher,
+        "teacher": {**teacher, **({"source": code["teacher.source"]} if "teacher.source" in code else {})}
+        if teacher
+        else None,
         "student": cell.student_label,
+        **({"student_source": code["student_source"]} if "student_source" in code else {}),
         "method": cell.method,
-        "method_source": method_source(cell.method).text,
+        "method_source": code["method_source"],
         "family": load_method(cell.method).FAMILY,
         "settings": cell.settings.values(),
         "settings_chosen": cell.settings.chosen,
@@ -102,9 +109,10 @@ def make_record(
         "epochs": protocol.epochs,
         "precision": protocol.precision,
         "epoch_rule": protocol.rules.evaluation.epoch,
-        **{name: v for name, v in last.items() if name not in {"epoch", "lr"} and not name.startswith("loss/")},
+        **{name: v for name, v in last.items() if name not in {"epoch", "lr"} and "/" not in name},
         "per_class": tally.per_class,
         "best_on_test": {"top1": best["top1"], "epoch": best["epoch"]},
+        **_validation(history, len(dataset.train_labels) - counts.num_trained),
         "loss": {name.removeprefix("loss/"): v for name, v in last.items() if name.startswith("loss/")},
         "cost": {
             "train_seconds": seconds["train"],
@@ -134,3 +142,13 @@ def make_record(
         "config": cell.identity(),
     }
     return sealed(record)
+
+
+def _validation(history: list[dict[str, Any]], num_images: int) -> dict[str, Any]:
+    """Return what a record holds of held-out images: the last epoch, and the one that is best on them."""
+    if not num_images:
+        return {}
+    top1, nll = (f"{VALIDATION}{name}" for name in ("top1", "nll"))
+    last, best = history[-1], max(history, key=lambda row: row[top1])
+    chosen = {"epoch": best["epoch"], "top1": best[top1], "test_top1": best["top1"]}
+    return {"validation": {"images": num_images, "top1": last[top1], "nll": last[nll], "best": chosen}}

@@ -12,6 +12,7 @@ from kdbench.experiment.pairs import JOIN, TeacherSpec
 from kdbench.experiment.protocol import Protocol
 from kdbench.experiment.registry import load_method, method_name
 from kdbench.experiment.settings import resolve_settings
+from kdbench.models import network_version
 from kdbench.models.build import check_name
 from kdbench.models.earlier import network_name
 from kdbench.teachers.store import TeacherStore
@@ -70,6 +71,7 @@ def resolve_cell(names: Names, protocol: Protocol, runs: Path, teachers: Teacher
         settings=resolved,
         seed=seed,
         init=names.init,
+        student_version=network_version(student),
     )
     if refusal and not cell.folder(runs).is_dir():
         raise refusal

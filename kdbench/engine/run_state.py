@@ -6,12 +6,12 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+from kdbench.engine.code import changed_code, code_of
 from kdbench.engine.record import Counts, make_record
 from kdbench.engine.run import Run
 from kdbench.errors import UserError
 from kdbench.experiment.folder import PREDICTIONS, RECORD, STATE, WEIGHTS
 from kdbench.experiment.predictions import write_predictions
-from kdbench.experiment.registry import method_source
 from kdbench.models.weights import save_weights
 from kdbench.utils.checkpoint import load_state, save_state, state_names
 from kdbench.utils.files import sweep, write_json
@@ -23,7 +23,8 @@ _STATES = state_names(STATE)
 
 def save(run: Run) -> None:
     """Save everything that the rest of a run depends on; random streams are functions of the position."""
-    state = {"cell": run.cell.id, "method_source": method_source(run.cell.method).text, **run.state()}
+    code = {field: source.text for field, source in code_of(run.cell).items()}
+    state = {"cell": run.cell.id, **code, **run.state()}
     save_state(run.folder / STATE, state, permit=run.permit)
 
 
@@ -33,7 +34,7 @@ def resume(run: Run) -> None:
     Raises
     ------
     UserError
-        The state is damaged, belongs to another cell, or is of other code of a user's method.
+        The state is damaged, belongs to another cell, or is of other code of the user's.
     """
     path = run.folder / STATE
     state = load_state(path)
@@ -41,8 +42,7 @@ def resume(run: Run) -> None:
         return
     if state["cell"] != run.cell.id:
         raise UserError(f"{path} belongs to cell {state['cell'][:8]}, not {run.cell.id[:8]}: move it away")
-    source = method_source(run.cell.method)
-    if source.changed_since(state.get("method_source", "")):
+    for source in changed_code(run.cell, state):
         raise UserError(
             f"{source.where} has changed since {run.folder} was begun: raise VERSION in it to begin anew, put "
             "it back to resume, or delete that folder"
@@ -61,6 +61,7 @@ def finish(run: Run) -> dict[str, Any]:
         (run.folder / PREDICTIONS).unlink(missing_ok=True)  # of a record that was deleted
     counts = Counts(
         num_images=min(batches.num_images, batches.steps * batches.schedule.batch_size),
+        num_trained=batches.num_images,
         views_per_image=run.feed.plan.num_views,
         student_epochs=sum(phase.epochs for phase in run.phases if phase.reads.student),
         teacher_epochs=sum(phase.epochs for phase in run.phases if phase.reads.teacher),

@@ -48,7 +48,7 @@ class Session:
     Parameters
     ----------
     protocol
-        With the user's overrides; a data file of the user's own replaces its ``dataset`` by the file's hash.
+        With the user's overrides; data of the user's own replace its ``dataset`` by their hash.
     runs
         Folder of runs.
     data
@@ -86,6 +86,7 @@ class Session:
         *,
         runs: str | Path = "runs",
         data: str | Path | None = None,
+        dataset: str | None = None,
         epochs: int | None = None,
         precision: str | None = None,
         device: str | None = None,
@@ -100,7 +101,8 @@ class Session:
     ) -> Session:
         """Resolve names; ``data`` is a folder, ``data`` by default, or a data set in place of the protocol's.
 
-        Such a data set is ``npz:FILE`` or image files, ``folder:DIR``; see :mod:`kdbench.data.place`. ``workers`` are
+        Such a data set is ``npz:FILE`` or image files, ``folder:DIR``; see :mod:`kdbench.data.place`. ``dataset`` is
+        the name of another known one, which is run under the protocol's other rules. ``workers`` are
         the processes that decode image files, by default as many as the job has CPUs. ``devices`` of this machine, or
         of those on which torchrun or Slurm has started this process, compute each cell, with the same result.
 
@@ -128,6 +130,7 @@ class Session:
         check_devices(resolved.rules.schedule, devices)
         started = check_started(devices)
         place = DataPlace.parse(data)
+        resolved = place.choose(resolved, dataset)
         place.check(resolved.dataset, download=download)
         if workers is not None:
             with argument("--workers"):
@@ -285,20 +288,26 @@ class Session:
             return self
         return replace(self, protocol=self.protocol.with_side(side), given=dataset)
 
-    def teacher_cell(self, network: str, *, seed: int = 0, init: str = "") -> Cell:
-        """Return the cell that trains a teacher: a baseline of as many epochs as the protocol gives its teachers."""
+    def teacher_cell(self, network: str, *, seed: int = 0, init: str = "", hold_out: bool = False) -> Cell:
+        """Return the cell that trains a teacher: a baseline of as many epochs as the protocol gives its teachers.
+
+        It is trained on all images, unless ``hold_out`` says that those held out by the protocol are left out.
+        """
         cell = self.cell(method=self.protocol.baseline, student=network, seed=seed, init=init)
-        return replace(cell, protocol=self.protocol.for_teachers())
+        return replace(cell, protocol=self.protocol.for_teachers(hold_out=hold_out))
 
     def train_teacher(
-        self, network: str, *, seed: int = 0, init: str = "", image_size: int | None = None
+        self, network: str, *, seed: int = 0, init: str = "", image_size: int | None = None, hold_out: bool = False
     ) -> TeacherCard:
         """Train a network without a teacher, or find its finished cell, and make it a teacher.
 
         ``image_size`` is the side of the images that it takes, in pixels; by default they are the student's.
+        ``hold_out``: see :meth:`teacher_cell`.
         """
+        with argument("--hold-out"):
+            flag(hold_out)
         session = self.with_side(image_size)
-        cell = session.teacher_cell(network, seed=seed, init=init)
+        cell = session.teacher_cell(network, seed=seed, init=init, hold_out=hold_out)
         return register_trained(self.runs, cell, session.run(cell), None if session is self else image_size)
 
     def import_teacher(

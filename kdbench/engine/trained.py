@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from kdbench.data.decoding.crops import CropRules
-from kdbench.data.decoding.decode import central_pixels
+from kdbench.data.decoding.decode import as_rgb, central_pixels
 from kdbench.engine.described import Described, described, no_size
 from kdbench.errors import UserError
 from kdbench.experiment.cell import TeacherRef
@@ -98,7 +98,7 @@ class Trained(nn.Module):
         TypeError
             They are of another type or shape.
         ValueError
-            They have another size, and the network's images are not square.
+            They have another size, and the network's images are not square; or pixels whose range is unknown.
         """
         pixels = self._pixels(images)
         return self.normalise(pixels.to(self.mean.device).float().div_(255))
@@ -119,7 +119,7 @@ class Trained(nn.Module):
         listed = [images] if isinstance(images, Image.Image) else list(images)
         if not listed or not all(isinstance(each, Image.Image) for each in listed):
             raise TypeError("images must be an image of Pillow's, a list of them, or a uint8 tensor")
-        return torch.from_numpy(np.stack([self._seen(each.convert("RGB")) for each in listed]))
+        return torch.from_numpy(np.stack([self._seen(as_rgb(each)) for each in listed]))
 
     def _seen(self, image: Image.Image) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
         """Return what the network is given of an image, ``(3, H, W)``."""
@@ -228,8 +228,8 @@ def _wrapped(student: Net, config: Mapping[str, Any], source: Described) -> Net:
     """Return the network that a cell's method trains around its student."""
     name, protocol = config["method"]["name"], source.protocol
     teacher = TeacherRef(**config["teacher"]) if config["teacher"] else None
-    network = teacher.network if teacher else None
     chosen = {key: value for key, value in config["method"].items() if key not in {"name", "version"}}
+    network = teacher.network if teacher else None
     resolved = resolve_settings(name, dataset=protocol.dataset, teacher=network, student=student.name, chosen=chosen)
     setup = Setup(
         student=student,

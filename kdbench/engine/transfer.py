@@ -68,7 +68,8 @@ class Wanted:
                 raise UserError(f"--dataset {self.name} and --data {place.word} name two data sets: leave one out")
             protocol = protocol.override(dataset=known_dataset(self.name))
         elif self._is_own(protocol):
-            return self._own(protocol)
+            dataset = self._own(protocol)
+            return dataset if dataset.shape.image_size == net.image_size else dataset.with_side(net.image_size[0])
         place.check(protocol.dataset, download=self.download)
         files = place.image_files(protocol.dataset, self.report)
         if files is None:
@@ -180,12 +181,12 @@ def _run(
 def unaugmented(net: Trained, dataset: Dataset, split: Split) -> Iterator[Tensor]:
     """Yield all images of a split in batches, normalised as evaluation does it, where the network is."""
     device = net.mean.device
-    if isinstance(dataset, ArrayDataset):
+    if isinstance(dataset, ArrayDataset) and dataset.shape.image_size != net.image_size:
         images = dataset.train_images if split == "train" else dataset.test_images
         for part in images.split(forward_batch(device)):
             yield net.preprocess(part.permute(0, 3, 1, 2))
         return
-    assert isinstance(dataset, StreamedDataset)
-    files = dataset.evaluation(device) if split == "test" else dataset.unaugmented(device)
-    for _, pixels in files.batches():
-        yield net.normalise(pixels)
+    every = torch.arange(len(dataset.train_labels))
+    pixels = dataset.evaluation(device) if split == "test" else dataset.unaugmented(every, device)
+    for _, part in pixels.batches():
+        yield net.normalise(part)

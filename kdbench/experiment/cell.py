@@ -98,6 +98,8 @@ class Cell:
     seed: int
     init: str = ""
     """Hash of the weights that the student's training starts from; empty for fresh ones."""
+    student_version: int | None = None
+    """VERSION of a student that is a network of the user's."""
 
     @property
     def student_label(self) -> str:
@@ -113,11 +115,13 @@ class Cell:
         """Return everything that decides the results, without paths, devices or worker counts."""
         teacher = {"network": self.teacher.network, "id": self.teacher.id} if self.teacher else {}
         settings = self.settings.values()
+        version = {} if self.student_version is None else {"student_version": self.student_version}
         assert not {"name", "version"} & settings.keys(), f"a setting of {self.method} hides its name or version"
         return {
             "protocol": self.protocol.identity(),
             "teacher": teacher,
             "student": self.student_label,
+            **version,
             "method": {"name": self.method, "version": self.method_version, **settings},
             "seed": self.seed,
         }

@@ -1,4 +1,4 @@
-"""Folders with a user's own methods and protocols, as options and environment variables name them."""
+"""Folders with a user's own methods, networks and protocols, as options and environment variables name them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from kdbench.errors import UserError
 METHODS = "KDBENCH_METHODS"
 """The environment variable: folders of methods, separated as in ``PATH``."""
 OWN = "KDBENCH_OWN"
-"""The environment variable: folders that hold such folders, ``methods`` and ``protocols``."""
-Kind = Literal["methods", "protocols"]
-KINDS: tuple[Kind, ...] = ("methods", "protocols")
+"""The environment variable: folders that hold such folders, ``methods``, ``networks`` and ``protocols``."""
+Kind = Literal["methods", "networks", "protocols"]
+KINDS: tuple[Kind, ...] = ("methods", "networks", "protocols")
 
 
 def named(variable: str) -> tuple[Path, ...]:
@@ -30,7 +30,7 @@ def add(variable: str, more: Iterable[Path]) -> None:
 
 
 def folders_of(kind: Kind) -> tuple[Path, ...]:
-    """Return the folders of the user's own methods or protocols that are named now."""
+    """Return the folders of the user's own methods, networks or protocols that are named now."""
     inside = (folder / kind for folder in named(OWN))
     plain = named(METHODS) if kind == "methods" else ()
     return tuple(dict.fromkeys((*plain, *(folder for folder in inside if folder.is_dir()))))
@@ -47,9 +47,10 @@ def check() -> None:
     for folder in named(OWN):
         if not any((folder / kind).is_dir() for kind in KINDS):
             is_none = "is no folder" if folder.exists() else "does not exist"
-            lack = "has no folder methods or protocols" if folder.is_dir() else is_none
+            lack = "has no folder methods, networks or protocols" if folder.is_dir() else is_none
             raise UserError(
-                f"folder {folder} {lack}: --own and {OWN} name folders with your own methods/ and protocols/"
+                f"folder {folder} {lack}: --own and {OWN} name folders with your own methods/, networks/ and "
+                "protocols/, and 'kdbench new network NAME --dir DIR' makes one"
             )
 
 

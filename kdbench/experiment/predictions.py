@@ -84,6 +84,8 @@ def read_predictions(folder: Path) -> Predictions | None:
     path, record = folder / PREDICTIONS, read_object(folder / RECORD)
     try:
         with opened(path) as file:
+            if not zipfile.is_zipfile(file):  # first: to hash a file of any size takes long
+                raise Unreadable("is damaged (not an .npz file, or only the beginning of one)")
             if record and sha256_of(path) != record.get("predictions"):
                 raise Unreadable("is not the one that the record beside it was written with")
             return _read(file)
@@ -102,8 +104,6 @@ def _read(file: BinaryIO) -> Predictions:
         They are not those of predictions.
     """
     try:
-        if not zipfile.is_zipfile(file):
-            raise zipfile.BadZipFile("not an .npz file, or only the beginning of one")
         with np.load(file, allow_pickle=False) as archive:
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.zip.infolist()):
                 raise ValueError("its arrays are compressed")  # they could unpack to any size

@@ -11,6 +11,7 @@ from typing import Any
 
 from kdbench.errors import UserError
 from kdbench.experiment import own_folders
+from kdbench.experiment.own_code import RESERVED
 from kdbench.experiment.rule_groups import scaled_side
 from kdbench.experiment.rules import Rules, read_rules
 from kdbench.experiment.toml_tables import read_table
@@ -121,9 +122,10 @@ class Protocol:
         assert rules.evaluation_size is not None
         return self.override(crop_size=side, evaluation_size=scaled_side(rules.evaluation_size, side, rules.size))
 
-    def for_teachers(self) -> Protocol:
-        """Return the protocol that teachers are trained under."""
-        return self if self.teacher_epochs is None else self.override(epochs=self.teacher_epochs)
+    def for_teachers(self, *, hold_out: bool = False) -> Protocol:
+        """Return the protocol that teachers are trained under: on all images, unless those held out are left out."""
+        protocol = self if hold_out else self.override(validation=0.0)
+        return protocol if self.teacher_epochs is None else protocol.override(epochs=self.teacher_epochs)
 
     def overrides(self) -> dict[str, Any]:
         """Return the rules that differ from those of the named protocol, by their flat keys."""
@@ -133,7 +135,19 @@ class Protocol:
 
 def protocol_names() -> list[str]:
     """Names of all protocols, those of users included."""
-    return sorted(_files())
+    return sorted(protocol_files())
+
+
+def protocol_name(name: str) -> str:
+    """Return the one spelling of a protocol's name."""
+    return _find(name, protocol_files())
+
+
+def flaw_of_name(name: str) -> str:
+    """Return why there can be no protocol of this name; empty if there can."""
+    if name in RESERVED:
+        return f"{name} is a word of 'kdbench new' and 'kdbench validate'"
+    return "" if _NAME.fullmatch(name) else "the name of a protocol is letters, digits, '.', '_' and '-'"
 
 
 def load_protocol(name: str) -> Protocol:
@@ -144,22 +158,26 @@ def load_protocol(name: str) -> Protocol:
     UserError
         There is none, or the file of one's own cannot be used.
     """
-    files = _files()
+    files = protocol_files()
+    name = _find(name, files)
+    return read_protocol(name, values_of(name, files), str(files[name]))
+
+
+def _find(name: str, files: Mapping[str, Path]) -> str:
     remedy = "'kdbench list protocols' names all"
     if not own_folders.folders_of("protocols"):
         remedy += f"; one of your own is found with --own DIR or {own_folders.OWN}"
-    name = find_name("protocol", name, files, remedy)
-    return read_protocol(name, _values(name, files), str(files[name]))
+    return find_name("protocol", name, files, remedy)
 
 
-def _files() -> dict[str, Path]:
+def protocol_files() -> dict[str, Path]:
     """Return the file of each protocol: those of kdbench, and those in a user's folders."""
     own_folders.check()
     found = {file.stem: file for file in sorted(_FOLDER.glob("*.toml"))}
     spellings = {squeeze(name): name for name in found}
     for file in (file for folder in own_folders.folders_of("protocols") for file in sorted(folder.glob("[!_.]*.toml"))):
-        if not _NAME.fullmatch(file.stem):
-            raise UserError(f"{file}: the name of a protocol is letters, digits, '.', '_' and '-': rename the file")
+        if flaw := flaw_of_name(file.stem):
+            raise UserError(f"{file}: {flaw}: rename the file")
         other = spellings.setdefault(squeeze(file.stem), file.stem)
         if other in found:
             raise UserError(f"protocol {file.stem} of {file} has the name of {other} of {found[other]}: rename it")
@@ -167,7 +185,7 @@ def _files() -> dict[str, Path]:
     return found
 
 
-def _values(name: str, files: Mapping[str, Path], above: tuple[str, ...] = ()) -> dict[str, Any]:
+def values_of(name: str, files: Mapping[str, Path], above: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return what the file of a protocol says, and of the one on which it is based what it says nothing about."""
     where = str(files[name])
     try:
@@ -186,7 +204,7 @@ def _values(name: str, files: Mapping[str, Path], above: tuple[str, ...] = ()) -
     if base in (*above, name):
         raise UserError(f"{where}: base: {' > '.join((*above, name, base))} has no beginning: base one on another")
     described = {"title": f"on the rules of {base}", "source": f"{files[name].name}, on the rules of {base}"}
-    return _on_top(_values(base, files, (*above, name)), described | values)
+    return _on_top(values_of(base, files, (*above, name)), described | values)
 
 
 def _on_top(below: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

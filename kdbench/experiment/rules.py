@@ -1,7 +1,7 @@
 """Rules: all that decides results beside networks, method and seed, and the words that identify them.
 
 A rule has two names: its place in a protocol's file (``[optimizer] learning_rate``) and its flat key in identities,
-records and overrides (``learning_rate``). `_PLACES` holds both; a rule that is missing there cannot be used.
+records and overrides (``learning_rate``). `PLACES` holds both; a rule that is missing there cannot be used.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Rules:
     def values(self) -> dict[str, Any]:
         """Return every rule by its flat key, as plain values; None where a rule does not apply."""
         groups = {"": self} | {group: getattr(self, group) for group in _GROUPS}
-        return {key: plain(getattr(groups[group], name)) for key, (group, name) in _PLACES.items()}
+        return {key: plain(getattr(groups[group], name)) for key, (group, name) in PLACES.items()}
 
     def identity(self) -> dict[str, Any]:
         """Return the rules as a cell's identity holds them: without those that do not apply or mean "as before"."""
@@ -71,9 +71,9 @@ class Rules:
         """
         groups: dict[str, dict[str, Any]] = {}
         for key, value in changes.items():
-            if key not in _PLACES:
-                raise ValueError(f"unknown rule {key!r}: known are {', '.join(_PLACES)}")
-            group, name = _PLACES[key]
+            if key not in PLACES:
+                raise ValueError(f"unknown rule {key!r}: known are {', '.join(PLACES)}")
+            group, name = PLACES[key]
             groups.setdefault(group, {})[name] = value
         own = groups.pop("", {})
         changed = {group: dataclasses.replace(getattr(self, group), **values) for group, values in groups.items()}
@@ -87,7 +87,7 @@ _GROUPS: dict[str, type] = {
     "schedule": ScheduleRules,
     "evaluation": EvaluationRules,
 }
-_PLACES: dict[str, tuple[str, str]] = {
+PLACES: dict[str, tuple[str, str]] = {
     "version": ("", "version"),
     "dataset": ("data", "dataset"),
     "mean": ("data", "mean"),
@@ -111,6 +111,7 @@ _PLACES: dict[str, tuple[str, str]] = {
     "warmup": ("schedule", "warmup"),
     "label_smoothing": ("", "label_smoothing"),
     "reported_epoch": ("evaluation", "epoch"),
+    "validation": ("evaluation", "validation"),
     "crop": ("augmentation", "crop"),
     "crop_size": ("augmentation", "size"),
     "crop_scale": ("augmentation", "scale"),
@@ -129,6 +130,7 @@ _BEFORE: dict[str, Any] = {
     "warmup": 0.0,
     "label_smoothing": 0.0,
     "reported_epoch": "last",
+    "validation": 0.0,
     "crop": "pad",
     "group_size": None,
 }
@@ -145,8 +147,8 @@ def read_rules(values: Mapping[str, Any], where: str) -> Rules:
     """
     groups: dict[str, Any] = {}
     for key, value in values.items():
-        if key not in _PLACES:
+        if key not in PLACES:
             raise UserError(f"{where}: unknown rule {key!r}: a newer kdbench wrote it")
-        group, name = _PLACES[key]
+        group, name = PLACES[key]
         (groups.setdefault(group, {}) if group else groups)[name] = value
     return read_table(Rules, groups, where)

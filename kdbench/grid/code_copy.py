@@ -21,7 +21,7 @@ _PACKAGES = ("kdbench", "kdbench.methods", "kdbench.slurm")
 def copy_code(folder: Path) -> list[str]:
     """Copy the code to a submission's folder; return the lines of shell that let a job import it from there.
 
-    Of users' folders, the Python and TOML files are copied: methods, helpers, recipes and protocols.
+    Of users' folders, the Python and TOML files are copied: methods, networks, helpers, recipes and protocols.
     """
     code = folder / CODE
     ignore = shutil.ignore_patterns("__pycache__", "*.pyc")

@@ -16,12 +16,12 @@ from kdbench.experiment.pairs import Pair, named_pairs
 from kdbench.experiment.protocol import load_protocol
 from kdbench.experiment.registry import method_names
 from kdbench.experiment.rule_groups import MAX_EPOCHS
-from kdbench.models import NETWORKS, canonical_network, parse_pair
+from kdbench.models import canonical_network, network_sources, parse_pair
 from kdbench.utils.names import find_name
 from kdbench.utils.precision import Precision
 from kdbench.utils.reading import Missing, Unreadable, read_toml
 
-_KEYS = ("protocol", "pairs", "methods", "seeds", "epochs", "precision", "data", "init", "method")
+_KEYS = ("protocol", "pairs", "methods", "seeds", "epochs", "precision", "data", "dataset", "init", "method")
 _Name = TypeVar("_Name", str, Pair)
 MAX_CELLS = 200_000
 """Cells that a grid may have: a plan of them takes about ten seconds."""
@@ -42,6 +42,8 @@ class GridFile:
     epochs: int | None = None
     precision: str | None = None
     data: str | None = None
+    dataset: str | None = None
+    """Name of a data set in place of the protocol's."""
     init: dict[str, str]
     """Weights that students' training starts from, by the student: files, or names of published weights."""
 
@@ -106,6 +108,8 @@ def read_grid(path: Path) -> GridFile:
             require_name("precision", precision, get_args(Precision))
     with error_context(path, "data", values.get("data")):
         data = _typed(values.get("data"), str | None, "a folder, or npz:FILE")
+    with error_context(path, "dataset", values.get("dataset")):
+        dataset = _typed(values.get("dataset"), str | None, "the name of a data set")
     students = [pair.student for pair in pairs]
     init: dict[str, str] = {}
     with error_context(path, "init", values.get("init")):
@@ -123,6 +127,7 @@ def read_grid(path: Path) -> GridFile:
         epochs=epochs,
         precision=precision,
         data=data,
+        dataset=dataset,
         init=init,
     )
     if file.num_cells > MAX_CELLS:
@@ -186,7 +191,8 @@ def _pairs(words: list[str]) -> Iterator[Pair]:
         try:
             yield parse_pair(word)
         except UserError as error:
-            raise UserError(f"{error}; known are the sets {', '.join(sets)} and {', '.join(NETWORKS)}") from None
+            networks = ", ".join(network_sources())
+            raise UserError(f"{error}; known are the sets {', '.join(sets)} and {networks}") from None
 
 
 def _seeds(value: Any) -> tuple[int, ...]:

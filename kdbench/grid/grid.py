@@ -91,14 +91,17 @@ class Grid:
             A name in the file is unknown or repeated, or a teacher is ambiguous.
         """
         file = read_grid(path)
+        with error_context(path, "dataset", file.dataset):
+            protocol = DataPlace().choose(load_protocol(file.protocol), file.dataset)
         if data is None:
             data = file.data
             with error_context(path, "data", data):
-                DataPlace.parse(data).check(load_protocol(file.protocol).dataset, download=False)
+                DataPlace.parse(data).check(protocol.dataset, download=False)
         session = Session.open(
             file.protocol,
             runs=runs,
             data=data,
+            dataset=file.dataset,
             epochs=file.epochs,
             precision=file.precision,
             device=device,

@@ -82,9 +82,12 @@ def read_overview(grid: Grid, scheduler: Scheduler) -> Overview:
     ended = scheduler.ended(forgotten)
 
     def explained(status: Status) -> Status:
-        if status.state != State.LOST or status.cell.id not in jobs:
+        if status.state not in (State.LOST, State.RUNNING) or status.cell.id not in jobs:
             return status
         submission, job = jobs[status.cell.id]
+        if status.state == State.RUNNING:
+            runs_it = status.holder and status.holder.job and status.holder.job.id == job.id
+            return replace(status, job=f"log: {submission.log(job)}") if runs_it else status
         if submission.launcher == "local":
             return replace(status, job=f"stopped before it was finished; logs: {submission.folder}")
         how = f" ({ended[job.id]})" if job.id in ended else ""

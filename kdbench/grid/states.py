@@ -49,7 +49,7 @@ class Status:
     holder: Holder | None = None
     """The process that runs it, where it is running."""
     job: str = ""
-    """Describes the job in which it is queued, or with which it was lost."""
+    """Describes the job in which it is queued, with which it was lost, or whose log it writes while it runs."""
     damage: str = ""
     """Why its record cannot be used, where it failed for that."""
     untidy: bool = False
@@ -140,7 +140,7 @@ def explain(status: Status) -> str:
         case State.DONE:
             return _accuracy(status.folder)
         case State.RUNNING:
-            return f"{_progress(status)}{status.holder}"
+            return f"{_progress(status)}{status.holder}{f'; {status.job}' if status.job else ''}"
         case State.QUEUED:
             return f"{_progress(status)}{status.job}"
         case State.FAILED:

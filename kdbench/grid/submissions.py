@@ -66,6 +66,7 @@ class Launch:
             "precision": file.precision,
             "runs": str(session.runs.absolute()),
             "data": session.data.absolute(session.protocol.dataset),
+            "dataset": file.dataset,
             "device": self.device,
             "compile": self.compile,
             "save_every": self.save_every,

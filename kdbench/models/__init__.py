@@ -1,4 +1,4 @@
-"""Networks by name: those that distillation is compared on, for small and for large images, and any of timm's.
+"""Networks by name: those that distillation is compared on, users' own, and any of timm's.
 
 Importing this package imports no network: torch and timm are loaded when one is built.
 """
@@ -9,11 +9,15 @@ import difflib
 import importlib
 import re
 from collections.abc import Mapping
+from importlib import metadata
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from kdbench.errors import UserError
+from kdbench.experiment import own_folders
+from kdbench.experiment.own_code import CodeSource, find_code
 from kdbench.experiment.pairs import Pair
+from kdbench.models.own import NETWORK, build_own, version_of
 
 if TYPE_CHECKING:
     from kdbench.net import Backbone
@@ -37,7 +41,7 @@ _FILES: dict[str, tuple[str, ...]] = {
 """The networks that each file of this folder builds."""
 
 NETWORKS: tuple[str, ...] = tuple(name for names in _FILES.values() for name in names)
-"""Names of the networks; timm's are known besides."""
+"""Names of kdbench's networks; users' own and timm's are known besides."""
 LARGE: Mapping[str, str] = MappingProxyType(
     {
         "ResNet50": "type torchvision:resnet50",
@@ -58,10 +62,53 @@ def _key(name: str) -> str:
 _BY_KEY = {_key(name): name for name in NETWORKS}
 
 
+def _built_in() -> tuple[CodeSource, ...]:
+    origin = f"kdbench {metadata.version('kdbench')}"
+    return tuple(
+        CodeSource(NETWORK, name, origin, f"{__name__}.{file}", own=False)
+        for file, names in _FILES.items()
+        for name in names
+    )
+
+
+def network_sources() -> dict[str, CodeSource]:
+    """Return the source of every network but timm's, by name: kdbench's and then users'.
+
+    Raises
+    ------
+    UserError
+        A folder does not exist, or two networks have one name.
+    """
+    return find_code(NETWORK, _built_in, _key)
+
+
+def own_networks() -> dict[str, CodeSource]:
+    """Return the source of every network of the user's, by name."""
+    return {name: source for name, source in network_sources().items() if source.own}
+
+
+def own_network(name: str) -> CodeSource | None:
+    """Return where a network comes from if it is the user's, by its canonical name."""
+    return own_networks().get(name)
+
+
+def network_version(name: str) -> int | None:
+    """Return the VERSION of a network of the user's, by its canonical name; None for all others.
+
+    Raises
+    ------
+    UserError
+        Its file cannot be used.
+    """
+    source = own_network(name)
+    return version_of(source) if source else None
+
+
 def canonical_network(name: str) -> str:
     """Return the one spelling of a network's name that cells and records use.
 
-    Case, ``-``, ``_`` and spaces do not count. ``timm:NAME`` stays as it is, with a lower-case prefix.
+    Networks of users are known, too. Case, ``-``, ``_`` and spaces do not count. ``timm:NAME`` stays as it is, with a
+    lower-case prefix.
 
     Raises
     ------
@@ -81,15 +128,17 @@ def canonical_network(name: str) -> str:
         )
     if prefix == TIMM:
         return TIMM + rest
-    if (key := _key(name)) in _BY_KEY:
-        return _BY_KEY[key]
+    known_names = _BY_KEY | {_key(own): own for own in own_networks()}
+    if (key := _key(name)) in known_names:
+        return known_names[key]
     if (known := _BY_KEY.get(TORCHVISION + key)) is not None:
         raise UserError(f"there is no network {name!r} for small images: type {known} for the one for large images")
-    close = [_BY_KEY[match] for match in difflib.get_close_matches(key, _BY_KEY, n=3)]
+    close = [known_names[match] for match in difflib.get_close_matches(key, known_names, n=3)]
     hint = f"; did you mean {', '.join(close)}?" if close else "."
-    raise UserError(
-        f"there is no network {name!r}{hint} 'kdbench list networks' shows all, and timm:NAME gives any of timm's"
-    )
+    remedy = "'kdbench list networks' shows all, and timm:NAME gives any of timm's"
+    if not own_folders.folders_of("networks"):
+        remedy += f"; one of your own is found with --own DIR or {own_folders.OWN}"
+    raise UserError(f"there is no network {name!r}{hint} {remedy}")
 
 
 def twin_of(network: str) -> str | None:
@@ -138,7 +187,7 @@ def build_backbone(name: str, num_classes: int, image_size: tuple[int, int]) -> 
     Raises
     ------
     UserError
-        For a name that is not known, or a network of timm's that cannot serve, with the reason.
+        For a name that is not known, or a network of timm's or the user's that cannot serve, with the reason.
     """
     if not name.startswith(TIMM):
         name = canonical_network(name)
@@ -146,6 +195,8 @@ def build_backbone(name: str, num_classes: int, image_size: tuple[int, int]) -> 
         from kdbench.models.timm_adapter import TimmBackbone  # noqa: PLC0415
 
         return TimmBackbone(name.removeprefix(TIMM), num_classes, image_size)
+    if source := own_network(name):
+        return build_own(source, num_classes, image_size)
     file = next(file for file, names in _FILES.items() if name in names)
     backbone: Backbone = importlib.import_module(f"kdbench.models.{file}").build(name, num_classes)
     return backbone

@@ -13,6 +13,7 @@ from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
 from kdbench.errors import UserError
+from kdbench.models.parts import same
 from kdbench.net import Backbone, Features
 
 STEMS = ("stem", "conv_stem", "act1", "bn1", "layer0", "features.norm0", "features.conv0")
@@ -127,7 +128,7 @@ class TimmBackbone(Backbone):
         penultimate = self.model.forward_head(final_map, pre_logits=True)
         # Some networks, such as Swin, have their channels last.
         for positions in ((2, 3), (1, 2)):
-            if _equal(final_map.mean(dim=positions), penultimate):
+            if same(final_map.mean(dim=positions), penultimate):
                 self._positions = positions
                 return
         self._map_absence = "there are layers between its last feature map and its classifier, beside the mean"
@@ -143,7 +144,7 @@ class TimmBackbone(Backbone):
             return f"its forward pass gives {type(expected).__name__} from {len(inputs)} calls of the classifier"
         for maps in (False, True):
             penultimate = self.features(images, maps=maps).penultimate
-            if not _equal(penultimate, inputs[0]) or not _equal(self.head()(penultimate), expected):
+            if not same(penultimate, inputs[0]) or not same(self.head()(penultimate), expected):
                 source = "forward_intermediates" if maps else "forward_features"
                 return f"its logits are not its classifier applied to the features of {source} and forward_head"
         return ""
@@ -204,10 +205,3 @@ def _attempt(
 
 def _images(image_size: tuple[int, int]) -> Tensor:
     return torch.randn(2, 3, *image_size, generator=torch.Generator().manual_seed(0))
-
-
-def _equal(actual: Tensor, expected: Tensor) -> bool:
-    """Return whether two tensors are the same up to rounding; of those without values, whether their shapes are."""
-    if actual.shape != expected.shape:
-        return False
-    return expected.is_meta or torch.allclose(actual, expected, rtol=1e-4, atol=1e-5)

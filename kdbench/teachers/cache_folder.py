@@ -16,6 +16,7 @@ from kdbench.data.images import Dataset
 from kdbench.data.views import Augmentation, CropIds, ViewIds
 from kdbench.experiment.protocol import Protocol
 from kdbench.experiment.rule_groups import MEASURED, plain
+from kdbench.models import own_network
 from kdbench.teachers.cards import TeacherCard
 from kdbench.utils.names import safe_name
 from kdbench.utils.reading import read_json
@@ -45,6 +46,8 @@ class Identity:
     """The rules of resized crops."""
     image_size: int | None = None
     """Side of the teacher's images, in pixels, where no rule of the crops says it."""
+    code: str | None = None
+    """Version and hash of the network's code where that is the user's."""
 
     @classmethod
     def of(cls, card: TeacherCard, protocol: Protocol, dataset: Dataset) -> Identity:
@@ -61,7 +64,7 @@ class Identity:
 
     def values(self) -> dict[str, Any]:
         """Return what a file describes it by; what does not apply is left out, as it always was."""
-        left_out = {key for key in ("crop", "image_size") if getattr(self, key) is None}
+        left_out = {key for key in ("crop", "image_size", "code") if getattr(self, key) is None}
         return {key: value for key, value in dataclasses.asdict(self).items() if key not in left_out}
 
     @property
@@ -78,6 +81,7 @@ class Identity:
 
 def _without_data(card: TeacherCard, protocol: Protocol) -> dict[str, Any]:
     rules = protocol.rules.augmentation
+    source = own_network(card.network)
     crop = dataclasses.asdict(rules)
     for key in ("crop", "pad", "evaluation_size"):
         del crop[key]
@@ -88,6 +92,7 @@ def _without_data(card: TeacherCard, protocol: Protocol) -> dict[str, Any]:
         "precision": protocol.precision,
         "crop": {key: plain(value) for key, value in crop.items()} if rules.crop == "resized" else None,
         "image_size": card.image_size or (rules.size if rules.crop == "pad" else None),
+        "code": f"version {card.version}, {source.text}" if source else None,
     }
 
 

@@ -14,6 +14,7 @@ from kdbench.experiment.cell import TeacherRef
 from kdbench.experiment.pairs import LOGITS, TeacherSpec
 from kdbench.experiment.protocol import Protocol
 from kdbench.experiment.rule_groups import MAX_SIDE
+from kdbench.models import network_version
 from kdbench.utils.files import paths_in
 from kdbench.utils.names import safe_name
 from kdbench.utils.reading import read_json
@@ -47,6 +48,10 @@ class TeacherCard:
     """Normalisation of its input; None where it is the protocol's."""
     image_size: int | None = None
     """Side of its images, in pixels; None where it is the student's."""
+    version: int | None = None
+    """VERSION of its network where that is the user's."""
+    validation: float | None = None
+    """Share of the training images that were held out when it was trained here; None where none were."""
 
     def check(self) -> None:
         """Make sure that each value is of the kind that it should be.
@@ -64,6 +69,8 @@ class TeacherCard:
         number(0.0 if self.expected is None else self.expected, 0, 100)
         whole_number(1 if self.epochs is None else self.epochs, 1)
         whole_number(1 if self.image_size is None else self.image_size, 1, MAX_SIDE)
+        whole_number(0 if self.version is None else self.version, 0)
+        number(0.0 if self.validation is None else self.validation, 0, 1)
         if (self.mean is None) != (self.std is None):
             raise ValueError("mean and std belong together")
         for values, least in ((self.mean, 0), (self.std, 1e-6)):
@@ -88,7 +95,7 @@ class TeacherCard:
     def described(self) -> dict[str, Any]:
         """Return what records hold of it; an imported one has the accuracy that it was checked against, or None."""
         names = ["network", "id", "weights", "accuracy"]
-        names += ["image_size"] if self.image_size else []
+        names += [name for name in ("image_size", "validation") if getattr(self, name)]
         names += ["expected"] if self.imported else []
         return {name: getattr(self, name) for name in names}
 
@@ -192,6 +199,8 @@ def find_teacher(runs: Path, protocol: Protocol, spec: TeacherSpec, network: str
     """
     cards = teachers_of(runs, protocol, network, spec.hash)
     matches = [card for card in cards if card.ref.hash.startswith(spec.hash)]
+    outdated, version = matches, network_version(network)
+    matches = [card for card in matches if card.version == version]
     if len(matches) > 1 and protocol.teacher_epochs is not None and not spec.hash:
         matches = [card for card in matches if card.imported or card.epochs == protocol.teacher_epochs] or matches
     if len(matches) == 1:
@@ -200,6 +209,9 @@ def find_teacher(runs: Path, protocol: Protocol, spec: TeacherSpec, network: str
         raise UserError(
             f"there are {len(matches)} teachers {network} under {protocol.name}: choose one of {choices(matches)}"
         )
+    if outdated:
+        others = ", ".join(f"{card.spec} is of version {card.version}" for card in outdated)
+        raise UserError(f"network {network} has version {version} now: {others}; train or import the teacher again")
     where = folder_of(runs, protocol.name)
     if cards:
         raise UserError(f"no teacher {spec} in {where}: there are {', '.join(c.spec for c in cards)}")
@@ -212,7 +224,7 @@ def find_teacher(runs: Path, protocol: Protocol, spec: TeacherSpec, network: str
         )
     raise UserError(
         f"no teacher {network} for {protocol.dataset} in {where}: type 'kdbench teacher train {command}' "
-        f"or 'kdbench teacher import FILE {command}', with the same --data and --runs"
+        f"or 'kdbench teacher import FILE {command}', with the same --data, --dataset and --runs"
     )
 
 

@@ -15,7 +15,7 @@ from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.folder import WEIGHTS
 from kdbench.experiment.protocol import Protocol
-from kdbench.models import twin_of
+from kdbench.models import network_version, twin_of
 from kdbench.models.build import build_net
 from kdbench.models.starts import read_start
 from kdbench.models.weights import COUNTER, read_weights, save_weights, weights_hash, write_weights
@@ -55,6 +55,8 @@ def register_trained(runs: Path, cell: Cell, record: dict[str, Any], image_size:
         mean=mean,
         std=std,
         image_size=image_size,
+        version=cell.student_version,
+        validation=cell.protocol.rules.evaluation.validation or None,
     )
     folder = card_folder(runs, cell.protocol.name, card)
     stored = _hash_of(folder / WEIGHTS)
@@ -123,8 +125,8 @@ def import_teacher(
         check_given(network)
     source = find_source(str(text), network, identify=image_files)
     path, normalisation = source.path, own_normalisation(source, protocol)
-    side = image_size or own_size(source, dataset)
-    if side and not image_size and _is_teacher(runs, protocol, path, normalisation):
+    side, version = image_size or own_size(source, dataset), network_version(network)
+    if side and not image_size and _is_teacher(runs, protocol, path, normalisation, version):
         side = None
     images = dataset.with_side(side) if side else dataset
     if images.shape == dataset.shape:
@@ -144,11 +146,11 @@ def import_teacher(
             f" --accuracy {accuracy:.2f}"
         )
     weights = weights_hash(net.backbone.state_dict())
-    names, same = {network, twin_of(network)}, (normalisation, protocol.dataset, side)
+    names, same = {network, twin_of(network)}, (normalisation, protocol.dataset, side, version)
     cards = [
         card
         for card in list_teachers(runs, protocol.name)
-        if card.network in names and (card.normalisation, card.dataset, card.image_size) == same
+        if card.network in names and (card.normalisation, card.dataset, card.image_size, card.version) == same
     ]
     known = next((card for card in cards if card.weights == weights), None) or next(
         (card for card in cards if _holds(card_folder(runs, protocol.name, card) / WEIGHTS, card, net)), None
@@ -156,7 +158,7 @@ def import_teacher(
     mean, std = normalisation or (None, None)
     card = known or TeacherCard(
         network=network,
-        id=f"file:{_file_hash(path, loaded.label if loaded.chosen else '', normalisation, side)}",
+        id=f"file:{_file_hash(path, loaded.label if loaded.chosen else '', normalisation, side, version)}",
         dataset=protocol.dataset,
         weights=weights,
         accuracy=accuracy,
@@ -167,6 +169,7 @@ def import_teacher(
         mean=mean,
         std=std,
         image_size=side,
+        version=version,
     )
     folder = card_folder(runs, protocol.name, card)
     if _hash_of(folder / WEIGHTS) != card.weights:
@@ -178,14 +181,21 @@ def import_teacher(
     return card
 
 
-def _is_teacher(runs: Path, protocol: Protocol, path: Path, normalisation: Normalisation | None) -> bool:
+def _is_teacher(
+    runs: Path, protocol: Protocol, path: Path, normalisation: Normalisation | None, version: int | None
+) -> bool:
     """Return whether a file is a teacher already that takes the student's images."""
-    known = f"file:{_file_hash(path, '', normalisation, None)}"
+    known = f"file:{_file_hash(path, '', normalisation, None, version)}"
     return any(card.id == known for card in list_teachers(runs, protocol.name))
 
 
-def _file_hash(path: Path, label: str, normalisation: Normalisation | None, side: int | None) -> str:
-    """SHA-256 of a file, or of one of several networks in it, and of its normalisation and image size if its own."""
+def _file_hash(
+    path: Path, label: str, normalisation: Normalisation | None, side: int | None, version: int | None
+) -> str:
+    """SHA-256 of a file, or of one of several networks in it, and of what is its own beside the weights.
+
+    That is its normalisation, the size of its images, and the VERSION of its network.
+    """
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
     if label:
@@ -194,6 +204,8 @@ def _file_hash(path: Path, label: str, normalisation: Normalisation | None, side
         digest.update(f" {normalisation}".encode())
     if side:
         digest.update(f" {side} pixels".encode())
+    if version is not None:
+        digest.update(f" version {version}".encode())
     return digest.hexdigest()
 
 

@@ -30,8 +30,8 @@ Views = Mapping[int | None, Tensor]
 """Views ``(V*n, 3, H, W)`` of a group's images by their side, in pixels; None is the student's."""
 _BLOCK = 32
 """Steps whose outputs are read from a cache at once."""
-_STREAMED = 256
-"""Largest number of streamed images that are forwarded at once: they are large."""
+_LARGE = 256
+"""Largest number of images that are forwarded at once where they are streamed or resized: they are large."""
 
 
 @final
@@ -86,7 +86,8 @@ class Query(PoolForward):
     def batch(self) -> int:
         """Number of views to forward at once; what is stored of a view can depend on it in its last bits."""
         size = forward_batch(self._data.device)
-        return min(size, _STREAMED) if isinstance(self._data.images, StreamedImages) else size
+        large = self._live.side is not None or isinstance(self._data.images, StreamedImages)
+        return min(size, _LARGE) if large else size
 
     def __call__(self, pairs: Tensor) -> Mapping[Part, Tensor]:
         """Return the parts that a cache keeps, for pairs of image and view ``(P,)``."""

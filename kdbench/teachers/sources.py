@@ -176,7 +176,7 @@ class EnsembleSource(TeacherSource):
         self.num_live = sum(member.num_live for member in members)
         self.is_live = all(member.is_live for member in members)
         self.sides = frozenset[int]().union(*(member.sides for member in members))
-        logits = [member.test_logits for member in members if member.test_logits is not None]
+        logits = [member.test_logits.float() for member in members if member.test_logits is not None]
         self.test_logits = torch.stack(logits).mean(0) if len(logits) == len(members) else None
 
     @property

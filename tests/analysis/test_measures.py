@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ def test_two_cells_that_cannot_be_compared(typed: Typed, tmp_path: Path) -> None
     write_cell(tmp_path / "others", "dkd", drawn(2, labels[::-1]))
     write_cell(tmp_path / "off", "dkd", None)
     write_cell(tmp_path / "damaged", "dkd", drawn(2, labels))
-    (tmp_path / "damaged" / "predictions.npz").write_bytes(b"x")
+    shutil.copy(tmp_path / "kd" / "predictions.npz", tmp_path / "damaged")
     for words, message in {
         ("compare", "kd", "others"): "kd and others cannot be compared: the two have different test images",
         ("compare", "kd", "off"): "off has no predictions.npz: the cell was run with --no-predictions",

@@ -71,7 +71,7 @@ def test_a_damaged_file_is_named_and_the_rest_is_shown(tmp_path: Path) -> None:
     (tmp_path / "runs" / "1" / "predictions.npz").write_bytes(b"x")
     page = report(tmp_path / "runs", tmp_path / "out").text
     assert "1 file is damaged and left out" in page
-    assert "predictions.npz is not the one that the record beside it was written with" in page
+    assert "predictions.npz is damaged (not an .npz file, or only the beginning of one)" in page
     assert cells(page, "c1-classes-1-confusion-1") == [
         ["0", "100.0", "0.0", "0.0"],
         ["1", "0.0", "100.0", "0.0"],

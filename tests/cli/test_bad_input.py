@@ -52,8 +52,8 @@ COMMANDS: dict[str, dict[str, str]] = {
     "site": {"folders": "published", "out": "site"},
     "list": {"what": "networks"},
     "show": {"method": "kd"},
-    "new": {"name": "mine", "folder": "own"},
-    "validate": {"method": "ce"},
+    "new": {"words": "mine", "folder": "own"},
+    "validate": {"words": "ce"},
     "teacher train": {**RULES, "network": "resnet8"},
     "teacher import": {"file": "weights.pth", **RULES, "network": "resnet8"},
     "teacher import-logits": {"file": "logits.npy", **RULES},
@@ -219,6 +219,7 @@ def place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         raise Reached
 
     for target in (
+        "kdbench.engine.checks.networks.validate",
         "kdbench.engine.checks.validate.validate",
         "kdbench.engine.display.Display.__enter__",
         "kdbench.grid.workers.Workers.__init__",

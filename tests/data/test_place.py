@@ -135,4 +135,4 @@ def test_a_subset_says_what_it_cannot_use(typed: Typed, tiny_npz: Path) -> None:
 def test_every_data_set_says_who_trains_on_it(typed: Typed) -> None:
     rows = {line.split()[0]: line for line in typed("list", "datasets")[1].splitlines()}
     assert rows["cifar10"].endswith("cifar10-crd-v1")
-    assert "none: 'kdbench data subset NAME FILE'" in rows["svhn"]
+    assert "none of its own: --dataset NAME, with all but imagefolder-224-v1" in rows["svhn"]

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_data import message, small_arrays
 
-from kdbench.data.datasets import ArrayDataset, from_arrays, load_dataset, save_npz, subset
+from kdbench.data.datasets import ArrayDataset, from_arrays, load_dataset
+from kdbench.data.subsets import save_npz, subset
 
 
 def small() -> ArrayDataset:

@@ -88,7 +88,12 @@ def test_pillows_images_are_taken_as_tensors_are(trained_runs: TrainedRuns) -> N
     assert torch.allclose(net.preprocess(images), expected, atol=1e-6)
     assert torch.equal(net.preprocess(pictures), net.preprocess(images))
     assert torch.equal(net.preprocess(pictures[3]), net.preprocess(images[3]))
-    assert net.preprocess(pictures[3].convert("L")).shape == (1, 3, 16, 16)
+    grey = pictures[3].convert("L")
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) << 8)
+    assert torch.equal(net.preprocess(deep), net.preprocess(grey))
+    assert net.preprocess(grey).shape == (1, 3, 16, 16)
+    with pytest.raises(ValueError, match="range is unknown"):
+        net.preprocess(grey.convert("F"))
 
 
 @pytest.mark.parametrize("size", [(40, 30), (30, 40), (16, 20), (9, 7)])

@@ -121,7 +121,7 @@ def test_what_a_number_may_not_mean_is_said(trained_runs: TrainedRuns, typed: Ty
     kd = trained_runs.cells["kd"]
     code, out, _ = typed("eval", kd, "--data", "npz:other.npz")
     assert code == 0
-    assert "warning: npz:other is not the data that resnet8 (kd, seed 1) was trained on" in out
+    assert "warning: npz:other.npz is not the data that resnet8 (kd, seed 1) was trained on" in out
     code, _, error = typed("eval", kd, "--dataset", "digits")
     assert (code, error.count("\n")) == (2, 1)
     assert "digits has 10 classes, and resnet8 (kd, seed 1) 3: type --probe" in error

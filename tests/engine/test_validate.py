@@ -11,7 +11,8 @@ from own_files import write_own
 from kdbench.engine.checks.epoch import trained
 from kdbench.engine.checks.small import PAIRS
 from kdbench.engine.checks.table import CHECKS
-from kdbench.engine.checks.validate import Verdict, judge, remarks, rows
+from kdbench.engine.checks.validate import judge
+from kdbench.engine.checks.verdicts import Verdict, remarks, rows
 from kdbench.engine.checks.watched import Watched
 from kdbench.experiment import own_folders
 
@@ -228,10 +229,10 @@ def test_verdicts_become_a_table_and_remarks() -> None:
         Verdict("one image", "cifar", "refused", "one is too few"),
         Verdict("losses", "vit>cnn", "refused", "no stages"),
     ]
-    table = {row["check"]: row for row in rows(verdicts)}
+    table = {row["check"]: row for row in rows(verdicts, CHECKS, list(PAIRS))}
     assert [table["losses"][pair] for pair in PAIRS] == ["ok", "", "refused"]
     assert (table["gradients"]["timm"], table["seeds"]["vit>cnn"]) == ("FAILS", "refused")
-    assert list(remarks(verdicts)) == [
+    assert list(remarks(verdicts, CHECKS)) == [
         "FAILS, gradients on cifar, timm: a gets no gradient",
         "    Use it.",
         "refused, one image on cifar: one is too few",

@@ -106,12 +106,12 @@ def test_a_folder_that_is_not_there_is_one_line(typed: Typed, tmp_path: Path) ->
     assert (code, err) == (
         2,
         f"kdbench: folder {tmp_path / 'nowhere'} does not exist: --own and KDBENCH_OWN name folders with your own "
-        "methods/ and protocols/\n",
+        "methods/, networks/ and protocols/, and 'kdbench new network NAME --dir DIR' makes one\n",
     )
     (tmp_path / "empty").mkdir()
     code, _, err = typed("--own", "empty", "list", "methods")
     assert code == 2
-    assert "empty has no folder methods or protocols" in err
+    assert "empty has no folder methods, networks or protocols" in err
 
 
 def test_a_grid_trains_under_it_and_tables_do_not_need_its_file(typed: Typed, tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_every_rule_has_one_flat_key() -> None:
         for field in dataclasses.fields(kind)
         if field.name not in rules_of._GROUPS
     ]
-    assert sorted(rules_of._PLACES.values()) == sorted(places)
+    assert sorted(rules_of.PLACES.values()) == sorted(places)
 
 
 def test_rules_that_are_as_before_have_no_part_in_an_identity() -> None:

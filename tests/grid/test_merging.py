@@ -94,7 +94,7 @@ def test_a_cell_that_is_being_run_is_left_alone(source: Path, tmp_path: Path) ->
         ("record.json", b"{", "is not readable as JSON"),
         ("model.safetensors", b"x", "model.safetensors is damaged"),
         ("model.safetensors", None, "model.safetensors is damaged, or belongs to another result"),
-        ("predictions.npz", b"x", "predictions.npz is not the one that the record beside it was written with"),
+        ("predictions.npz", b"x", "predictions.npz is damaged (not an .npz file"),
         ("predictions.npz", None, "predictions.npz is not the one that the record beside it was written with"),
         ("metrics.jsonl", "pipe", "metrics.jsonl is not a regular file"),
     ],

@@ -17,7 +17,8 @@ import timm
 import torch
 import torchvision
 
-from kdbench.data.datasets import Dataset, load_dataset, subset
+from kdbench.data.datasets import Dataset, load_dataset
+from kdbench.data.subsets import subset
 from kdbench.errors import UserError
 from kdbench.experiment.protocol import Protocol, load_protocol
 from kdbench.models import build_backbone, pretrained

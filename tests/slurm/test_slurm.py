@@ -139,15 +139,21 @@ def test_a_controller_that_does_not_answer(
 def test_a_preempted_cell_goes_on(cluster: Cluster, typed: Typed, tiny_npz: Path, quiet: dict[str, Any]) -> None:
     study = Study(typed, tiny_npz, ONE.format(epochs=EPOCHS))
     job, _ = study.begin(cluster)
+    status = study.type("status")[0]
+    holder = re.search(rf"running +ce resnet8 seed 1: .*job {job} on \S+ since .{{16}}; log: (.*)", status)
+    assert holder, status
+    log = Path(holder[1])
+    assert f"process {holder_of(study.folder)[1].pid}," in log.read_text()  # type: ignore[index]
+    assert cluster.ask(f"squeue -h -j {job} -o %k") == f"logs: {log.parent}; states: {Path('runs').absolute()}"
     node = cluster.node_of(job)
     other = cluster.ask(f"sbatch --parsable -p high -w {node} --exclusive --wrap 'sleep 2'")
     wait_for(lambda: "COMPLETED" in cluster.state(other), "the other job")
     cluster.release(job)
     assert study.end() == quiet
-    log = next(Path("runs").glob("*/grids/grid/*/*.out")).read_text()
-    assert "saved in epoch" in log
-    assert "Requeued job" in log
-    assert "restarts=1" in log
+    text = log.read_text()
+    assert "saved in epoch" in text
+    assert "Requeued job" in text
+    assert "restarts=1" in text
 
 
 def test_a_job_whose_node_dies_goes_on(cluster: Cluster, typed: Typed, tiny_npz: Path, quiet: dict[str, Any]) -> None:

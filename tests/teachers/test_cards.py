@@ -12,7 +12,8 @@ import timm
 import torch
 from cells import CPU
 
-from kdbench.data.datasets import ArrayDataset, load_dataset, subset
+from kdbench.data.datasets import ArrayDataset, load_dataset
+from kdbench.data.subsets import subset
 from kdbench.errors import UserError
 from kdbench.experiment.pairs import TeacherSpec
 from kdbench.experiment.protocol import Protocol, load_protocol

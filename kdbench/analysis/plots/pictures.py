@@ -21,12 +21,9 @@ from kdbench.analysis.plots.predicted import classes_plot, correlation_plot, rel
 from kdbench.analysis.plots.standings import cost_plot, differences_plot, ranks_plot
 from kdbench.analysis.tables.leaderboard import Leaderboard, leaderboard
 from kdbench.experiment.folder import METRICS, PREDICTIONS
-from kdbench.utils.files import paths_in
-from kdbench.utils.reading import read_object
+from kdbench.utils.names import safe_name
 from kdbench.utils.text import counted
 
-_CARDS = "teachers/*/teacher.json"
-"""Files that describe teachers, below the folder of a protocol; :mod:`kdbench.teachers.cards` imports torch."""
 OnProgress = Callable[[str, float], None]
 """Called with the current work and the fraction that is done."""
 
@@ -76,9 +73,9 @@ class Material:
             return Path(self.folders[pair.id_hash])
         for (_, other), result in self.comparison.results.items():
             if other == pair and pair.teacher and len(result.frame):
-                protocol = Path(result.frame["folder"].iloc[0]).absolute().parents[2]
-                cards = paths_in(protocol, _CARDS)
-                return next((card.parent for card in cards if read_object(card).get("id") == pair.teacher_id), None)
+                protocol = Path(result.frame["folder"].iloc[0]).absolute().parent.parent.parent
+                folder = protocol / "teachers" / f"{safe_name(pair.teacher)}-{pair.id_hash[:8]}"
+                return folder if folder.is_dir() else None
         return None
 
     def networks(self, pair: ComparedPair) -> dict[str, tuple[Path, str]]:

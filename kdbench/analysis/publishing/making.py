@@ -140,8 +140,6 @@ def _reason(
     folder: Path, record: Mapping[str, Any], contents: Mapping[str, bytes], names: set[str], private: Mapping[str, str]
 ) -> str:
     """Return why a record is not published; empty if it is."""
-    if record["environment"].get("dirty"):
-        return "kdbench had changes that no commit has: commit them, and run the cell again"
     if "sha256:" in (code := str(record.get("method_source", ""))):  # a method of the user's own
         from kdbench.experiment.registry import method_sources  # noqa: PLC0415 - it needs torch
 
@@ -191,7 +189,7 @@ def _hardware(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for record in records:
         environment = record["environment"]
         versions = {name: environment["versions"].get(name) for name in ("kdbench", "torch", "python")}
-        machine = {name: environment.get(name) for name in _MACHINE} | versions | {"commit": environment.get("commit")}
+        machine = {name: environment.get(name) for name in (*_MACHINE, "commit", "dirty")} | versions
         row = machines.setdefault(identity_text(machine), machine | {"cells": 0, "hours": 0.0})
         row["cells"] += 1
         row["hours"] += record["cost"]["train_seconds"] / 3600

@@ -63,14 +63,19 @@ def hardware_table(hardware: Sequence[Mapping[str, Any]]) -> Table:
     """Make a table of machines, with their software and cells."""
     names = ("device", "threads", "system", "torch", "python", "kdbench", "commit", "cells", "hours")
     heads = ("device", "threads", "system", "torch", "python", "kdbench", "commit", "cells", "hours of training")
-    rows = tuple(words(*(_shown(name, machine.get(name)) for name in names)) for machine in hardware)
-    return Table("What the cells were run on", (heads,), rows)
+    rows = tuple(words(*(_shown(machine, name) for name in names)) for machine in hardware)
+    changed = any(machine.get("dirty") for machine in hardware)
+    note = "commit+: the checkout had changes or files that the commit does not have"
+    return Table("What the cells were run on", (heads,), rows, notes=(note,) if changed else ())
 
 
-def _shown(name: str, value: object) -> str:
+def _shown(machine: Mapping[str, Any], name: str) -> str:
+    value = machine.get(name)
+    if name == "commit":
+        return f"{printable(str(value))[:8]}{'+' if machine.get('dirty') else ''}" if value else "unknown"
     if isinstance(value, float):
         return f"{value:.2f}"
-    return "unknown" if value is None else printable(str(value))[: 8 if name == "commit" else 80]
+    return "unknown" if value is None else printable(str(value))[:80]
 
 
 def plain(text: str) -> str:

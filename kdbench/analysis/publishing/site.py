@@ -128,7 +128,7 @@ def _joined(sources: Sequence[_Source]) -> tuple[Records, list[str]]:
         ranges = accuracies.max() - accuracies.min()
         notes.append(
             f"{counted(int(repeated['cell'].nunique()), 'cell')} in several folders: the first folder's result counts; "
-            f"{int((ranges > 0).sum()):,} of them differ in top-1, by at most {float(ranges.max()):.2f} points"
+            f"{int((ranges > 0).sum()):,} with another top-1, by at most {float(ranges.max()):.2f} points"
         )
     return Records(frame.drop_duplicates("cell").reset_index(drop=True), [], []), notes
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,7 +61,7 @@ class MLflow(Tracker):
         tags = {_CELL: cell.id, **cell.tags}
         name = cell.name.partition("/")[2]
         self._run = self._client.create_run(self._experiment, tags=tags, run_name=name).info.run_id
-        params = [Param(key, str(value)[:_LONGEST]) for key, value in cell.settings.items()]
+        params = [Param(_key(key), str(value)[:_LONGEST]) for key, value in cell.settings.items()]
         for start in range(0, len(params), _PIECE):
             self._client.log_batch(self._run, params=params[start : start + _PIECE])
         return 0
@@ -68,13 +69,18 @@ class MLflow(Tracker):
     def send(self, cell: TrackedCell, rows: Sequence[Row]) -> None:
         """See :meth:`Tracker.send`."""
         now = round(time.time() * 1000)
-        metrics = [Metric(name, value, now, row.step) for row in rows for name, value in row.values.items()]
+        metrics = [Metric(_key(name), value, now, row.step) for row in rows for name, value in row.values.items()]
         for start in range(0, len(metrics), 10 * _PIECE):
             self._client.log_batch(self._run, metrics=metrics[start : start + 10 * _PIECE])
         self._client.update_run(self._run, status=_STATUS[cell.state])
 
     def close(self) -> None:
         """Do nothing: no run is open."""
+
+
+def _key(name: str) -> str:
+    """Return a name without the letters that MLflow does not take in one."""
+    return re.sub(r"[^\w. /:-]", "_", name)
 
 
 def open_in(out: Path, project: str) -> MLflow:

@@ -1,4 +1,4 @@
-"""Trackio: a run for each cell, in a folder or on the Space of ``TRACKIO_SPACE_ID``."""
+"""Trackio: a run for each cell, in a folder or on the server of ``TRACKIO_SPACE_ID`` or ``TRACKIO_SERVER_URL``."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Trackio(Tracker):
 
     @property
     def place(self) -> str:
-        """The folder, or the Space."""
-        return os.environ.get("TRACKIO_SPACE_ID") or str(self._out)
+        """The folder, or the server."""
+        return _server() or str(self._out)
 
     @property
     def view(self) -> str:
@@ -37,7 +37,8 @@ class Trackio(Tracker):
         """See :meth:`Tracker.begin`."""
         import trackio  # noqa: PLC0415
 
-        name = cell.name.partition("/")[2]
+        # A server does not say what it holds: what cannot be deleted there gets a second run.
+        name = cell.name.partition("/")[2] + (f"-{attempt}" if _server() and attempt > 1 else "")
         with contextlib.redirect_stdout(io.StringIO()):  # it prints a line for each run
             try:
                 runs = [run for run in trackio.Api().runs(self._project) if run.name == name]
@@ -56,7 +57,7 @@ class Trackio(Tracker):
                 auto_log_gpu=False,
                 auto_log_cpu=False,
             )
-        return num_sent if runs else 0
+        return num_sent if runs or _server() else 0
 
     def send(self, cell: TrackedCell, rows: Sequence[Row]) -> None:
         """See :meth:`Tracker.send`."""
@@ -69,6 +70,11 @@ class Trackio(Tracker):
 
     def close(self) -> None:
         """Do nothing: no run is open."""
+
+
+def _server() -> str:
+    """Return where Trackio sends rows to; empty if it keeps them here."""
+    return os.environ.get("TRACKIO_SPACE_ID") or os.environ.get("TRACKIO_SERVER_URL") or ""
 
 
 def open_in(out: Path, project: str) -> Trackio:

@@ -173,11 +173,7 @@ def rgb(data: bytes) -> Image.Image:
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
         image.load()
-        if image.mode.startswith("I;16"):
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        elif image.mode in {"I", "F"}:
-            raise Unusable(f"has pixels of 32 bits (mode {image.mode}), whose range is unknown: save it as 8 bits")
-        return image if image.mode == "RGB" else image.convert("RGB")
+        return as_rgb(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise Unusable(f"is an image of more than {MAX_PIXELS:,} pixels") from None
     except UnidentifiedImageError:
@@ -186,6 +182,15 @@ def rgb(data: bytes) -> Image.Image:
         raise
     except Exception as error:  # on damaged files Pillow's plugins raise what they happen to meet
         raise Unusable(f"cannot be decoded: {one_line(error)}") from None
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Return an image of any mode in RGB, as the module says; raise `Unusable` for pixels of unknown range."""
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in {"I", "F"}:
+        raise Unusable(f"has pixels of 32 bits (mode {image.mode}), whose range is unknown: save it as 8 bits")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _pixels(image: Image.Image) -> Pixels:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import final
+from typing import Generic, TypeVar, final
 
 from kdbench.engine.checks import rules
 from kdbench.engine.checks.watched import Watched
@@ -15,24 +15,25 @@ from kdbench.engine.checks.watched import Watched
 _FLOAT32 = (
     "Compute the loss in float32: call .float() on what it reads, and switch autocast off around matrix products."
 )
+Checked = TypeVar("Checked")
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One thing that must hold for every method."""
+class Check(Generic[Checked]):
+    """One thing that must hold for every method, or every network."""
 
-    holds: Callable[[Watched], None]
-    """Raises ``Broken`` if it does not, and ``Refused`` where the method says that it cannot work."""
+    holds: Callable[[Checked], None]
+    """Raises ``Broken`` if it does not, and ``Refused`` where a method says that it cannot work."""
     what: str
     """What must hold, as a sentence without its full stop."""
     remedy: str
     """What to do if it does not."""
     every_pair: bool = True
-    """Whether it runs on every pair; otherwise it runs on the first one only."""
+    """Whether it runs on every pair, or every size of images; otherwise it runs on the first one only."""
 
 
-CHECKS = {
+CHECKS: dict[str, Check[Watched]] = {
     "losses": Check(
         holds=rules.losses,
         what="Every term of the loss has a name and is finite",

@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, final
 
 from kdbench.engine.checks.rules import Broken
 from kdbench.engine.checks.small import PAIRS
 from kdbench.engine.checks.table import CHECKS
+from kdbench.engine.checks.verdicts import Verdict
 from kdbench.engine.checks.watched import Refused, Watched
 from kdbench.engine.progress import Diverged
 from kdbench.errors import UserError
 from kdbench.experiment.pairs import Pair
 from kdbench.experiment.registry import method_source
 from kdbench.net import Undeclared
-
-Outcome = Literal["ok", "refused", "FAILS"]
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What became of one check on one pair."""
-
-    check: str
-    pair: str
-    outcome: Outcome
-    reason: str = ""
-    remedy: str = ""
 
 
 def judge(check: str, watched: Watched) -> Verdict:
@@ -77,32 +62,3 @@ def validate(method: str, folder: Path, observe: Callable[[str], None] = lambda 
 def pair_text(pair: str) -> str:
     """Return a pair of ``PAIRS`` in networks' names."""
     return str(Pair.of(*PAIRS[pair]))
-
-
-def rows(verdicts: list[Verdict]) -> list[dict[str, Any]]:
-    """Return a table: one row a check, one column a pair."""
-    outcomes = {(verdict.check, verdict.pair): verdict.outcome for verdict in verdicts}
-    refused = {verdict.pair for verdict in verdicts if _refuses(verdict)}
-    return [
-        {"check": name, "what must hold": check.what}
-        | {pair: "refused" if pair in refused else outcomes.get((name, pair), "") for pair in PAIRS}
-        for name, check in CHECKS.items()
-    ]
-
-
-def remarks(verdicts: list[Verdict]) -> Iterator[str]:
-    """Return why checks failed or a method refused; what is the same on several pairs is one line."""
-    pairs_of: dict[Verdict, list[str]] = {}
-    for verdict in verdicts:
-        if verdict.reason:
-            pairs_of.setdefault(replace(verdict, pair=""), []).append(verdict.pair)
-    for verdict, pairs in pairs_of.items():
-        where = ", ".join(pairs)
-        yield f"{verdict.outcome}, {where if _refuses(verdict) else f'{verdict.check} on {where}'}: {verdict.reason}"
-        if verdict.remedy:
-            yield f"    {verdict.remedy}"
-
-
-def _refuses(verdict: Verdict) -> bool:
-    """Return whether the method refuses the pair as a whole."""
-    return verdict.outcome == "refused" and verdict.check == next(iter(CHECKS))

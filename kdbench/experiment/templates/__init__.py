@@ -1,41 +1,44 @@
-"""The start of a user's method: ``mymethod`` and ``MyMethod`` in these files are replaced by its names."""
+"""The starts of users' own files: ``mymethod`` and ``MyMethod`` in them, or the like, are replaced by their names."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
 from kdbench.errors import UserError
-from kdbench.experiment.registry import NAME_RULE, is_name, method_sources
 from kdbench.utils.files import write_atomic
-from kdbench.utils.names import squeeze
+
+ENDINGS = {"method": ("py", "toml"), "network": ("py",), "protocol": ("toml",)}
+"""Of the files that each kind of start has."""
 
 
-def write_method(name: str, folder: Path) -> list[Path]:
-    """Write a method that works, and its recipe file; return their paths.
+def write_start(kind: str, name: str, folder: Path, words: Mapping[str, str] | None = None) -> list[Path]:
+    """Write the start of a method, network or protocol, which works as it is; return the paths of its files.
+
+    Parameters
+    ----------
+    words
+        Other words in the files, and what stands in their places.
 
     Raises
     ------
     UserError
-        Invalid name, name taken, or file exists.
+        A file exists.
     """
-    if not is_name(name):
-        raise UserError(f"{name!r} cannot be the name of a method: {NAME_RULE}")
-    for other, source in method_sources().items():
-        if squeeze(other) == squeeze(name) and source.file != (folder / f"{name}.py").absolute():
-            raise UserError(f"the name is taken by method {other} ({source.origin}): choose another name")
     title = "".join(word.capitalize() for word in name.split("_"))
-    texts = {
-        folder / f"{name}.{kind}": (resources.files(__name__) / f"mymethod.{kind}.txt")
-        .read_text(encoding="utf-8")
-        .replace("MyMethod", title)
-        .replace("mymethod", name)
-        for kind in ("py", "toml")
-    }
+    texts = {}
+    for ending in ENDINGS[kind]:
+        text = (resources.files(__name__) / f"my{kind}.{ending}.txt").read_text(encoding="utf-8")
+        places = {f"My{kind.capitalize()}": title, f"my{kind}": name, **(words or {})}
+        for word, value in places.items():
+            text = text.replace(word, value)
+        texts[folder / f"{name}.{ending}"] = text
     existing = [file for file in texts if file.exists()]
-    first, _ = texts
+    first, *others = texts
     # The first file alone, as it would be written now, is of a command that was killed before the second one.
-    if existing and (existing != [first] or first.read_bytes() != texts[first].encode()):
+    begun = others and existing == [first] and first.read_bytes() == texts[first].encode()
+    if existing and not begun:
         raise UserError(f"{existing[0]} exists: choose another name, or another folder with --dir DIR")
     for file, text in texts.items():
         write_atomic(file, text, "choose another folder with --dir DIR")
