@@ -150,12 +150,12 @@ def _read(path: Path, shapes: dict[str, tuple[int, int]]) -> list[tuple[str, npt
     UserError
         It cannot be read, or holds no such arrays.
     """
-    if not path.is_file():
-        raise UserError(f"there is no file {path}: give {_FORMAT}")
     try:
+        if not path.is_file():
+            raise UserError(f"there is no file {path}: give {_FORMAT}")
         with path.open("rb") as file:
             if not zipfile.is_zipfile(file):
-                return [("train", np.load(path, mmap_mode="r", allow_pickle=False))]
+                return [("train", np.lib.format.open_memmap(path, mode="r"))]
         with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
             names = {f"{split}_logits": split for split in _SPLITS if f"{split}_logits" in content.files}
             if "train_logits" not in names:
@@ -171,7 +171,7 @@ def _read(path: Path, shapes: dict[str, tuple[int, int]]) -> list[tuple[str, npt
     except MemoryError:
         raise UserError(f"{path} does not fit into memory: give its training logits alone, as an .npy file") from None
     except (ValueError, OSError, RuntimeError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        # NumPy refuses to unpickle, which could run any code.
+        # NumPy refuses to map or unpickle objects, which could run any code.
         is_pickle = any(word in str(error) for word in ("pickle", "Python objects", "Object arrays"))
         reason = "it is no array, or holds Python objects" if is_pickle else one_line(error)
         raise UserError(f"{path} cannot be read ({reason}): give {_FORMAT}") from None
