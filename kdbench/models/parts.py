@@ -129,7 +129,9 @@ class ModuleBackbone(Backbone):
                 "must be nn.Linear(width, num_classes)"
             )
         outputs = {path: tap.take() for path, tap in taps.items()}
-        giving = [path for path, value in outputs.items() if isinstance(value, Tensor) and same(value, logits)]
+        giving: list[str] = [
+            path for path, value in outputs.items() if isinstance(value, Tensor) and same(value, logits)
+        ]
         if path := getattr(self.model, "CLASSIFIER", ""):
             if path not in giving:
                 raise UserError(f"the logits of {name} are not the output of its CLASSIFIER {path!r}, a linear layer")
