@@ -129,13 +129,13 @@ class ModuleBackbone(Backbone):
                 "must be nn.Linear(width, num_classes)"
             )
         outputs = {path: tap.take() for path, tap in taps.items()}
-        giving: list[str] = [
-            path for path, value in outputs.items() if isinstance(value, Tensor) and same(value, logits)
-        ]
-        if path := getattr(self.model, "CLASSIFIER", ""):
-            if path not in giving:
-                raise UserError(f"the logits of {name} are not the output of its CLASSIFIER {path!r}, a linear layer")
-            return str(path)
+        giving = [path for path, value in outputs.items() if isinstance(value, Tensor) and same(value, logits)]
+        if classifier := str(getattr(self.model, "CLASSIFIER", "")):
+            if classifier not in giving:
+                raise UserError(
+                    f"the logits of {name} are not the output of its CLASSIFIER {classifier!r}, a linear layer"
+                )
+            return classifier
         if len(giving) != 1:
             what = f"{len(giving)} linear layers, {', '.join(giving)}" if giving else "no linear layer (nn.Linear)"
             remedy = f'say which with CLASSIFIER = "{giving[-1]}"' if giving else "let it end in one"
