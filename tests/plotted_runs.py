@@ -30,7 +30,7 @@ def taught_by(record: dict[str, Any], teacher: str) -> dict[str, Any]:
         return record
     config = record["config"] | {"teacher": {"network": record["teacher"]["network"], "id": f"cell:{teacher}"}}
     return record | {
-        "teacher": record["teacher"] | {"id": f"cell:{teacher}"},
+        "teacher": record["teacher"] | {"id": f"cell:{teacher}", "weights": record["weights"]},
         "config": config,
         "cell": identity_hash(identity_text(config)),
     }

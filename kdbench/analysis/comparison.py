@@ -13,12 +13,13 @@ import pandas as pd
 from kdbench.analysis.records import UnfinishedCell
 from kdbench.utils.names import squeeze, unknown_name
 
-Reported = Literal["last", "best", "balanced_accuracy", "macro_f1"]
-"""What is reported: top-1 after the last epoch or in the best one on the test set, or another measure after the last.
-"""
+Reported = Literal["last", "best", "validation", "balanced_accuracy", "macro_f1"]
+"""What is reported: top-1 after the last epoch, in the best one on the test set or on held-out training images, or
+another measure after the last."""
 COLUMN: dict[Reported, str] = {
     "last": "top1",
     "best": "best_top1",
+    "validation": "validation_top1",
     "balanced_accuracy": "balanced_accuracy",
     "macro_f1": "macro_f1",
 }
@@ -26,6 +27,7 @@ COLUMN: dict[Reported, str] = {
 MEASURES: dict[Reported, str] = {
     "last": "top-1",
     "best": "top-1",
+    "validation": "top-1",
     "balanced_accuracy": "balanced accuracy",
     "macro_f1": "macro F1",
 }

@@ -160,7 +160,7 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
     test_set = record.get("test_set")
     # Records once held no such numbers.
     sizes = (test_set["images"], test_set["largest_class"]) if test_set else TEST_SETS.get(rules["dataset"], (0, 0))
-    environment, best = record["environment"], record["best_on_test"]
+    environment, best, validation = record["environment"], record["best_on_test"], record.get("validation")
     return {
         "folder": folder,
         "cell": record["cell"],
@@ -173,6 +173,7 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
         "teacher_id": sys.intern(teacher["id"]) if teacher else "",
         "teacher_weights": sys.intern(teacher["weights"]) if teacher else "",
         "teacher_accuracy": _number(teacher, "accuracy"),
+        "teacher_validation": (teacher or {}).get("validation", 0.0),
         "teacher_unchecked": bool(teacher) and is_unchecked(teacher),
         "teacher_side": (teacher or {}).get("image_size") or 0,
         "student": sys.intern(config["student"]),
@@ -190,6 +191,7 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
         "top1": float(record["top1"]),
         "best_top1": float(best["top1"]),
         "best_epoch": best["epoch"],
+        "validation_top1": float(validation["best"]["test_top1"]) if validation else math.nan,
         "balanced_accuracy": float(record.get("balanced_accuracy", math.nan)),
         "macro_f1": float(record.get("macro_f1", math.nan)),
         "nll": float(record["nll"]),

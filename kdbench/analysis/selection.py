@@ -34,9 +34,15 @@ def with_values(records: Records, reported: Reported) -> tuple[Records, list[str
     lacking = records.frame[column].isna() if column in records.frame else pd.Series(dtype=bool)
     if not lacking.any():
         return records, []
-    without = f"{counted(int(lacking.sum()), 'record')} without {MEASURES[reported]}, which earlier versions lack"
+    number = counted(int(lacking.sum()), "record")
+    if reported == "validation":
+        without = f"{number} of cells that held no images out, which [evaluation] validation in a protocol decides"
+        remedy = "leave --epoch out to compare the last epochs"
+    else:
+        without = f"{number} without {MEASURES[reported]}, which earlier versions lack"
+        remedy = "leave --measure out to compare by top-1"
     if lacking.all():
-        raise UserError(f"there is nothing to compare: {without}; leave --measure out to compare by top-1")
+        raise UserError(f"there is nothing to compare: {without}; {remedy}")
     frame = records.frame.loc[~lacking].reset_index(drop=True)
     return replace(records, frame=frame), [f"left out: {without}"]
 

@@ -187,12 +187,18 @@ def _student_only(session: Session, student: str, seeds: set[int]) -> float | No
 
 
 def train_teacher(
-    session: Session, network: str, seed: int, init: str = "", image_size: int | None = None
+    session: Session,
+    network: str,
+    seed: int,
+    init: str = "",
+    image_size: int | None = None,
+    *,
+    hold_out: bool = False,
 ) -> TeacherCard:
     """Train a teacher with its progress on the screen, unless its cell is finished, and register it."""
     own = session.with_side(image_size)
-    run_cells(own, [own.teacher_cell(network, seed=seed, init=init)])
-    return session.train_teacher(network, seed=seed, init=init, image_size=image_size)
+    run_cells(own, [own.teacher_cell(network, seed=seed, init=init, hold_out=hold_out)])
+    return session.train_teacher(network, seed=seed, init=init, image_size=image_size, hold_out=hold_out)
 
 
 def bring(session: Session, network: str, weights: str) -> str:

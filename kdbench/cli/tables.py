@@ -28,8 +28,11 @@ if TYPE_CHECKING:
 
 Form = Annotated[Literal["terminal", "markdown", "latex", "csv"], typer.Option("--format", help="Output format.")]
 EpochOption = Annotated[
-    Literal["last", "best"],
-    typer.Option(help="Reported epoch; 'best' is selected on the test set, and marked in the tables."),
+    Literal["last", "validation", "best"],
+    typer.Option(
+        help="Reported epoch: the last, the one that is best on held-out images, or the best on the test set, which "
+        "tables mark."
+    ),
 ]
 MeasureOption = Annotated[
     Literal["top1", "balanced-accuracy", "macro-f1"],
@@ -240,7 +243,9 @@ def _is_typed(context: typer.Context, name: str | None) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _reported(epoch: Literal["last", "best"], measure: Literal["top1", "balanced-accuracy", "macro-f1"]) -> Reported:
+def _reported(
+    epoch: Literal["last", "validation", "best"], measure: Literal["top1", "balanced-accuracy", "macro-f1"]
+) -> Reported:
     """Return what tables report.
 
     Raises
@@ -250,7 +255,7 @@ def _reported(epoch: Literal["last", "best"], measure: Literal["top1", "balanced
     """
     if measure == "top1":
         return epoch
-    if epoch == "best":
+    if epoch != "last":
         raise UserError("the best epoch is the one of the best top-1: leave --epoch or --measure out")
     return "balanced_accuracy" if measure == "balanced-accuracy" else "macro_f1"
 

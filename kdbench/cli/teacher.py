@@ -26,6 +26,7 @@ from kdbench.cli.options import (
     print_rows,
 )
 from kdbench.cli.running import bring, open_session, train_teacher
+from kdbench.errors import UserError
 
 if TYPE_CHECKING:
     from kdbench.engine.session import Session
@@ -50,6 +51,10 @@ def teacher_train(
     seed: Annotated[int, typer.Option(help="Seed of the teacher.")] = 0,
     start: Annotated[str | None, typer.Option("--from", help=InitHelp, metavar="FILE|NAME")] = None,
     image_size: ImageSizeOption = None,
+    hold_out: Annotated[
+        bool,
+        typer.Option("--hold-out", help="Leave out the images that the protocol holds out for validation."),
+    ] = False,
     epochs: EpochsOption = None,
     precision: PrecisionOption = None,
     runs: RunsOption = Path("runs"),
@@ -76,7 +81,12 @@ def teacher_train(
         workers=workers,
     )
     init = "" if start is None else bring(session.with_side(image_size), network, start)
-    card = train_teacher(session, network, seed, init, image_size)
+    if hold_out and not session.protocol.rules.evaluation.validation:
+        raise UserError(
+            f"--hold-out: {session.protocol.name} holds no images out: say how many in a protocol of your own, with "
+            "validation in its [evaluation]"
+        )
+    card = train_teacher(session, network, seed, init, image_size, hold_out=hold_out)
     echo(f"teacher {card.spec}: {card.percent} on the test set of {card.dataset}")
     _warn(session, card)
 

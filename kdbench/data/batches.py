@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kdbench.data.groups import Group, Layout
+from kdbench.data.held_out import Division
 from kdbench.data.images import Dataset, EpochViews
 from kdbench.data.views import order
 from kdbench.experiment.protocol import Protocol
@@ -32,12 +33,22 @@ class DeviceData:
 class Batches:
     """The batches of one protocol and seed, equal for every cell that shares them.
 
-    Add a plan before its images are read. Legend: ``n`` images of a group, ``V`` views, ``N`` training images.
+    Add a plan before its images are read. Legend: ``n`` images of a group, ``V`` views, ``N`` images that are trained
+    on.
     """
 
     def __init__(self, data: DeviceData, protocol: Protocol, seed: int, ranks: Ranks = ALONE) -> None:
         self.data, self.seed = data, seed
-        self.num_images = len(data.labels)
+        labels = data.dataset.train_labels
+        self._division = Division.of(labels, protocol.rules.evaluation.validation)
+        trained, held_out = self._division.trained, self._division.held_out
+        self.labels = labels[trained]
+        """Of the images that are trained on, ``(N,)``, int64, on the CPU."""
+        self.num_images = len(trained)
+        self._places = self._division.places.to(data.device) if len(held_out) else None
+        self.validation = data.dataset.unaugmented(held_out, data.device) if len(held_out) else None
+        """The images that are held out."""
+        self.validation_labels = labels[held_out]
         self.schedule = protocol.rules.schedule
         self.layout = Layout(self.num_images, self.schedule, ranks)
         self.steps = self.layout.steps
@@ -63,7 +74,7 @@ class Batches:
     def begin(self, epoch: int) -> None:
         """Move to an epoch, by its number in streams: the protocol's are 1, 2, ..., pre-training ends with 0."""
         self.epoch = epoch
-        self._permutation = order(self.seed, epoch, self.num_images)
+        self._permutation = self._division.trained[order(self.seed, epoch, self.num_images)]
         self._index = self._permutation.to(self.data.device, non_blocking=True)
         self._views = self.data.images.epoch(
             self.seed, epoch, self._permutation, self.layout, list(self._plans), self._sides
@@ -84,6 +95,10 @@ class Batches:
         """The views of this epoch."""
         assert self._views, "no epoch has begun"
         return self._views
+
+    def places(self, index: Tensor) -> Tensor:
+        """Return the places ``(n,)`` of images among those that are trained on."""
+        return index if self._places is None else self._places[index]
 
     def images(self, group: Group, plan: ViewPlan, side: int | None = None) -> Tensor:
         """Return all views of a plan, ``(V*n, 3, H, W)`` in [0, 1], of a group's images."""

@@ -144,9 +144,9 @@ class ArrayDataset(Dataset):
         """Return the test images on the device."""
         return ResidentEvaluation(self.test_images, device, self.side)
 
-    def unaugmented(self, device: torch.device) -> ResidentEvaluation:
-        """Return the training images on the device, as they are."""
-        return ResidentEvaluation(self.train_images, device, self.side)
+    def unaugmented(self, index: Tensor, device: torch.device) -> ResidentEvaluation:
+        """Return some of the training images on the device, as they are."""
+        return ResidentEvaluation(self.train_images[index], device, self.side)
 
 
 def load_dataset(name: str, folder: Path, *, download: bool = False) -> ArrayDataset:

@@ -93,11 +93,11 @@ class FabricatedDataset(Dataset):
 
     def evaluation(self, device: torch.device) -> StreamedEvaluation:
         """Return test images of noise."""
-        return StreamedEvaluation(_Noise(self._shape, device), self.num_classes, device)
+        return StreamedEvaluation(_Noise(self._shape, device), torch.arange(self.num_classes), device)
 
-    def unaugmented(self, device: torch.device) -> StreamedEvaluation:
-        """Return training images of noise."""
-        return StreamedEvaluation(_Noise(self._shape, device), self._shape.num_images, device)
+    def unaugmented(self, index: Tensor, device: torch.device) -> StreamedEvaluation:
+        """Return as many images of noise."""
+        return StreamedEvaluation(_Noise(self._shape, device), index, device)
 
 
 @final

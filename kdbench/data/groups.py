@@ -25,7 +25,7 @@ class Group:
     first: int
     """Place of its first image in the order of the epoch."""
     index: Tensor
-    """``(n,)``, positions in the training set, on the device."""
+    """``(n,)``, positions in the whole training set, on the device."""
     share: float
     """Its images over those of the step."""
 

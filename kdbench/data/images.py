@@ -101,8 +101,8 @@ class Dataset(abc.ABC):
         """Return the test images where they are used."""
 
     @abc.abstractmethod
-    def unaugmented(self, device: torch.device) -> EvaluationImages:
-        """Return the training images where they are used, made as test images are."""
+    def unaugmented(self, index: Tensor, device: torch.device) -> EvaluationImages:
+        """Return training images by their numbers ``(B,)``, seen as test images are, where they are used."""
 
 
 class EvaluationImages(abc.ABC):

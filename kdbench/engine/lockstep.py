@@ -13,7 +13,7 @@ from typing import final
 
 from kdbench.data.batches import Batches
 from kdbench.data.groups import Group
-from kdbench.engine.evaluation import evaluate_runs
+from kdbench.engine.evaluation import evaluate_runs, validation_metrics
 from kdbench.engine.graphs import StepGraphs
 from kdbench.engine.options import Options
 from kdbench.engine.outcomes import Outcomes
@@ -163,9 +163,15 @@ class Lockstep:
     def _evaluate(self, runs: list[Run]) -> Mapping[str, dict[str, float]]:
         """Measure the runs whose epoch is the protocol's."""
         measured = [run for run in runs if not run.phase.pretraining]
+        batches, ranks = self.shared.batches, self.options.ranks
         if not measured:
             return {}
-        return evaluate_runs(measured, self.shared.batches.data.evaluation, self.outcomes, self.options.ranks)
+        metrics = evaluate_runs(measured, batches.data.evaluation, self.outcomes, ranks)
+        if batches.validation is None or not (measured := self._still(measured)):
+            return metrics
+        labels = batches.validation_labels
+        held_out = evaluate_runs(measured, batches.validation, self.outcomes, ranks, validation=labels)
+        return {cell: values | validation_metrics(held_out.get(cell, {})) for cell, values in metrics.items()}
 
     def _still(self, runs: list[Run]) -> list[Run]:
         return [run for run in runs if not self.outcomes.has(run.cell)]

@@ -10,7 +10,7 @@ import torch
 from kdbench.data.images import Dataset
 from kdbench.engine.code import code_of
 from kdbench.engine.environment import environment
-from kdbench.engine.tally import Tally
+from kdbench.engine.tally import VALIDATION, Tally
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.record_checks import sealed
 from kdbench.experiment.registry import load_method
@@ -24,6 +24,8 @@ class Counts:
 
     num_images: int
     """Images an epoch trains on."""
+    num_trained: int
+    """Images that are not held out."""
     views_per_image: int
     student_epochs: int
     """Epochs, those of pre-training among them, in which the student is run."""
@@ -107,9 +109,10 @@ def make_record(
         "epochs": protocol.epochs,
         "precision": protocol.precision,
         "epoch_rule": protocol.rules.evaluation.epoch,
-        **{name: v for name, v in last.items() if name not in {"epoch", "lr"} and not name.startswith("loss/")},
+        **{name: v for name, v in last.items() if name not in {"epoch", "lr"} and "/" not in name},
         "per_class": tally.per_class,
         "best_on_test": {"top1": best["top1"], "epoch": best["epoch"]},
+        **_validation(history, len(dataset.train_labels) - counts.num_trained),
         "loss": {name.removeprefix("loss/"): v for name, v in last.items() if name.startswith("loss/")},
         "cost": {
             "train_seconds": seconds["train"],
@@ -139,3 +142,13 @@ def make_record(
         "config": cell.identity(),
     }
     return sealed(record)
+
+
+def _validation(history: list[dict[str, Any]], num_images: int) -> dict[str, Any]:
+    """Return what a record holds of held-out images: the last epoch, and the one that is best on them."""
+    if not num_images:
+        return {}
+    top1, nll = (f"{VALIDATION}{name}" for name in ("top1", "nll"))
+    last, best = history[-1], max(history, key=lambda row: row[top1])
+    chosen = {"epoch": best["epoch"], "top1": best[top1], "test_top1": best["top1"]}
+    return {"validation": {"images": num_images, "top1": last[top1], "nll": last[nll], "best": chosen}}

@@ -202,7 +202,8 @@ class Run:
         """
         labels, smoothing = self.data.labels[group.index], self.cell.protocol.rules.label_smoothing
         epochs = self.epoch, self.phase.epochs
-        batch = Batch(images, labels, group.index, *epochs, self.generator, smoothing)
+        index = self.batches.places(group.index)
+        batch = Batch(images, labels, index, *epochs, self.generator, smoothing)
         self.step_update.add(group, batch, teacher, self._observer)
 
     def update(self) -> Tensor:

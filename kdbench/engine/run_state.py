@@ -61,6 +61,7 @@ def finish(run: Run) -> dict[str, Any]:
         (run.folder / PREDICTIONS).unlink(missing_ok=True)  # of a record that was deleted
     counts = Counts(
         num_images=min(batches.num_images, batches.steps * batches.schedule.batch_size),
+        num_trained=batches.num_images,
         views_per_image=run.feed.plan.num_views,
         student_epochs=sum(phase.epochs for phase in run.phases if phase.reads.student),
         teacher_epochs=sum(phase.epochs for phase in run.phases if phase.reads.teacher),

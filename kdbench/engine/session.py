@@ -288,20 +288,26 @@ class Session:
             return self
         return replace(self, protocol=self.protocol.with_side(side), given=dataset)
 
-    def teacher_cell(self, network: str, *, seed: int = 0, init: str = "") -> Cell:
-        """Return the cell that trains a teacher: a baseline of as many epochs as the protocol gives its teachers."""
+    def teacher_cell(self, network: str, *, seed: int = 0, init: str = "", hold_out: bool = False) -> Cell:
+        """Return the cell that trains a teacher: a baseline of as many epochs as the protocol gives its teachers.
+
+        It is trained on all images, unless ``hold_out`` says that those held out by the protocol are left out.
+        """
         cell = self.cell(method=self.protocol.baseline, student=network, seed=seed, init=init)
-        return replace(cell, protocol=self.protocol.for_teachers())
+        return replace(cell, protocol=self.protocol.for_teachers(hold_out=hold_out))
 
     def train_teacher(
-        self, network: str, *, seed: int = 0, init: str = "", image_size: int | None = None
+        self, network: str, *, seed: int = 0, init: str = "", image_size: int | None = None, hold_out: bool = False
     ) -> TeacherCard:
         """Train a network without a teacher, or find its finished cell, and make it a teacher.
 
         ``image_size`` is the side of the images that it takes, in pixels; by default they are the student's.
+        ``hold_out``: see :meth:`teacher_cell`.
         """
+        with argument("--hold-out"):
+            flag(hold_out)
         session = self.with_side(image_size)
-        cell = session.teacher_cell(network, seed=seed, init=init)
+        cell = session.teacher_cell(network, seed=seed, init=init, hold_out=hold_out)
         return register_trained(self.runs, cell, session.run(cell), None if session is self else image_size)
 
     def import_teacher(

@@ -104,7 +104,7 @@ def build_step(
     setup = Setup(
         student=student,
         teacher=teacher,
-        labels=batches.data.dataset.train_labels,
+        labels=batches.labels,
         epochs=protocol.epochs,
         steps_per_epoch=batches.steps,
         group_size=batches.schedule.images_together,

@@ -11,6 +11,9 @@ from torch import Tensor
 from kdbench.experiment.predictions import Predictions
 from kdbench.utils.device import Span
 
+VALIDATION = "validation/"
+"""What begins the names of metrics of held-out images."""
+
 
 @final
 class Tally:

@@ -186,6 +186,7 @@ def unaugmented(net: Trained, dataset: Dataset, split: Split) -> Iterator[Tensor
         for part in images.split(forward_batch(device)):
             yield net.preprocess(part.permute(0, 3, 1, 2))
         return
-    pixels = dataset.evaluation(device) if split == "test" else dataset.unaugmented(device)
+    every = torch.arange(len(dataset.train_labels))
+    pixels = dataset.evaluation(device) if split == "test" else dataset.unaugmented(every, device)
     for _, part in pixels.batches():
         yield net.normalise(part)

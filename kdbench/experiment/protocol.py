@@ -122,9 +122,10 @@ class Protocol:
         assert rules.evaluation_size is not None
         return self.override(crop_size=side, evaluation_size=scaled_side(rules.evaluation_size, side, rules.size))
 
-    def for_teachers(self) -> Protocol:
-        """Return the protocol that teachers are trained under."""
-        return self if self.teacher_epochs is None else self.override(epochs=self.teacher_epochs)
+    def for_teachers(self, *, hold_out: bool = False) -> Protocol:
+        """Return the protocol that teachers are trained under: on all images, unless those held out are left out."""
+        protocol = self if hold_out else self.override(validation=0.0)
+        return protocol if self.teacher_epochs is None else protocol.override(epochs=self.teacher_epochs)
 
     def overrides(self) -> dict[str, Any]:
         """Return the rules that differ from those of the named protocol, by their flat keys."""

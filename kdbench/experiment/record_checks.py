@@ -21,6 +21,10 @@ _NUMBERS: dict[str, tuple[float, ...]] = {
     "best_on_test.top1": (0, 100),
     "teacher.accuracy": (0, 100),
     "balanced_accuracy": (0, 100),
+    "validation.top1": (0, 100),
+    "validation.nll": (0,),
+    "validation.best.top1": (0, 100),
+    "validation.best.test_top1": (0, 100),
     "macro_f1": (0, 100),
     "agreement": (0, 100),
     "teacher_kl": (-1e-6,),  # rounding may take it below zero
@@ -43,12 +47,15 @@ _WHOLE_NUMBERS = {
     "cost.pretraining_epochs": 0,
     "cost.cells_together": 1,
     "test_set.images": 1,
+    "validation.images": 1,
+    "validation.best.epoch": 1,
     "test_set.largest_class": 1,
 }
 """The least that each may be."""
 _OPTIONAL = {"top5", *(f"cost.{name}" for name in ("evaluate_seconds", "images_per_second", "peak_memory_mb"))}
 _OPTIONAL |= {"cost.pretraining_epochs", "cost.cells_together", "test_set.images", "test_set.largest_class"}
-_OPTIONAL |= {"balanced_accuracy", "macro_f1"}
+_OPTIONAL |= {"balanced_accuracy", "macro_f1", *(f"validation.{name}" for name in ("images", "top1", "nll"))}
+_OPTIONAL |= {f"validation.best.{name}" for name in ("epoch", "top1", "test_top1")}
 _OPTIONAL |= {"config.student_version"}
 """Numbers that nothing reads, or that were added after records had been kept."""
 _OF_TEACHER = {"teacher.accuracy", "agreement", "teacher_kl"}
@@ -109,7 +116,7 @@ def check_last_epoch(record: Mapping[str, Any], row: Mapping[str, Any]) -> None:
     if row.get("epoch") != record["epochs"]:
         return
     for name, value in row.items():
-        field = name.replace("loss/", "loss.")
+        field = name.replace("/", ".", 1)
         if name not in {"epoch", "lr"} and (copy := _value(record, field, optional=True)) not in (None, value):
             raise ValueError(
                 f"is damaged: its {field} is {shown(copy)}, and metrics.jsonl beside it has {shown(value)}"
@@ -137,6 +144,8 @@ def _check(record: Mapping[str, Any]) -> None:
         raise ValueError("its best top1 is below that of the last epoch")
     if record["best_on_test"]["epoch"] > record["epochs"]:
         raise ValueError("its best epoch comes after the last")
+    if "validation" in record:
+        _check_validation(record)
     test_set = record.get("test_set") or {"images": 0, "largest_class": 0}
     if test_set["largest_class"] > test_set["images"]:
         raise ValueError("the largest class of its test set has more images than the whole")
@@ -153,6 +162,16 @@ def _check_per_class(record: Mapping[str, Any]) -> None:
         raise ValueError("a class has more correct images than images")
     if abs(100 * sum(correct) - record["top1"] * sum(images)) > _ROUNDING * max(1, sum(images)):
         raise ValueError("its correct images per class are not its top1")
+
+
+def _check_validation(record: Mapping[str, Any]) -> None:
+    last, best = record["validation"], record["validation"]["best"]
+    if best["top1"] < last["top1"]:
+        raise ValueError("its best top1 on held-out images is below that of the last epoch")
+    if best["epoch"] > record["epochs"]:
+        raise ValueError("its best epoch on held-out images comes after the last")
+    if best["test_top1"] > record["best_on_test"]["top1"]:
+        raise ValueError("its top1 of the best epoch on held-out images is above the best one")
 
 
 def _check_numbers(record: Mapping[str, Any]) -> None:

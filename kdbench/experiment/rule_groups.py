@@ -199,6 +199,11 @@ class EvaluationRules:
 
     epoch: Literal["last"] = "last"
     """The epoch whose accuracy is the result."""
+    validation: float = 0.0
+    """Share of the training images of each class that is held out, and measured after each epoch."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.validation < 1, "validation", "in [0, 1)", self.validation)
 
 
 def scaled_side(evaluation_size: int, side: int, size: int) -> int:

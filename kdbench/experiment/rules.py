@@ -111,6 +111,7 @@ PLACES: dict[str, tuple[str, str]] = {
     "warmup": ("schedule", "warmup"),
     "label_smoothing": ("", "label_smoothing"),
     "reported_epoch": ("evaluation", "epoch"),
+    "validation": ("evaluation", "validation"),
     "crop": ("augmentation", "crop"),
     "crop_size": ("augmentation", "size"),
     "crop_scale": ("augmentation", "scale"),
@@ -129,6 +130,7 @@ _BEFORE: dict[str, Any] = {
     "warmup": 0.0,
     "label_smoothing": 0.0,
     "reported_epoch": "last",
+    "validation": 0.0,
     "crop": "pad",
     "group_size": None,
 }

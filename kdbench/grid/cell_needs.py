@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
-import torch
 from torch import Tensor, nn
 
 from kdbench.data.groups import Layout
@@ -19,7 +18,7 @@ from kdbench.experiment.cell import Cell
 from kdbench.experiment.registry import load_method
 from kdbench.experiment.rule_groups import OptimizerRules
 from kdbench.grid.grid import Grid
-from kdbench.grid.shapes import shape_at, without_values
+from kdbench.grid.shapes import shape_at, trained_labels, without_values
 from kdbench.grid.variants import Variant
 from kdbench.method import Setup
 from kdbench.models import build_backbone
@@ -53,8 +52,7 @@ def cell_needs(
         The reasons by ``"METHOD PAIR"``.
     """
     nets: dict[tuple[str, int | None], Net | None] = {}
-    given = grid.session.given
-    labels = given.train_labels if given else torch.arange(data.num_images) % data.num_classes
+    labels = trained_labels(grid.session)
     needs: dict[Variant, CellNeed] = {}
     reasons: dict[str, str] = {}
     for variant in variants:
@@ -110,7 +108,7 @@ def _need(cell: Cell, student: Net, teachers: Sequence[Net], data: DataShape, la
         )
         method = load_method(cell.method)(cell.settings.config, setup)
         step = Step(method.wrap(setup), method)
-    check_batches(method, Layout(data.num_images, schedule))
+    check_batches(method, Layout(len(labels), schedule))
     kept = _trained(step) * _values_kept(optimizer)
     state = _bytes(step.student.backbone.state_dict()) + _bytes(method.state_dict()) + kept
     device = [

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from kdbench.data.fabricated import shape_of
+from kdbench.data.held_out import Division
 from kdbench.data.images import DataShape
 from kdbench.engine.session import Session
 from kdbench.errors import UserError
@@ -28,6 +29,16 @@ def data_shape(session: Session) -> DataShape:
     shape = session.given.shape if session.given else shape_of(session.protocol)
     assert shape, "a session names the data of a protocol for images of the user's own"
     return shape
+
+
+def trained_labels(session: Session) -> Tensor:
+    """Return the labels of the images that cells train on, int64 ``(N,)``; of a data set that is not loaded, others.
+
+    Those are of as many images, dealt out evenly to the classes.
+    """
+    data = data_shape(session)
+    labels = session.given.train_labels if session.given else torch.arange(data.num_images) % data.num_classes
+    return labels[Division.of(labels, session.protocol.rules.evaluation.validation).trained]
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,15 +130,17 @@ class ModuleBackbone(Backbone):
             )
         outputs = {path: tap.take() for path, tap in taps.items()}
         giving = [path for path, value in outputs.items() if isinstance(value, Tensor) and same(value, logits)]
-        if path := getattr(self.model, "CLASSIFIER", ""):
-            if path not in giving:
-                raise UserError(f"the logits of {name} are not the output of its CLASSIFIER {path!r}, a linear layer")
-            return str(path)
+        if classifier := str(getattr(self.model, "CLASSIFIER", "")):
+            if classifier not in giving:
+                raise UserError(
+                    f"the logits of {name} are not the output of its CLASSIFIER {classifier!r}, a linear layer"
+                )
+            return classifier
         if len(giving) != 1:
             what = f"{len(giving)} linear layers, {', '.join(giving)}" if giving else "no linear layer (nn.Linear)"
             remedy = f'say which with CLASSIFIER = "{giving[-1]}"' if giving else "let it end in one"
             raise UserError(f"the logits of {name} are the output of {what}: {remedy}")
-        return giving[0]
+        return str(giving[0])
 
     def _look(self, paths: Sequence[str], image_size: tuple[int, int]) -> bool:
         """Check the values that are seen; return whether the classifier sees the mean of the last stage.

@@ -50,6 +50,8 @@ class TeacherCard:
     """Side of its images, in pixels; None where it is the student's."""
     version: int | None = None
     """VERSION of its network where that is the user's."""
+    validation: float | None = None
+    """Share of the training images that were held out when it was trained here; None where none were."""
 
     def check(self) -> None:
         """Make sure that each value is of the kind that it should be.
@@ -68,6 +70,7 @@ class TeacherCard:
         whole_number(1 if self.epochs is None else self.epochs, 1)
         whole_number(1 if self.image_size is None else self.image_size, 1, MAX_SIDE)
         whole_number(0 if self.version is None else self.version, 0)
+        number(0.0 if self.validation is None else self.validation, 0, 1)
         if (self.mean is None) != (self.std is None):
             raise ValueError("mean and std belong together")
         for values, least in ((self.mean, 0), (self.std, 1e-6)):
@@ -92,7 +95,7 @@ class TeacherCard:
     def described(self) -> dict[str, Any]:
         """Return what records hold of it; an imported one has the accuracy that it was checked against, or None."""
         names = ["network", "id", "weights", "accuracy"]
-        names += ["image_size"] if self.image_size else []
+        names += [name for name in ("image_size", "validation") if getattr(self, name)]
         names += ["expected"] if self.imported else []
         return {name: getattr(self, name) for name in names}
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kdbench.data.batches import DeviceData
+from kdbench.data.held_out import Division
 from kdbench.data.views import ViewIds, check_plan
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell
@@ -33,12 +34,15 @@ class Wanted:
     plan: ViewPlan
     parts: frozenset[Part]
     epochs: range
+    validation: float = 0.0
+    """Share of the images that are held out, and that it does not visit."""
 
     @classmethod
     def by(cls, cell: Cell) -> Wanted:
         """Return what a cell visits and reads."""
         kind, config = load_method(cell.method), cell.settings.config
-        return cls(cell.seed, kind.views(config), kind.all_reads(config).teacher, cell.epochs)
+        validation = cell.protocol.rules.evaluation.validation
+        return cls(cell.seed, kind.views(config), kind.all_reads(config).teacher, cell.epochs, validation)
 
     @property
     def cacheable(self) -> bool:
@@ -77,24 +81,35 @@ def unsupported(cell: Cell) -> str:
 
 @final
 class Visits:
-    """A set of pairs of image and view; where an image has few views, a table of all of them."""
+    """A set of pairs of image and view; where an image has few views, a table of all of them.
 
-    def __init__(self, num_images: int, numbering: ViewIds) -> None:
+    Parameters
+    ----------
+    trained
+        Numbers of the images that are visited; by default all.
+    """
+
+    def __init__(self, num_images: int, numbering: ViewIds, trained: Tensor | None = None) -> None:
         self._num_images, self._numbering = num_images, numbering
+        self._trained = torch.arange(num_images) if trained is None else trained
         self._table = torch.zeros(num_images * numbering.num_views if numbering.is_small else 0, dtype=torch.bool)
         self._pairs = [torch.empty(0, dtype=torch.int64)]
 
     def add(self, seed: int, epochs: range, plan: ViewPlan) -> None:
         """Add what a seed visits in epochs, given by their numbers in streams."""
-        index = torch.arange(self._num_images)
+        numbering, index = self._numbering, self._trained
         for epoch in epochs:
-            if self._numbering.is_small and epoch % _CHECK_EVERY == 0 and self._table.all():
+            if numbering.is_small and epoch % _CHECK_EVERY == 0 and self._is_full():
                 return
-            pairs = self._numbering.pair(index, self._numbering.draw(seed, epoch, self._num_images, plan)).flatten()
+            pairs = numbering.pair(index, numbering.draw(seed, epoch, self._num_images, plan)[:, index]).flatten()
             if self._numbering.is_small:
                 self._table[pairs] = True
             else:
                 self._pairs.append(pairs)
+
+    def _is_full(self) -> bool:
+        """Return whether all views of the images that are visited are in the table."""
+        return bool(self._table.view(self._num_images, -1)[self._trained].all())
 
     def pairs(self) -> Pairs:
         """Return the pairs, in ascending order, int64 ``(P,)``."""
@@ -117,7 +132,9 @@ def visited(wanted: Sequence[Wanted], data: DeviceData) -> PairSet:
         data.images.check(plan)
     if pool := PoolPairs.of(data.images.numbering, len(data.labels), plans):
         return pool
-    visits = Visits(len(data.labels), data.images.numbering)
+    (validation,) = {each.validation for each in wanted}
+    trained = Division.of(data.dataset.train_labels, validation).trained
+    visits = Visits(len(data.labels), data.images.numbering, trained)
     for seed, plan, epochs in dict.fromkeys((one.seed, one.plan, one.epochs) for one in wanted):
         visits.add(seed, epochs, plan)
     return visits.pairs()

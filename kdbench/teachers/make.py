@@ -56,6 +56,7 @@ def register_trained(runs: Path, cell: Cell, record: dict[str, Any], image_size:
         std=std,
         image_size=image_size,
         version=cell.student_version,
+        validation=cell.protocol.rules.evaluation.validation or None,
     )
     folder = card_folder(runs, cell.protocol.name, card)
     stored = _hash_of(folder / WEIGHTS)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, final
 
+from kdbench.data.held_out import num_trained
 from kdbench.data.views import numbering_of
 from kdbench.errors import Interrupted
 from kdbench.experiment.cell import Cell, TeacherRef
@@ -214,7 +215,8 @@ class Sources:
                 visits, want = (ours if cell.id in ids else others), Wanted.by(cell)
                 visits |= {(want.plan, epoch) for epoch in want.epochs}
             total += sum(plan.num_views for plan, _ in ours - others)
-        return total * len(self._store.data.dataset.train_labels)
+        labels, rules = self._store.data.dataset.train_labels, readers[0].protocol.rules.evaluation
+        return total * num_trained(labels, rules.validation)
 
 
 def _networks(cell: Cell) -> list[TeacherRef]:

@@ -73,7 +73,7 @@ class Material:
             return Path(self.folders[pair.id_hash])
         for (_, other), result in self.comparison.results.items():
             if other == pair and pair.teacher and len(result.frame):
-                protocol = Path(result.frame["folder"].iloc[0]).absolute().parents[2]
+                protocol = Path(result.frame["folder"].iloc[0]).absolute().parent.parent.parent
                 folder = protocol / "teachers" / f"{safe_name(pair.teacher)}-{pair.id_hash[:8]}"
                 return folder if folder.is_dir() else None
         return None

@@ -58,9 +58,8 @@ def classes_plot(comparison: Comparison, pair: ComparedPair, answers: PairAnswer
         panel.grid(visible=False, axis="x")
         better, worse = int((gain > 0).sum()), int((gain < 0).sum())
         mean = fixed(float(np.nanmean(gain)), sign=True)
-        panel.set_title(
-            f"{label(row.label)}: mean {mean}, better in {better} classes, worse in {worse}", fontsize=SMALL
-        )
+        summary = f"mean {mean}, better in {better} of {num_classes} classes, worse in {worse}"
+        panel.set_title(f"{label(row.label)}: {summary}", fontsize=SMALL)
         best, worst = int(np.nanargmax(gain)), int(np.nanargmin(gain))
         entries.append(
             f"{row.label} {mean} (n = {num_seeds}), most in class {best} ({fixed(float(gain[best]), sign=True)}), "

@@ -22,6 +22,8 @@ def measure_note(comparison: Comparison, reported: Reported) -> str:
     data, epochs = comparison.dataset, comparison.rules["epochs"]
     if reported == "best":
         return f"top-1 on the test set of {data} in % in the best of {epochs} epochs; {BEST_ON_TEST}"
+    if reported == "validation":
+        return f"top-1 on the test set of {data} in % in that of {epochs} epochs which is best on the held-out images"
     means = {
         "balanced_accuracy": ", the mean of the accuracies of its classes; accuracies of teachers are top-1",
         "macro_f1": ", the mean of the F1 of its classes; accuracies of teachers are top-1",
@@ -72,8 +74,22 @@ def _frames(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list[pd.Da
 
 def warnings(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list[str]:
     """Return notes on teachers that are no usual ones, and on what makes results of some pairs doubtful."""
-    notes = _kinds(comparison, pairs) + _teacher_warnings(comparison, pairs)
+    notes = _kinds(comparison, pairs) + _held_out(comparison, pairs) + _teacher_warnings(comparison, pairs)
     return notes + guessing_notes(comparison, pairs)
+
+
+def _held_out(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list[str]:
+    """Return a note on images that are held out, and on the teachers that have seen them."""
+    share = comparison.rules.get("validation")
+    if not share:
+        return []
+    seen = [
+        pair.teacher_label
+        for pair in pairs
+        if any((frame["teacher_validation"] != share).any() for frame in _frames(comparison, [pair]))
+    ]
+    teachers = f"; the teacher {', '.join(dict.fromkeys(seen))} was trained on them as well" if seen else ""
+    return [f"{100 * share:g} % of the training images of each class are held out{teachers}"]
 
 
 def guessing_notes(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list[str]:

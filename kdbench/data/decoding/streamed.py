@@ -108,11 +108,11 @@ class StreamedDataset(Dataset):
 
     def evaluation(self, device: torch.device) -> StreamedEvaluation:
         """Return the test images for a device; it raises as `training` does."""
-        return StreamedEvaluation(self._loader(self.files.test, device), len(self.files.test), device)
+        return StreamedEvaluation(self._loader(self.files.test, device), torch.arange(len(self.files.test)), device)
 
-    def unaugmented(self, device: torch.device) -> StreamedEvaluation:
-        """Return the training images for a device as test images are made; it raises as `training` does."""
-        return StreamedEvaluation(self._loader(self.files.train, device), len(self.files.train), device)
+    def unaugmented(self, index: Tensor, device: torch.device) -> StreamedEvaluation:
+        """Return some of the training images, resized and cut as test images are; it raises as `training` does."""
+        return StreamedEvaluation(self._loader(self.files.train, device), index, device)
 
     def _loader(self, listing: Listing, device: torch.device) -> ImageLoader:
         return ImageLoader(Decoder(listing, self._rules), self.num_workers, pin=device.type == "cuda")
@@ -270,21 +270,21 @@ class StreamedViews(EpochViews):
 
 @final
 class StreamedEvaluation(EvaluationImages):
-    """Test images that processes decode; the processes end with each pass."""
+    """Images, by their numbers in a listing, that processes decode; the processes end with each pass."""
 
-    def __init__(self, loader: Loader, num_images: int, device: torch.device) -> None:
-        self._loader, self._num_images, self._device = loader, num_images, device
-        loader.check_shared_memory(min(_EVALUATED, num_images))
+    def __init__(self, loader: Loader, index: Tensor, device: torch.device) -> None:
+        self._loader, self._index, self._device = loader, index, device
+        loader.check_shared_memory(min(_EVALUATED, len(index)))
 
     def batches(self, first: int = 0, step: int = 1) -> Iterator[tuple[int, Tensor]]:
         """Return batches with the places of their first images."""
-        parts = torch.arange(self._num_images).split(_EVALUATED)[first::step]
+        parts = self._index.split(_EVALUATED)[first::step]
         batches = iter(self._loader.batches([EvaluationItem(part) for part in parts]))
         try:
-            for part in parts:
+            for number in range(len(parts)):
                 with _named():
                     batch = next(batches)
-                yield int(part[0]), batch.to(self._device, non_blocking=True).float().div_(255)
+                yield (first + number * step) * _EVALUATED, batch.to(self._device, non_blocking=True).float().div_(255)
         finally:
             self._loader.close()
 
