@@ -32,6 +32,7 @@ from kdbench.models.weights import read_weights
 from kdbench.teachers.cache import TeacherCache
 from kdbench.teachers.cache_folder import Identity
 from kdbench.teachers.demand import Visits, Wanted
+from kdbench.teachers.sources import NetworkSource
 from kdbench.utils.device import Span
 from kdbench.utils.signals import Stop
 
@@ -156,7 +157,8 @@ def test_replayed_steps_are_the_steps(
     for replayed in (False, True):
         run = make_run(tiny_npz, tmp_path / str(replayed), method, batch_size=4, learning_rate=1e-3)
         if run.source and kind == "cache" and Wanted.by(run.cell).cacheable:
-            source = dataclasses.replace(run.source, cache=cache_of(run, tmp_path))
+            assert isinstance(run.source, NetworkSource)
+            source = NetworkSource(run.source.live, cache_of(run, tmp_path))
             run.feed = dataclasses.replace(run.feed, source=source)
         outcomes = Outcomes([run.cell])
         lockstep = Lockstep([run], run.batches, outcomes, run.options)
