@@ -144,7 +144,9 @@ def test_a_preempted_cell_goes_on(cluster: Cluster, typed: Typed, tiny_npz: Path
     assert holder, status
     log = Path(holder[1])
     assert f"process {holder_of(study.folder)[1].pid}," in log.read_text()  # type: ignore[index]
-    assert cluster.ask(f"squeue -h -j {job} -o %k") == f"logs: {log.parent}; states: {Path('runs').absolute()}"
+    assert (
+        cluster.ask(f"squeue -h -j {job} -o %k") == f"logs: {log.parent.absolute()}; states: {Path('runs').absolute()}"
+    )
     node = cluster.node_of(job)
     other = cluster.ask(f"sbatch --parsable -p high -w {node} --exclusive --wrap 'sleep 2'")
     wait_for(lambda: "COMPLETED" in cluster.state(other), "the other job")
