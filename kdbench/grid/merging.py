@@ -145,7 +145,9 @@ def _bring_teacher(folder: Path, target: Path, merged: Merged) -> bool:
         merged.there += 1
         return False
     _check_weights(folder, card.weights, missing_is_fine=False)
-    names = [name for name in (WEIGHTS, TEST_LOGITS, CARD) if name != TEST_LOGITS or (folder / name).exists()]
+    _check_predictions(folder)
+    optional = [name for name in (TEST_LOGITS, PREDICTIONS) if (folder / name).exists()]
+    names = [WEIGHTS, *optional, CARD]
     _write(_read(names, folder), target)
     return True
 

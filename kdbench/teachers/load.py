@@ -11,9 +11,10 @@ from torch import Tensor
 from kdbench.data.images import Dataset
 from kdbench.errors import UserError
 from kdbench.experiment.folder import WEIGHTS
+from kdbench.experiment.predictions import write_predictions
 from kdbench.experiment.protocol import Protocol
 from kdbench.models.build import build_net
-from kdbench.models.evaluate import evaluate, predict
+from kdbench.models.evaluate import Evaluation, evaluate, predict
 from kdbench.models.weights import freeze, load_weights, read_weights, weights_hash
 from kdbench.net import Net
 from kdbench.teachers.cards import TeacherCard, card_folder
@@ -69,6 +70,15 @@ def load_teacher(runs: Path, card: TeacherCard, protocol: Protocol, dataset: Dat
             f"{card.percent}: give the data it was made with (--data), or import it again"
         )
     return Teacher(card, net, logits)
+
+
+def keep_predictions(folder: Path, logits: Tensor, dataset: Dataset) -> None:
+    """Keep what a teacher that no cell has trained says of the test images, ``(N, K)``, beside its card."""
+    evaluation = Evaluation(dataset.test_labels, dataset.num_classes, keep=True)
+    evaluation.add(logits, 0)
+    predictions = evaluation.predictions()
+    assert predictions
+    write_predictions(folder, predictions)
 
 
 def measure(net: Net, dataset: Dataset, device: torch.device, origin: str) -> tuple[Tensor, float]:

@@ -25,7 +25,7 @@ from kdbench.experiment.protocol import Protocol
 from kdbench.models.evaluate import evaluate
 from kdbench.models.weights import read_weights, weights_hash
 from kdbench.teachers.cards import CARD, TEST_LOGITS, TeacherCard, card_folder
-from kdbench.teachers.load import TeacherMismatch, agrees
+from kdbench.teachers.load import TeacherMismatch, agrees, keep_predictions
 from kdbench.utils.files import write_atomic, write_json
 from kdbench.utils.names import safe_name
 from kdbench.utils.text import one_line
@@ -105,6 +105,8 @@ def import_logits(
             (folder / file).unlink(missing_ok=True)
         else:
             write_atomic(folder / file, safetensors.torch.save({_ENTRY: tensor}))
+    if test is not None:
+        keep_predictions(folder, test, dataset)
     write_json(folder / CARD, asdict(card))
     return card, evaluate(train, dataset.train_labels)["top1"]
 

@@ -21,7 +21,7 @@ from kdbench.models.starts import read_start
 from kdbench.models.weights import COUNTER, read_weights, save_weights, weights_hash, write_weights
 from kdbench.net import Net
 from kdbench.teachers.cards import CARD, TeacherCard, card_folder, list_teachers, read_card
-from kdbench.teachers.load import TeacherMismatch, agrees, measure
+from kdbench.teachers.load import TeacherMismatch, agrees, keep_predictions, measure
 from kdbench.utils.files import write_json
 from kdbench.utils.text import printable
 
@@ -133,7 +133,7 @@ def import_teacher(
         side = None
     net = build_net(network, protocol, images, seed=0, purpose="teacher", normalisation=normalisation)
     loaded = load_source(net, source, key)
-    _, accuracy = measure(net, images, device, str(path))
+    logits, accuracy = measure(net, images, device, str(path))
     if expected is None and "dataset" not in protocol.overrides():
         published = source.published
         seen = protocol.with_side(side) if side else protocol
@@ -174,6 +174,7 @@ def import_teacher(
     folder = card_folder(runs, protocol.name, card)
     if _hash_of(folder / WEIGHTS) != card.weights:
         save_weights(folder / WEIGHTS, net)
+    keep_predictions(folder, logits, dataset)
     if known and known.imported and expected is not None:
         card = replace(known, expected=expected)
     if _card_in(folder) != card:

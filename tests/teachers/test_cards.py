@@ -16,10 +16,11 @@ from kdbench.data.datasets import ArrayDataset, load_dataset
 from kdbench.data.subsets import subset
 from kdbench.errors import UserError
 from kdbench.experiment.pairs import TeacherSpec
+from kdbench.experiment.predictions import read_predictions
 from kdbench.experiment.protocol import Protocol, load_protocol
 from kdbench.models import build_backbone
 from kdbench.models.evaluate import predict
-from kdbench.teachers.cards import TeacherCard, find_teacher, list_teachers
+from kdbench.teachers.cards import TeacherCard, card_folder, find_teacher, list_teachers
 from kdbench.teachers.load import agrees, doubts, load_teacher
 from kdbench.teachers.make import import_teacher
 
@@ -57,6 +58,10 @@ def test_a_teacher_is_measured_and_found_again(file: Path, digits: ArrayDataset)
     assert not teacher.net.training
     assert not any(p.requires_grad for p in teacher.net.parameters())
     assert torch.equal(teacher.test_logits, predict(teacher.net, digits.evaluation(CPU)))
+    kept = read_predictions(card_folder(runs, rules.name, card))
+    assert kept
+    assert torch.equal(torch.from_numpy(kept.logits), teacher.test_logits.half())
+    assert (kept.predicted == kept.labels).mean() == right
 
 
 def test_the_published_accuracy_is_expected(file: Path, digits: ArrayDataset) -> None:

@@ -147,5 +147,5 @@ def _teacher(pair: ComparedPair, folder: Path | None) -> tuple[Predictions | Non
     except UserError as error:
         return None, str(error)
     if predictions is None:
-        return None, f"{folder / PREDICTIONS} is missing: teachers that 'kdbench teacher train' makes have theirs"
+        return None, f"{folder / PREDICTIONS} is missing: 'kdbench teacher train' and 'kdbench teacher import' make it"
     return predictions, ""
