@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, dataclass_transform, final
 
+from kdbench.space import Searched
 from kdbench.utils.values import shown
 
-_BOUNDS, _RESOURCE, _LATER = "bounds", "resource", "later"
+_BOUNDS, _RESOURCE, _LATER, _SEARCH = "bounds", "resource", "later", "search"
 _LARGEST = 1e100
 """The largest size of a number: its square and its cube can still be computed."""
 
@@ -23,7 +24,7 @@ _LARGEST = 1e100
 @final
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Values that a numeric setting may have; a search draws from them."""
+    """Values that a numeric setting may have."""
 
     low: float
     high: float = math.inf
@@ -49,7 +50,7 @@ class Config:
 
     A method's own ``Config`` inherits from that of its base class and becomes a frozen dataclass by itself. Each
     field has a default and a docstring below it. A field made by `weight`, `temperature`, `positive`, `non_negative`,
-    `fraction` or `count` has bounds, which are checked here.
+    `fraction` or `count` has bounds, which are checked here; with ``search`` it is a setting that a search may choose.
 
     Raises
     ------
@@ -80,7 +81,7 @@ def _numbers_in(value: Any) -> Iterator[float]:
             yield from _numbers_in(item)
 
 
-def weight(default: float, *, later: bool = False, resource: bool = False) -> Any:
+def weight(default: float, *, later: bool = False, resource: bool = False, search: Searched | None = None) -> Any:
     """Return a field for the factor of a term of the loss, >= 0.
 
     Parameters
@@ -91,36 +92,38 @@ def weight(default: float, *, later: bool = False, resource: bool = False) -> An
         See `later`.
     resource
         See `resource`.
+    search
+        What a search tries: `log`, `linear` or `among` of :mod:`kdbench.space`; by default it leaves the setting alone.
     """
-    return _field(default, Bounds(0), later=later, resource=resource)
+    return _field(default, Bounds(0), later=later, resource=resource, search=search)
 
 
-def non_negative(default: float, *, later: bool = False, resource: bool = False) -> Any:
+def non_negative(default: float, *, later: bool = False, resource: bool = False, search: Searched | None = None) -> Any:
     """Return a field for a number >= 0 that is no weight, such as a margin; keywords as in `weight`."""
-    return _field(default, Bounds(0), later=later, resource=resource)
+    return _field(default, Bounds(0), later=later, resource=resource, search=search)
 
 
-def temperature(default: float, *, later: bool = False, resource: bool = False) -> Any:
+def temperature(default: float, *, later: bool = False, resource: bool = False, search: Searched | None = None) -> Any:
     """Return a field for a temperature, which divides logits or similarities, > 0; keywords as in `weight`.
 
     A field that is itself called ``temperature`` hides this name from the fields below it, which take `positive`.
     """
-    return _field(default, Bounds(0, open_below=True), later=later, resource=resource)
+    return _field(default, Bounds(0, open_below=True), later=later, resource=resource, search=search)
 
 
-def positive(default: float, *, later: bool = False, resource: bool = False) -> Any:
+def positive(default: float, *, later: bool = False, resource: bool = False, search: Searched | None = None) -> Any:
     """Return a field for a number > 0; keywords as in `weight`."""
-    return _field(default, Bounds(0, open_below=True), later=later, resource=resource)
+    return _field(default, Bounds(0, open_below=True), later=later, resource=resource, search=search)
 
 
-def fraction(default: float, *, later: bool = False, resource: bool = False) -> Any:
+def fraction(default: float, *, later: bool = False, resource: bool = False, search: Searched | None = None) -> Any:
     """Return a field for a share of a whole, in [0, 1]; keywords as in `weight`."""
-    return _field(default, Bounds(0, 1), later=later, resource=resource)
+    return _field(default, Bounds(0, 1), later=later, resource=resource, search=search)
 
 
-def count(default: int, *, later: bool = False, resource: bool = False) -> Any:
+def count(default: int, *, later: bool = False, resource: bool = False, search: Searched | None = None) -> Any:
     """Return a field for a whole number > 0, such as a width; keywords as in `weight`."""
-    return _field(default, Bounds(0, open_below=True, whole=True), later=later, resource=resource)
+    return _field(default, Bounds(0, open_below=True, whole=True), later=later, resource=resource, search=search)
 
 
 def resource(default: Any) -> Any:
@@ -128,17 +131,23 @@ def resource(default: Any) -> Any:
     return _field(default, None, later=False, resource=True)
 
 
-def later(default: Any) -> Any:
+def choice(default: Any, *, search: Searched | None = None) -> Any:
+    """Return a field for one of a few values, which a search may try."""
+    return _field(default, None, later=False, resource=False, search=search)
+
+
+def later(default: Any, *, search: Searched | None = None) -> Any:
     """Return a field that was added to a method whose results were kept before.
 
     Its default must change nothing: at that value the field is no part of a cell's identity, so that the cells of
     before stay what they are.
     """
-    return _field(default, None, later=True, resource=False)
+    return _field(default, None, later=True, resource=False, search=search)
 
 
-def _field(default: Any, bounds: Bounds | None, *, later: bool, resource: bool) -> Any:
-    return dataclasses.field(default=default, metadata={_BOUNDS: bounds, _LATER: later, _RESOURCE: resource})
+def _field(default: Any, bounds: Bounds | None, *, later: bool, resource: bool, search: Searched | None = None) -> Any:
+    metadata = {_BOUNDS: bounds, _LATER: later, _RESOURCE: resource, _SEARCH: search}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @functools.cache
@@ -147,9 +156,20 @@ def bounds_of(config: type[Any]) -> dict[str, Bounds]:
 
     A field that gives an inherited one another default, without saying what it may be, keeps its bounds.
     """
+    return _said(config, _BOUNDS)
+
+
+@functools.cache
+def space_of(config: type[Any]) -> dict[str, Searched]:
+    """Return what a search tries of a ``Config``'s settings by name, of those that are searched; kept as bounds are."""
+    return _said(config, _SEARCH)
+
+
+def _said(config: type[Any], key: str) -> dict[str, Any]:
+    """Return what fields say under a key, where they say something, those of inherited fields first."""
     owners = [owner for owner in reversed(config.__mro__) if dataclasses.is_dataclass(owner)]
     fields = [field for owner in owners for field in dataclasses.fields(owner)]
-    return {field.name: field.metadata[_BOUNDS] for field in fields if field.metadata.get(_BOUNDS)}
+    return {field.name: field.metadata[key] for field in fields if field.metadata.get(key)}
 
 
 def deciding(config: Config) -> dict[str, Any]:

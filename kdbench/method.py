@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.config import Config as BaseConfig
-from kdbench.config import count, fraction, freeze, later, non_negative, positive, resource, temperature, weight
+from kdbench.config import choice, count, fraction, freeze, later, non_negative, positive, resource, temperature, weight
 from kdbench.net import Net, Outputs, Part, Shape
 from kdbench.seam import (
     PLAIN,
@@ -24,10 +24,35 @@ from kdbench.seam import (
     Setup,
     ViewPlan,
 )
+from kdbench.space import among, linear, log
 
 __all__ = [
-    "PLAIN", "Batch", "Loss", "Method", "Net", "Outputs", "Paper", "Part", "PhaseName", "Pretraining", "Reads", "Rows",
-    "Setup", "Shape", "ViewPlan", "count", "fraction", "later", "non_negative", "positive", "resource", "temperature",
+    "PLAIN",
+    "Batch",
+    "Loss",
+    "Method",
+    "Net",
+    "Outputs",
+    "Paper",
+    "Part",
+    "PhaseName",
+    "Pretraining",
+    "Reads",
+    "Rows",
+    "Setup",
+    "Shape",
+    "ViewPlan",
+    "among",
+    "choice",
+    "count",
+    "fraction",
+    "later",
+    "linear",
+    "log",
+    "non_negative",
+    "positive",
+    "resource",
+    "temperature",
     "weight",
 ]  # fmt: skip
 

@@ -127,7 +127,7 @@ class Batch:
     label_smoothing: float = 0.0
     """Of the protocol; for the task's loss alone."""
 
-    def cross_entropy(self, logits: Tensor) -> Tensor:
+    def cross_entropy(self, logits: Tensor, label_smoothing: float | None = None) -> Tensor:
         """Return the task's loss: the cross entropy of each image with its label, smoothed as the protocol says.
 
         What reads the label as a fact, such as a weight of images or the target of a decoupled loss, takes
@@ -137,13 +137,16 @@ class Batch:
         ----------
         logits
             Of one view of each image, ``(B, K)``.
+        label_smoothing
+            In place of the protocol's.
 
         Returns
         -------
         Tensor
             ``(B,)``, in nats, at least float32.
         """
-        return cross_entropy(logits, self.targets, self.label_smoothing)
+        smoothing = self.label_smoothing if label_smoothing is None else label_smoothing
+        return cross_entropy(logits, self.targets, smoothing)
 
     @property
     def size(self) -> int:

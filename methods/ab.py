@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.functional import at_least_float32, to_smaller_size
-from kdbench.method import Batch, Net, Outputs, Paper, Pretraining, Reads, Setup, non_negative, weight
+from kdbench.method import Batch, Net, Outputs, Paper, Pretraining, Reads, Setup, log, non_negative, weight
 
 from ._connectors import SizingConnector
 from ._task import PretrainedMethod
@@ -52,9 +52,9 @@ class AB(PretrainedMethod):
     class Config(PretrainedMethod.Config):
         """Defaults: RepDistiller's for all CIFAR-100 pairs."""
 
-        ab_weight: float = weight(3e-3)
+        ab_weight: float = weight(3e-3, search=log(3e-4, 3e-2))
         """Weight of the loss, summed over stages; the deepest counts 1, the one before 1/2 and so on."""
-        margin: float = non_negative(1.0)
+        margin: float = non_negative(1.0, search=log(0.3, 3.0))
         """Distance from 0 up to which the student is pushed to the teacher's side."""
 
     def __init__(self, config: Config, setup: Setup) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdbench.functional import at_least_float32, deepest_pairs, to_smaller_size
-from kdbench.method import Batch, Outputs, Paper, Reads, count, weight
+from kdbench.method import Batch, Outputs, Paper, Reads, among, count, log, weight
 
 from ._task import TaskMethod
 
@@ -52,9 +52,9 @@ class AT(TaskMethod):
     class Config(TaskMethod.Config):
         """Defaults: RepDistiller's setting for all CIFAR-100 pairs."""
 
-        at_weight: float = weight(1000.0)
+        at_weight: float = weight(1000.0, search=log(100.0, 10000.0))
         """Weight of the mean squared difference of attentions, summed over stages."""
-        power: int = count(2)
+        power: int = count(2, search=among(1, 2, 4))
         """Power of the activations whose mean over channels is the attention."""
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdbench.functional import at_least_float32, inner_products
-from kdbench.method import Batch, Outputs, Paper, Reads, Setup, count, positive, weight
+from kdbench.method import Batch, Outputs, Paper, Reads, Setup, count, log, positive, weight
 
 from ._task import TaskMethod
 
@@ -64,7 +64,7 @@ class CC(TaskMethod):
     class Config(TaskMethod.Config):
         """Defaults: RepDistiller's setting for all CIFAR-100 pairs."""
 
-        cc_weight: float = weight(0.02)
+        cc_weight: float = weight(0.02, search=log(0.002, 0.2))
         """Weight of the loss; this one belongs to the form "neighbours", the kernel's values are far smaller."""
         form: Literal["neighbours", "kernel"] = "neighbours"
         """What is compared: neighbours as in RepDistiller, or the paper's kernel."""

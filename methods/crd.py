@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdbench.functional import at_least_float32, inner_products
-from kdbench.method import Batch, Paper, Reads, Rows, Setup, count, fraction, non_negative, temperature, weight
+from kdbench.method import Batch, Paper, Reads, Rows, Setup, count, fraction, log, non_negative, temperature, weight
 from kdbench.net import Outputs
 
 from ._task import TaskMethod
@@ -135,13 +135,13 @@ class CRD(TaskMethod):
     class Config(TaskMethod.Config):
         """Defaults: the authors' code (RepDistiller) for all CIFAR-100 pairs; CRD+KD is ``kd_weight = 1``."""
 
-        crd_weight: float = weight(0.8)
+        crd_weight: float = weight(0.8, search=log(0.1, 5.0))
         """Weight of the contrast, student against teacher plus teacher against student."""
         feat_dim: int = count(128)
         """Width of the embeddings."""
         num_negatives: int = count(16384)
         """Negatives of an image; fewer where some class has not that many images to contrast."""
-        temperature: float = temperature(0.07)
+        temperature: float = temperature(0.07, search=log(0.03, 0.3))
         """Divides the inner products of embeddings."""
         momentum: float = fraction(0.5)
         """Share of the old row that the banks keep."""

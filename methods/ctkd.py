@@ -11,7 +11,20 @@ import math
 import torch
 from torch import Tensor, nn
 
-from kdbench.method import Batch, Method, Outputs, Paper, Reads, Setup, fraction, positive, temperature, weight
+from kdbench.method import (
+    Batch,
+    Method,
+    Outputs,
+    Paper,
+    Reads,
+    Setup,
+    among,
+    fraction,
+    log,
+    positive,
+    temperature,
+    weight,
+)
 
 from .kd import kl_per_image
 
@@ -47,13 +60,13 @@ class CTKD(Method):
     class Config(Method.Config):
         """Defaults: the authors' script for CIFAR-100."""
 
-        ce_weight: float = weight(0.1)
+        ce_weight: float = weight(0.1, search=among(0.0, 0.1, 1.0))
         """Weight of the cross entropy."""
-        kd_weight: float = weight(0.9)
+        kd_weight: float = weight(0.9, search=log(0.1, 30.0))
         """Weight of the KL divergence, which includes the squared temperature."""
         min_temperature: float = temperature(1.0)
         """The temperature is above this."""
-        temperature_range: float = positive(20.0)
+        temperature_range: float = positive(20.0, search=log(5.0, 50.0))
         """The temperature is below min_temperature plus this."""
         warmup: float = fraction(10 / 240)
         """Fraction of training over which the factor on the temperature's gradient goes from 0 to -1."""

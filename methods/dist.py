@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdbench.functional import at_least_float32
-from kdbench.method import Batch, Outputs, Paper, Reads, non_negative, temperature, weight
+from kdbench.method import Batch, Outputs, Paper, Reads, log, non_negative, temperature, weight
 
 from ._task import TaskMethod
 
@@ -49,11 +49,11 @@ class DIST(TaskMethod):
     class Config(TaskMethod.Config):
         """Defaults: the authors' for CIFAR-100."""
 
-        inter_weight: float = weight(2.0)
+        inter_weight: float = weight(2.0, search=log(0.2, 20.0))
         """Weight of the inter-class term, which includes the squared temperature; the paper's beta."""
-        intra_weight: float = weight(2.0)
+        intra_weight: float = weight(2.0, search=log(0.2, 20.0))
         """Weight of the intra-class term, which includes the squared temperature; the paper's gamma."""
-        temperature: float = temperature(4.0)
+        temperature: float = temperature(4.0, search=log(1.0, 10.0))
         """Divides the logits of both networks; 1 on ImageNet."""
         epsilon: float = non_negative(1e-8)
         """Added to the product of norms below each correlation."""

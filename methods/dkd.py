@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kdbench.functional import at_least_float32, warmup_factor
-from kdbench.method import Batch, Method, Outputs, Paper, Reads, fraction, later, temperature, weight
+from kdbench.method import Batch, Method, Outputs, Paper, Reads, among, fraction, later, log, temperature, weight
 
 from .kd import kl_per_image, standardized
 
@@ -61,15 +61,15 @@ class DKD(Method):
 
         ce_weight: float = weight(1.0)
         """Weight of the cross entropy; it is not warmed up."""
-        alpha: float = weight(1.0)
+        alpha: float = weight(1.0, search=log(0.1, 10.0))
         """Weight of the target-class term (TCKD)."""
-        beta: float = weight(8.0)
+        beta: float = weight(8.0, search=log(0.5, 32.0))
         """Weight of the non-target-class term (NCKD)."""
-        temperature: float = temperature(4.0)
+        temperature: float = temperature(4.0, search=log(1.0, 10.0))
         """Divides the logits of both networks."""
         warmup: float = fraction(20 / 240)
         """Fraction of training over which alpha and beta rise linearly from 0; 0 switches the warm-up off."""
-        standardize: bool = later(False)
+        standardize: bool = later(False, search=among(False, True))
         """Divide z-scores of the logits instead (LSKD), which wants alpha and beta times 9 and a temperature of 2."""
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:

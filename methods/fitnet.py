@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdbench.functional import at_least_float32, to_smaller_size
-from kdbench.method import Batch, Paper, PhaseName, Pretraining, Reads, Setup, count, non_negative, weight
+from kdbench.method import Batch, Paper, PhaseName, Pretraining, Reads, Setup, count, log, non_negative, weight
 from kdbench.net import Net, Outputs
 
 from ._connectors import SizingConnector
@@ -45,7 +45,7 @@ class FitNet(TaskMethod):
     class Config(TaskMethod.Config):
         """Defaults: RepDistiller's and mdistiller's for all CIFAR-100 pairs."""
 
-        hint_weight: float = weight(100.0)
+        hint_weight: float = weight(100.0, search=log(10.0, 1000.0))
         """Weight of the mean squared error."""
         hint_stage: int = count(2)
         """Stage that gives the hint in both networks, counted from 1 without the stem: RepDistiller's hint layer."""

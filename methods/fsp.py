@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdbench.functional import at_least_float32, inner_products, to_smaller_size
-from kdbench.method import Batch, Net, Outputs, Paper, Pretraining, Reads, Setup
+from kdbench.method import Batch, Net, Outputs, Paper, Pretraining, Reads, Setup, log, positive
 
 from ._task import PretrainedMethod
 
@@ -53,6 +53,9 @@ class FSP(PretrainedMethod):
 
     class Config(PretrainedMethod.Config):
         """Defaults: RepDistiller's for the CIFAR-100 pairs with equally many channels."""
+
+        init_fraction: float = positive(30 / 240, search=log(0.03, 0.3))
+        """Length of pre-training over that of the protocol."""
 
     def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)

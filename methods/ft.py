@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdbench.functional import at_least_float32, to_smaller_size
-from kdbench.method import Batch, Paper, PhaseName, Pretraining, Reads, Setup, positive, weight
+from kdbench.method import Batch, Paper, PhaseName, Pretraining, Reads, Setup, among, log, positive, weight
 from kdbench.net import Net, Outputs
 
 from ._connectors import images_for_norm
@@ -60,9 +60,9 @@ class FT(PretrainedMethod):
     class Config(PretrainedMethod.Config):
         """Defaults: RepDistiller's for all CIFAR-100 pairs, but for the pre-training of vgg8."""
 
-        ft_weight: float = weight(200.0)
+        ft_weight: float = weight(200.0, search=log(20.0, 2000.0))
         """Weight of the factors' difference."""
-        paraphrase_rate: float = positive(0.5)
+        paraphrase_rate: float = positive(0.5, search=among(0.5, 1.0))
         """Channels of a factor over those of the teacher's map, ``k`` of the paper."""
         init_learning_rate: float = positive(0.01)
         """Learning rate of pre-training; RepDistiller's for every CIFAR-100 pair whose student is not vgg8."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdbench.functional import inner_products
-from kdbench.method import Batch, Outputs, Paper, Reads, Setup, weight
+from kdbench.method import Batch, Outputs, Paper, Reads, Setup, log, weight
 
 from ._connectors import conv_norm, images_for_norm
 from ._task import TaskMethod
@@ -48,7 +48,7 @@ class ICKD(TaskMethod):
     class Config(TaskMethod.Config):
         """Defaults: the authors' for CIFAR-100, without KD's divergence."""
 
-        ickd_weight: float = weight(2.5)
+        ickd_weight: float = weight(2.5, search=log(0.25, 25.0))
         """Weight of the squared difference of correlations."""
 
     def __init__(self, config: Config, setup: Setup) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdbench.functional import at_least_float32
-from kdbench.method import Batch, Method, Outputs, Paper, Reads, later, temperature, weight
+from kdbench.method import Batch, Method, Outputs, Paper, Reads, among, later, log, temperature, weight
 
 
 def kl_per_image(student: Tensor, teacher: Tensor, temperature: float | Tensor) -> Tensor:
@@ -52,13 +52,13 @@ class KD(Method):
     class Config(Method.Config):
         """Defaults: RepDistiller's setting for all CIFAR-100 pairs."""
 
-        ce_weight: float = weight(0.1)
+        ce_weight: float = weight(0.1, search=among(0.0, 0.1, 1.0))
         """Weight of the cross entropy."""
-        kd_weight: float = weight(0.9)
+        kd_weight: float = weight(0.9, search=log(0.1, 30.0))
         """Weight of the KL divergence, which includes the squared temperature."""
-        temperature: float = temperature(4.0)
+        temperature: float = temperature(4.0, search=log(1.0, 10.0))
         """Divides the logits of both networks."""
-        standardize: bool = later(False)
+        standardize: bool = later(False, search=among(False, True))
         """Divide z-scores of the logits instead (LSKD), which wants a kd_weight of 9 and a temperature of 2."""
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdbench.functional import at_least_float32, deepest_pairs
-from kdbench.method import Batch, Outputs, Paper, Reads, Setup, count, weight
+from kdbench.method import Batch, Outputs, Paper, Reads, Setup, among, count, log, weight
 
 from ._eigenvectors import right_vectors
 from ._task import TaskMethod
@@ -98,9 +98,9 @@ class KDSVD(TaskMethod):
     class Config(TaskMethod.Config):
         """Defaults: mdistiller's weight and number of vectors for CIFAR-100."""
 
-        kdsvd_weight: float = weight(1.0)
+        kdsvd_weight: float = weight(1.0, search=log(0.1, 10.0))
         """Weight of the squared difference of relations, summed over pairs of neighbouring stages."""
-        num_vectors: int = count(1)
+        num_vectors: int = count(1, search=among(1, 2, 4))
         """Singular vectors of a stage."""
         matrix: Literal["channels", "columns"] = "channels"
         """A map as a matrix: positions by channels, or channels and rows by columns, as mdistiller."""

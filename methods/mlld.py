@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdbench.functional import at_least_float32, inner_products
-from kdbench.method import Batch, Method, Outputs, Paper, Reads, ViewPlan, temperature, weight
+from kdbench.method import Batch, Method, Outputs, Paper, Reads, ViewPlan, among, choice, log, temperature, weight
 
 from .kd import kl_per_image, standardized
 
@@ -83,13 +83,13 @@ class MLLD(Method):
 
         ce_weight: float = weight(0.1)
         """Weight of the cross entropy, a sum over the two views."""
-        kd_weight: float = weight(0.9)
+        kd_weight: float = weight(0.9, search=log(0.1, 10.0))
         """Weight of all other terms; the KL divergences include the squared temperature."""
-        temperature: float = temperature(4.0)
+        temperature: float = temperature(4.0, search=log(1.0, 10.0))
         """Divides the logits of both networks, as do 3, 5, 2 and 6; the terms are summed over temperatures."""
         masks: Literal["scale", "select"] = "scale"
         """What comes of leaving out the sure half: a factor on the whole as in the authors' code, or a selection."""
-        standardize: bool = False
+        standardize: bool = choice(False, search=among(False, True))
         """Divide z-scores of the logits in the KL divergences (LSKD)."""
 
     def weights(self, teacher: Tensor) -> tuple[Tensor, Tensor]:

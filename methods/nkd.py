@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdbench.functional import at_least_float32, cross_entropy
-from kdbench.method import Batch, Outputs, Paper, Reads, temperature, weight
+from kdbench.method import Batch, Outputs, Paper, Reads, log, temperature, weight
 
 from ._task import TaskMethod
 from .dkd import split_target
@@ -57,9 +57,9 @@ class NKD(TaskMethod):
     class Config(TaskMethod.Config):
         """Defaults: the authors' on ImageNet."""
 
-        gamma: float = weight(1.5)
+        gamma: float = weight(1.5, search=log(0.15, 15.0))
         """Weight of the other classes' term, which includes the squared temperature."""
-        temperature: float = temperature(1.0)
+        temperature: float = temperature(1.0, search=log(0.5, 5.0))
         """Divides the logits of the other classes."""
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:

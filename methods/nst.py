@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdbench.functional import at_least_float32, deepest_pairs, inner_products, to_smaller_size
-from kdbench.method import Batch, Outputs, Paper, Reads, weight
+from kdbench.method import Batch, Outputs, Paper, Reads, log, weight
 
 from ._task import TaskMethod
 
@@ -60,7 +60,7 @@ class NST(TaskMethod):
     class Config(TaskMethod.Config):
         """Defaults: RepDistiller's setting for all CIFAR-100 pairs."""
 
-        nst_weight: float = weight(50.0)
+        nst_weight: float = weight(50.0, search=log(5.0, 500.0))
         """Weight of the squared MMD, summed over stages."""
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:

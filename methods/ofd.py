@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.functional import at_least_float32, deepest_pairs, to_smaller_size
-from kdbench.method import Batch, Outputs, Paper, Reads, Setup, weight
+from kdbench.method import Batch, Outputs, Paper, Reads, Setup, log, weight
 
 from ._connectors import conv_norm, images_for_norm
 from ._task import TaskMethod
@@ -72,7 +72,7 @@ class OFD(TaskMethod):
     class Config(TaskMethod.Config):
         """Defaults: mdistiller's for CIFAR-100, which is the authors' 1 / 1000."""
 
-        ofd_weight: float = weight(1e-3)
+        ofd_weight: float = weight(1e-3, search=log(1e-4, 1e-2))
         """Weight of the distance, summed over stages; the deepest counts 1, the one before 1/2 and so on."""
 
     def __init__(self, config: Config, setup: Setup) -> None:

@@ -17,7 +17,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdbench.functional import at_least_float32, cross_entropy, inner_products
-from kdbench.method import PLAIN, Batch, Method, Paper, PhaseName, Reads, Setup, ViewPlan, positive, temperature, weight
+from kdbench.method import (
+    PLAIN,
+    Batch,
+    Method,
+    Paper,
+    PhaseName,
+    Reads,
+    Setup,
+    ViewPlan,
+    log,
+    positive,
+    temperature,
+    weight,
+)
 from kdbench.net import Outputs
 
 from .kd import kl_per_image
@@ -99,13 +112,13 @@ class PCKD(Method):
 
         alpha: float = weight(1.0)
         """Weight of centre alignment."""
-        beta: float = weight(0.05)
+        beta: float = weight(0.05, search=log(0.005, 0.5))
         """Weight of the category contrast."""
-        delta: float = weight(1.0)
+        delta: float = weight(1.0, search=log(0.1, 10.0))
         """Weight of the previewed KL divergence; 0 is the tables' PCKD without L_KD."""
-        ff: float = weight(20.0)
+        ff: float = weight(20.0, search=log(2.0, 200.0))
         """Weight of feature alignment."""
-        temperature: float = temperature(4.0)
+        temperature: float = temperature(4.0, search=log(1.0, 10.0))
         """Temperature of the KL divergence."""
         contrast_temperature: float = positive(4.0)
         """Divides the inner products of class scores."""

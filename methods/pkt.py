@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kdbench.functional import at_least_float32, inner_products
-from kdbench.method import Batch, Outputs, Paper, Reads, positive, weight
+from kdbench.method import Batch, Outputs, Paper, Reads, log, positive, weight
 
 from ._task import TaskMethod
 
@@ -55,7 +55,7 @@ class PKT(TaskMethod):
     class Config(TaskMethod.Config):
         """Defaults: RepDistiller's setting for all CIFAR-100 pairs."""
 
-        pkt_weight: float = weight(30000.0)
+        pkt_weight: float = weight(30000.0, search=log(3e3, 3e5))
         """Weight of the mean divergence, for batches of 64."""
         epsilon: float = positive(1e-7)
         """Added to the length of features and to probabilities inside the logarithm."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdbench.functional import at_least_float32, deepest_pairs, pooled_to, warmup_factor
-from kdbench.method import Batch, Method, Outputs, Paper, Reads, Setup, count, fraction, weight
+from kdbench.method import Batch, Method, Outputs, Paper, Reads, Setup, count, fraction, linear, log, weight
 
 POOLED_SIZES = (4, 2, 1)
 """Sizes that HCL pools maps to, besides the whole map."""
@@ -89,9 +89,9 @@ class ReviewKD(Method):
 
         ce_weight: float = weight(1.0)
         """Weight of the cross entropy; it is not warmed up."""
-        review_weight: float = weight(1.0)
+        review_weight: float = weight(1.0, search=log(0.1, 20.0))
         """Weight of the hierarchical context loss, summed over levels."""
-        warmup: float = fraction(20 / 240)
+        warmup: float = fraction(20 / 240, search=linear(0.0, 0.25))
         """Fraction of training over which the review weight rises linearly from 0; 0 switches the warm-up off."""
         max_mid_channels: int = count(512)
         """Width of the fusion blocks, unless the student's penultimate width is smaller."""

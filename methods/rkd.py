@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdbench.functional import at_least_float32, inner_products
-from kdbench.method import Batch, Outputs, Paper, Reads, positive, weight
+from kdbench.method import Batch, Outputs, Paper, Reads, log, positive, weight
 
 from ._task import TaskMethod
 
@@ -79,9 +79,9 @@ class RKD(TaskMethod):
     class Config(TaskMethod.Config):
         """Defaults: RepDistiller's setting for all CIFAR-100 pairs."""
 
-        distance_weight: float = weight(25.0)
+        distance_weight: float = weight(25.0, search=log(2.5, 250.0))
         """Weight of the distance loss."""
-        angle_weight: float = weight(50.0)
+        angle_weight: float = weight(50.0, search=log(5.0, 500.0))
         """Weight of the angle loss."""
         epsilon: float = positive(1e-12)
         """Least squared distance between two images."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdbench.functional import at_least_float32, pooled_to
-from kdbench.method import Batch, Method, Net, Outputs, Paper, Reads, Setup, Shape, count
+from kdbench.method import Batch, Method, Net, Outputs, Paper, Reads, Setup, Shape, among, count
 from kdbench.models.layers import conv1x1, conv3x3
 from kdbench.net import Backbone, Features
 
@@ -87,7 +87,7 @@ class SimKD(Method):
     class Config(Method.Config):
         """Defaults: the authors' for CIFAR-100."""
 
-        factor: int = count(2)
+        factor: int = count(2, search=among(1, 2, 4))
         """The projector's middle is this many times narrower than the teacher's last map."""
 
     def __init__(self, config: Config, setup: Setup) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdbench.functional import inner_products
-from kdbench.method import Batch, Outputs, Paper, Reads, weight
+from kdbench.method import Batch, Outputs, Paper, Reads, log, weight
 
 from ._task import TaskMethod
 
@@ -47,7 +47,7 @@ class SP(TaskMethod):
     class Config(TaskMethod.Config):
         """Defaults: RepDistiller's setting for all CIFAR-100 pairs."""
 
-        sp_weight: float = weight(3000.0)
+        sp_weight: float = weight(3000.0, search=log(300.0, 30000.0))
         """Weight of the mean squared difference of similarities, for batches of 64."""
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:

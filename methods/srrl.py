@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdbench.functional import at_least_float32, inner_products
-from kdbench.method import Batch, Outputs, Paper, Reads, Setup, weight
+from kdbench.method import Batch, Outputs, Paper, Reads, Setup, log, weight
 
 from ._connectors import conv_norm, images_for_norm
 from ._task import TaskMethod
@@ -54,9 +54,9 @@ class SRRL(TaskMethod):
     class Config(TaskMethod.Config):
         """Defaults: the weights of the authors' code and of the SimKD repository, without KD's divergence."""
 
-        feature_weight: float = weight(1.0)
+        feature_weight: float = weight(1.0, search=log(0.1, 10.0))
         """Weight of the squared error of the features."""
-        regression_weight: float = weight(1.0)
+        regression_weight: float = weight(1.0, search=log(0.1, 10.0))
         """Weight of the squared error of the logits that the teacher's classifier gives."""
         connect: Literal["pooled", "map"] = "pooled"
         """What is mapped to the teacher's width: the classifier's input, or the last stage before it is averaged."""

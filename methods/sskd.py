@@ -14,7 +14,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdbench.functional import at_least_float32, cross_entropy, inner_products
-from kdbench.method import Batch, Paper, PhaseName, Pretraining, Reads, Setup, ViewPlan, fraction, temperature, weight
+from kdbench.method import (
+    Batch,
+    Paper,
+    PhaseName,
+    Pretraining,
+    Reads,
+    Setup,
+    ViewPlan,
+    fraction,
+    log,
+    temperature,
+    weight,
+)
 from kdbench.net import Net, Outputs
 
 from ._task import PretrainedMethod, task_reads
@@ -80,13 +92,13 @@ class SSKD(PretrainedMethod):
         """Weight of the cross entropy."""
         kd_weight: float = 0.9
         """Weight of the KL divergence of the plain views."""
-        tf_weight: float = weight(2.7)
+        tf_weight: float = weight(2.7, search=log(0.27, 27.0))
         """Weight of the KL divergence of the rotated views."""
-        tf_temperature: float = temperature(4.0)
+        tf_temperature: float = temperature(4.0, search=log(1.0, 10.0))
         """Temperature of that divergence, which includes its square."""
         tf_ratio: float = fraction(1.0)
         """Share that is kept there of the rotated views that the teacher gets wrong."""
-        ss_weight: float = weight(10.0)
+        ss_weight: float = weight(10.0, search=log(1.0, 100.0))
         """Weight of the KL divergence of the similarities."""
         ss_temperature: float = temperature(0.5)
         """Temperature of that divergence, which includes its square."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdbench.functional import at_least_float32, deepest_pairs, to_smaller_size
-from kdbench.method import Batch, Outputs, Paper, Reads, Setup, non_negative, positive, weight
+from kdbench.method import Batch, Outputs, Paper, Reads, Setup, log, non_negative, positive, weight
 
 from ._task import TaskMethod
 
@@ -63,9 +63,9 @@ class VID(TaskMethod):
     class Config(TaskMethod.Config):
         """Defaults: RepDistiller's for all CIFAR-100 pairs."""
 
-        vid_weight: float = weight(1.0)
+        vid_weight: float = weight(1.0, search=log(0.1, 10.0))
         """Weight of the negative log likelihood, summed over stages."""
-        initial_variance: float = positive(5.0)
+        initial_variance: float = positive(5.0, search=log(0.5, 50.0))
         """Variance that each channel starts from; larger than epsilon."""
         epsilon: float = non_negative(1e-5)
         """Smallest variance."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from kdbench.config import field_docs
+from kdbench.config import field_docs, space_of
 from kdbench.data.datasets import DATASETS, SHAPES, ArrayDataset
 from kdbench.data.place import FOLDERS, OWN_IMAGES
 from kdbench.engine.phase import count_extra_parameters
@@ -187,6 +187,7 @@ def method_page(name: str) -> str:
     method_class = load_method(name)
     defaults, docs = method_class.Config(), field_docs(method_class.Config)
     fields, recipes = dataclasses.fields(method_class.Config), load_recipes(name)
+    space = space_of(method_class.Config)
     lines = [
         *_head(name),
         "",
@@ -204,6 +205,8 @@ def method_page(name: str) -> str:
         lines += ["", "Settings"]
     for field in fields:
         lines += _wrapped(f"{field.name} = {field.default!r}: {docs[field.name]}", 2)
+        if field.name in space:
+            lines += _wrapped(f"a search tries {space[field.name]}", 6)
         if field.name in method_class.OURS:
             lines += _wrapped(f"our choice: {method_class.OURS[field.name]}", 6)
     published = {Pair.parse(pair) for recipe in recipes for pair in recipe.pairs}
