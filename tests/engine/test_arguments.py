@@ -44,7 +44,7 @@ GOOD: dict[str, Any] = {"student": "resnet8", "method": "ce", "device": "cpu", "
         ({"student": None}, "--student must be a text, not None"),
         ({"cache": "yes"}, "--cache must be auto or on or off or ready, not 'yes'"),
         ({"cache": True}, "--cache must be auto or on or off or ready, not True"),
-        ({"teacher": "@"}, "'@' names no teacher: type NETWORK, or NETWORK@HASH"),
+        ({"teacher": "@"}, "'@' names no teacher: type NETWORK, NETWORK@HASH if there are several"),
         ({"teacher": "@c3", "method": "kd"}, "'@c3' names no teacher"),
         ({"teacher": 3}, "--teacher must be a text, not 3"),
         ({"settings": ["alpha=1"]}, "settings of method ce must be a dictionary"),

@@ -78,7 +78,7 @@ def test_tables_leave_out_what_was_deleted_meanwhile(
     gone = tmp_path / "runs" / "seed3-01234567"
     gone.mkdir()
     (gone / name).write_text(json.dumps(fake_record("kd", 3, 10.0)))
-    listed = records._folders
+    listed = records.folders_below
 
     def folders(*given: Any) -> Any:
         for folder, names in listed(*given):
@@ -86,7 +86,7 @@ def test_tables_leave_out_what_was_deleted_meanwhile(
                 shutil.rmtree(gone)
             yield folder, names
 
-    monkeypatch.setattr(records, "_folders", folders)
+    monkeypatch.setattr(records, "folders_below", folders)
     code, out, err = typed(command, "runs")
     assert (code, err) == (0, "")
     assert "10.00" not in out
