@@ -112,7 +112,7 @@ def reliability_plot(pair: ComparedPair, answers: PairAnswers, name: str) -> Plo
     figure.supxlabel("confidence (largest probability)", fontsize=11)
     figure.supylabel("accuracy on the test set", fontsize=11)
     handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=3, fontsize=SMALL)
+    figure.legend(handles, names, loc="outside upper center", ncols=min(3, len(networks)), fontsize=SMALL)
     title = f"Reliability, {pair.name}"
     description = (
         f"Accuracy by confidence in {NUM_BINS} bins; a calibrated network is on the diagonal. Bins with under "
