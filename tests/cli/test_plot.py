@@ -19,6 +19,7 @@ from report_pages import report
 from trained_runs import TrainedRuns
 
 from kdbench.analysis.plots.curves import read_curve
+from kdbench.analysis.plots.drawing import narrow_label
 from kdbench.analysis.plots.embeddings import EMBEDDING, Embedding, read_embedding, write_embedding
 from kdbench.analysis.plots.lines import losses_plot
 from kdbench.analysis.plots.pictures import OF_PAIRS, SINGLE, Material
@@ -203,6 +204,11 @@ def test_the_legend_of_one_reliability_diagram_is_not_cut_off(tmp_path: Path) ->
     (legend,) = figure.legends
     box = legend.get_window_extent()
     assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+
+
+def test_labels_above_narrow_panels_keep_apart() -> None:
+    assert narrow_label("teacher resnet14 (weights 25f43131)") == "teacher resnet14\n(weights 25f43131)"
+    assert narrow_label("kd") == "kd"
 
 
 def cost_texts(tmp_path: Path, **changes: object) -> tuple[str, str]:
