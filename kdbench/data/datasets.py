@@ -251,7 +251,7 @@ def from_arrays(
     remedy = ""
     if word and not renumbering and (fitting := renumbering_for(train_labels)):
         rule, effect = fitting
-        remedy = f", or type --data {shlex.quote(f'{word}{LABELS}{rule}')}, which {effect}"
+        remedy = f", or type {shlex.quote(f'{word}{LABELS}{rule}')}, which {effect}"
     low, high = int(train_labels.min()), int(train_labels.max())
     if names is None and low > 0:
         raise UserError(f"{where}: train_labels go from {low} to {high}: number the classes from 0{remedy}")

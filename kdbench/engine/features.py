@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from kdbench.data.images import Dataset
+from kdbench.data.npz import NPZ
 from kdbench.data.place import DataPlace
 from kdbench.engine.described import Described, described
 from kdbench.engine.trained import Trained, read_net
@@ -56,7 +57,7 @@ class FeatureReader:
         self._place, self._download, self._device, self._choose = DataPlace.parse(data), download, device, choose
         self._datasets: dict[object, Dataset] = {}
 
-    @torch.inference_mode()
+    @torch.no_grad()  # a network of one's own is tried when it is built, which inference tensors do not take
     def read(self, folder: Path) -> Features:
         """Return the features of the network in the folder of a cell or of a teacher.
 
@@ -87,6 +88,10 @@ class FeatureReader:
 
     def _dataset(self, source: Described) -> Dataset:
         key = (source.protocol.dataset, source.protocol.rules.augmentation)
+        kind, colon, _ = source.protocol.dataset.partition(":")
+        if self._place.kind is None and colon:
+            word = f"{NPZ}FILE" if kind == "npz" else f"{kind}:DIR"
+            raise UserError(f"{source.name} was trained on {source.protocol.dataset}: type --data {word}")
         if key not in self._datasets:
             self._datasets[key] = self._place.open(source.protocol, download=self._download)
         dataset = self._datasets[key]

@@ -14,7 +14,7 @@ from kdbench.experiment import own_folders
 from kdbench.experiment.own_code import RESERVED
 from kdbench.experiment.rule_groups import scaled_side
 from kdbench.experiment.rules import Rules, read_rules
-from kdbench.experiment.toml_tables import read_table
+from kdbench.experiment.toml_tables import place_hint, read_table
 from kdbench.utils.names import find_name, squeeze
 from kdbench.utils.precision import Precision
 from kdbench.utils.reading import Unreadable, read_toml
@@ -261,7 +261,8 @@ def read_protocol(name: str, values: Mapping[str, Any], where: str) -> Protocol:
     rules, about = ([f.name for f in dataclasses.fields(kind)] for kind in (Rules, _About))
     for key in values:
         if key not in {*rules, *about}:
-            raise UserError(f"{where}: unknown key {key!r}: known are {', '.join((*about, *rules))}")
+            known = ", ".join((*about, *rules))
+            raise UserError(f"{where}: unknown key {key!r}: known are {known}{place_hint(Rules, key)}")
     described = read_table(_About, {key: value for key, value in values.items() if key in about}, where)
     return Protocol(
         name=name,

@@ -218,6 +218,10 @@ def find_teacher(runs: Path, protocol: Protocol, spec: TeacherSpec, network: str
     command = f"--protocol {protocol.name} --network {network}"
     if network.startswith(LOGITS):
         name = network.removeprefix(LOGITS)
+        stem = LOGITS + name.removesuffix(".npz").removesuffix(".npy")
+        if stem != network and teachers_of(runs, protocol, stem, ""):
+            raise UserError(f"no teacher {network} in {where}: type {stem}; the file's ending is no part of its name")
+        name = stem.removeprefix(LOGITS)
         raise UserError(
             f"no teacher {network} for {protocol.dataset} in {where}: type 'kdbench teacher import-logits FILE "
             f"--protocol {protocol.name} --name {name}', with the same --data and --runs"

@@ -43,6 +43,8 @@ def register_trained(runs: Path, cell: Cell, record: dict[str, Any], image_size:
     mean, std = start.normalisation if start and start.normalisation else (None, None)
     source = f" from {start.origin}" if start else ""
     size = f", images of {image_size} x {image_size}" if image_size else ""
+    held_out = cell.protocol.rules.evaluation.validation
+    without = f", {100 * held_out:g} % held out" if held_out else ""
     card = TeacherCard(
         network=cell.student,
         id=cell.as_teacher.id,
@@ -50,13 +52,13 @@ def register_trained(runs: Path, cell: Cell, record: dict[str, Any], image_size:
         weights=record["weights"],
         accuracy=record["top1"],
         expected=None,
-        origin=f"trained here{source}, seed {cell.seed}, {cell.protocol.epochs} epochs{size}",
+        origin=f"trained here{source}, seed {cell.seed}, {cell.protocol.epochs} epochs{size}{without}",
         epochs=cell.protocol.epochs,
         mean=mean,
         std=std,
         image_size=image_size,
         version=cell.student_version,
-        validation=cell.protocol.rules.evaluation.validation or None,
+        validation=held_out or None,
     )
     folder = card_folder(runs, cell.protocol.name, card)
     stored = _hash_of(folder / WEIGHTS)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 from fake_records import fake_record
 from tracked_runs import EPOCHS, RULES, begin_cell, finish_cell, row, write_rows
 
@@ -255,6 +256,21 @@ def test_a_page_of_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert typed(monkeypatch, *words) == 0
     after = contents(tmp_path / "site")
     assert {name: content for name, (content, _) in after.items()} == {name: data for name, (data, _) in before.items()}
+
+
+def test_a_site_counts_the_baseline_of_several_pairs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for method, teacher in (("ce", None), ("kd", "resnet20"), ("kd", "resnet14")):
+        taught = {"teacher": teacher, "teacher_id": f"cell:abcdef{teacher}"}
+        record = fake_record(method, 1, 50.0 + EPOCHS, protocol=RULES, **taught, loss={"ce": 0.125})
+        folder = tmp_path / "runs" / record["protocol"] / f"{teacher}-resnet8" / method / f"seed1-{record['cell'][:8]}"
+        folder.mkdir(parents=True)
+        config = record["config"] | {"id": record["cell"], "source": "", "chosen": {}}
+        (folder / "config.toml").write_text(tomli_w.dumps(config))
+        finish_cell(folder, sealed(record))
+    publish(tmp_path / "runs", tmp_path / "results", None)
+    assert typed(monkeypatch, "site", tmp_path / "results", "--out", tmp_path / "site") == 0
+    page = (tmp_path / "site/index.html").read_text()
+    assert re.findall(r"\d+ cells? compared, from \d+ folders?", page) == ["3 cells compared, from 1 folder"]
 
 
 def test_no_torch(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -18,9 +19,11 @@ from report_pages import report
 from trained_runs import TrainedRuns
 
 from kdbench.analysis.plots.curves import read_curve
+from kdbench.analysis.plots.drawing import narrow_label
 from kdbench.analysis.plots.embeddings import EMBEDDING, Embedding, read_embedding, write_embedding
 from kdbench.analysis.plots.lines import losses_plot
 from kdbench.analysis.plots.pictures import OF_PAIRS, SINGLE, Material
+from kdbench.analysis.plots.predicted import reliability_plot
 from kdbench.analysis.plots.standings import cost_plot
 from kdbench.analysis.records import read_records
 from kdbench.analysis.splitting import split
@@ -113,6 +116,9 @@ def test_data_are_for_tsne_only(typed: Typed, runs: Path) -> None:
 def test_tsne_runs_the_networks_once(typed: Typed, trained_runs: TrainedRuns, tmp_path: Path) -> None:
     shutil.copytree(trained_runs.runs, tmp_path / "runs")
     words = ("plot", "tsne", "runs", "--methods", "kd", "--data", f"npz:{trained_runs.npz}", "--device", "cpu")
+    code, _, error = typed(*words[:5])
+    assert (code, error.count("\n")) == (2, 1)
+    assert "type --data npz:FILE" in error
     code, output, error = typed(*words)
     assert (code, error) == (0, "")
     folder = tmp_path / "runs" / trained_runs.cells["kd"].relative_to(trained_runs.runs)
@@ -141,6 +147,29 @@ def test_other_data_than_a_network_was_trained_on_are_refused(
     assert error.count("\n") == 1
 
 
+def test_tsne_runs_networks_of_ones_own(typed: Typed, tmp_path: Path) -> None:
+    net = tmp_path / "own" / "networks" / "mine.py"
+    net.parent.mkdir(parents=True)
+    net.write_text(
+        "from torch import nn\n\n\n"
+        "class Mine(nn.Module):\n"
+        "    STAGES = ('blocks',)\n\n"
+        "    def __init__(self, num_classes):\n"
+        "        super().__init__()\n"
+        "        self.blocks = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))\n"
+        "        self.classifier = nn.Linear(4, num_classes)\n\n"
+        "    def forward(self, images):\n"
+        "        return self.classifier(self.blocks(images).mean((2, 3)))\n"
+    )
+    own = ("--own", tmp_path / "own")
+    words = ("--protocol", "digits-demo-v1", "--student", "mine", "--method", "ce", "--epochs", 1)
+    code, _, error = typed(*own, "train", *words)
+    assert (code, error) == (0, "")
+    code, output, error = typed(*own, "plot", "tsne", "runs", "--device", "cpu")
+    assert (code, error) == (0, "")
+    assert ".svg" in output
+
+
 def test_terms_of_the_loss_are_means_over_seeds(tmp_path: Path) -> None:
     for seed, factor in ((1, 1.0), (2, 3.0)):
         record = fake_record("kd", seed, 70.0)
@@ -158,6 +187,28 @@ def test_terms_of_the_loss_are_means_over_seeds(tmp_path: Path) -> None:
     assert "kd ce 1.000, kd 4.000, total 5.000 (n = 2)" in plot.description
     (panel,) = plot.figure.axes
     assert [line.get_ydata().tolist() for line in panel.get_lines()] == [[2.0, 1.0], [4.0, 4.0], [6.0, 5.0]]  # type: ignore[union-attr]
+    assert all(float(tick).is_integer() for tick in panel.get_xticks())  # there is no epoch 1.2
+
+
+def test_the_legend_of_one_reliability_diagram_is_not_cut_off(tmp_path: Path) -> None:
+    write_plotted_runs(tmp_path)
+    records = read_records(tmp_path)
+    (comparison,) = split(records)
+    pair = comparison.pairs[0]
+    answers = Material.of(comparison, records.frame).answers(pair)
+    answers = dataclasses.replace(answers, teacher=None, by_row=dict(list(answers.by_row.items())[:1]))
+    plot = reliability_plot(pair, answers, "x")
+    assert plot is not None
+    figure = plot.figure
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+
+
+def test_labels_above_narrow_panels_keep_apart() -> None:
+    assert narrow_label("teacher resnet14 (weights 25f43131)") == "teacher resnet14\n(weights 25f43131)"
+    assert narrow_label("kd") == "kd"
 
 
 def cost_texts(tmp_path: Path, **changes: object) -> tuple[str, str]:

@@ -67,7 +67,7 @@ def test_the_error_says_what_to_type(
     write_npz(tmp_path, **arrays).rename("my file.npz")
     error = message(lambda: load_dataset("npz:my file.npz", tmp_path))
     assert text in error
-    _, _, command = error.partition("type --data ")
+    _, _, command = error.partition("type ")
     word = shlex.split(command)[0].removesuffix(",")
     assert word == f"npz:my file.npz,labels={rule}"
     place = DataPlace.parse(word)
@@ -112,7 +112,7 @@ def test_the_rule_is_shown_with_the_results(typed: Typed, tiny_npz: Path, tmp_pa
     words = ["train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--epochs", 1]
     code, _, err = typed(*words, "--data", "npz:pets.npz")
     assert (code, len(err.splitlines())) == (2, 1)
-    assert "type --data npz:pets.npz,labels=from1, which" in err
+    assert "type npz:pets.npz,labels=from1, which" in err
     code, _, err = typed(*words, "--data", "npz:pets.npz,labels=from1")
     assert (code, err) == (0, "")
     (path,) = Path("runs").rglob("record.json")

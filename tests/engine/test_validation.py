@@ -112,6 +112,7 @@ def test_a_teacher_may_leave_the_held_out_images_out(session: Session, cells: tu
     card = session.train_teacher("resnet8", seed=5, hold_out=True)
     own = session.teacher_cell("resnet8", seed=5, hold_out=True)
     assert card.validation == SHARE
+    assert card.origin.endswith("20 % held out")
     assert record_of(session, own)["validation"]["images"] == len(
         Division.of(session.dataset.train_labels, SHARE).held_out
     )
@@ -135,6 +136,8 @@ def test_tables_report_the_epoch_that_is_best_on_held_out_images(
     code, out, _ = typed("table", str(session.runs), "--epoch", "validation", "--format", "csv")
     assert code == 0
     assert "which is best on the held-out images" in out
+    assert "NLL, ECE, agree and KL: after the last epoch" in out
+    assert "after the last epoch" not in typed("table", str(session.runs))[1]
     for cell in cells:
         assert f"{record_of(session, cell)['validation']['best']['test_top1']:.2f}" in out
 

@@ -202,6 +202,8 @@ def test_rules_of_another_optimiser_and_schedule() -> None:
         ("label_smoothing = 0.1", "label_smoothing = 1", r"label_smoothing must be in \[0, 1\), not 1.0"),
         ("flip = true", "flip = 1", r"vit-v1.toml: \[augmentation\]: flip must be true or false, not 1"),
         ("flip = true", "filp = true", r"\[augmentation\]: unknown key 'filp': known are crop, flip, pad"),
+        ("flip = true", "mean = 1", r"unknown key 'mean': known are crop, .+; mean is a key of \[data\]$"),
+        ("version = 1", "version = 1\npad = 2", r"unknown key 'pad': .+; pad is a key of \[augmentation\]"),
         ("pad = 4", "pad = -1", r"\[augmentation\]: pad must be >= 0, not -1"),
         ("[augmentation]", "[[augmentation]]", "vit-v1.toml: augmentation must be a table, not "),
         ("[0.5, 0.5, 0.5]", "[0.5]", r"\[data\]: mean must be a list of 3 or 'measured', not \[0.5\]"),

@@ -138,6 +138,9 @@ def test_a_file_is_imported_trained_with_and_named_below_tables(typed: Typed, ti
     assert "% on its training images" in out
     assert "imported without an expected accuracy" in out
     assert "logits:clip@" in typed("teacher", "list")[1]
+    code, _, err = typed("train", *words, "--teacher", "logits:clip.npz", "--student", "resnet8", "--method", "kd")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "type logits:clip; the file's ending is no part of its name" in err
     pair = ["--teacher", "logits:clip", "--student", "resnet8", "--epochs", "1"]
     code, out, err = typed("train", *words, *pair, "--method", "kd", "--method", "mlld", "--method", "crd")
     assert code == 2

@@ -140,6 +140,8 @@ def correlation(predictions: Predictions) -> NDArray[np.float32]:
 
 def _teacher(pair: ComparedPair, folder: Path | None) -> tuple[Predictions | None, str]:
     """Return what the teacher predicts, or why that is not known."""
+    if not pair.teacher:
+        return None, "no method has a finished cell with a teacher"
     if folder is None:
         return None, f"neither the run that trained the teacher {pair.teacher_label} nor its folder is in these runs"
     try:

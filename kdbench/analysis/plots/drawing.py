@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -117,6 +118,11 @@ def label(text: str) -> str:
     """Make a label of a user's text: printable, and not too long."""
     text = printable(text)
     return text if len(text) <= _MAX_LABEL else f"{text[: _MAX_LABEL - 1]}…"
+
+
+def narrow_label(text: str) -> str:
+    """Make a label above one of three panels side by side: its words in lines that do not reach the next panel."""
+    return textwrap.fill(label(text), 22, break_long_words=False, break_on_hyphens=False)
 
 
 @contextmanager

@@ -115,6 +115,7 @@ def _thinned(seeds: Band) -> Band:
 
 def _draw_band(axes: Axes, seeds: Band, look: Look, *, size: float = 4.5, text: str | None = None) -> None:
     axes.fill_between(seeds.epochs, seeds.low, seeds.high, color=look.colour, alpha=0.16, linewidth=0)
+    axes.locator_params("x", integer=True)
     axes.plot(
         seeds.epochs,
         seeds.mean,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from kdbench.analysis.comparison import ComparedPair
-from kdbench.analysis.plots.drawing import CLASS_COLOURS, INK, Look, Plot, label, look_of
+from kdbench.analysis.plots.drawing import CLASS_COLOURS, INK, Look, Plot, look_of, narrow_label
 from kdbench.analysis.plots.embeddings import NUM_CLASSES, PER_CLASS, Embedding
 from kdbench.analysis.plots.figures import SMALL, legend_below, panels
 
@@ -30,7 +30,7 @@ def tsne_plot(pair: ComparedPair, embeddings: Mapping[str, Embedding], name: str
         panel.set(xticks=(), yticks=())
         panel.grid(visible=False)
         panel.spines[["top", "right"]].set_visible(True)
-        panel.set_title(label(text), fontsize=SMALL)
+        panel.set_title(narrow_label(text), fontsize=SMALL)
     legend_below(figure, {f"class {each}": look for each, look in style.items()})
     num_classes = max(embedding.num_classes for embedding in embeddings.values())
     of = f" of {num_classes}" if num_classes > NUM_CLASSES else ""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kdbench.analysis.comparison import ComparedPair, Comparison, Row
 from kdbench.analysis.plots.answers import NUM_BINS, Answers, PairAnswers
-from kdbench.analysis.plots.drawing import COLOURS, INK, Plot, label
+from kdbench.analysis.plots.drawing import COLOURS, INK, Plot, label, narrow_label
 from kdbench.analysis.plots.figures import SMALL, panels
 from kdbench.analysis.tables.entries import fixed
 
@@ -106,13 +106,13 @@ def reliability_plot(pair: ComparedPair, answers: PairAnswers, name: str) -> Plo
     for panel, (text, seeds) in zip(axes, networks.items(), strict=True):
         error = float(np.mean([calibration_error(each) for each in seeds]))
         _draw_bins(panel, seeds)
-        panel.set_title(f"{label(text)}\nECE {fixed(error)} %", fontsize=SMALL)
+        panel.set_title(f"{narrow_label(text)}\nECE {fixed(error)} %", fontsize=SMALL)
         entries.append(f"{text} {fixed(error)} % (n = {len(seeds)})")
     axes[0].set(xlim=(0, 1), ylim=(0, 1), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
     figure.supxlabel("confidence (largest probability)", fontsize=11)
     figure.supylabel("accuracy on the test set", fontsize=11)
     handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=3, fontsize=SMALL)
+    figure.legend(handles, names, loc="outside upper center", ncols=min(3, len(networks)), fontsize=SMALL)
     title = f"Reliability, {pair.name}"
     description = (
         f"Accuracy by confidence in {NUM_BINS} bins; a calibrated network is on the diagonal. Bins with under "
@@ -144,7 +144,7 @@ def correlation_plot(pair: ComparedPair, answers: PairAnswers, name: str) -> Plo
             extent=(-0.5, num_classes - 0.5, num_classes - 0.5, -0.5), aspect="auto",
         )  # fmt: skip
         panel.grid(visible=False)
-        panel.set_title(f"{label(row.label)}\nmean {fixed(means[row], 3)}", fontsize=SMALL)
+        panel.set_title(f"{narrow_label(row.label)}\nmean {fixed(means[row], 3)}", fontsize=SMALL)
         panel.spines[["top", "right"]].set_visible(True)
         panel.set_xlabel("class", fontsize=SMALL)
         panel.set_ylabel("class", fontsize=SMALL)

@@ -135,6 +135,7 @@ def _joined(sources: Sequence[_Source]) -> tuple[Records, list[str]]:
 
 def _page(sources: Sequence[_Source], comparisons: Sequence[Comparison], notes: Sequence[str]) -> str:
     boards = zip(comparisons, stability_notes(comparisons), strict=True)
+    compared = {cell for each in comparisons for result in each.results.values() for cell in result.frame["cell"]}
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = files("kdbench.analysis.publishing").joinpath("site.html.j2").read_text(encoding="utf-8")
     style = files("kdbench.analysis.report").joinpath("page.css").read_text(encoding="utf-8")
@@ -148,7 +149,7 @@ def _page(sources: Sequence[_Source], comparisons: Sequence[Comparison], notes: 
             (source.label, table_html(hardware_table(source.publication.hardware), f"hardware-{number}"))
             for number, source in enumerate(sources)
         ],
-        num_cells=counted(sum(len(result.frame) for c in comparisons for result in c.results.values()), "cell"),
+        num_cells=counted(len(compared), "cell"),
         num_folders=counted(len(sources), "folder"),
         notes=notes,
         report=f"{REPORT}/{PAGE}",

@@ -77,6 +77,7 @@ def detail(
             f"{measure_note(comparison, reported)}; mean ± standard deviation (ddof 1) over n seeds",
             *([f"gain: over {base.label}, paired by seed, with its {LEVEL} % t interval"] if base else []),
             "agree: predictions equal to the teacher's; KL: KL(teacher || student), in nats",
+            *(["NLL, ECE, agree and KL: after the last epoch"] if reported in {"best", "validation"} else []),
             "views: views per image and step; teacher: teacher forward passes per image and epoch, 0 with a cache",
             *compute_notes(comparison, [pair]),
             *warnings(comparison, [pair]),
