@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # which the first optimiser of a process imports, in seconds: here once for all that are forked
 from cells import CPU, METHODS, PAIRS, make_cell, make_source, tiny_protocol
 
 from kdbench.data.batches import DeviceData

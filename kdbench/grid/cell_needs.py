@@ -24,6 +24,7 @@ from kdbench.method import Setup
 from kdbench.models import build_backbone
 from kdbench.net import Net
 from kdbench.teachers.demand import Wanted, unsupported
+from kdbench.utils.device import one_thread
 
 
 @final
@@ -144,7 +145,8 @@ def _net(network: str, data: DataShape) -> Net | None:
             backbone = build_backbone(network, data.num_classes, data.image_size)
         # One image through weights without meaning is sooner done than torch's compiler is loaded, as maps on the meta
         # device need it.
-        net = Net(network, backbone.to_empty(device="cpu"), mean=mean, std=std, image_size=data.image_size)
+        with one_thread():
+            net = Net(network, backbone.to_empty(device="cpu"), mean=mean, std=std, image_size=data.image_size)
         backbone.to("meta")
         return net
     return None
