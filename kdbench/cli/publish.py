@@ -27,10 +27,10 @@ def publish(
 ) -> None:
     """Write finished cells into a folder for a pull request to a repository of results.
 
-    It holds records, configurations, metrics by epoch, a statement of hardware, a README and the hash of every file;
-    no weights, no predictions (their hash is in the records), and nothing that names this machine. Damaged records, and
-    those of own methods whose code has changed under its VERSION, are left out with a line each. Repeated, it changes
-    nothing.
+    It holds records, configurations, metrics by epoch, a statement of hardware, a README and the hash of every file; no
+    weights, no predictions (their hash is in the records), and nothing that names this machine. Damaged records, and
+    those of own methods and networks whose code has changed under its VERSION, are left out with a line each. Repeated,
+    it changes nothing.
     """
     from kdbench.analysis.publishing.making import publish as write
     from kdbench.errors import UserError

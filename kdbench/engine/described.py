@@ -12,7 +12,7 @@ from kdbench.data.images import Normalisation
 from kdbench.errors import UserError
 from kdbench.experiment.folder import CONFIG, RECORD, STATE, WEIGHTS, parse_record
 from kdbench.experiment.protocol import Protocol, load_protocol, protocol_of
-from kdbench.models import network_version
+from kdbench.models import network_version, own_network
 from kdbench.models.starts import read_start
 from kdbench.teachers.cards import CARD, TeacherCard, read_card
 from kdbench.utils.files import paths_in
@@ -107,6 +107,9 @@ def _of_record(folder: Path, find_size: FindSize) -> Described:
     version, now = config.get("student_version"), network_version(network)
     if now is not None and version != now:
         raise UserError(f"{folder} is of version {version} of {network}, which has version {now} now: put that back")
+    source = own_network(network)
+    if source and source.changed_since(str(record.get("student_source", ""))):
+        raise UserError(f"{source.where} has changed since {folder} was trained: put it back, the weights are for that")
     return Described(
         name=f"{config['student']} ({config['method']['name']}, seed {config['seed']})",
         network=network,

@@ -195,7 +195,9 @@ def _checked(array: npt.NDArray[Any], where: str, labels: Tensor, dataset: Datas
         )
     if array.dtype.kind != "f":
         raise UserError(f"{where} holds {array.dtype}, not floating-point numbers: give logits, before any softmax")
-    logits = torch.from_numpy(array.astype(np.float16 if array.dtype == np.float16 else np.float32))
+    kept = np.float16 if array.dtype == np.float16 else np.float32
+    with np.errstate(over="ignore"):  # what float32 does not hold is infinite, and said below
+        logits = torch.from_numpy(array.astype(kept, order="C"))
     if broken := int((~logits.isfinite()).any(dim=1).sum()):
         raise UserError(f"{where} is not finite for {broken:,} of {shape[0]:,} images: compute those again")
     return logits

@@ -151,12 +151,26 @@ def test_what_is_not_published(
     assert socket.gethostname().encode() not in b"".join(content for content, _ in contents(out).values())
 
 
-def test_a_method_that_has_changed_since(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = tmp_path / "own"
-    own.mkdir()
-    (own / "mine.py").write_text("")
-    monkeypatch.setenv("KDBENCH_METHODS", str(own))
-    finished(tmp_path / "runs", "mine", method_source="file mine.py sha256:aa")
+@pytest.mark.parametrize(
+    ("folder", "changes"),
+    [
+        ("methods", {"method_source": "file mine.py sha256:aa"}),
+        ("networks", {"student_source": "file mine.py sha256:aa"}),
+    ],
+)
+def test_code_that_has_changed_since(
+    folder: str, changes: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "own" / folder / "mine.py"
+    file.parent.mkdir(parents=True)
+    file.write_text("")
+    monkeypatch.setenv("KDBENCH_OWN", str(tmp_path / "own"))
+    if folder == "methods":
+        finished(tmp_path / "runs", "mine", **changes)
+    else:
+        cell, _ = begin_cell(tmp_path / "runs")
+        record = fake_record("kd", 1, 50.0 + EPOCHS, protocol=RULES, student="mine", loss={"ce": 0.125}, **changes)
+        finish_cell(cell, record)
     with pytest.raises(UserError, match=r"nothing to publish: 1 left out; .*mine.py has changed since"):
         publish(tmp_path / "runs", tmp_path / "out", None)
     assert not (tmp_path / "out").exists()

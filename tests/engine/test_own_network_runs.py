@@ -50,6 +50,10 @@ def test_a_network_is_student_and_teacher_and_its_code_is_told_apart(typed: Type
     (card,) = Path("runs").glob("**/teacher.json")
     code, out, err = typed(*own, "train", *small, "--student", "mine", "--method", "ce", "--seed", "2")
     assert code == 0, out + err
+    for folder in (card.parent, next(Path("runs").glob("**/kd/seed1-*"))):
+        code, _, err = typed(*own, "eval", str(folder), *small[2:4])
+        assert (code, err.count("\n")) == (2, 1)
+        assert re.search(r"mine\.py has changed since .* was trained: put it back", err)
     code, out, err = typed("table", "runs")
     assert code == 0, err
     assert {f"code {source[-8:]}", f"code {records('ce')[-1]['student_source'][-8:]}"} <= set(

@@ -18,6 +18,7 @@ from kdbench.analysis.records import as_frame, folders_below
 from kdbench.errors import UserError
 from kdbench.experiment.folder import CONFIG, METRICS, PREDICTIONS, PRETRAINING, RECORD, parse_record
 from kdbench.experiment.identity import identity_text
+from kdbench.experiment.own_code import CodeSource
 from kdbench.utils.files import explain_os_errors, sha256_of, write_atomic
 from kdbench.utils.names import safe_name
 from kdbench.utils.reading import Missing, Unreadable, parse_json, read_bytes
@@ -140,12 +141,8 @@ def _reason(
     folder: Path, record: Mapping[str, Any], contents: Mapping[str, bytes], names: set[str], private: Mapping[str, str]
 ) -> str:
     """Return why a record is not published; empty if it is."""
-    if "sha256:" in (code := str(record.get("method_source", ""))):  # a method of the user's own
-        from kdbench.experiment.registry import method_sources  # noqa: PLC0415 - it needs torch
-
-        source = method_sources().get(record["config"]["method"]["name"])
-        if source and source.changed_since(code):
-            return f"{source.where} has changed since: put it back, or raise its VERSION and run the cell again"
+    if source := _changed_code(record):
+        return f"{source.where} has changed since: put it back, or raise its VERSION and run the cell again"
     if PREDICTIONS in names and (digest := record.get("predictions")):
         try:
             if sha256_of(folder / PREDICTIONS) != digest:
@@ -157,6 +154,21 @@ def _reason(
             if re.search(rf"(?<![\w.-]){re.escape(text)}(?![\w.-])", content.decode(errors="replace")):
                 return f"its {name} holds the {what} {text}"
     return ""
+
+
+def _changed_code(record: Mapping[str, Any]) -> CodeSource | None:
+    """Return what of the user's code has changed since a record was made."""
+    teacher = record["teacher"] or {}
+    texts = record.get("method_source", ""), record.get("student_source", ""), teacher.get("source", "")
+    if not any("sha256:" in str(text) for text in texts):  # nothing of the user's own
+        return None
+    from kdbench.experiment.registry import method_sources  # noqa: PLC0415 - it needs torch
+    from kdbench.models import own_network  # noqa: PLC0415 - it needs torch
+
+    networks = record["student"].partition("@")[0], teacher.get("network", "")
+    sources = method_sources().get(record["config"]["method"]["name"]), *map(own_network, networks)
+    pairs = zip(sources, texts, strict=True)
+    return next((source for source, text in pairs if source and source.changed_since(str(text))), None)
 
 
 def _private(runs: Path) -> dict[str, str]:
