@@ -23,7 +23,12 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"models": ("kdbench.models",)},
     {"data": ("kdbench.data",)},
     {"experiment": ("kdbench.experiment",)},
-    {"the seam": ("kdbench.method", "kdbench.seam", "kdbench.net", "kdbench.config", "kdbench.functional")},
+    {
+        "the seam": (
+            *("kdbench.method", "kdbench.seam", "kdbench.net", "kdbench.config", "kdbench.space"),
+            "kdbench.functional",
+        )
+    },
     {"utils": ("kdbench.utils",)},
     {"errors": ("kdbench.errors",)},
 )

@@ -140,32 +140,44 @@ def networks() -> tuple[Rows, list[str]]:
     return rows, remarks
 
 
-def datasets() -> Rows:
-    """Describe each data set in a row."""
-    loaded = [load_protocol(name) for name in protocol_names()]
+def _loaded() -> tuple[list[Protocol], list[str]]:
+    """Return all protocols that can be used, and a remark for each of the others."""
+    loaded, remarks = list[Protocol](), list[str]()
+    for name in protocol_names():
+        try:
+            loaded.append(load_protocol(name))
+        except UserError as error:
+            remarks.append(f"broken: {error}")
+    return loaded, remarks
+
+
+def datasets() -> tuple[Rows, list[str]]:
+    """Describe each data set in a row; a remark names each protocol that cannot be used."""
+    loaded, remarks = _loaded()
     used_by: dict[str, list[str]] = {}
     for protocol in loaded:
         used_by.setdefault(protocol.dataset, []).append(protocol.name)
     of_files = [protocol.name for protocol in loaded if protocol.rules.augmentation.crop == "resized"]
     other = f"none of its own: --dataset NAME, with all but {', '.join(of_files)}"
     own = f"{', '.join(used_by[OWN_IMAGES])}; also all others, with --data in place of a folder"
-    return [
+    rows = [
         *({"dataset": name, "protocols": ", ".join(used_by.get(name, [])) or other} for name in DATASETS),
         *({"dataset": f"{name}:DIR", "protocols": ", ".join(used_by[name])} for name in FOLDERS),
         *({"dataset": word, "protocols": own} for word in ("folder:DIR", "tar:DIR", "hfds:NAME")),
         {"dataset": "npz:FILE", "protocols": f"all but {', '.join(of_files)}, with --data in place of a folder"},
     ]
+    return rows, remarks
 
 
-def protocols() -> Rows:
-    """Describe each protocol in a row."""
-    loaded = [load_protocol(name) for name in protocol_names()]
-    return [{"protocol": p.name, "data": p.dataset, "epochs": p.epochs, "title": p.title} for p in loaded]
+def protocols() -> tuple[Rows, list[str]]:
+    """Describe each protocol in a row; a remark names each that cannot be used."""
+    loaded, remarks = _loaded()
+    return [{"protocol": p.name, "data": p.dataset, "epochs": p.epochs, "title": p.title} for p in loaded], remarks
 
 
-def pairs() -> Rows:
+def pairs() -> tuple[Rows, list[str]]:
     """Describe each named pair in a row, with the published accuracies of both networks without distillation."""
-    return [
+    rows = [
         {
             "set": name,
             "pair": str(pair),
@@ -176,9 +188,10 @@ def pairs() -> Rows:
         for accuracy in (load_protocol(members.protocol).accuracy,)
         for pair in members.pairs
     ]
+    return rows, []
 
 
-LISTS = {"datasets": datasets, "protocols": protocols, "pairs": pairs}
+LISTS = {"networks": networks, "datasets": datasets, "protocols": protocols, "pairs": pairs}
 
 
 def method_page(name: str) -> str:

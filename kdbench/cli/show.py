@@ -24,16 +24,16 @@ def list_(
 ) -> None:
     """List methods, networks, data sets, protocols or pairs.
 
-    Your own methods and networks are listed with the others, broken ones with what is wrong.
+    Your own methods, networks and protocols are listed with the others, broken ones with what is wrong.
     """
-    from kdbench.cli.catalogue import LISTS, methods, networks
+    from kdbench.cli.catalogue import LISTS, methods
     from kdbench.experiment.protocol import load_protocol
     from kdbench.models import parse_pair
 
     if what != "methods":
         if pair is not None:
             raise UserError(f"--pair needs 'kdbench list methods': leave it out to list {what}")
-        rows, remarks = networks() if what == "networks" else (LISTS[what](), [])
+        rows, remarks = LISTS[what]()
         print_rows(rows)
         for remark in remarks:
             echo(remark)

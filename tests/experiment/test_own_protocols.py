@@ -147,6 +147,15 @@ def test_a_submission_copies_it(protocols: Path, tmp_path: Path) -> None:
     assert (Path(exported) / "methods" / "_blocks.py").exists()
 
 
+def test_lists_name_a_file_that_cannot_be_used_and_show_the_others(protocols: Path, typed: Typed) -> None:
+    (protocols / "broken-v1.toml").write_text("base = 7\n")
+    for what in ("protocols", "datasets"):
+        code, out, _ = typed("list", what)
+        assert code == 0
+        assert "cifar100-crd-v1" in out
+        assert f"broken: {protocols / 'broken-v1.toml'}" in out
+
+
 def test_sessions_know_it(protocols: Path, tmp_path: Path) -> None:
     (protocols / "mine-v1.toml").write_text(MINE)
     session = kdbench.Session.open("Mine_v1", runs=tmp_path / "runs", device="cpu")
