@@ -33,7 +33,7 @@ class Range:
         """The range in words: ``0.1 to 30, log``."""
         return f"{self.low:g} to {self.high:g}, {self.scale}"
 
-    def at(self, place: float) -> float:
+    def value(self, place: float) -> float:
         """Return the number at a place in [0, 1), rounded to three significant digits and within the range."""
         if self.scale == "log":
             value = math.exp(math.log(self.low) + place * (math.log(self.high) - math.log(self.low)))
@@ -61,7 +61,7 @@ class Among:
         *first, last = (str(value).lower() if isinstance(value, bool) else f"{value}" for value in self.values)
         return f"{', '.join(first)} or {last}"
 
-    def at(self, place: float) -> Any:
+    def value(self, place: float) -> Any:
         """Return the value at a place in [0, 1)."""
         return self.values[min(int(place * len(self.values)), len(self.values) - 1)]
 

@@ -19,15 +19,15 @@ from kdbench.space import Among, Range, Searched
 
 def test_numbers_have_three_digits_and_stay_in_their_range() -> None:
     scale = log(0.1, 30.0)
-    assert [scale.at(place) for place in (0.0, 0.5, 1.0)] == [0.1, 1.73, 30.0]
-    assert linear(0.0, 0.25).at(1 / 3) == 0.0833
-    assert log(0.0031234, 1.0).at(0.0) == 0.0031234, "rounded, it would be below"
+    assert [scale.value(place) for place in (0.0, 0.5, 1.0)] == [0.1, 1.73, 30.0]
+    assert linear(0.0, 0.25).value(1 / 3) == 0.0833
+    assert log(0.0031234, 1.0).value(0.0) == 0.0031234, "rounded, it would be below"
 
 
 def test_each_of_a_few_values_is_tried_as_often() -> None:
     values = among(1, 2, 4)
-    assert [values.at((place + 0.5) / 6) for place in range(6)] == [1, 1, 2, 2, 4, 4]
-    assert values.at(0.9999999999999999) == 4
+    assert [values.value((place + 0.5) / 6) for place in range(6)] == [1, 1, 2, 2, 4, 4]
+    assert values.value(0.9999999999999999) == 4
     assert 4 in values
     assert 3 not in values
     assert str(values) == "1, 2 or 4"
@@ -50,8 +50,8 @@ def test_every_method_says_what_is_searched(method: str) -> None:
     default = config()
     for name, searched in space.items():
         assert getattr(default, name) in searched, name
-        assert type(searched.at(0.5)) is type(getattr(default, name)), name
-    ends = {name: (each.at(0.0), each.at(0.9999)) for name, each in space.items()}
+        assert type(searched.value(0.5)) is type(getattr(default, name)), name
+    ends = {name: (each.value(0.0), each.value(0.9999)) for name, each in space.items()}
     for corner in itertools.product(*ends.values()):
         chosen = dict(zip(ends, corner, strict=True))
         settings = resolve_settings(method, dataset="cifar100", teacher="resnet56", student="resnet20", chosen=chosen)
