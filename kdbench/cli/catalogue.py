@@ -218,10 +218,10 @@ def method_page(name: str) -> str:
         lines += ["", "Settings"]
     for field in fields:
         lines += _wrapped(f"{field.name} = {field.default!r}: {docs[field.name]}", 2)
-        if field.name in space:
-            lines += _wrapped(f"a search tries {space[field.name]}", 6)
         if field.name in method_class.OURS:
             lines += _wrapped(f"our choice: {method_class.OURS[field.name]}", 6)
+        if field.name in space:
+            lines += _wrapped(f"a search tries {space[field.name]}", 6)
     published = {Pair.parse(pair) for recipe in recipes for pair in recipe.pairs}
     rest = [pair for pair in usual_pairs() if pair not in published] if fields else []
     if fields:
