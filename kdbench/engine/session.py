@@ -320,9 +320,7 @@ class Session:
         image_size: int | None = None,
     ) -> TeacherCard:
         """Import a checkpoint as a teacher; see :func:`kdbench.teachers.make.import_teacher`."""
-        if expected is not None:
-            with argument("--accuracy"):
-                expected = number(expected)
+        expected = _expected(expected)
         self.with_side(image_size)  # checks it
         return import_teacher(
             weights,
@@ -340,11 +338,14 @@ class Session:
         self, file: str | Path, name: str = "", *, expected: float | None = None
     ) -> tuple[TeacherCard, float]:
         """Import a file of logits as a teacher; see :func:`kdbench.teachers.logits.import_logits`."""
-        if expected is not None:
-            with argument("--accuracy"):
-                expected = number(expected)
-        rules = {"protocol": self.protocol, "dataset": self.dataset}
-        return import_logits(Path(file), name, runs=self.runs, expected=expected, **rules)  # type: ignore[arg-type]
+        return import_logits(
+            Path(file),
+            name,
+            runs=self.runs,
+            protocol=self.protocol,
+            dataset=self.dataset,
+            expected=_expected(expected),
+        )
 
     def _work(self, cells: Sequence[Cell]) -> bytes:
         """Return what the processes are given that compute cells with this one."""
@@ -362,3 +363,9 @@ class Session:
             compile=self.compile,
             predictions=self.predictions,
         )
+
+
+def _expected(accuracy: float | None) -> float | None:
+    """Return an expected accuracy as a plain number; UserError if it is none."""
+    with argument("--accuracy"):
+        return None if accuracy is None else number(accuracy)

@@ -72,6 +72,12 @@ def load_teacher(runs: Path, card: TeacherCard, protocol: Protocol, dataset: Dat
     return Teacher(card, net, logits)
 
 
+def check_expected(accuracy: float | None) -> None:
+    """Raise ``UserError`` for an accuracy that a teacher cannot be expected to have, in percent."""
+    if accuracy is not None and not 0 <= accuracy <= 100:
+        raise UserError(f"--accuracy must be between 0 and 100 (percent), not {accuracy:g}")
+
+
 def keep_predictions(folder: Path, logits: Tensor, dataset: Dataset) -> None:
     """Keep what a teacher that no cell has trained says of the test images, ``(N, K)``, beside its card."""
     evaluation = Evaluation(dataset.test_labels, dataset.num_classes, keep=True)

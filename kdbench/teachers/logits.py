@@ -25,7 +25,7 @@ from kdbench.experiment.protocol import Protocol
 from kdbench.models.evaluate import evaluate
 from kdbench.models.weights import read_weights, weights_hash
 from kdbench.teachers.cards import CARD, TEST_LOGITS, TeacherCard, card_folder
-from kdbench.teachers.load import TeacherMismatch, agrees, keep_predictions
+from kdbench.teachers.load import TeacherMismatch, agrees, check_expected, keep_predictions
 from kdbench.utils.files import write_atomic, write_json
 from kdbench.utils.names import safe_name
 from kdbench.utils.text import one_line
@@ -71,8 +71,7 @@ def import_logits(
     name = name or path.stem
     if safe_name(name) != name:
         raise UserError(f"--name {name!r} must be letters, digits, '.', '_' and '-', and not begin with '.'")
-    if expected is not None and not 0 <= expected <= 100:
-        raise UserError(f"--accuracy must be between 0 and 100 (percent), not {expected:g}")
+    check_expected(expected)
     labels = dict(zip(_SPLITS, (dataset.train_labels, dataset.test_labels), strict=True))
     logits = {
         split: _checked(array, f"{path}: {split}_logits", labels[split], dataset)

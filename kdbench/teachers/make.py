@@ -21,7 +21,7 @@ from kdbench.models.starts import read_start
 from kdbench.models.weights import COUNTER, read_weights, save_weights, weights_hash, write_weights
 from kdbench.net import Net
 from kdbench.teachers.cards import CARD, TeacherCard, card_folder, list_teachers, read_card
-from kdbench.teachers.load import TeacherMismatch, agrees, keep_predictions, measure
+from kdbench.teachers.load import TeacherMismatch, agrees, check_expected, keep_predictions, measure
 from kdbench.utils.files import write_json
 from kdbench.utils.text import printable
 
@@ -119,8 +119,7 @@ def import_teacher(
     from kdbench.models.bring import check_given, load_source, own_normalisation, own_size  # noqa: PLC0415
     from kdbench.models.pretrained import find_source  # noqa: PLC0415
 
-    if expected is not None and not 0 <= expected <= 100:
-        raise UserError(f"--accuracy must be between 0 and 100 (percent), not {expected:g}")
+    check_expected(expected)
     # Elsewhere there are cells whose imported teachers have timm's name, and the protocol's normalisation.
     image_files = protocol.rules.augmentation.crop == "resized"
     if image_files:
