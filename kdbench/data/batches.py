@@ -27,6 +27,13 @@ class DeviceData:
         self.images = dataset.training(protocol, device)
         self.labels = dataset.train_labels.to(device)
         self.evaluation = dataset.evaluation(device)
+        self._divisions: dict[float, Division] = {}
+
+    def division(self, share: float) -> Division:
+        """Return the training images divided by a share that is held out; it is made once."""
+        if share not in self._divisions:
+            self._divisions[share] = Division.of(self.dataset.train_labels, share)
+        return self._divisions[share]
 
 
 @final
@@ -40,7 +47,7 @@ class Batches:
     def __init__(self, data: DeviceData, protocol: Protocol, seed: int, ranks: Ranks = ALONE) -> None:
         self.data, self.seed = data, seed
         labels = data.dataset.train_labels
-        self._division = Division.of(labels, protocol.rules.evaluation.validation)
+        self._division = data.division(protocol.rules.evaluation.validation)
         trained, held_out = self._division.trained, self._division.held_out
         self.labels = labels[trained]
         """Of the images that are trained on, ``(N,)``, int64, on the CPU."""

@@ -13,7 +13,7 @@ from kdbench.data.views import CropIds, ViewIds, numbering_of
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.protocol import Protocol
 from kdbench.grid.grid import Grid, GridTeacher
-from kdbench.grid.shapes import NetShape, trained_labels
+from kdbench.grid.shapes import NetShape, num_trained
 from kdbench.grid.variants import Variant
 from kdbench.method import ViewPlan
 from kdbench.net import Part
@@ -128,7 +128,7 @@ def cache_needs(
     numbering = numbering_of(protocol.rules.augmentation)
     if not numbering.repeats:
         return ()
-    num_trained = len(trained_labels(grid.session))
+    images = num_trained(grid.session)
     readers: dict[str, list[tuple[Variant, Wanted]]] = {}
     for variant in variants:
         want = Wanted.by(variant.cell)
@@ -139,7 +139,7 @@ def cache_needs(
     def expected(reading: Iterable[tuple[Sequence[Cell], Wanted]]) -> float:
         reading = list(reading)
         pool = PoolPairs.of(numbering, data.num_images, [want.plan for cells, want in reading if cells])
-        return expected_pairs(num_trained, numbering, epochs_by_plans(reading)) if pool is None else len(pool)
+        return expected_pairs(images, numbering, epochs_by_plans(reading)) if pool is None else len(pool)
 
     needs = []
     free = free_space(grid.session.runs)
@@ -171,7 +171,7 @@ def cache_needs(
             views=views,
             missing=min(views, missing),
             row_bytes=row_bytes,
-            forwards=forwards * num_trained,
+            forwards=forwards * images,
             largest_reader=largest,
             bytes_without=without[largest] if largest else 0.0,
         )

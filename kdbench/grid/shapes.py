@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from kdbench.data import held_out
 from kdbench.data.fabricated import shape_of
 from kdbench.data.held_out import Division
 from kdbench.data.images import DataShape
@@ -36,9 +37,18 @@ def trained_labels(session: Session) -> Tensor:
 
     Those are of as many images, dealt out evenly to the classes.
     """
-    data = data_shape(session)
-    labels = session.given.train_labels if session.given else torch.arange(data.num_images) % data.num_classes
+    labels = _all_labels(session)
     return labels[Division.of(labels, session.protocol.rules.evaluation.validation).trained]
+
+
+def num_trained(session: Session) -> int:
+    """Return the number of images that cells train on."""
+    return held_out.num_trained(_all_labels(session), session.protocol.rules.evaluation.validation)
+
+
+def _all_labels(session: Session) -> Tensor:
+    data = data_shape(session)
+    return session.given.train_labels if session.given else torch.arange(data.num_images) % data.num_classes
 
 
 @dataclass(frozen=True, slots=True)

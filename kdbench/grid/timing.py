@@ -22,7 +22,7 @@ from kdbench.experiment.pairs import Pair, TeacherSpec
 from kdbench.grid.estimate import GridEstimate, Speed, parallel_workers, this_device
 from kdbench.grid.grid import Grid, GridTeacher
 from kdbench.grid.measured import Measured, loading_key, memory_key, step_key, view_key
-from kdbench.grid.shapes import trained_labels
+from kdbench.grid.shapes import num_trained
 from kdbench.grid.variants import Variant
 from kdbench.method import ViewPlan
 from kdbench.teachers.demand import Wanted
@@ -112,7 +112,7 @@ def measure(
         observe("the loader", count, total)
         numbers = {_num_strong(variant) for variant in _known(steps)}
         loading = {number: _loading(measured, streamed, session, number, check) for number in sorted(numbers)}
-    return replace(estimate, speed=_with_steps(speed, _known(steps), loading, len(trained_labels(session))))
+    return replace(estimate, speed=_with_steps(speed, _known(steps), loading, num_trained(session)))
 
 
 def _step(

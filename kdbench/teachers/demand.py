@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from kdbench.data.batches import DeviceData
-from kdbench.data.held_out import Division
 from kdbench.data.views import ViewIds, check_plan
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell
@@ -133,8 +132,7 @@ def visited(wanted: Sequence[Wanted], data: DeviceData) -> PairSet:
     if pool := PoolPairs.of(data.images.numbering, len(data.labels), plans):
         return pool
     (validation,) = {each.validation for each in wanted}
-    trained = Division.of(data.dataset.train_labels, validation).trained
-    visits = Visits(len(data.labels), data.images.numbering, trained)
+    visits = Visits(len(data.labels), data.images.numbering, data.division(validation).trained)
     for seed, plan, epochs in dict.fromkeys((one.seed, one.plan, one.epochs) for one in wanted):
         visits.add(seed, epochs, plan)
     return visits.pairs()
