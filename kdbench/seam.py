@@ -187,7 +187,12 @@ class Setup:
     def teacher(self) -> Net:
         """The frozen network that teaches; there is none where ``READS`` name no part of one.
 
-        A method that reads logits alone may also be taught by an ensemble or a file of logits: then there is none.
+        An ensemble or a file of logits, from which methods that read logits alone can learn, is no network either.
+
+        Raises
+        ------
+        ValueError
+            There is no such network, with the reason.
         """
         if self._teacher is None:
             raise ValueError(f"there is no network that teaches: {self._no_teacher}")

@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 class StandIn:
-    """A stand-in for a stream, a graph or an event, which writes down what it is asked to do."""
+    """A stand-in for a stream, a graph or an event, which records the calls on it."""
 
     def __init__(self, name: str, told: list[str]) -> None:
         self.name, self.told = name, told
