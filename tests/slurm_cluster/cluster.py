@@ -79,6 +79,11 @@ def running(*, accounting: bool) -> Iterator[Cluster]:
         try:
             assert started.returncode == 0, started.stderr
             yield Cluster(root, environment)
+        except BaseException:
+            print((root / "log" / "slurmctld.log").read_text()[-8000:])
+            for log in Path().glob("runs/*/grids/*/*/*.out"):
+                print(log, log.read_text()[-2000:], sep="\n")
+            raise
         finally:
             stop = [str(HERE / "stop.sh"), "--fast", "--purge"]
             subprocess.run(stop, env=environment, capture_output=True, check=False, timeout=60)
