@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from kdbench.analysis.comparison import FAMILIES, ComparedPair, Comparison, Result, Row, position, settings_text
-from kdbench.analysis.networks import told_apart
+from kdbench.analysis.networks import named_alike, told_apart
 from kdbench.analysis.pairing import find_pairs
 from kdbench.analysis.records import Records, UnfinishedCell
 from kdbench.experiment.identity import identity_text
@@ -27,10 +27,10 @@ from kdbench.experiment.protocol import load_protocol, protocol_names
 
 def split(records: Records) -> list[Comparison]:
     """Split records into comparisons, in the order of their protocols' names."""
-    records = told_apart(records)
-    frame = records.frame
-    if frame.empty:
+    if records.frame.empty:
         return []
+    records = told_apart(named_alike(records))
+    frame = records.frame
     is_teacher = _only_teachers(frame, records.unfinished)
     teachers = {str(key): group for key, group in frame[is_teacher].groupby("rules")}
     groups = [(json.loads(str(key)), group) for key, group in frame[~is_teacher].groupby("rules", sort=True)]

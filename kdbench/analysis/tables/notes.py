@@ -12,8 +12,8 @@ from kdbench.analysis.comparison import MEASURES, ComparedPair, Comparison, Repo
 from kdbench.analysis.stats.paired import TOLERANCE
 from kdbench.analysis.tables.entries import BEST_ON_TEST, fixed
 from kdbench.analysis.tables.table import Entry
-from kdbench.experiment.pairs import JOIN, LOGITS
-from kdbench.teachers.doubts import ENSEMBLE, FILE, UNCHECKED, at_chance, below_student
+from kdbench.experiment.pairs import JOIN, LOGITS, TeacherSpec
+from kdbench.teachers.doubts import ENSEMBLE, FILE, UNCHECKED, at_chance, below_student, trained_for
 from kdbench.utils.guessing import is_guess
 
 
@@ -59,6 +59,9 @@ def _kinds(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list[str]:
         members = pair.teacher.split(JOIN)
         words = [ENSEMBLE] if len(members) > 1 else []
         words += [f"{name}: {FILE}" if len(members) > 1 else FILE for name in members if name.startswith(LOGITS)]
+        for member in TeacherSpec.parse(pair.teacher).members if pair.teacher else ():
+            if member.epochs:
+                words.append(f"{member.network} {trained_for(int(member.epochs))}")
         sides = {side for frame in _frames(comparison, [pair]) for side in frame["teacher_side"].unique() if side}
         words += [f"images of {side} x {side}, resized from the student's crops" for side in sorted(sides)]
         notes += [f"the teacher {pair.teacher_label}: {each}" for each in words]
