@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import final
@@ -155,7 +155,7 @@ class Grid:
     def _row(self, method: str, teacher: TeacherRef, student: str) -> list[Cell]:
         settings = self.file.settings.get(method, {})
         row = []
-        for values in itertools.product(*settings.values()):
+        for epochs, *values in itertools.product(self.file.epochs_of.get(method, (None,)), *settings.values()):
             chosen = dict(zip(settings, values, strict=True))
             with error_context(self.file.path, f"[method.{method}]", chosen):
                 first = self.session.cell(
@@ -166,5 +166,7 @@ class Grid:
                     settings=chosen,
                     init=self._inits.get(student, ""),
                 )
+            if epochs and epochs != first.protocol.epochs:
+                first = replace(first, protocol=first.protocol.override(epochs=epochs), names_epochs=True)
             row += first.with_seeds(self.file.seeds)
         return row
