@@ -172,7 +172,7 @@ class Grid:
     def _row(self, method: str, teacher: TeacherRef, student: str) -> list[Cell]:
         settings = self.file.settings.get(method, {})
         row = []
-        for values in itertools.product(*settings.values()):
+        for epochs, *values in itertools.product(self.file.epochs_of.get(method, (None,)), *settings.values()):
             chosen = dict(zip(settings, values, strict=True))
             with error_context(self.file.path, f"[method.{method}]", chosen):
                 first = self.session.cell(
@@ -185,5 +185,7 @@ class Grid:
                 )
             if self.file.search:  # what is compared was trained on all images
                 first = replace(first, protocol=first.protocol.override(validation=0.0))
+            if epochs and epochs != first.protocol.epochs:
+                first = replace(first, protocol=first.protocol.override(epochs=epochs), names_epochs=True)
             row += first.with_seeds(self.file.seeds)
         return row

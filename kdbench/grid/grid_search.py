@@ -54,7 +54,7 @@ class GridSearch:
                     with error_context(file.path, f"[search.space.{method}]", {}):
                         study = make_study(
                             number,
-                            by_row[pair, method][0],
+                            _as_the_grid(by_row[pair, method])[0],
                             fixed={key: choices[0] for key, choices in file.settings.get(method, {}).items()},
                             space=search.spaces[method],
                             rules=search.rules,
@@ -69,7 +69,7 @@ class GridSearch:
         for (pair, method), targets in by_row.items():
             for tuned_on in dict.fromkeys((search.on[0], pair)):
                 for study in of_row.get((tuned_on, method), ()):
-                    slots += final_slots(study, targets)
+                    slots += final_slots(study, _as_the_grid(targets))
         return cls(list(studies.values()), slots, runs)
 
     def refresh(self) -> list[Cell]:
@@ -101,3 +101,8 @@ class GridSearch:
         """Write the studies' files."""
         for study in self.studies:
             write_study(study, self._runs)
+
+
+def _as_the_grid(row: Sequence[Cell]) -> list[Cell]:
+    """Return the cells of a row that have the epochs of the grid, if some have."""
+    return [cell for cell in row if not cell.names_epochs] or list(row)
