@@ -160,6 +160,7 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
     test_set = record.get("test_set")
     # Records once held no such numbers.
     sizes = (test_set["images"], test_set["largest_class"]) if test_set else TEST_SETS.get(rules["dataset"], (0, 0))
+    members = teacher.get("members", [teacher]) if teacher else []
     environment, best, validation = record["environment"], record["best_on_test"], record.get("validation")
     return {
         "folder": folder,
@@ -179,7 +180,7 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
         "student": sys.intern(config["student"]),
         "student_version": config.get("student_version", NO_VERSION),
         "student_code": _code(record.get("student_source", "")),
-        "teacher_code": _code(teacher.get("source", "") if teacher else ""),
+        "teacher_code": sys.intern(", ".join(filter(None, (_code(each.get("source", "")) for each in members)))),
         "method": sys.intern(method["name"]),
         "method_version": method["version"],
         "code": _code(record.get("method_source", "")),

@@ -92,6 +92,12 @@ def own_network(name: str) -> CodeSource | None:
     return own_networks().get(name)
 
 
+def code_text(name: str) -> str | None:
+    """Return origin and hash of the code of a network of the user's, by its canonical name; None for all others."""
+    source = own_network(name)
+    return source.text if source else None
+
+
 def network_version(name: str) -> int | None:
     """Return the VERSION of a network of the user's, by its canonical name; None for all others.
 
