@@ -161,6 +161,7 @@ def start(opened: OpenGrid, cells: Sequence[Cell], profile: Profile | None, laun
 
     grid, statuses, slots = opened.grid, opened.overview.statuses, opened.slots_to_run()
     tidy_grid(grid, opened.overview)
+    grid.search.write()
     if not cells and not slots:
         console().print(headline(grid, statuses))
         opened.print_counts(statuses)
@@ -169,7 +170,6 @@ def start(opened: OpenGrid, cells: Sequence[Cell], profile: Profile | None, laun
     check_devices(grid.session.protocol.rules.schedule, launch.devices)
     print_unused(grid.session)
     _ = grid.session.dataset  # a missing data set is reported here, not by every cell
-    grid.search.write()
     if profile:
         from kdbench.slurm.submit import Submitter
 

@@ -12,7 +12,7 @@ from kdbench.grid.file import GridFile, error_context
 from kdbench.search.choices import Choices, write_study
 from kdbench.search.making import make_study
 from kdbench.search.slots import FINAL, Slot, final_slots, first_cells, slots_of, stage_place
-from kdbench.search.study import Study
+from kdbench.search.study import CHOSEN, Study
 
 
 @final
@@ -98,9 +98,12 @@ class GridSearch:
         return {name: stages[name] for name in sorted(stages, key=stage_place)}
 
     def write(self) -> None:
-        """Write the studies' files."""
+        """Write the studies' files, and the choices that can be made by now."""
+        choices = Choices(self._runs, writes=True)
         for study in self.studies:
-            write_study(study, self._runs)
+            targets = [slot.target for slot in self._slots.values() if slot.study is study and slot.target]
+            write_study(study, targets, self._runs)
+            choices.taken(study, CHOSEN)
 
 
 def _as_the_grid(row: Sequence[Cell]) -> list[Cell]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, final
 
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.folder import FAILURE, RECORD, parse_record
-from kdbench.search.study import RULE, STUDY, Point, Step, Study
+from kdbench.search.study import CHOSEN, RULE, STUDY, Point, Step, Study, choice_name
 from kdbench.utils.files import write_json
 from kdbench.utils.reading import Missing, Unreadable, read_json
 
@@ -46,7 +47,7 @@ class Choices:
         return self._taken[key]
 
     def _take(self, study: Study, step: Step, candidates: tuple[int, ...]) -> tuple[int, ...] | None:
-        path = study.folder(self._runs) / f"{study.num_trials}-trials-{step.name}.json"
+        path = study.folder(self._runs) / choice_name(study.num_trials, step.name)
         with contextlib.suppress(Missing, Unreadable, KeyError, TypeError):
             taken = tuple(read_json(path)["taken"])
             if set(taken) <= set(candidates):
@@ -70,6 +71,8 @@ class Choices:
                 for number in ranking
             ]
             values = {"rule": RULE, "epochs": study.rungs[step.rung], "ranking": ranked, "taken": list(taken)}
+            if step.name == CHOSEN:
+                values |= study.described(taken[0])
             _write_once(path, values)
         return taken
 
@@ -96,12 +99,22 @@ def _write_once(path: Path, values: dict[str, Any]) -> None:
         write_json(path, values)
 
 
-def write_study(study: Study, runs: Path) -> None:
-    """Write what a study tries, if there is no file of it yet or one of fewer trials."""
+def write_study(study: Study, targets: Iterable[Cell], runs: Path) -> None:
+    """Write what a study tries, and on what its choice is run; what its file has beyond that, it keeps.
+
+    Parameters
+    ----------
+    targets
+        Default cells of the pairs on which the choice is run.
+    """
     path = study.folder(runs) / STUDY
-    stored = stored_points(path)
-    if stored is not None and len(stored) >= len(study.points):
-        return
+    points, used_on = list(study.points), {_networks(cell) for cell in (study.default, *targets)}
+    if path.exists():
+        stored = stored_points(path) or []
+        points += stored[len(points) :]
+        used_on |= set(map(tuple, read_json(path)["used_on"]))
+        if len(points) == len(stored) and len(used_on) == len(read_json(path)["used_on"]):
+            return
     path.parent.mkdir(parents=True, exist_ok=True)
     cell = study.default
     write_json(
@@ -113,6 +126,7 @@ def write_study(study: Study, runs: Path) -> None:
             "pair": study.pair,
             "teacher": cell.teacher.id if cell.teacher else "",
             "student": cell.student_label,
+            "used_on": sorted(used_on),
             "protocol": cell.protocol.identity(),
             "study": study.number,
             "fixed": study.fixed,
@@ -120,9 +134,13 @@ def write_study(study: Study, runs: Path) -> None:
             "rungs": list(study.rungs),
             "seeds": list(study.seeds),
             "rule": RULE,
-            "points": [{"settings": point.settings, "multiples": point.multiples} for point in study.points],
+            "points": [{"settings": point.settings, "multiples": point.multiples} for point in points],
         },
     )
+
+
+def _networks(cell: Cell) -> tuple[str, str]:
+    return cell.teacher.id if cell.teacher else "", cell.student_label
 
 
 def stored_points(path: Path) -> list[Point] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import final
 
@@ -53,8 +53,7 @@ class Slot:
 
     def _cell(self, trial: int) -> Cell:
         if self.target:
-            point = self.study.frozen(trial)
-            return replace(self.study.apply(point, self.target), seed=self.seed)
+            return self.study.final(trial, self.target)
         rung = int(self.stage.removeprefix("rung-")) - 1 if self.stage.startswith("rung-") else -1
         return self.study.trial(trial, rung % len(self.study.rungs), self.seed)
 

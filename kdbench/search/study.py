@@ -18,6 +18,8 @@ from kdbench.utils.names import safe_name
 
 FOLDER, STUDY = "searches", "study.json"
 """Folder of studies below that of a protocol, and the file that describes one."""
+BEST, CHOSEN = "best", "chosen"
+"""Names of the last two steps."""
 NUM_BEST = 3
 """Trials that are run again before one of them is chosen."""
 NUM_SEEDS = 3
@@ -30,6 +32,11 @@ RULE = (
     f"{NUM_SEEDS - 1} further seeds: the one with the best mean is chosen"
 )
 _SEEDS_APART = 10_000
+
+
+def choice_name(num_trials: int, step: str) -> str:
+    """Return the name of the file of a choice; that of fewer trials remains beside it."""
+    return f"{num_trials}-trials-{step}.json"
 
 
 def study_seeds(study: int) -> tuple[int, ...]:
@@ -145,11 +152,26 @@ class Study:
             ),
         )
 
-    def frozen(self, trial: int) -> Point:
-        """Return the settings of a trial as all other pairs can have them, with those that are this pair's defaults."""
+    def final(self, trial: int, target: Cell) -> Cell:
+        """Return the cell that trains what a trial had for a default cell, of this pair or of another one.
+
+        What the settings are on this pair by default, they are on the other one as well.
+        """
+        config, default = self.trials[trial].settings.config, target.settings.config
+        settings = {name: getattr(config, name) for name in self.space}
+        changed = {name: value for name, value in settings.items() if value != getattr(default, name)}
         point = (Point({}, {}), *self.points)[trial]
-        config = self.trials[trial].settings.config
-        return Point({name: getattr(config, name) for name in self.space}, point.multiples)
+        return self.apply(Point(changed, point.multiples), target)
+
+    def described(self, trial: int) -> dict[str, dict[str, Any]]:
+        """Return what is searched as a trial has it: settings of the method, and rules of the protocol."""
+        cell = self.trials[trial]
+        settings, optimizer = cell.settings.values(), cell.protocol.rules.optimizer
+        return {
+            # One that was added later is left out at its default, as in records.
+            "settings": {name: settings[name] for name in self.space if name in settings},
+            "rules": {name: getattr(optimizer, name) for name in self.rules},
+        }
 
     def trial(self, number: int, rung: int, seed: int) -> Cell:
         """Return the cell of a trial in a rung."""
@@ -164,7 +186,7 @@ class Study:
             number = -(-number // 2)
             steps.append(Step(f"rung-{rung + 1}", rung - 1, 1, number))
         number = min(NUM_BEST, number)
-        return (*steps, Step("best", last, 1, number), Step("chosen", last, NUM_SEEDS if number > 1 else 1, 1))
+        return (*steps, Step(BEST, last, 1, number), Step(CHOSEN, last, NUM_SEEDS if number > 1 else 1, 1))
 
     def cells(self, step: Step, trials: Sequence[int]) -> dict[int, list[Cell]]:
         """Return the cells by which a choice among trials is made."""
