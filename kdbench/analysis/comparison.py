@@ -80,6 +80,8 @@ class Row:
     label: str = field(default="", compare=False)
     tuning: str = ""
     """Where its settings were chosen; empty where no search chose them."""
+    epochs: int = 0
+    """Of students that were trained for longer than the comparison's rules say, without a teacher; 0 for all others."""
 
     @property
     def changed(self) -> dict[str, Any]:
