@@ -143,7 +143,7 @@ def canonical_network(name: str) -> str:
     hint = f"; did you mean {', '.join(close)}?" if close else "."
     remedy = "'kdbench list networks' shows all, and timm:NAME gives any of timm's"
     if not own_folders.folders_of("networks"):
-        remedy += f"; one of your own is found with --own DIR or {own_folders.OWN}"
+        remedy += f"; one of your own is {own_folders.found_with('--own', own_folders.OWN)}"
     raise UserError(f"there is no network {name!r}{hint} {remedy}")
 
 
