@@ -58,8 +58,8 @@ READERS = {
     "cache list": ["cache", "list"],
     "eval": ["eval", f"{RUNS}/resnet8-resnet8/kd/seed1-*", f"{RUNS}/teachers/*", "--data", "npz:data.npz"],
     "verify": ["verify", "runs", "--data", "npz:data.npz", "--out", "../verified.md"],
-    "show": ["--methods", "own", "show", "mine"],
-    "list": ["--methods", "own", "list", "methods"],
+    "show": ["--own", "own", "show", "mine"],
+    "list": ["--own", "own", "list", "methods"],
 }
 """Commands that only read."""
 WRITERS = {
@@ -70,7 +70,7 @@ WRITERS = {
     "train done": ["train", *TAUGHT, "--method", "kd"],
     "train begun": ["train", *TAUGHT, "--method", "kd", "--seed", "3"],
     "merge": ["merge", "runs", "--runs", "merged"],
-    "train own": ["--methods", "own", "train", *TAUGHT, "--method", "mine"],
+    "train own": ["--own", "own", "train", *TAUGHT, "--method", "mine"],
 }
 COMMANDS = READERS | WRITERS
 _TABLES = ("table", "leaderboard", "compare", "report")
@@ -119,8 +119,8 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "progress": (f"{CACHE}/*.partial/progress.json", _CACHES),
     "partial pairs": (f"{CACHE}/*.partial/pairs.npy", _CACHES),
     "partial logits": (f"{CACHE}/*.partial/logits.npy", _CACHES),
-    "own method": ("own/mine.py", ("show", "list", "train own", "table")),
-    "own recipe": ("own/mine.toml", ("show", "list", "train own", "table")),
+    "own method": ("own/methods/mine.py", ("show", "list", "train own", "table")),
+    "own recipe": ("own/methods/mine.toml", ("show", "list", "train own", "table")),
     "grid": ("grid.toml", _GRIDS),
     "profile": ("profile.toml", ("grid submit",)),
     "submission": (f"{RUNS}/grids/grid/0001-local/submission.json", (*_GRIDS, "table")),

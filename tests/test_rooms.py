@@ -22,6 +22,7 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"teachers": ("kdbench.teachers",)},
     {"models": ("kdbench.models",)},
     {"data": ("kdbench.data",)},
+    {"search": ("kdbench.search",)},
     {"experiment": ("kdbench.experiment",)},
     {
         "the seam": (

@@ -38,7 +38,7 @@ def label_entry(comparison: Comparison, row: Row, notes: tuple[str, ...] = ()) -
         f"one of {number} variants of {row.method} that were run: to choose one by these accuracies is a choice on the "
         "test set, and biased upwards"
     )
-    return Entry(row.label, notes=(*notes, choice) if number > 1 else notes)
+    return Entry(row.label, notes=(*notes, choice) if number > 1 and not row.epochs else notes)
 
 
 def teacher_notes(comparison: Comparison) -> list[str]:
@@ -170,6 +170,10 @@ def compute_notes(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list
             if any(frame["computed_logits"].any() for frame in frames):
                 computed.append(row.label)
     notes = []
+    longer = [row for row in comparison.rows if row.epochs and any(comparison.result(row, pair) for pair in pairs)]
+    if longer:
+        counts = "; ".join(f"{row.epochs} for {row.label}" for row in longer)
+        notes.append(f"unequal compute, in epochs: {counts}; {comparison.rules['epochs']} for the others")
     if len(views) > 1:
         fewest, *others = sorted(views)
         counts = "; ".join(f"{number} for {', '.join(views[number])}" for number in reversed(others))
