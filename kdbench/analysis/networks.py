@@ -46,6 +46,8 @@ def told_apart(records: Records) -> Records:
 def named_alike(records: Records) -> Records:
     """Return records in which each teacher has one name: those of earlier versions do not say for how many epochs."""
     frame = records.frame
+    if frame.empty:
+        return records
     networks = {name: TeacherSpec.parse(name).network if name else "" for name in frame["teacher"].unique()}
     teachers = frame["teacher"].map(networks) + " " + frame["teacher_id"]
     names = frame.groupby(teachers)["teacher"].max()  # the one with its epochs sorts last

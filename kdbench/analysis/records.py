@@ -20,6 +20,8 @@ from kdbench.experiment.identity import identity_hash, identity_text
 from kdbench.experiment.pairs import teacher_name
 from kdbench.experiment.record_checks import check_record
 from kdbench.experiment.test_sets import TEST_SETS
+from kdbench.search.files import STUDY
+from kdbench.search.written import WrittenStudy, read_study
 from kdbench.teachers.doubts import is_unchecked
 from kdbench.utils.reading import Missing, Unreadable, read_object, read_toml
 
@@ -49,6 +51,8 @@ class Records:
     unfinished: list[UnfinishedCell]
     problems: list[str]
     """Files that could not be read as records, each with the reason."""
+    studies: tuple[WrittenStudy, ...] = ()
+    """The searches whose files are there."""
 
 
 def read_records(runs: Path) -> Records:
@@ -65,6 +69,7 @@ def read_records(runs: Path) -> Records:
         raise UserError(f"the folder {runs} does not exist: 'kdbench demo' and 'kdbench train' create one")
     rows: list[dict[str, Any]] = []
     unfinished: list[UnfinishedCell] = []
+    studies: list[WrittenStudy] = []
     problems = list(flaws(runs)) if is_published(runs) else list[str]()
     for folder, names in folders_below(runs, problems):
         if RECORD in names:
@@ -75,6 +80,13 @@ def read_records(runs: Path) -> Records:
                 continue  # deleted meanwhile
             except Unreadable as error:
                 problems.append(f"{path} is left out: it {error}")
+        elif STUDY in names:
+            try:
+                studies.append(read_study(Path(folder) / STUDY))
+            except Missing:
+                continue
+            except Unreadable as error:
+                problems.append(f"the search in {folder} is left out: it {error}")
         elif CONFIG in names:
             try:
                 unfinished.append(read_unfinished(Path(folder), failed=FAILURE in names))
@@ -85,7 +97,7 @@ def read_records(runs: Path) -> Records:
                     problems.append(f"{os.path.join(folder, CONFIG)} is left out: it {error}")  # noqa: PTH118
     frame = _frame(rows)
     _check_unique(frame)
-    return Records(frame, unfinished, problems)
+    return Records(frame, unfinished, problems, tuple(studies))
 
 
 def as_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:

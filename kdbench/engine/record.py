@@ -113,6 +113,7 @@ def make_record(
         "best_on_test": {"top1": best["top1"], "epoch": best["epoch"]},
         **_validation(history, len(dataset.train_labels) - counts.num_trained),
         "loss": {name.removeprefix("loss/"): v for name, v in last.items() if name.startswith("loss/")},
+        **({"first_losses": tally.first_losses} if tally.first_losses else {}),
         "cost": {
             "train_seconds": seconds["train"],
             "evaluate_seconds": seconds["evaluate"],

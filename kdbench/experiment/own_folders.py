@@ -47,7 +47,7 @@ def check() -> None:
         if not folder.is_dir():
             raise UserError(
                 f"folder {folder} does not exist: --methods and {METHODS} name folders of methods, and 'kdbench new "
-                "NAME --dir DIR' makes one"
+                "NAME --dir DIR' makes DIR/methods"
             )
     for folder in named(OWN):
         if not any((folder / kind).is_dir() for kind in KINDS):
