@@ -195,7 +195,7 @@ class Session:
         settings: dict[str, Any] | None = None,
         init: str = "",
     ) -> Cell:
-        """Resolve one cell; ``teacher`` is ``NETWORK``, ``NETWORK@HASH``, or one that need not be there yet.
+        """Resolve one cell; ``teacher`` is ``NETWORK``, with ``:EPOCHS`` or ``@HASH``, or one that need not exist yet.
 
         ``init`` is the hash of weights to start from; see :func:`kdbench.engine.inits.bring`.
 
