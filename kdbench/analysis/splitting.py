@@ -1,8 +1,10 @@
 """Split records into comparisons.
 
 Records under different rules are never mixed: each protocol with its overrides, data and epoch rule is a comparison of
-its own. In a comparison, each teacher (network, identity, weights) with a student is a pair. Records of one method that
-differ in version, code, changed settings or views, or in the settings that were resolved for a pair, are separate rows.
+its own. Students without a teacher that were trained for longer stand beside those that have one, as rows that name
+their epochs: controls at equal compute, and no baseline. In a comparison, each teacher (network, identity, weights)
+with a student is a pair. Records of one method that differ in version, code, changed settings or views, or in the
+settings that were resolved for a pair, are separate rows.
 """
 
 from __future__ import annotations
@@ -16,10 +18,12 @@ from typing import Any
 
 import pandas as pd
 
+from kdbench.analysis.beside import protocol_of, with_controls
 from kdbench.analysis.comparison import FAMILIES, ComparedPair, Comparison, Result, Row, position, settings_text
 from kdbench.analysis.networks import told_apart
 from kdbench.analysis.pairing import find_pairs
 from kdbench.analysis.records import Records, UnfinishedCell
+from kdbench.analysis.searched import with_searches
 from kdbench.experiment.identity import identity_text
 from kdbench.experiment.pairs import JOIN
 from kdbench.experiment.protocol import load_protocol, protocol_names
@@ -27,24 +31,25 @@ from kdbench.experiment.protocol import load_protocol, protocol_names
 
 def split(records: Records) -> list[Comparison]:
     """Split records into comparisons, in the order of their protocols' names."""
-    records = told_apart(records)
+    records = with_searches(told_apart(records))
     frame = records.frame
     if frame.empty:
         return []
     is_teacher = _only_teachers(frame, records.unfinished)
     teachers = {str(key): group for key, group in frame[is_teacher].groupby("rules")}
-    groups = [(json.loads(str(key)), group) for key, group in frame[~is_teacher].groupby("rules", sort=True)]
+    frame, cells = with_controls(frame[~is_teacher], records.unfinished)
+    groups = [(json.loads(str(key)), group) for key, group in frame.groupby("rules", sort=True)]
     titles = _titles([rules for rules, _ in groups], [_overrides(group) for _, group in groups])
     unfinished: defaultdict[str, list[UnfinishedCell]] = defaultdict(list)
-    for cell in records.unfinished:
-        unfinished[identity_text(cell.config["protocol"])].append(cell)
+    for protocol, cell in cells:
+        unfinished[protocol].append(cell)
     return [
         _comparison(
             rules,
             title,
             group,
             teachers.get(group["rules"].iloc[0], frame.iloc[:0]),
-            unfinished.pop(identity_text(_protocol(rules)), []),
+            unfinished.pop(identity_text(protocol_of(rules)), []),
         )
         for (rules, group), title in zip(groups, titles, strict=True)
     ]
@@ -64,7 +69,7 @@ def _only_teachers(frame: pd.DataFrame, unfinished: Sequence[UnfinishedCell]) ->
     named = {*frame["teacher_id"], *(cell.config["teacher"].get("id", "") for cell in unfinished)}
     teachers = {member for teacher in named for member in teacher.split(JOIN)}  # those of ensembles as well
     is_teacher = ("cell:" + frame["cell"]).isin(teachers)
-    protocols = {rules: identity_text(_protocol(json.loads(rules))) for rules in frame["rules"].unique()}
+    protocols = {rules: identity_text(protocol_of(json.loads(rules))) for rules in frame["rules"].unique()}
     runs = pd.Series(
         list(zip(frame["rules"].map(protocols), frame["student"], frame["seed"], strict=True)),
         frame.index,
@@ -87,10 +92,6 @@ def _dataset(group: pd.DataFrame) -> str:
     rules = json.loads(group["rules"].iloc[0])
     names = sorted({name for name in group["data_name"] if name})
     return f"{rules['dataset']} ({' or '.join(names)})" if names else str(rules["dataset"])
-
-
-def _protocol(rules: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in rules.items() if key not in {"data", "epoch_rule"}}
 
 
 def _titles(rules: Sequence[dict[str, Any]], overrides: Sequence[dict[str, Any]]) -> list[str]:
@@ -117,10 +118,11 @@ def _comparison(
     teachers: pd.DataFrame,
     unfinished: Sequence[UnfinishedCell],
 ) -> Comparison:
-    frame = frame.assign(distinct=_distinct_settings(frame))
+    longer = frame["epochs"].where(frame["epochs"] != rules["epochs"], 0)
+    frame = frame.assign(distinct=_distinct_settings(frame), longer=longer)
     pairs = find_pairs(frame, unfinished)
     frames = _frames(frame, pairs)
-    cells = _unfinished_cells(unfinished, pairs, {row for row, _ in frames})
+    cells = _unfinished_cells(unfinished, pairs, {row for row, _ in frames}, rules["epochs"])
     rows = _labelled({row for row, _ in itertools.chain(frames, cells)})
     empty = frame.iloc[:0].set_index("seed")
     results = {
@@ -138,7 +140,7 @@ def _comparison(
         rows=tuple(sorted(rows.values(), key=_order)),
         results=results,
         student_only=_student_only(rules["name"], without_teacher),
-        num_variants=Counter(row.method for row in rows.values()),
+        num_variants=Counter(row.method for row in rows.values() if not row.tuning and not row.epochs),
         teacher_runs=tuple(
             sorted({(n, int(s)) for n, s in zip(teachers["student"], teachers["seed"], strict=True) if n in students})
         ),
@@ -148,12 +150,19 @@ def _comparison(
 def _frames(frame: pd.DataFrame, pairs: Sequence[ComparedPair]) -> dict[tuple[Row, ComparedPair], pd.DataFrame]:
     """Group records by row and pair, indexed by seed; those without a teacher belong to all pairs of their student."""
     frames: dict[tuple[Row, ComparedPair], pd.DataFrame] = {}
-    keys = ["method", "method_version", "distinct", "views", "code"]
+    keys = ["tuning", "method", "method_version", "distinct", "views", "code", "longer"]
     keys += ["teacher", "student", "teacher_id", "teacher_weights"]
     for _, group in frame.groupby(keys, sort=True):
         first = group.iloc[0]
         numbers = int(first["method_version"]), first["distinct"], int(first["views"])
-        row = Row(first["method"], *numbers, first["code"], first["family"])
+        row = Row(
+            first["method"],
+            *numbers,
+            first["code"],
+            first["family"],
+            tuning=first["tuning"],
+            epochs=int(first["longer"]),
+        )
         teacher = (first["teacher_id"], first["teacher_weights"]) if first["teacher"] else None
         by_seed = group.set_index("seed").sort_index()
         for pair in pairs:
@@ -173,10 +182,10 @@ def _distinct_settings(frame: pd.DataFrame) -> pd.Series[str]:
     pandas.Series
         ``(records,)``: JSON texts.
     """
-    columns = ["method", "method_version", "chosen", "views"]
+    columns = ["tuning", "method", "method_version", "chosen", "views"]
     distinct = frame["chosen"].copy()
     variants = frame.groupby([*columns, "student", "teacher"])["settings"].nunique()
-    for key in {index[:4] for index, number in variants.items() if number > 1}:  # type: ignore[index]
+    for key in {index[:5] for index, number in variants.items() if number > 1}:  # type: ignore[index]
         alike = (frame[columns] == list(key)).all(axis=1)
         differing: set[str] = set()
         for _, group in frame[alike].groupby(["student", "teacher"]):
@@ -191,15 +200,17 @@ def _distinct_settings(frame: pd.DataFrame) -> pd.Series[str]:
 
 
 def _unfinished_cells(
-    unfinished: Sequence[UnfinishedCell], pairs: Sequence[ComparedPair], rows: set[Row]
+    unfinished: Sequence[UnfinishedCell], pairs: Sequence[ComparedPair], rows: set[Row], epochs: int
 ) -> defaultdict[tuple[Row, ComparedPair], list[UnfinishedCell]]:
     """Group unfinished cells by row and pair."""
     cells: defaultdict[tuple[Row, ComparedPair], list[UnfinishedCell]] = defaultdict(list)
     for cell in unfinished:
         method, teacher = cell.config["method"], cell.config["teacher"]
         key = method["name"], method["version"], identity_text(cell.config.get("chosen", {}))
-        matches = [row for row in rows if (row.method, row.version, row.settings) == key]
-        row = min(matches, key=lambda row: (row.views, row.code)) if matches else Row(*key, views=0, code="", family="")
+        tuning, length = cell.config.get("tuning", ""), cell.config["protocol"]["epochs"]
+        new = Row(*key, views=0, code="", family="", tuning=tuning, epochs=0 if length == epochs else length)
+        matches = [row for row in rows if replace(row, views=0, code="") == new]
+        row = min(matches, key=lambda row: (row.views, row.code), default=new)
         for pair in pairs:
             if pair.student == cell.config["student"] and (not teacher or pair.teacher_id == teacher["id"]):
                 cells[row, pair].append(cell)
@@ -209,6 +220,8 @@ def _unfinished_cells(
 def _labelled(rows: set[Row]) -> dict[Row, Row]:
     """Add labels that distinguish rows, and missing families; returns the new rows by the old ones."""
     labels = {row: f"{row.method} {settings_text(row.changed)}".strip() for row in rows}
+    labels = {row: f"{label} ({row.tuning})" if row.tuning else label for row, label in labels.items()}
+    labels = {row: f"{label} ({row.epochs} epochs)" if row.epochs else label for row, label in labels.items()}
     labels = _distinguished(labels, {row: f"version {row.version}" for row in rows})
     labels = _distinguished(labels, {row: f"{row.views} views" for row in rows if row.views})
     labels = _distinguished(labels, {row: f"code {row.code or 'unknown'}" for row in rows if row.views})
@@ -238,9 +251,8 @@ def _order(row: Row) -> tuple[int, str]:
 
 
 def _student_only(protocol: str, rows: set[Row]) -> Row | None:
-    """Choose the student-only baseline among the rows without a teacher."""
-    if len(rows) == 1:
-        return next(iter(rows))
+    """Choose the student-only baseline among the rows without a teacher: never a control."""
+    plain = [row for row in rows if not row.changed and not row.tuning and not row.epochs]
     name = load_protocol(protocol).baseline if protocol in protocol_names() else ""
-    defaults = [row for row in rows if row.method == name and not row.changed]
+    defaults = [row for row in plain if row.method == name] if len(plain) > 1 else plain
     return defaults[0] if len(defaults) == 1 else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,8 @@ class Cell:
     """Hash of the weights that the student's training starts from; empty for fresh ones."""
     student_version: int | None = None
     """VERSION of a student that is a network of the user's."""
+    names_epochs: bool = field(default=False, compare=False)
+    """Whether its text names its epochs: those of other cells beside it are others."""
 
     @property
     def student_label(self) -> str:
@@ -163,7 +165,8 @@ class Cell:
     def __str__(self) -> str:
         pair = Pair.of(self.teacher.network, self.student_label) if self.teacher else self.student_label
         chosen = "".join(f" {key}={value}" for key, value in self.settings.chosen.items())
-        return f"{self.method}{chosen} {pair} seed {self.seed}"
+        epochs = f" for {self.protocol.epochs} epochs" if self.names_epochs else ""
+        return f"{self.method}{chosen} {pair}{epochs} seed {self.seed}"
 
 
 def by_teacher(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
@@ -175,12 +178,12 @@ def by_teacher(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
 
 
 def lockstep_groups(cells: Sequence[Cell], together: int | None) -> list[list[Cell]]:
-    """Group cells by seed, at most ``together`` in a group, in the order in which they were given."""
-    by_seed: dict[int, list[Cell]] = {}
+    """Group cells by seed and epochs, at most ``together`` in a group, in the order in which they were given."""
+    groups: dict[tuple[int, int], list[Cell]] = {}
     for cell in {cell.id: cell for cell in cells}.values():
-        by_seed.setdefault(cell.seed, []).append(cell)
+        groups.setdefault((cell.seed, cell.protocol.epochs), []).append(cell)
     if together is not None:
         with argument("--lockstep"):
             together = whole_number(together, 1)
     size = together or len(cells)
-    return [group[start : start + size] for group in by_seed.values() for start in range(0, len(group), size)]
+    return [group[start : start + size] for group in groups.values() for start in range(0, len(group), size)]

@@ -7,21 +7,24 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from kdbench.errors import UserError
 from kdbench.experiment.pairs import Pair, named_pairs
 from kdbench.experiment.protocol import load_protocol
-from kdbench.experiment.registry import method_names
+from kdbench.experiment.registry import load_method, method_names
 from kdbench.experiment.rule_groups import MAX_EPOCHS
+from kdbench.grid.search_table import SearchTable, read_search, seeds_taken
 from kdbench.models import canonical_network, network_sources, parse_pair
 from kdbench.utils.names import find_name
 from kdbench.utils.precision import Precision
 from kdbench.utils.reading import Missing, Unreadable, read_toml
 
-_KEYS = ("protocol", "pairs", "methods", "seeds", "epochs", "precision", "data", "dataset", "init", "method")
+_KEYS = ("protocol", "pairs", "methods", "seeds", "epochs", "precision", "data", "dataset", "init", "method", "search")
+_EPOCHS = "epochs"
+"""Of the grid; in the table of a method, unless that has a setting of this name, of its cells."""
 _Name = TypeVar("_Name", str, Pair)
 MAX_CELLS = 200_000
 """Cells that a grid may have: a plan of them takes about ten seconds."""
@@ -40,12 +43,16 @@ class GridFile:
     settings: dict[str, dict[str, tuple[Any, ...]]]
     """Settings of each method in this grid; every combination of their values is a cell."""
     epochs: int | None = None
+    epochs_of: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Epochs of a method where it has its own; each of them is a schedule of its own."""
     precision: str | None = None
     data: str | None = None
     dataset: str | None = None
     """Name of a data set in place of the protocol's."""
     init: dict[str, str]
     """Weights that students' training starts from, by the student: files, or names of published weights."""
+    search: SearchTable | None = None
+    """What is searched before the runs that are compared."""
 
     @property
     def name(self) -> str:
@@ -55,7 +62,10 @@ class GridFile:
     @property
     def num_cells(self) -> int:
         """Return the number of cells; one that several pairs share counts for each of them."""
-        rows = sum(math.prod(map(len, self.settings.get(method, {}).values())) for method in self.methods)
+        rows = sum(
+            math.prod(map(len, (*self.settings.get(method, {}).values(), self.epochs_of.get(method, (None,)))))
+            for method in self.methods
+        )
         return len(self.pairs) * rows * len(self.seeds)
 
 
@@ -89,19 +99,11 @@ def read_grid(path: Path) -> GridFile:
         pairs = _distinct("pair", list(_pairs(_listed(values["pairs"], "pairs 'TEACHER>STUDENT' or names of sets"))))
     with error_context(path, "seeds", values["seeds"]):
         seeds = _seeds(values["seeds"])
-    settings: dict[str, dict[str, tuple[Any, ...]]] = {}
     with error_context(path, "method", values.get("method")):
         tables = _typed(values.get("method", {}), dict, "tables [method.NAME]")
-    for name, table in tables.items():
-        with error_context(path, f"[method.{name}]", table):
-            method = _named("method", name, methods, "of this grid")
-            settings[method] = _settings(_typed(table, dict, "a table of settings"))
-    with error_context(path, "epochs", values.get("epochs")):
-        epochs = _typed(values.get("epochs"), int | None, "a whole number")
-        if epochs is not None and epochs < 1:
-            raise UserError("epochs must be at least 1")
-        if epochs is not None and epochs > MAX_EPOCHS:
-            raise UserError(f"epochs must be at most {MAX_EPOCHS:,}")
+    settings, epochs_of = _of_methods(path, tables, methods)
+    with error_context(path, _EPOCHS, values.get(_EPOCHS)):
+        epochs = None if _EPOCHS not in values else _epochs(values[_EPOCHS])
     with error_context(path, "precision", values.get("precision")):
         precision = _typed(values.get("precision"), str | None, "a word")
         if precision is not None:
@@ -117,6 +119,8 @@ def read_grid(path: Path) -> GridFile:
             network = canonical_network(name)
             require_name("student", network, students)
             init[network] = _typed(weights, str, "a file, or the name of published weights")
+    with error_context(path, "[search]", values.get("search")):
+        search = _search(values, methods, pairs, settings, seeds)
     file = GridFile(
         path=path,
         protocol=protocol,
@@ -125,10 +129,12 @@ def read_grid(path: Path) -> GridFile:
         seeds=seeds,
         settings=settings,
         epochs=epochs,
+        epochs_of=epochs_of,
         precision=precision,
         data=data,
         dataset=dataset,
         init=init,
+        search=search,
     )
     if file.num_cells > MAX_CELLS:
         raise UserError(
@@ -208,6 +214,56 @@ def _seeds(value: Any) -> tuple[int, ...]:
     if count > 1:
         raise UserError(f"seed {repeated} is listed twice: keep one of them")
     return tuple(seeds)
+
+
+def _search(
+    values: dict[str, Any],
+    methods: tuple[str, ...],
+    pairs: tuple[Pair, ...],
+    settings: dict[str, dict[str, tuple[Any, ...]]],
+    seeds: tuple[int, ...],
+) -> SearchTable | None:
+    """Read the table ``[search]``, if there is one; a method that is searched has one value of each setting."""
+    if "search" not in values:
+        return None
+    search = read_search(values["search"], methods, pairs)
+    for method, table in settings.items():
+        for key, choices in table.items():
+            if len(choices) > 1:
+                raise UserError(f"{method} is searched, so [method.{method}] has one value of {key}, its default")
+    if taken := sorted(seeds_taken(search).intersection(seeds)):
+        raise UserError(f"seed {taken[0]} is one of the search: give seeds that no trial has")
+    return search
+
+
+def _of_methods(
+    path: Path, tables: dict[str, Any], methods: tuple[str, ...]
+) -> tuple[dict[str, dict[str, tuple[Any, ...]]], dict[str, tuple[int, ...]]]:
+    """Read the tables of methods.
+
+    Returns
+    -------
+    settings, epochs
+        By method, the epochs of those that have their own.
+    """
+    settings: dict[str, dict[str, tuple[Any, ...]]] = {}
+    epochs: dict[str, tuple[int, ...]] = {}
+    for name, table in tables.items():
+        with error_context(path, f"[method.{name}]", table):
+            method = _named("method", name, methods, "of this grid")
+            settings[method] = _settings(_typed(table, dict, "a table of settings"))
+            has_epochs = _EPOCHS in table and _EPOCHS not in {each.name for each in fields(load_method(method).Config)}
+        if has_epochs:
+            with error_context(path, f"[method.{name}] {_EPOCHS}", table[_EPOCHS]):
+                epochs[method] = tuple(map(_epochs, settings[method].pop(_EPOCHS)))
+    return settings, epochs
+
+
+def _epochs(value: Any) -> int:
+    epochs: int = _typed(value, int, "a whole number")
+    if not 1 <= epochs <= MAX_EPOCHS:
+        raise UserError(f"epochs must be at {'least 1' if epochs < 1 else f'most {MAX_EPOCHS:,}'}")
+    return epochs
 
 
 def _settings(table: dict[str, Any]) -> dict[str, tuple[Any, ...]]:

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from cells import Typed
 
+from kdbench.engine.session import Session
 from kdbench.errors import UserError
+from kdbench.experiment.cell import lockstep_groups
 from kdbench.experiment.registry import method_names
 from kdbench.grid.file import read_grid
 from kdbench.grid.grid import Grid
@@ -63,6 +65,26 @@ def test_names_in_any_spelling_and_several_values(tmp_path: Path) -> None:
     assert file.seeds == (7,)
 
 
+def test_a_method_may_have_epochs_of_its_own(tmp_path: Path) -> None:
+    text = PAPER.replace("[method.dkd]", "[method.ce]\nepochs = [240, 391]\nlabel_smoothing = [0.0, 0.1]\n[method.dkd]")
+    grid = Grid.open(write(tmp_path / "paper.toml", text), runs=tmp_path / "runs")
+    without = Grid.open(write(tmp_path / "without.toml", PAPER), runs=tmp_path / "runs")
+    cells = {cell.id: cell for cell in grid.cells}
+    # 7 students, each of 5 seeds at two lengths and two smoothings; the usual cells are the same as ever
+    assert sum(cell.method == "ce" for cell in grid.cells) == 7 * 5 * 2 * 2
+    assert {cell.id for cell in without.cells} < cells.keys()
+    (longer,) = [
+        cell for cell in grid.by_row[grid.file.pairs[0], "ce"] if str(cell) == "ce wrn_16_2 for 391 epochs seed 1"
+    ]
+    alike = Session.open("cifar100-crd-v1", runs=tmp_path / "runs", epochs=391)
+    assert longer.id == alike.cell(method="ce", student=longer.student, seed=1, settings={}).id
+    assert {cell.protocol.epochs for cell in cells.values() if cell.method == "dkd"} == {240}
+    # what trains a teacher is not changed
+    assert {cell.id for cell in grid.to_train} == {cell.id for cell in without.to_train}
+    assert all(len({cell.protocol.epochs for cell in group}) == 1 for group in lockstep_groups(grid.cells, None))
+    assert grid.file.num_cells == without.file.num_cells + 8 * 5 * 3
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
@@ -95,6 +117,8 @@ def test_names_in_any_spelling_and_several_values(tmp_path: Path) -> None:
             "betta = 6.0",
             r"\[method.dkd\] \{\"betta\": 6.0\}: method dkd has no setting 'betta'",
         ),
+        ("beta = 6.0", "epochs = [9, 1.5]", r"\[method.dkd\] epochs \[9, 1.5\]: must be a whole number"),
+        ("beta = 6.0", "epochs = 0", r"\[method.dkd\] epochs 0: epochs must be at least 1"),
         ("beta = 6.0", "beta = 'x'", r"\[method.dkd\] .*: setting beta of method dkd must be float, not 'x'"),
         ("beta = 6.0", "beta = [1, 1]", r"\[method.dkd\] .*: beta must be one value or a list of different values"),
         (

@@ -38,7 +38,7 @@ def label_entry(comparison: Comparison, row: Row, notes: tuple[str, ...] = ()) -
         f"one of {number} variants of {row.method} that were run: to choose one by these accuracies is a choice on the "
         "test set, and biased upwards"
     )
-    return Entry(row.label, notes=(*notes, choice) if number > 1 else notes)
+    return Entry(row.label, notes=(*notes, choice) if number > 1 and not row.epochs else notes)
 
 
 def teacher_notes(comparison: Comparison) -> list[str]:
