@@ -201,7 +201,9 @@ def _is_network(teacher: str) -> bool:
 def provenance(comparison: Comparison) -> list[str]:
     """Return notes on where records come from, and on methods without published settings."""
     unpublished = sorted(
-        row.label for row in comparison.rows if row != comparison.student_only and _is_unpublished(comparison, row)
+        row.label
+        for row in comparison.rows
+        if row != comparison.student_only and not row.epochs and _is_unpublished(comparison, row)
     )
     frames = [result.frame for result in comparison.results.values()]
     devices, torch, commits = (
