@@ -25,6 +25,7 @@ from kdbench.grid.overview import Overview
 from kdbench.grid.states import State
 from kdbench.grid.submissions import Launch, Submission, SubmittedJob, new_folder
 from kdbench.grid.worker import Workload
+from kdbench.search.slots import Slot, stage_place
 from kdbench.teachers.demand import Wanted
 from kdbench.utils.leases import Leases
 from kdbench.utils.text import counted
@@ -63,11 +64,13 @@ class Submitter:
         self._folder = Path()
         self._setup: list[str] = []
 
-    def submit(self, cells: Sequence[Cell], report: Callable[[str], None]) -> Submission:
+    def submit(self, cells: Sequence[Cell], slots: Sequence[Slot], report: Callable[[str], None]) -> Submission:
         """Submit cells, with the training of teachers and the building of caches that they need.
 
         Parameters
         ----------
+        slots
+            Cells of a search that are known later: each stage is an array that waits for the one before.
         report
             Called with a line about each stage.
 
@@ -85,15 +88,17 @@ class Submitter:
             devices = self._profile.stages[stage].devices_per_cell
             check_devices(self._grid.session.protocol.rules.schedule, devices, "devices_per_cell =")
         teacher_jobs = self._teachers_in_training()
-        self._check_array_size(cells, scheduler.array_limit)
+        for several in (cells, *([slot.stand_in for slot in stage] for stage in _by_stage(slots).values())):
+            self._check_array_size(several, scheduler.array_limit)
         self._folder = new_folder(self._grid, "slurm")
         with Leases(scheduler) as leases:  # until it has a manifest, nobody takes the folder for a left-over
             leases.hold(self._folder)
-            return self._submit(cells, teacher_jobs, scheduler.cluster, report)
+            return self._submit(cells, slots, teacher_jobs, scheduler.cluster, report)
 
     def _submit(
         self,
         cells: Sequence[Cell],
+        slots: Sequence[Slot],
         teacher_jobs: dict[str, str],
         cluster: str,
         report: Callable[[str], None],
@@ -101,13 +106,24 @@ class Submitter:
         self._setup = copy_code(self._folder)
         try:
             # The manifest is written after each stage: 'grid cancel' then finds its jobs whatever happens here.
-            trained = self._send("teacher", self._teacher_pieces(cells), report)
+            needed = [*cells, *(slot.stand_in for slot in slots)]
+            trained = self._send("teacher", self._teacher_pieces(needed), report)
             self._write(cluster)
             teacher_jobs |= {cell.as_teacher.id: job for job, piece in trained for cell in piece.cells}
-            built = self._send("cache", self._cache_pieces(cells, teacher_jobs), report)
+            built = self._send("cache", self._cache_pieces(needed, teacher_jobs), report)
             self._write(cluster)
             cache_jobs = {piece.cells[0].teacher.id: job for job, piece in built if piece.cells[0].teacher}
-            self._send("students", self._student_pieces(cells, teacher_jobs, cache_jobs), report)
+            trials = self._grid.search.trial_ids
+            searched = [cell for cell in cells if cell.id in trials]
+            others = [cell for cell in cells if cell.id not in trials]
+            sent = self._send("students", self._student_pieces(searched, teacher_jobs, cache_jobs), report, "trials")
+            self._send("students", self._student_pieces(others, teacher_jobs, cache_jobs), report)
+            for stage, waiting in _by_stage(slots).items():
+                self._write(cluster)
+                before = [job for job, _ in sent] or [
+                    job.id for submission, job in self._overview.live if submission.launcher == "slurm"
+                ]
+                sent = self._send("students", self._slot_pieces(waiting, before), report, stage)
             submission = self._write(cluster)
             for job in self._held:
                 _scontrol("release", job)
@@ -176,6 +192,18 @@ class Submitter:
             pieces.append(piece)
         return pieces
 
+    def _slot_pieces(self, slots: Sequence[Slot], before: Sequence[str]) -> list[Piece]:
+        """Cut the slots of a stage into jobs that wait for all jobs of the stage before, however those end."""
+        by_id: dict[str, list[Slot]] = {}
+        for slot in slots:
+            by_id.setdefault(slot.stand_in.id, []).append(slot)
+        jobs = self._cut([slot.stand_in for slot in slots])
+        after = list(dict.fromkeys(job.partition("_")[0] for job in before))
+        return [
+            Piece(self._workload(slots=tuple(slot for cell in group for slot in by_id[cell.id])), (), after_any=after)
+            for group in jobs
+        ]
+
     def _cut(self, cells: Sequence[Cell]) -> list[tuple[Cell, ...]]:
         """Cut cells into jobs: those of a job share the teacher, and lockstep groups are kept whole where they fit."""
         resources = self._profile.stages["students"]
@@ -187,13 +215,19 @@ class Submitter:
         return jobs
 
     def _workload(
-        self, *, train: tuple[Cell, ...] = (), caches: tuple[Cell, ...] = (), cells: tuple[Cell, ...] = ()
+        self,
+        *,
+        train: tuple[Cell, ...] = (),
+        caches: tuple[Cell, ...] = (),
+        cells: tuple[Cell, ...] = (),
+        slots: tuple[Slot, ...] = (),
     ) -> Workload:
         return Workload(
             session=self._launch.session(self._grid) | {"devices": self._devices("teacher" if train else "students")},
             train=train,
             caches=caches,
             cells=cells,
+            slots=slots,
             cache=self._launch.cache,
             lockstep=self._profile.stages["students"].lockstep,
         )
@@ -211,7 +245,9 @@ class Submitter:
                 f"set cells_per_job = {least} in {self._profile.path}"
             )
 
-    def _send(self, stage: Stage, pieces: list[Piece], report: Callable[[str], None]) -> list[tuple[str, Piece]]:
+    def _send(
+        self, stage: Stage, pieces: list[Piece], report: Callable[[str], None], name: str = ""
+    ) -> list[tuple[str, Piece]]:
         """Submit the jobs of a stage as one array, held until the dependencies of each are set."""
         if not pieces:
             return []
@@ -220,7 +256,7 @@ class Submitter:
         executor = submitit.SlurmExecutor(self._folder, max_num_timeout=_MAX_RESTARTS)
         executor.update_parameters(
             **_parameters(
-                f"kdbench-{self._grid.file.name}-{stage}",
+                f"kdbench-{self._grid.file.name}-{name or stage}",
                 resources,
                 self._devices(stage),
                 self._setup,
@@ -236,7 +272,12 @@ class Submitter:
             raise UserError(f"sbatch does not accept the {stage} jobs of {self._profile.path}: {reason}") from None
         job_ids = [job.job_id for job in jobs]
         self._submitted += [
-            SubmittedJob(job_id, stage, tuple(cell.id for cell in (*piece.workload.train, *piece.workload.cells)))
+            SubmittedJob(
+                job_id,
+                name or stage,
+                tuple(cell.id for cell in (*piece.workload.train, *piece.workload.cells)),
+                tuple(slot.key for slot in piece.workload.slots),
+            )
             for job_id, piece in zip(job_ids, pieces, strict=True)
         ]
         array = job_ids[0].partition("_")[0]
@@ -244,7 +285,7 @@ class Submitter:
             self._set_dependencies(job_ids, pieces)
             self._held.append(array)
         bound = f", at most {resources.parallelism} at a time" if len(pieces) > resources.parallelism else ""
-        report(f"{stage}: job {array}, {counted(len(pieces), 'task')}{bound}")
+        report(f"{name or stage}: job {array}, {counted(len(pieces), 'task')}{bound}")
         return list(zip(job_ids, pieces, strict=True))
 
     def _set_dependencies(self, job_ids: list[str], pieces: list[Piece]) -> None:
@@ -254,6 +295,13 @@ class Submitter:
         for dependency, dependents in by_dependency.items():
             if dependency:
                 _scontrol("update", f"JobId={_array_notation(dependents)}", f"Dependency={dependency}")
+
+
+def _by_stage(slots: Sequence[Slot]) -> dict[str, list[Slot]]:
+    stages: dict[str, list[Slot]] = {}
+    for slot in slots:
+        stages.setdefault(slot.stage, []).append(slot)
+    return {name: stages[name] for name in sorted(stages, key=stage_place)}
 
 
 def _array_notation(job_ids: list[str]) -> str:

@@ -61,7 +61,7 @@ def test_the_readmes_tutorial_is_typed(typed: Typed) -> None:
     section = (ROOT / "README.md").read_text().partition("## A method of your own\n")[2].partition("\n## ")[0]
     (edit,) = re.findall(r"```python\n(.*?)\n```", section, flags=re.DOTALL)
     commands = re.findall(r"^kdbench .*$", section, flags=re.MULTILINE)
-    assert [re.sub("--methods own ", "", line).split()[1] for line in commands] == [
+    assert [re.sub("--own own ", "", line).split()[1] for line in commands] == [
         "new", "validate", "teacher", "train", "table",
     ]  # fmt: skip
     assert set(re.findall(r"digits-demo-v\d+", section)) == {DEMO}, "as 'kdbench new' prints"
@@ -70,7 +70,7 @@ def test_the_readmes_tutorial_is_typed(typed: Typed) -> None:
         code, out, err = typed(*words, *(["--epochs", "1"] if "--protocol" in words else []))
         assert code == 0, out + err
         if "new" in words:
-            file = Path("own/mine.py")
+            file = Path("own/methods/mine.py")
             before = file.read_text()
             file.write_text(re.sub(r"def direction_loss.*?(?=\n\n\n)", edit, before, flags=re.DOTALL))
             assert edit in file.read_text()

@@ -78,6 +78,8 @@ class Row:
     """First letters of the hash of a user's method; empty for methods of kdbench, and for records without a hash."""
     family: str = field(compare=False)
     label: str = field(default="", compare=False)
+    tuning: str = ""
+    """Where its settings were chosen; empty where no search chose them."""
     epochs: int = 0
     """Of students that were trained for longer than the comparison's rules say, without a teacher; 0 for all others."""
 

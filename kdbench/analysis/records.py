@@ -19,6 +19,8 @@ from kdbench.experiment.folder import CONFIG, FAILURE, RECORD, parse_record
 from kdbench.experiment.identity import identity_hash, identity_text
 from kdbench.experiment.record_checks import check_record
 from kdbench.experiment.test_sets import TEST_SETS
+from kdbench.search.files import STUDY
+from kdbench.search.written import WrittenStudy, read_study
 from kdbench.teachers.doubts import is_unchecked
 from kdbench.utils.reading import Missing, Unreadable, read_object, read_toml
 
@@ -48,6 +50,8 @@ class Records:
     unfinished: list[UnfinishedCell]
     problems: list[str]
     """Files that could not be read as records, each with the reason."""
+    studies: tuple[WrittenStudy, ...] = ()
+    """The searches whose files are there."""
 
 
 def read_records(runs: Path) -> Records:
@@ -64,6 +68,7 @@ def read_records(runs: Path) -> Records:
         raise UserError(f"the folder {runs} does not exist: 'kdbench demo' and 'kdbench train' create one")
     rows: list[dict[str, Any]] = []
     unfinished: list[UnfinishedCell] = []
+    studies: list[WrittenStudy] = []
     problems = list(flaws(runs)) if is_published(runs) else list[str]()
     for folder, names in folders_below(runs, problems):
         if RECORD in names:
@@ -74,6 +79,13 @@ def read_records(runs: Path) -> Records:
                 continue  # deleted meanwhile
             except Unreadable as error:
                 problems.append(f"{path} is left out: it {error}")
+        elif STUDY in names:
+            try:
+                studies.append(read_study(Path(folder) / STUDY))
+            except Missing:
+                continue
+            except Unreadable as error:
+                problems.append(f"the search in {folder} is left out: it {error}")
         elif CONFIG in names:
             try:
                 unfinished.append(read_unfinished(Path(folder), failed=FAILURE in names))
@@ -84,7 +96,7 @@ def read_records(runs: Path) -> Records:
                     problems.append(f"{os.path.join(folder, CONFIG)} is left out: it {error}")  # noqa: PTH118
     frame = _frame(rows)
     _check_unique(frame)
-    return Records(frame, unfinished, problems)
+    return Records(frame, unfinished, problems, tuple(studies))
 
 
 def as_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
@@ -160,6 +172,7 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
     test_set = record.get("test_set")
     # Records once held no such numbers.
     sizes = (test_set["images"], test_set["largest_class"]) if test_set else TEST_SETS.get(rules["dataset"], (0, 0))
+    members = teacher.get("members", [teacher]) if teacher else []
     environment, best, validation = record["environment"], record["best_on_test"], record.get("validation")
     return {
         "folder": folder,
@@ -179,7 +192,7 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
         "student": sys.intern(config["student"]),
         "student_version": config.get("student_version", NO_VERSION),
         "student_code": _code(record.get("student_source", "")),
-        "teacher_code": _code(teacher.get("source", "") if teacher else ""),
+        "teacher_code": sys.intern(", ".join(filter(None, (_code(each.get("source", "")) for each in members)))),
         "method": sys.intern(method["name"]),
         "method_version": method["version"],
         "code": _code(record.get("method_source", "")),

@@ -15,6 +15,7 @@ import pandas as pd
 
 from kdbench.analysis.comparison import COLUMN, MEASURES, ComparedPair, Comparison, Reported, Row, settings_text
 from kdbench.analysis.records import Records
+from kdbench.analysis.splitting import split
 from kdbench.errors import UserError
 from kdbench.experiment.pairs import JOIN, Pair, TeacherSpec, named_pairs
 from kdbench.utils.names import squeeze, unknown_name
@@ -22,29 +23,32 @@ from kdbench.utils.reading import parse_word
 from kdbench.utils.text import counted
 
 
-def with_values(records: Records, reported: Reported) -> tuple[Records, list[str]]:
-    """Leave out the records that do not hold what is reported, with a remark that counts them.
+def with_values(records: Records, reported: Reported, filters: Filters) -> tuple[Records, list[str]]:
+    """Leave out the records that do not hold what is reported, with a remark that counts the selected ones.
 
     Raises
     ------
     UserError
-        No record holds it.
+        No selected record holds it, or nothing is selected.
     """
     column = COLUMN[reported]
     lacking = records.frame[column].isna() if column in records.frame else pd.Series(dtype=bool)
     if not lacking.any():
         return records, []
-    number = counted(int(lacking.sum()), "record")
+    selected, _ = select(split(records), filters)
+    cells = {cell for each in selected for result in each.results.values() for cell in result.frame["cell"]}
+    missing = lacking[records.frame["cell"].isin(cells)]
+    number = counted(int(missing.sum()), "record")
     if reported == "validation":
         without = f"{number} of cells that held no images out, which [evaluation] validation in a protocol decides"
         remedy = "leave --epoch out to compare the last epochs"
     else:
         without = f"{number} without {MEASURES[reported]}, which earlier versions lack"
         remedy = "leave --measure out to compare by top-1"
-    if lacking.all():
+    if missing.all():
         raise UserError(f"there is nothing to compare: {without}; {remedy}")
     frame = records.frame.loc[~lacking].reset_index(drop=True)
-    return replace(records, frame=frame), [f"left out: {without}"]
+    return replace(records, frame=frame), [f"left out: {without}"] if missing.any() else []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

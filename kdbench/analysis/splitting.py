@@ -23,6 +23,7 @@ from kdbench.analysis.comparison import FAMILIES, ComparedPair, Comparison, Resu
 from kdbench.analysis.networks import told_apart
 from kdbench.analysis.pairing import find_pairs
 from kdbench.analysis.records import Records, UnfinishedCell
+from kdbench.analysis.searched import with_searches
 from kdbench.experiment.identity import identity_text
 from kdbench.experiment.pairs import JOIN
 from kdbench.experiment.protocol import load_protocol, protocol_names
@@ -30,7 +31,7 @@ from kdbench.experiment.protocol import load_protocol, protocol_names
 
 def split(records: Records) -> list[Comparison]:
     """Split records into comparisons, in the order of their protocols' names."""
-    records = told_apart(records)
+    records = with_searches(told_apart(records))
     frame = records.frame
     if frame.empty:
         return []
@@ -139,7 +140,7 @@ def _comparison(
         rows=tuple(sorted(rows.values(), key=_order)),
         results=results,
         student_only=_student_only(rules["name"], without_teacher),
-        num_variants=Counter(row.method for row in rows.values() if not row.epochs),
+        num_variants=Counter(row.method for row in rows.values() if not row.tuning and not row.epochs),
         teacher_runs=tuple(
             sorted({(n, int(s)) for n, s in zip(teachers["student"], teachers["seed"], strict=True) if n in students})
         ),
@@ -149,12 +150,19 @@ def _comparison(
 def _frames(frame: pd.DataFrame, pairs: Sequence[ComparedPair]) -> dict[tuple[Row, ComparedPair], pd.DataFrame]:
     """Group records by row and pair, indexed by seed; those without a teacher belong to all pairs of their student."""
     frames: dict[tuple[Row, ComparedPair], pd.DataFrame] = {}
-    keys = ["method", "method_version", "distinct", "views", "code", "longer"]
+    keys = ["tuning", "method", "method_version", "distinct", "views", "code", "longer"]
     keys += ["teacher", "student", "teacher_id", "teacher_weights"]
     for _, group in frame.groupby(keys, sort=True):
         first = group.iloc[0]
         numbers = int(first["method_version"]), first["distinct"], int(first["views"])
-        row = Row(first["method"], *numbers, first["code"], first["family"], epochs=int(first["longer"]))
+        row = Row(
+            first["method"],
+            *numbers,
+            first["code"],
+            first["family"],
+            tuning=first["tuning"],
+            epochs=int(first["longer"]),
+        )
         teacher = (first["teacher_id"], first["teacher_weights"]) if first["teacher"] else None
         by_seed = group.set_index("seed").sort_index()
         for pair in pairs:
@@ -174,10 +182,10 @@ def _distinct_settings(frame: pd.DataFrame) -> pd.Series[str]:
     pandas.Series
         ``(records,)``: JSON texts.
     """
-    columns = ["method", "method_version", "chosen", "views"]
+    columns = ["tuning", "method", "method_version", "chosen", "views"]
     distinct = frame["chosen"].copy()
     variants = frame.groupby([*columns, "student", "teacher"])["settings"].nunique()
-    for key in {index[:4] for index, number in variants.items() if number > 1}:  # type: ignore[index]
+    for key in {index[:5] for index, number in variants.items() if number > 1}:  # type: ignore[index]
         alike = (frame[columns] == list(key)).all(axis=1)
         differing: set[str] = set()
         for _, group in frame[alike].groupby(["student", "teacher"]):
@@ -199,8 +207,8 @@ def _unfinished_cells(
     for cell in unfinished:
         method, teacher = cell.config["method"], cell.config["teacher"]
         key = method["name"], method["version"], identity_text(cell.config.get("chosen", {}))
-        length = cell.config["protocol"]["epochs"]
-        new = Row(*key, views=0, code="", family="", epochs=0 if length == epochs else length)
+        tuning, length = cell.config.get("tuning", ""), cell.config["protocol"]["epochs"]
+        new = Row(*key, views=0, code="", family="", tuning=tuning, epochs=0 if length == epochs else length)
         matches = [row for row in rows if replace(row, views=0, code="") == new]
         row = min(matches, key=lambda row: (row.views, row.code), default=new)
         for pair in pairs:
@@ -212,6 +220,7 @@ def _unfinished_cells(
 def _labelled(rows: set[Row]) -> dict[Row, Row]:
     """Add labels that distinguish rows, and missing families; returns the new rows by the old ones."""
     labels = {row: f"{row.method} {settings_text(row.changed)}".strip() for row in rows}
+    labels = {row: f"{label} ({row.tuning})" if row.tuning else label for row, label in labels.items()}
     labels = {row: f"{label} ({row.epochs} epochs)" if row.epochs else label for row, label in labels.items()}
     labels = _distinguished(labels, {row: f"version {row.version}" for row in rows})
     labels = _distinguished(labels, {row: f"{row.views} views" for row in rows if row.views})
@@ -243,7 +252,7 @@ def _order(row: Row) -> tuple[int, str]:
 
 def _student_only(protocol: str, rows: set[Row]) -> Row | None:
     """Choose the student-only baseline among the rows without a teacher: never a control."""
-    plain = [row for row in rows if not row.changed and not row.epochs]
+    plain = [row for row in rows if not row.changed and not row.tuning and not row.epochs]
     name = load_protocol(protocol).baseline if protocol in protocol_names() else ""
     defaults = [row for row in plain if row.method == name] if len(plain) > 1 else plain
     return defaults[0] if len(defaults) == 1 else None

@@ -89,8 +89,10 @@ def check_protocol(name: str) -> bool:
     protocol = load_protocol(name)
     said = rules_said_by(name)
     echo(f"{name}: {protocol.title} ({protocol.source})\n")
-    values = {key: value for key, value in protocol.rules.values().items() if value is not None}
-    print_rows([{"rule": key, "value": shown(value), "from": said[key]} for key, value in values.items()])
+    values = {key: shown(value) for key, value in protocol.rules.values().items() if value is not None}
+    if protocol.rules.schedule.name != "step":
+        values["decay"] += ", in a method's pre-training alone"
+    print_rows([{"rule": key, "value": value, "from": said[key]} for key, value in values.items()])
     counts = Counter(said[key] for key in values)
     echo()
     _check_names(name)

@@ -30,9 +30,7 @@ def export(
     """
     from kdbench.engine.described import described
     from kdbench.engine.export import export as write
-    from kdbench.engine.trained import Trained, read_net
 
     source = described(folder)
-    net = Trained(read_net(source), source.protocol.rules.augmentation)
-    words = write(net, source, target, out)
+    words = write(source, target, out)
     echo(f"{out}: {source.name}, with equal logits; load it with\n{words}")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kdbench.grid.states import Status
     from kdbench.grid.submissions import Launch
     from kdbench.grid.workers import Workers
+    from kdbench.search.slots import Slot
     from kdbench.slurm.profile import Profile
     from kdbench.utils.signals import Stop
 
@@ -54,13 +55,20 @@ class OpenGrid:
         """Return the grid with the states that its cells have now."""
         from kdbench.grid.overview import read_overview
 
+        self.grid.refresh()
         return replace(self, overview=read_overview(self.grid, self.grid.session.scheduler))
 
+    def slots_to_run(self) -> list[Slot]:
+        """Return the cells of a search that are not known yet, and for which there is no job."""
+        return [slot for slot in self.grid.waiting if slot.key not in self.overview.taken]
+
     def print_counts(self, statuses: Sequence[Status]) -> None:
-        """Print how many cells of each pair and method are in which state."""
-        from kdbench.cli.grid_view import counts
+        """Print how many cells of each pair and method, and of each stage of a search, are in which state."""
+        from kdbench.cli.grid_view import counts, search_counts
 
         console().print(counts(self.grid, statuses, console().width))
+        if self.grid.search.studies:
+            console().print(search_counts(self.grid, statuses))
 
 
 def open_grid(
@@ -151,9 +159,10 @@ def start(opened: OpenGrid, cells: Sequence[Cell], profile: Profile | None, laun
     from kdbench.utils.signals import Stop
     from kdbench.utils.text import counted
 
-    grid, statuses = opened.grid, opened.overview.statuses
+    grid, statuses, slots = opened.grid, opened.overview.statuses, opened.slots_to_run()
     tidy_grid(grid, opened.overview)
-    if not cells:
+    grid.search.write()
+    if not cells and not slots:
         console().print(headline(grid, statuses))
         opened.print_counts(statuses)
         _conclude(opened, statuses)
@@ -164,12 +173,13 @@ def start(opened: OpenGrid, cells: Sequence[Cell], profile: Profile | None, laun
     if profile:
         from kdbench.slurm.submit import Submitter
 
-        submission = Submitter(grid, opened.overview, profile, launch).submit(cells, echo)
-        echo(f"submitted {counted(len(cells), 'cell')}: type {opened.command('status', '--watch')} to follow them")
+        submission = Submitter(grid, opened.overview, profile, launch).submit(cells, slots, echo)
+        number, watch = counted(len(cells) + len(slots), "cell"), opened.command("status", "--watch")
+        echo(f"submitted {number}: type {watch} to follow them")
         echo(f"logs: {submission.folder}")
         return
     with Stop() as stop, Leases(grid.session.scheduler) as leases:
-        workers = Workers(grid, cells, launch, leases)
+        workers = Workers(grid, cells, slots, launch, leases)
         if not stay:
             workers.wait_until_up()
             watch = opened.command("status", "--watch")
@@ -194,19 +204,19 @@ def _watch(opened: OpenGrid, workers: Workers, jobs: int, stop: Stop) -> list[St
     runs, ended = grid.session.runs, (State.DONE, State.FAILED)
     latest = {status.cell.id: status for status in opened.overview.statuses}
     crashes, started = 0, time.monotonic()
-    num_open_before = sum(status.state not in ended for status in opened.overview.statuses)
+    num_open_before = sum(status.state not in ended for status in opened.overview.statuses) + len(grid.waiting)
     with Live(console=console(), refresh_per_second=2, transient=True) as live:
         while True:
             over = all(workers.ended(number) for number in range(jobs))
             unfinished = [status.cell for status in latest.values() if status.state not in ended]
-            for status in survey(unfinished, runs, scheduler, {}, {}):
+            for status in survey([*unfinished, *grid.refresh()], runs, scheduler, {}, {}):
                 if status.state in ended:
                     crashes = 0
                     for line in lines([status], [status.state]):
                         console().print(line)
                 latest[status.cell.id] = status
             statuses = list(latest.values())
-            num_open = sum(status.state not in ended for status in statuses)
+            num_open = sum(status.state not in ended for status in statuses) + len(grid.waiting)
             if console().is_terminal:
                 num_ended, elapsed = num_open_before - num_open, time.monotonic() - started
                 left = f", about {clock(elapsed / num_ended * num_open)} left" if num_ended and num_open else ""
@@ -243,9 +253,15 @@ def _conclude(opened: OpenGrid, statuses: Sequence[Status], logs: Path | None = 
     from kdbench.grid.states import State
     from kdbench.utils.text import counted
 
+    trials = opened.grid.search.trial_ids
+    trials_failed = sum(status.state == State.FAILED and status.cell.id in trials for status in statuses)
+    if trials_failed:
+        echo(f"{counted(trials_failed, 'trial')} failed and so ranked last: type {opened.command('status')} to see why")
     counts = Counter(status.state for status in statuses)
+    counts[State.FAILED] -= trials_failed
     elsewhere = 0 if logs else counts[State.QUEUED] + counts[State.RUNNING]
-    failed, left = counts[State.FAILED], counts.total() - counts[State.DONE] - counts[State.FAILED] - elsewhere
+    failed = counts[State.FAILED]
+    left = counts.total() + (len(opened.grid.waiting) if logs else 0) - counts[State.DONE] - failed - elsewhere
     if failed or left:
         parts = ([f"{failed} failed"] if failed else []) + ([f"{left} not finished"] if left else [])
         raise UserError(

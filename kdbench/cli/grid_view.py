@@ -80,6 +80,21 @@ def counts(grid: Grid, statuses: Sequence[Status], width: int) -> RenderableType
     return Fitted(narrow)
 
 
+def search_counts(grid: Grid, statuses: Sequence[Status]) -> Fitted:
+    """Lay out a table of the stages of a search: its cells, and how many are not known before others have ended."""
+    states = {status.cell.id: status.state for status in statuses}
+    table = _table("search", ["done", "", "known later"])
+    for name, (cells, waiting) in grid.search.stages().items():
+        number = Counter(states[cell.id] for cell in cells)
+        others = ", ".join(f"{number[state]:,} {state}" for state in State if number[state] and state != State.DONE)
+        done = f"{number[State.DONE]}/{len(cells) + waiting}"
+        table.add_row(_STAGES.get(name, name.replace("-", " ")), done, others, f"{waiting:,}" if waiting else "")
+    return Fitted(table)
+
+
+_STAGES = {"best": "best, with further seeds", "final": "chosen settings"}
+
+
 def _name(pair: Pair) -> str:
     return f"{pair.teacher} > {pair.student}"
 
@@ -124,6 +139,7 @@ def live_view(
     """Lay out what a watcher sees: the counts, the unfinished teachers, and the running cells."""
     unfinished = [status for status in teachers if status.state != State.DONE]
     parts: list[RenderableType] = [headline(grid, statuses), counts(grid, statuses, width)]
+    parts += [search_counts(grid, statuses)] if grid.search.studies else []
     parts += [Text("teacher ") + line for line in lines(unfinished, list(State))]
     parts += lines(statuses, [State.RUNNING])
     if note:

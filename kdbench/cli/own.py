@@ -10,7 +10,7 @@ import typer
 
 from kdbench.cli.options import DEMO, command_line, echo
 from kdbench.errors import UserError
-from kdbench.experiment.own_folders import OWN, folders_of, named
+from kdbench.experiment.own_folders import METHODS, OWN, folders_of, named
 
 if TYPE_CHECKING:
     from kdbench.experiment.own_code import CodeSource
@@ -33,8 +33,8 @@ def new(
         Path | None,
         typer.Option(
             "--dir",
-            help="Folder of a method's files; of a network or protocol, the folder that holds networks/ and protocols/."
-            " Made if it does not exist. [default: that of --own, or else this one]",
+            help="Folder that holds your methods/, networks/ and protocols/, as --own names it, or a folder of methods "
+            "that --methods names. Made if it does not exist. [default: that of --own, or else this one]",
             metavar="DIR",
         ),
     ] = None,
@@ -51,7 +51,7 @@ def new(
     for file in write_start(kind, name, target, {"BASE": DEMO}):
         echo(f"wrote {file}")
     is_named = target.absolute() in folders_of(f"{kind}s")  # type: ignore[arg-type]
-    place = [] if is_named else ["--methods", target] if kind == "method" else ["--own", target.parent]
+    place = [] if is_named else ["--own", target.parent]
     echo("Change it, then type:")
     for line in _next_words(kind, name):
         echo(f"  {command_line(context, *place, *line)}")
@@ -91,12 +91,12 @@ def _kind_and_name(words: Sequence[str], command: str) -> tuple[str, str]:
 
 
 def _target(kind: str, folder: Path | None) -> Path:
-    """Return the folder of the new files."""
-    if folder is None and not named(OWN):
-        return Path() if kind == "method" else Path(f"{kind}s")
+    """Return the folder of the new files: one of ``--methods`` itself, or that of the kind in any other folder."""
     if folder is None:
-        return named(OWN)[0] / f"{kind}s"
-    return folder if kind == "method" else folder / f"{kind}s"
+        folder = named(OWN)[0] if named(OWN) else Path()
+    elif kind == "method" and folder.absolute() in named(METHODS):
+        return folder
+    return folder / f"{kind}s"
 
 
 def _check_free(kind: str, name: str, target: Path) -> None:

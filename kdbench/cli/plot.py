@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from kdbench.cli.options import DataOption, DeviceOption, DownloadOption, echo, progress_bar
+from kdbench.cli.options import DeviceOption, DownloadOption, echo, progress_bar
 from kdbench.cli.selection import (
     MethodsOption,
     PairsOption,
@@ -38,7 +38,14 @@ def plot(
     pairs: PairsOption = None,
     protocol: ProtocolFilter = None,
     rules: RulesOption = None,
-    data: DataOption = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of 'tsne': folder of data sets, or one data set, as npz:FILE or folder:DIR; may be repeated: each "
+            "network takes the one that it was trained on. [default: data]",
+            metavar="DIR|KIND:DIR",
+        ),
+    ] = None,
     download: DownloadOption = False,
     device: DeviceOption = None,
 ) -> None:
@@ -59,13 +66,14 @@ def plot(
 
     from kdbench.analysis.plots.written import write_plots
 
-    if name != "tsne" and (data is not None or download or device is not None):
+    if name != "tsne" and (data or download or device is not None):
         raise UserError(f"--data, --download and --device are for 'kdbench plot tsne': {name} needs no data")
     selection = read_selection(runs, protocol=protocol, rules=rules, methods=methods, pairs=pairs)
+    problems: list[str] = []
     with progress_bar(Console(stderr=True)) as progress:
         task = progress.add_task("reading", total=1.0)
         if name == "tsne":
-            selection.remarks.extend(_embed(selection, data, device, progress, download=download))
+            problems = _embed(selection, data or [], device, progress, download=download)
         paths, reasons = write_plots(
             name,
             selection.comparisons,
@@ -78,12 +86,12 @@ def plot(
         raise UserError(reasons[0])
     for path in paths:
         echo(str(path))
-    selection.remarks.extend(reasons)
+    selection.remarks.extend(problems or reasons)
     selection.finish()
 
 
 def _embed(
-    selection: Selection, data: str | None, device: str | None, progress: Progress, *, download: bool
+    selection: Selection, data: list[str], device: str | None, progress: Progress, *, download: bool
 ) -> list[str]:
     """Embed the features of networks that have no embedding; returns why some could not be embedded.
 

@@ -145,7 +145,7 @@ def _failure_line(session: Session, cell: Cell, error: Exception) -> str:
 
 def warn_of_changes(session: Session, done: list[Cell]) -> None:
     """Print which of the user's methods and networks have changed since these finished cells were run."""
-    from kdbench.engine.code import changed_code, code_of
+    from kdbench.engine.code import changed_code, code_of, texts_of
     from kdbench.experiment.folder import RECORD
     from kdbench.utils.reading import read_object
 
@@ -153,8 +153,7 @@ def warn_of_changes(session: Session, done: list[Cell]) -> None:
     for cell in done:
         if any(source.own for source in code_of(cell).values()):
             record = read_object(cell.folder(session.runs) / RECORD)
-            texts = record | {"teacher.source": (record.get("teacher") or {}).get("source", "")}
-            changed.update(source.where for source in changed_code(cell, texts))
+            changed.update(source.where for source in changed_code(cell, texts_of(record)))
     for file, number in changed.items():
         subject, cells = ("this record was", "its cell") if number == 1 else (f"{number} records were", "their cells")
         echo(f"{file} has changed since {subject} made: raise its VERSION to run {cells} again")

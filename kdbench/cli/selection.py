@@ -110,11 +110,6 @@ def read_selection(
     from kdbench.analysis.selection import Filters, select, with_values
     from kdbench.analysis.splitting import split
 
-    records, lacking = with_values(read_records(runs), reported)
-    comparisons = split(records)
-    if not comparisons:
-        _report_incomplete(records)
-        raise UserError(f"no finished cells in {runs}: run 'kdbench demo', 'kdbench train' or 'kdbench grid run' first")
     filters = Filters(
         protocols=[protocol] if protocol is not None else [],
         rules=rules or [],
@@ -122,6 +117,11 @@ def read_selection(
         pairs=pairs or [],
         baselines=[baseline] if baseline is not None else [],
     )
+    records, lacking = with_values(read_records(runs), reported, filters)
+    comparisons = split(records)
+    if not comparisons:
+        _report_incomplete(records)
+        raise UserError(f"no finished cells in {runs}: run 'kdbench demo', 'kdbench train' or 'kdbench grid run' first")
     selected, remarks = select(comparisons, filters)
     return Selection(selected, records, lacking + remarks)
 

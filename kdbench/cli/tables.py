@@ -20,6 +20,7 @@ from kdbench.cli.selection import (
     split_names,
 )
 from kdbench.errors import UserError
+from kdbench.experiment.folder import RECORD
 
 if TYPE_CHECKING:
     from kdbench.analysis.comparison import Comparison, Reported
@@ -185,6 +186,8 @@ def compare(
             raise UserError(f"{', '.join(extra)}: not for two cells; leave it out, or name one folder of runs")
         print_tables(two_cells(runs, other), form)
         return
+    if (runs / RECORD).is_file():
+        raise UserError(f"{runs} is the folder of one cell: type that of a second one behind it, or a folder of runs")
     reported = _reported(epoch, measure)
     selection = read_selection(
         runs, protocol=protocol, rules=rules, methods=methods, pairs=pairs, baseline=baseline, reported=reported

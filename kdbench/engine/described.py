@@ -11,7 +11,7 @@ from kdbench.data.datasets import SHAPES
 from kdbench.data.images import Normalisation
 from kdbench.errors import UserError
 from kdbench.experiment.folder import CONFIG, RECORD, STATE, WEIGHTS, parse_record
-from kdbench.experiment.protocol import Protocol, load_protocol, protocol_of
+from kdbench.experiment.protocol import Protocol, load_protocol, protocol_names, protocol_of
 from kdbench.models import network_version, own_network
 from kdbench.models.starts import read_start
 from kdbench.teachers.cards import CARD, TeacherCard, read_card
@@ -104,12 +104,7 @@ def _of_record(folder: Path, find_size: FindSize) -> Described:
     config = record["config"]
     network, _, start = config["student"].partition("@")
     protocol = protocol_of(config["protocol"], str(folder / RECORD))
-    version, now = config.get("student_version"), network_version(network)
-    if now is not None and version != now:
-        raise UserError(f"{folder} is of version {version} of {network}, which has version {now} now: put that back")
-    source = own_network(network)
-    if source and source.changed_since(str(record.get("student_source", ""))):
-        raise UserError(f"{source.where} has changed since {folder} was trained: put it back, the weights are for that")
+    _check_code(folder, network, config.get("student_version"), str(record.get("student_source", "")))
     return Described(
         name=f"{config['student']} ({config['method']['name']}, seed {config['seed']})",
         network=network,
@@ -133,9 +128,10 @@ def _of_card(folder: Path, find_size: FindSize) -> Described:
         return replace(trained, name=f"teacher {card.spec}", weights=folder / WEIGHTS)
     if card.accuracy is None or card.ref.is_file:
         raise UserError(f"{folder} is a file of logits, not a network: give the folder of another teacher")
-    protocol = load_protocol(place.name).override(dataset=card.dataset)
+    _check_code(folder, card.network, card.version, card.source or "")
+    protocol = protocol_of(card.rules, str(folder / CARD)) if card.rules else _protocol_above(folder, card)
     protocol = protocol.with_side(card.image_size) if card.image_size else protocol
-    known = _input({}, folder, protocol, find_size, "")
+    known = _kept_input(card.input, folder / CARD) if card.input else _input({}, folder, protocol, find_size, "")
     return Described(
         name=f"teacher {card.spec}",
         network=card.network,
@@ -145,6 +141,27 @@ def _of_card(folder: Path, find_size: FindSize) -> Described:
         protocol=protocol,
         input=replace(known, normalisation=card.normalisation or known.normalisation),
     )
+
+
+def _check_code(folder: Path, network: str, version: int | None, text: str) -> None:
+    """Raise UserError where a network of the user's is another one than that of a folder's weights."""
+    now, source = network_version(network), own_network(network)
+    if now is not None and version != now:
+        raise UserError(f"{folder} is of version {version} of {network}, which has version {now} now: put that back")
+    if source and source.changed_since(text):
+        raise UserError(f"{source.where} has changed since {folder} was trained: put it back, the weights are for that")
+
+
+def _protocol_above(folder: Path, card: TeacherCard) -> Protocol:
+    """Return the protocol below which a teacher lies, whose card is of an earlier version and does not name it."""
+    name = folder.absolute().parent.parent.name
+    if name not in protocol_names():
+        raise UserError(
+            f"{folder} does not hold the rules under which its teacher was made, and {name!r}, below which it lies, is "
+            "no protocol: put it back into RUNS/PROTOCOL/teachers, and train or import the teacher again there to copy "
+            "it elsewhere"
+        )
+    return load_protocol(name).override(dataset=card.dataset)
 
 
 def _own_record(place: Path, card: TeacherCard) -> Path | None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from kdbench.engine.described import Described
 from kdbench.engine.model_card import model_card
-from kdbench.engine.trained import Trained, is_wrapped
+from kdbench.engine.trained import Trained, is_wrapped, read_net
 from kdbench.errors import UserError
 from kdbench.models import TIMM, TORCHVISION, twin_of
 from kdbench.models.timm_adapter import TimmBackbone
@@ -41,7 +41,7 @@ Written = tuple[Callable[[Tensor], Tensor], str]
 """What gives the logits of images in [0, 1] by what was written, and how to load it: a line with `_PATH` in it."""
 
 
-def export(net: Trained, source: Described, target: Target, out: Path) -> str:
+def export(source: Described, target: Target, out: Path) -> str:
     """Write a network for another library, and return how to load it, in a line.
 
     Parameters
@@ -52,10 +52,11 @@ def export(net: Trained, source: Described, target: Target, out: Path) -> str:
     Raises
     ------
     UserError
-        The network is not one of that library's, a package is missing, the path is no good, or the logits of what was
-        written differ.
+        The network is not one of that library's, a package is missing, the path is no good, the weights are not those
+        of the record, or the logits of what was written differ.
     """
-    _check_path(target, out)
+    _check(source, target, out)
+    net = Trained(read_net(source), source.protocol.rules.augmentation)
     writers: dict[Target, Callable[[Trained, Described, Path], Written]] = {
         "timm": _write_timm,
         "torchvision": _write_torchvision,
@@ -74,6 +75,15 @@ def export(net: Trained, source: Described, target: Target, out: Path) -> str:
         else:
             write_atomic(out, written.read_bytes(), _ELSEWHERE)
     return words.replace(_PATH, repr(str(out)))
+
+
+def _check(source: Described, target: Target, out: Path) -> None:
+    """Raise UserError for what can be known before the network is loaded: first what no other path mends."""
+    if target != "onnx":
+        _native(source, TORCHVISION if target == "torchvision" else TIMM)
+    _check_path(target, out)
+    if target == "onnx":
+        _onnx_packages()
 
 
 def _check_path(target: Target, out: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from kdbench.data.datasets import EMBEDDED
 from kdbench.data.images import Dataset
 from kdbench.data.npz import NPZ
 from kdbench.data.place import DataPlace
@@ -39,7 +40,7 @@ class FeatureReader:
     Parameters
     ----------
     data
-        What ``--data`` takes.
+        What ``--data`` takes, each; a network takes the first that it was trained on.
     download
         Whether a data set that is missing is downloaded.
     choose
@@ -48,14 +49,15 @@ class FeatureReader:
 
     def __init__(
         self,
-        data: str | None,
+        data: Sequence[str],
         *,
         download: bool,
         device: torch.device,
         choose: Callable[[NDArray[np.int64]], NDArray[np.int64]],
     ) -> None:
-        self._place, self._download, self._device, self._choose = DataPlace.parse(data), download, device, choose
-        self._datasets: dict[object, Dataset] = {}
+        self._places = [DataPlace.parse(word) for word in data]
+        self._download, self._device, self._choose = download, device, choose
+        self._datasets: dict[tuple[object, ...], Dataset] = {}
 
     @torch.no_grad()  # a network of one's own is tried when it is built, which inference tensors do not take
     def read(self, folder: Path) -> Features:
@@ -87,14 +89,34 @@ class FeatureReader:
         return Features(values=values, labels=labels[places], num_classes=dataset.num_classes)
 
     def _dataset(self, source: Described) -> Dataset:
-        key = (source.protocol.dataset, source.protocol.rules.augmentation)
+        """Return the data that a network was trained on, of those that are named."""
         kind, colon, _ = source.protocol.dataset.partition(":")
-        if self._place.kind is None and colon:
+        if colon and not any(place.kind for place in self._places):
             word = f"{NPZ}FILE" if kind == "npz" else f"{kind}:DIR"
             raise UserError(f"{source.name} was trained on {source.protocol.dataset}: type --data {word}")
-        if key not in self._datasets:
-            self._datasets[key] = self._place.open(source.protocol, download=self._download)
-        dataset = self._datasets[key]
-        if source.fingerprint is not None and dataset.fingerprint != source.fingerprint:
-            raise UserError(f"{dataset.name} is not the data that {source.name} was trained on: give those with --data")
-        return dataset
+        others, problems = list[str](), list[UserError]()
+        for place in self._candidates(source):
+            key = (place, source.protocol.dataset, source.protocol.rules.augmentation)
+            try:
+                if key not in self._datasets:
+                    self._datasets[key] = place.open(source.protocol, download=self._download)
+            except UserError as error:
+                problems.append(error)
+                continue
+            dataset = self._datasets[key]
+            if source.fingerprint is None or dataset.fingerprint == source.fingerprint:
+                return dataset
+            others.append(dataset.name)
+        if problems:
+            raise problems[0]
+        verb = "is" if len(others) == 1 else "are"
+        raise UserError(
+            f"{' and '.join(others)} {verb} not the data that {source.name} was trained on: give those with --data, "
+            "which may be repeated"
+        )
+
+    def _candidates(self, source: Described) -> Iterator[DataPlace]:
+        """Yield the places where a network's data may be: those that are named, and kdbench itself."""
+        yield from self._places
+        if not self._places or source.protocol.dataset in EMBEDDED:
+            yield DataPlace()

@@ -14,6 +14,7 @@ from kdbench.engine.tally import VALIDATION, Tally
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.record_checks import sealed
 from kdbench.experiment.registry import load_method
+from kdbench.models.build import input_of
 from kdbench.net import Net
 from kdbench.utils.device import peak_memory_mb
 
@@ -94,9 +95,7 @@ def make_record(
             "images": len(dataset.test_labels),
             "largest_class": int(dataset.test_labels.bincount().max()),
         },
-        "teacher": {**teacher, **({"source": code["teacher.source"]} if "teacher.source" in code else {})}
-        if teacher
-        else None,
+        "teacher": teacher,
         "student": cell.student_label,
         **({"student_source": code["student_source"]} if "student_source" in code else {}),
         "method": cell.method,
@@ -114,6 +113,7 @@ def make_record(
         "best_on_test": {"top1": best["top1"], "epoch": best["epoch"]},
         **_validation(history, len(dataset.train_labels) - counts.num_trained),
         "loss": {name.removeprefix("loss/"): v for name, v in last.items() if name.startswith("loss/")},
+        **({"first_losses": tally.first_losses} if tally.first_losses else {}),
         "cost": {
             "train_seconds": seconds["train"],
             "evaluate_seconds": seconds["evaluate"],
@@ -131,12 +131,7 @@ def make_record(
             "extra_parameters": counts.extra_parameters,
         },
         "weights": weights,
-        "input": {
-            "size": list(student.image_size),
-            "mean": student.mean.flatten().tolist(),
-            "std": student.std.flatten().tolist(),
-            "classes": student.num_classes,
-        },
+        "input": input_of(student),
         **({"predictions": predictions} if predictions else {}),
         "environment": environment(device),
         "config": cell.identity(),

@@ -13,6 +13,8 @@ from kdbench.utils.device import Span
 
 VALIDATION = "validation/"
 """What begins the names of metrics of held-out images."""
+FIRST_STEPS = 20
+"""Steps whose losses are kept one by one."""
 
 
 @final
@@ -22,6 +24,8 @@ class Tally:
     def __init__(self) -> None:
         self.sums: dict[str, float] = {}
         """Of each loss term, over the steps of this epoch that were read."""
+        self.first_losses: list[dict[str, float]] | None = []
+        """Loss terms of the first steps, pre-training included; None where a saved state did not keep them."""
         self.seconds = {"train": 0.0, "evaluate": 0.0}
         self.history: list[dict[str, Any]] = []
         """Metrics of the protocol's epochs."""
@@ -55,7 +59,9 @@ class Tally:
         return [dict(zip(self.terms, row, strict=True)) for row in rows]
 
     def add(self, terms: Mapping[str, float]) -> None:
-        """Add a step's loss terms to the sums of the epoch."""
+        """Add a step's loss terms to the sums of the epoch, and keep those of the first steps."""
+        if self.first_losses is not None and len(self.first_losses) < FIRST_STEPS:
+            self.first_losses.append(dict(terms))
         for name, value in terms.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
@@ -76,10 +82,11 @@ class Tally:
             "history": self.history,
             "history_before": self.history_before,
             "sums": self.sums,
+            "first_losses": self.first_losses,
             "seconds": self.seconds,
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Continue from a saved state."""
         self.history, self.sums, self.seconds = state["history"], state["sums"], state["seconds"]
-        self.history_before = state.get("history_before", [])
+        self.history_before, self.first_losses = state.get("history_before", []), state.get("first_losses")

@@ -18,6 +18,11 @@ Kind = Literal["methods", "networks", "protocols"]
 KINDS: tuple[Kind, ...] = ("methods", "networks", "protocols")
 
 
+def found_with(option: str, variable: str) -> str:
+    """Return how folders of the user's own are named on the command line, and where there is none."""
+    return f"found with 'kdbench {option} DIR', in Python with the environment variable {variable}"
+
+
 def named(variable: str) -> tuple[Path, ...]:
     """Return the folders that a variable names now, each once."""
     return _named(os.environ.get(variable, ""), os.getcwd())  # noqa: PTH109 - called often
@@ -42,7 +47,7 @@ def check() -> None:
         if not folder.is_dir():
             raise UserError(
                 f"folder {folder} does not exist: --methods and {METHODS} name folders of methods, and 'kdbench new "
-                "NAME --dir DIR' makes one"
+                "NAME --dir DIR' makes DIR/methods"
             )
     for folder in named(OWN):
         if not any((folder / kind).is_dir() for kind in KINDS):

@@ -166,7 +166,7 @@ def load_protocol(name: str) -> Protocol:
 def _find(name: str, files: Mapping[str, Path]) -> str:
     remedy = "'kdbench list protocols' names all"
     if not own_folders.folders_of("protocols"):
-        remedy += f"; one of your own is found with --own DIR or {own_folders.OWN}"
+        remedy += f"; one of your own is {own_folders.found_with('--own', own_folders.OWN)}"
     return find_name("protocol", name, files, remedy)
 
 

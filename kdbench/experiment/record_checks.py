@@ -183,6 +183,9 @@ def _check_numbers(record: Mapping[str, Any]) -> None:
         _check_number(field, _value(record, field, optional=field in absent), (low,), whole_number, field in absent)
     for name, loss in record.get("loss", {}).items():
         _check_number(f"loss.{name}", loss, (), number)
+    for step, terms in enumerate(record.get("first_losses", ()), 1):
+        for name, loss in terms.items():
+            _check_number(f"first_losses, step {step}, {name}", loss, (), number)
 
 
 def _check_number(

@@ -16,12 +16,13 @@ from kdbench.experiment.pairs import Pair, named_pairs
 from kdbench.experiment.protocol import load_protocol
 from kdbench.experiment.registry import load_method, method_names
 from kdbench.experiment.rule_groups import MAX_EPOCHS
+from kdbench.grid.search_table import SearchTable, read_search, seeds_taken
 from kdbench.models import canonical_network, network_sources, parse_pair
 from kdbench.utils.names import find_name
 from kdbench.utils.precision import Precision
 from kdbench.utils.reading import Missing, Unreadable, read_toml
 
-_KEYS = ("protocol", "pairs", "methods", "seeds", "epochs", "precision", "data", "dataset", "init", "method")
+_KEYS = ("protocol", "pairs", "methods", "seeds", "epochs", "precision", "data", "dataset", "init", "method", "search")
 _EPOCHS = "epochs"
 """Of the grid; in the table of a method, unless that has a setting of this name, of its cells."""
 _Name = TypeVar("_Name", str, Pair)
@@ -50,6 +51,8 @@ class GridFile:
     """Name of a data set in place of the protocol's."""
     init: dict[str, str]
     """Weights that students' training starts from, by the student: files, or names of published weights."""
+    search: SearchTable | None = None
+    """What is searched before the runs that are compared."""
 
     @property
     def name(self) -> str:
@@ -116,6 +119,8 @@ def read_grid(path: Path) -> GridFile:
             network = canonical_network(name)
             require_name("student", network, students)
             init[network] = _typed(weights, str, "a file, or the name of published weights")
+    with error_context(path, "[search]", values.get("search")):
+        search = _search(values, methods, pairs, settings, seeds)
     file = GridFile(
         path=path,
         protocol=protocol,
@@ -129,6 +134,7 @@ def read_grid(path: Path) -> GridFile:
         data=data,
         dataset=dataset,
         init=init,
+        search=search,
     )
     if file.num_cells > MAX_CELLS:
         raise UserError(
@@ -208,6 +214,26 @@ def _seeds(value: Any) -> tuple[int, ...]:
     if count > 1:
         raise UserError(f"seed {repeated} is listed twice: keep one of them")
     return tuple(seeds)
+
+
+def _search(
+    values: dict[str, Any],
+    methods: tuple[str, ...],
+    pairs: tuple[Pair, ...],
+    settings: dict[str, dict[str, tuple[Any, ...]]],
+    seeds: tuple[int, ...],
+) -> SearchTable | None:
+    """Read the table ``[search]``, if there is one; a method that is searched has one value of each setting."""
+    if "search" not in values:
+        return None
+    search = read_search(values["search"], methods, pairs)
+    for method, table in settings.items():
+        for key, choices in table.items():
+            if len(choices) > 1:
+                raise UserError(f"{method} is searched, so [method.{method}] has one value of {key}, its default")
+    if taken := sorted(seeds_taken(search).intersection(seeds)):
+        raise UserError(f"seed {taken[0]} is one of the search: give seeds that no trial has")
+    return search
 
 
 def _of_methods(

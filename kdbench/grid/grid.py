@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import final
 
@@ -16,6 +15,8 @@ from kdbench.experiment.cell import Cell, TeacherRef
 from kdbench.experiment.pairs import LOGITS, Pair, TeacherSpec
 from kdbench.experiment.protocol import load_protocol
 from kdbench.grid.file import GridFile, error_context, read_grid
+from kdbench.grid.grid_search import GridSearch
+from kdbench.search.slots import Slot
 from kdbench.teachers.cards import TeacherCard, choices, find_teacher, teachers_of
 from kdbench.utils.scheduler import Scheduler
 
@@ -63,7 +64,11 @@ class Grid:
                 self._inits[student], _ = bring(session, student, weights)
         for pair, method in itertools.product(file.pairs, file.methods):
             self.by_row[pair, method] = self._row(method, refs[pair.teacher], pair.student)
-        self.cells = tuple({cell.id: cell for row in self.by_row.values() for cell in row}.values())
+        self.search = GridSearch.of(file, session.runs, self.by_row)
+        # Trials come first: what is chosen waits for all of them.
+        cells = [*self.search.cells, *(cell for row in self.by_row.values() for cell in row)]
+        self.cells = tuple({cell.id: cell for cell in cells}.values())
+        self.refresh()
         needed = {teacher for cell in self.cells for teacher in cell.teacher_ids}
         self.teachers = {key: teacher for key, teacher in self.teachers.items() if key in needed}
 
@@ -115,7 +120,19 @@ class Grid:
         """Return the cells that train the teachers that do not exist yet."""
         return tuple(teacher.cell for teacher in self.teachers.values() if teacher.cell)
 
-    @cached_property
+    def refresh(self) -> tuple[Cell, ...]:
+        """Look which further cells of a search are known by now; return those that are new."""
+        known = {cell.id for cell in self.cells}
+        new = tuple(cell for cell in self.search.refresh() if cell.id not in known)
+        self.cells += new
+        return new
+
+    @property
+    def waiting(self) -> list[Slot]:
+        """The cells of a search that are not known yet."""
+        return self.search.waiting
+
+    @property
     def cell_ids(self) -> frozenset[str]:
         """Ids of its cells and of those that train its teachers, or trained them."""
         return frozenset({cell.id for cell in self.cells} | {teacher.ref.hash for teacher in self.teachers.values()})
@@ -166,6 +183,8 @@ class Grid:
                     settings=chosen,
                     init=self._inits.get(student, ""),
                 )
+            if self.file.search:  # what is compared was trained on all images
+                first = replace(first, protocol=first.protocol.override(validation=0.0))
             if epochs and epochs != first.protocol.epochs:
                 first = replace(first, protocol=first.protocol.override(epochs=epochs), names_epochs=True)
             row += first.with_seeds(self.file.seeds)

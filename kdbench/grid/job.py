@@ -19,9 +19,11 @@ from kdbench.engine.display import Display
 from kdbench.engine.follow import follow_launch
 from kdbench.engine.session import Session
 from kdbench.errors import Interrupted
+from kdbench.experiment.cell import Cell
 from kdbench.experiment.folder import RECORD, STATE
 from kdbench.grid.submissions import REPORT
 from kdbench.grid.worker import Worker, Workload, print_line
+from kdbench.search.choices import Choices
 from kdbench.teachers.cache_folder import FOLDER as CACHES
 from kdbench.utils.files import NotWritten, paths_in, write_json
 from kdbench.utils.leases import Leases
@@ -89,7 +91,7 @@ class GridJob:
             return False
         session = Session.open(**self.workload.session, scheduler=scheduler)
         with Stop():  # its signals are those of the whole job: the first task acts on them
-            return follow_launch(session, [*self.workload.train, *self.workload.cells])
+            return follow_launch(session, [*self.workload.train, *self.workload.cells, *known_cells(self.workload)])
 
     def _write_report(self, values: dict[str, Any]) -> None:
         if self.folder:
@@ -111,11 +113,17 @@ class GridJob:
 def progress_mark(workload: Workload) -> int:
     """Return a number that changes whenever a state, a record or a segment of a cache has been saved."""
     runs = Path(workload.session["runs"])
-    cells = [*workload.train, *workload.caches, *workload.cells]
+    cells = [*workload.train, *workload.caches, *workload.cells, *known_cells(workload)]
     files = [cell.folder(runs) / name for cell in cells for name in (STATE, RECORD)]
     if workload.caches:
         files += paths_in(runs / CACHES, "*/*/*")
     return sum(map(_changed, files))
+
+
+def known_cells(workload: Workload) -> list[Cell]:
+    """Return the cells of a workload's slots that are known by now."""
+    choices = Choices(Path(workload.session["runs"]), writes=False)
+    return [cell for slot in workload.slots if (cell := slot.cell(choices))]
 
 
 def _changed(path: Path) -> int:

@@ -25,6 +25,8 @@ class Overview:
     """Jobs of all submissions that may still run cells of this grid, or that its file had when it was submitted."""
     over: list[Submission]
     """Submissions that have cells of this grid, or had some, and surely no job that may run."""
+    taken: frozenset[str]
+    """Keys of the slots of a search that a live job has."""
     damages: dict[Path, str]
     """The folders of submissions under the grid's protocol that cannot be read, each with the reason."""
     problem: str
@@ -56,13 +58,14 @@ def read_overview(grid: Grid, scheduler: Scheduler) -> Overview:
     ]
     on_slurm = any(submission.launcher == "slurm" for submission, _ in submitted)
     job_states = scheduler.jobs([getpass.getuser()]) if on_slurm else {}
+    filled = {key: cell.id for key, cell in grid.search.known.items()}
     looks = [_look(*pair, job_states, scheduler) for pair in submitted]
     jobs: dict[str, tuple[Submission, SubmittedJob]] = {}
     texts: dict[str, tuple[bool, str]] = {}
     for lives in (False, True):
         for pair, look in zip(submitted, looks, strict=True):
             if look.lives == lives:
-                cells = grid.cell_ids.intersection(pair[1].cells)
+                cells = grid.cell_ids.intersection([*pair[1].cells, *(filled.get(key, "") for key in pair[1].slots)])
                 jobs |= dict.fromkeys(cells, pair)
                 texts |= dict.fromkeys(cells, (look.may_run, look.text))
     queued = {cell: text for cell, (may_run, text) in texts.items() if may_run}
@@ -115,6 +118,9 @@ def read_overview(grid: Grid, scheduler: Scheduler) -> Overview:
         jobs=jobs,
         live=[*live, *unknown],
         over=[submission for submission in over.values() if not is_held(submission.folder, scheduler)],
+        taken=frozenset(
+            key for (_, job), look in zip(submitted, looks, strict=True) if look.may_run for key in job.slots
+        ),
         damages=damages,
         problem=problem,
     )

@@ -90,6 +90,8 @@ class SubmittedJob:
     stage: str
     cells: tuple[str, ...]
     """Ids of the cells that it runs."""
+    slots: tuple[str, ...] = ()
+    """Keys of the slots of a search that it runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +136,9 @@ class Submission:
         del values["folder"]
         if not self.file:
             del values["file"]
+        for job in values["jobs"]:
+            if not job["slots"]:  # kdbench 0.1.0 knows none
+                del job["slots"]
         values[_LAUNCHER] = values.pop("launcher")
         launch = values["launch"]
         launch[_LOCKSTEP] = launch.pop("lockstep")
@@ -199,7 +204,13 @@ def read_submissions(grid: Grid) -> tuple[list[Submission], dict[Path, str]]:
 
 def _parse(folder: Path, values: dict[str, Any]) -> Submission:
     jobs = tuple(
-        SubmittedJob(text(job["id"]), text(job["stage"]), tuple(map(text, job["cells"]))) for job in values["jobs"]
+        SubmittedJob(
+            text(job["id"]),
+            text(job["stage"]),
+            tuple(map(text, job["cells"])),
+            tuple(map(text, job.get("slots", ()))),
+        )
+        for job in values["jobs"]
     )
     launch = values["launch"]
     return Submission(

@@ -18,6 +18,8 @@ from kdbench.engine.session import Session
 from kdbench.errors import Interrupted, UserError
 from kdbench.experiment.cell import Cell, by_teacher, lockstep_groups
 from kdbench.experiment.folder import FAILURE, RECORD
+from kdbench.search.choices import Choices
+from kdbench.search.slots import Slot
 from kdbench.teachers.cache import DoesNotFit
 from kdbench.teachers.cards import list_teachers
 from kdbench.teachers.demand import Wanted
@@ -44,6 +46,8 @@ class Workload:
     caches: tuple[Cell, ...] = ()
     """Cells whose teachers' caches are built."""
     cells: tuple[Cell, ...] = ()
+    slots: tuple[Slot, ...] = ()
+    """Cells of a search that are known once others have ended; caches are built for them as for those cells."""
     cache: CacheMode = "auto"
     lockstep: int = 1
     """Maximum number of cells in lockstep."""
@@ -96,6 +100,8 @@ class Worker:
         self._train = {cell.id: cell for cell in workload.train}
         self._caches = by_teacher([cell for cell in workload.caches if cell.teacher])
         self._cells = {cell.id: cell for cell in workload.cells}
+        self._slots = {slot.key: slot for slot in workload.slots}
+        self._choices = Choices(self._runs, writes=True)
         self._report = WorkerReport()
 
     def run(self) -> WorkerReport:
@@ -115,12 +121,13 @@ class Worker:
                 unwritten = True
         left = (self._train | self._cells).values()
         self._report.left += [f"{cell}: {'not run' if unwritten else self._why_left(cell)}" for cell in left]
+        self._report.left += [f"{slot}: trials before it have not ended" for slot in self._slots.values()]
         return self._report
 
     def _work(self, check_signal: Callable[[], None]) -> None:
-        while self._train or self._caches or self._cells:
+        while self._train or self._caches or self._cells or self._slots:
             moved = False
-            for stage in (self._train_teachers, self._build_caches, self._run_cells):
+            for stage in (self._train_teachers, self._fill_slots, self._build_caches, self._run_cells):
                 moved |= stage(check_signal)
             if not moved:
                 if not self._workload.shared or not self._others_may_help():
@@ -157,6 +164,17 @@ class Worker:
             self._note(error)
         else:
             print_line(self._display.console, f"teacher {card.spec}: {card.percent}")
+
+    def _fill_slots(self, _: Callable[[], None]) -> bool:
+        """Look which cells of the search are known by now."""
+        known = {key: cell for key, slot in self._slots.items() if (cell := slot.cell(self._choices))}
+        for key, cell in known.items():
+            del self._slots[key]
+            self._cells[cell.id] = cell
+        if self._workload.caches:
+            for teacher, cells in by_teacher([cell for cell in known.values() if cell.teacher]).items():
+                self._caches.setdefault(teacher, []).extend(cells)
+        return bool(known)
 
     def _build_caches(self, check_signal: Callable[[], None]) -> bool:
         moved = False

@@ -21,6 +21,7 @@ from kdbench.grid.job import GridJob
 from kdbench.grid.leftovers import tidy_submission
 from kdbench.grid.submissions import REPORT, Launch, Submission, SubmittedJob, is_held, new_folder
 from kdbench.grid.worker import Workload
+from kdbench.search.slots import Slot
 from kdbench.utils.leases import Leases, holder_of
 from kdbench.utils.scheduler import Scheduler
 
@@ -39,14 +40,17 @@ class Workers:
         Hold the submission's folder while this process may start workers.
     """
 
-    def __init__(self, grid: Grid, cells: Sequence[Cell], launch: Launch, leases: Leases) -> None:
+    def __init__(
+        self, grid: Grid, cells: Sequence[Cell], slots: Sequence[Slot], launch: Launch, leases: Leases
+    ) -> None:
         self._scheduler = grid.session.scheduler
-        needed = {teacher for cell in cells for teacher in cell.teacher_ids}
+        needed = {teacher for cell in (*cells, *(slot.stand_in for slot in slots)) for teacher in cell.teacher_ids}
         self._workload = Workload(
             session=launch.session(grid),
             train=tuple(cell for cell in grid.to_train if cell.as_teacher.id in needed),
             caches=() if launch.cache == "off" else tuple(cells),
             cells=tuple(cells),
+            slots=tuple(slots),
             cache=launch.cache,
             lockstep=launch.lockstep,
             shared=True,
@@ -55,7 +59,8 @@ class Workers:
         leases.hold(folder)
         setup = copy_code(folder)
         ids = tuple(cell.id for cell in (*self._workload.train, *cells))
-        jobs = tuple(SubmittedJob(f"worker-{number}", "all", ids) for number in range(1, launch.jobs + 1))
+        keys = tuple(slot.key for slot in slots)
+        jobs = tuple(SubmittedJob(f"worker-{number}", "all", ids, keys) for number in range(1, launch.jobs + 1))
         self.submission = Submission(
             folder=folder,
             launcher="local",

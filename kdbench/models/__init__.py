@@ -92,6 +92,12 @@ def own_network(name: str) -> CodeSource | None:
     return own_networks().get(name)
 
 
+def code_text(name: str) -> str | None:
+    """Return origin and hash of the code of a network of the user's, by its canonical name; None for all others."""
+    source = own_network(name)
+    return source.text if source else None
+
+
 def network_version(name: str) -> int | None:
     """Return the VERSION of a network of the user's, by its canonical name; None for all others.
 
@@ -137,7 +143,7 @@ def canonical_network(name: str) -> str:
     hint = f"; did you mean {', '.join(close)}?" if close else "."
     remedy = "'kdbench list networks' shows all, and timm:NAME gives any of timm's"
     if not own_folders.folders_of("networks"):
-        remedy += f"; one of your own is found with --own DIR or {own_folders.OWN}"
+        remedy += f"; one of your own is {own_folders.found_with('--own', own_folders.OWN)}"
     raise UserError(f"there is no network {name!r}{hint} {remedy}")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from kdbench.data.images import Dataset, Normalisation
 from kdbench.errors import UserError
 from kdbench.experiment.protocol import Protocol
@@ -56,3 +58,13 @@ def build_net(
         backbone = build_backbone(network, dataset.num_classes, image_size)
         mean, std = normalisation or dataset.normalisation(protocol.rules.data)
         return Net(network, backbone, mean=mean, std=std, image_size=image_size)
+
+
+def input_of(net: Net) -> dict[str, Any]:
+    """Return what a network is given and how many classes it tells apart, as records and cards hold it."""
+    return {
+        "size": list(net.image_size),
+        "mean": net.mean.flatten().tolist(),
+        "std": net.std.flatten().tolist(),
+        "classes": net.num_classes,
+    }

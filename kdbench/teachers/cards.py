@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from kdbench.experiment.cell import TeacherRef
 from kdbench.experiment.pairs import LOGITS, TeacherSpec
 from kdbench.experiment.protocol import Protocol
 from kdbench.experiment.rule_groups import MAX_SIDE
-from kdbench.models import network_version
+from kdbench.models import code_text, network_version
 from kdbench.utils.files import paths_in
 from kdbench.utils.names import safe_name
 from kdbench.utils.reading import read_json
@@ -52,6 +52,12 @@ class TeacherCard:
     """VERSION of its network where that is the user's."""
     validation: float | None = None
     """Share of the training images that were held out when it was trained here; None where none were."""
+    source: str | None = None
+    """Origin of its network's code with its hash, where that is the user's; None also where the card is older."""
+    rules: dict[str, Any] | None = field(default=None, hash=False)
+    """Identity of the protocol under which it was made; None where the card is older."""
+    input: dict[str, Any] | None = field(default=None, hash=False)
+    """What it is given, as records hold it; None for a file of logits, and where the card or its record is older."""
 
     def check(self) -> None:
         """Make sure that each value is of the kind that it should be.
@@ -71,6 +77,8 @@ class TeacherCard:
         whole_number(1 if self.image_size is None else self.image_size, 1, MAX_SIDE)
         whole_number(0 if self.version is None else self.version, 0)
         number(0.0 if self.validation is None else self.validation, 0, 1)
+        if not (isinstance(self.source, str | None) and isinstance(self.rules, dict | None)):
+            raise ValueError("its source or its rules are of another kind")
         if (self.mean is None) != (self.std is None):
             raise ValueError("mean and std belong together")
         for values, least in ((self.mean, 0), (self.std, 1e-6)):
@@ -96,8 +104,10 @@ class TeacherCard:
         """Return what records hold of it; an imported one has the accuracy that it was checked against, or None."""
         names = ["network", "id", "weights", "accuracy"]
         names += [name for name in ("image_size", "validation") if getattr(self, name)]
+        names += ["version"] if self.version is not None else []
         names += ["expected"] if self.imported else []
-        return {name: getattr(self, name) for name in names}
+        source = self.source or code_text(self.network)
+        return {name: getattr(self, name) for name in names} | ({"source": source} if source else {})
 
     @property
     def imported(self) -> bool:

@@ -13,7 +13,8 @@ from kdbench.errors import UserError
 from kdbench.experiment.folder import WEIGHTS
 from kdbench.experiment.predictions import write_predictions
 from kdbench.experiment.protocol import Protocol
-from kdbench.models.build import build_net
+from kdbench.models import own_network
+from kdbench.models.build import build_net, input_of
 from kdbench.models.evaluate import Evaluation, evaluate, predict
 from kdbench.models.weights import freeze, load_weights, read_weights, weights_hash
 from kdbench.net import Net
@@ -48,11 +49,19 @@ def load_teacher(runs: Path, card: TeacherCard, protocol: Protocol, dataset: Dat
     Raises
     ------
     UserError
-        Its weights are not those on its card, or its accuracy is not: the text holds both numbers.
+        Its weights, its input or its network's code are not those on its card, or its accuracy is not: the text holds
+        both numbers.
     """
+    check_code(card)
     path = card_folder(runs, protocol.name, card) / WEIGHTS
     dataset = dataset.with_side(card.image_size) if card.image_size else dataset
     net = build_net(card.network, protocol, dataset, seed=0, purpose="teacher", normalisation=card.normalisation)
+    if card.input and card.input != input_of(net):
+        origin = card.rules["name"] if card.rules else "another protocol"
+        raise TeacherMismatch(
+            f"teacher mismatch: {card.spec} was made for other images or another normalisation, under {origin}, than "
+            f"{protocol.name} gives it: import or train it again under {protocol.name}"
+        )
     try:
         weights = read_weights(path)
     except UserError as error:
@@ -70,6 +79,22 @@ def load_teacher(runs: Path, card: TeacherCard, protocol: Protocol, dataset: Dat
             f"{card.percent}: give the data it was made with (--data), or import it again"
         )
     return Teacher(card, net, logits)
+
+
+def check_code(card: TeacherCard) -> None:
+    """Make sure that a network of the user's has the code with which it became a teacher, if its card says that.
+
+    Raises
+    ------
+    TeacherMismatch
+        It has other code under the same VERSION.
+    """
+    source = own_network(card.network)
+    if source and source.changed_since(card.source or ""):
+        raise TeacherMismatch(
+            f"teacher mismatch: {source.where} has changed since {card.spec} became a teacher: put it back, or raise "
+            "its VERSION and train or import the teacher again"
+        )
 
 
 def check_expected(accuracy: float | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,15 @@ from kdbench.data.images import Dataset, Normalisation
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.folder import WEIGHTS
+from kdbench.experiment.identity import identity_text
 from kdbench.experiment.protocol import Protocol
-from kdbench.models import network_version, twin_of
-from kdbench.models.build import build_net
+from kdbench.models import code_text, network_version, twin_of
+from kdbench.models.build import build_net, input_of
 from kdbench.models.starts import read_start
 from kdbench.models.weights import COUNTER, read_weights, save_weights, weights_hash, write_weights
 from kdbench.net import Net
 from kdbench.teachers.cards import CARD, TeacherCard, card_folder, list_teachers, read_card
-from kdbench.teachers.load import TeacherMismatch, agrees, check_expected, keep_predictions, measure
+from kdbench.teachers.load import TeacherMismatch, agrees, check_code, check_expected, keep_predictions, measure
 from kdbench.utils.files import write_json
 from kdbench.utils.text import printable
 
@@ -59,6 +61,9 @@ def register_trained(runs: Path, cell: Cell, record: dict[str, Any], image_size:
         image_size=image_size,
         version=cell.student_version,
         validation=held_out or None,
+        source=record.get("student_source"),
+        rules=_plain(cell.protocol),
+        input=record.get("input"),
     )
     folder = card_folder(runs, cell.protocol.name, card)
     stored = _hash_of(folder / WEIGHTS)
@@ -156,6 +161,8 @@ def import_teacher(
     known = next((card for card in cards if card.weights == weights), None) or next(
         (card for card in cards if _holds(card_folder(runs, protocol.name, card) / WEIGHTS, card, net)), None
     )
+    if known:
+        check_code(known)
     mean, std = normalisation or (None, None)
     card = known or TeacherCard(
         network=network,
@@ -171,16 +178,27 @@ def import_teacher(
         std=std,
         image_size=side,
         version=version,
+        source=code_text(network),
+        rules=_plain(protocol),
+        input=input_of(net),
     )
     folder = card_folder(runs, protocol.name, card)
     if _hash_of(folder / WEIGHTS) != card.weights:
         save_weights(folder / WEIGHTS, net)
     keep_predictions(folder, logits, dataset)
-    if known and known.imported and expected is not None:
-        card = replace(known, expected=expected)
+    if known and known.imported:
+        if not known.rules:  # a card of an earlier version
+            card = replace(known, rules=_plain(protocol), input=input_of(net), source=code_text(network))
+        card = card if expected is None else replace(card, expected=expected)
     if _card_in(folder) != card:
         write_json(folder / CARD, asdict(card))
     return card
+
+
+def _plain(protocol: Protocol) -> dict[str, Any]:
+    """Return the identity of a protocol as it is read from a file."""
+    values: dict[str, Any] = json.loads(identity_text(protocol.identity()))
+    return values
 
 
 def _is_teacher(

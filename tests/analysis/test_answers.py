@@ -108,3 +108,16 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
 def test_other_test_images_are_not_compared() -> None:
     other = dataclasses.replace(predictions(3), labels=LABELS[::-1].copy())
     assert answers_of(predictions(3)).test_set != answers_of(other).test_set
+
+
+@pytest.mark.parametrize(
+    ("teacher", "reason"),
+    [("resnet20+wrn_16_2", "is an ensemble, of which no predictions"), ("logits:clip", "had no test_logits: add them")],
+)
+def test_why_teachers_that_are_no_network_have_no_predictions(teacher: str, reason: str, tmp_path: Path) -> None:
+    write_plotted_runs(tmp_path)
+    comparison, _ = comparison_of(tmp_path)
+    pair = dataclasses.replace(comparison.pairs[0], teacher=teacher, teacher_label=teacher)
+    assert f"the {'file of the ' * (':' in teacher)}teacher {teacher} {reason}" in (
+        read_answers(comparison, pair, tmp_path).no_teacher
+    )

@@ -195,6 +195,16 @@ def test_folders_that_are_refused(tmp_path: Path) -> None:
         publish(tmp_path / "none", tmp_path / "out", None)
 
 
+def test_no_page_is_written_into_a_published_folder(tmp_path: Path) -> None:
+    finished(tmp_path / "runs", "kd")
+    publish(tmp_path / "runs", tmp_path / "out", None)
+    before = contents(tmp_path / "out")
+    for out in ("out", "out/site", "runs/../out"):
+        with pytest.raises(UserError, match="which was published: choose another folder with --out DIR"):
+            write_site([tmp_path / "out"], tmp_path / out)
+    assert contents(tmp_path / "out") == before
+
+
 def damage(out: Path, kind: str) -> None:
     """Change a published folder."""
     record = next(out.rglob("record.json"))

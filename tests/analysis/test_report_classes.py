@@ -14,7 +14,8 @@ from fake_records import fake_record
 from report_pages import report
 from sklearn.metrics import confusion_matrix
 
-from kdbench.experiment.predictions import Predictions, write_predictions
+from kdbench.analysis.plots import answers
+from kdbench.experiment.predictions import Predictions, read_predictions, write_predictions
 from kdbench.experiment.record_checks import sealed
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -62,6 +63,20 @@ def test_accuracies_and_confusion_of_few_classes(tmp_path: Path) -> None:
     ]
     assert "Confusion matrix of kd" in page
     assert '"per_class' not in page
+
+
+def test_predictions_of_few_classes_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels, folders = np.arange(30) % 3, list[Path]()
+
+    def read(folder: Path) -> Predictions | None:
+        folders.append(folder)
+        return read_predictions(folder)
+
+    for method in ("ce", "kd"):
+        write_cell(tmp_path / "runs" / method, method, 1, labels, labels, 3)
+    monkeypatch.setattr(answers, "read_predictions", read)
+    report(tmp_path / "runs", tmp_path / "out")
+    assert sorted(folders) == [tmp_path / "runs" / method for method in ("ce", "kd")]
 
 
 def test_a_damaged_file_is_named_and_the_rest_is_shown(tmp_path: Path) -> None:

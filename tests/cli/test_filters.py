@@ -138,3 +138,22 @@ def test_sets_of_pairs_select_published_values(typed: Typed) -> None:
     assert (code, err) == (0, "")
     assert "vgg13" in out
     assert "MobileNetV2" not in out
+
+
+def test_records_without_the_measure_are_counted_where_they_are_selected(runs: Path, typed: Typed) -> None:
+    """Those under two epochs have no macro F1 either, but were not selected."""
+    with_f1 = [fake_record(method, 3, 80.0, macro_f1=79.0) for method in ("kd", "dkd")]
+    write_records(runs / "more", with_f1)
+    words = ("table", runs, "--measure", "macro-f1")
+    assert "left out: 7 records without macro F1" in typed(*words)[2]
+    assert "left out: 6 records without macro F1" in typed(*words, "--rules", "epochs=12")[2]
+    code, _, error = typed(*words, "--rules", "epochs=2")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "there is nothing to compare: 1 record without macro F1" in error
+
+
+def test_one_cell_is_not_compared(runs: Path, typed: Typed) -> None:
+    folder = next(runs.rglob("record.json")).parent
+    code, _, error = typed("compare", folder)
+    assert (code, error.count("\n")) == (2, 1)
+    assert f"{folder} is the folder of one cell: type that of a second one behind it, or a folder of runs" in error

@@ -175,13 +175,15 @@ def test_brackets_and_quotes_of_paths_are_printed_as_typed(folder: str, typed: T
 
 def test_what_new_says_to_type_next_finds_the_method(typed: Typed) -> None:
     Path("my own").mkdir()
-    for words in (["new", "mine"], ["--methods", "my own", "new", "other"]):
+    options = {"--own": ["new", "mine"], "--methods": ["--methods", "my own", "new", "other"]}
+    for option, words in options.items():
         code, out, err = typed(*words, "--dir", "my own")
         assert (code, err) == (0, "")
         hints = [shlex.split(line) for line in out.splitlines() if line.startswith("  kdbench ")]
         assert len(hints) == 3
-        assert all(hint[1:3] == ["--methods", "my own"] for hint in hints)
-    assert typed("--methods", "my own", "show", "mine")[0] == 0
+        assert all(hint[1:3] == [option, "my own"] for hint in hints)
+    assert Path("my own/other.py").exists()  # a folder that holds nothing but methods stays one
+    assert typed("--own", "my own", "show", "mine")[0] == typed("--methods", "my own", "show", "other")[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,13 @@ def test_a_line_names_the_file_that_is_missing(typed: Typed, name: str, file: st
     assert not list(Path("plots").iterdir())
 
 
+def test_without_a_baseline_there_are_no_gains_by_class(typed: Typed) -> None:
+    write_plotted_runs(Path("runs"), [record for record in plotted_records() if record["method"] == "kd"])
+    code, _, error = typed("plot", "classes")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "No gains by class on resnet20 > resnet8: there is no student-only baseline" in error
+
+
 def test_data_are_for_tsne_only(typed: Typed, runs: Path) -> None:
     code, _, error = typed("plot", "cost", runs, "--data", "data")
     assert code == 2
@@ -145,6 +152,25 @@ def test_other_data_than_a_network_was_trained_on_are_refused(
     assert code == 2
     assert "is not the data that" in error
     assert error.count("\n") == 1
+
+
+def test_each_network_takes_the_data_it_was_trained_on(
+    typed: Typed, trained_runs: TrainedRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two copies of a cell whose records name two data sets; where one is missing, a line says which."""
+    monkeypatch.setattr("kdbench.analysis.plots.embeddings.embed", lambda features: features[:, :2])
+    with np.load(trained_runs.npz) as arrays:
+        np.savez(tmp_path / "other.npz", **{key: arrays[key][::-1] for key in arrays})
+    cell = trained_runs.cells["kd"]
+    shutil.copytree(cell, tmp_path / "runs" / "first" / cell.name)
+    words = ("train", "--protocol", "digits-demo-v1", "--student", "resnet8", "--method", "ce", "--epochs", "1")
+    assert typed(*words, "--data", "npz:other.npz")[0] == 0
+    tsne = ("plot", "tsne", "runs", "--device", "cpu")
+    code, output, error = typed(*tsne, "--data", "npz:other.npz")
+    assert (code, output.count(".svg")) == (0, 1)
+    assert re.fullmatch(r"left out: .*other\.npz.* is not the data that .* was trained on: give those .*\n", error)
+    code, output, error = typed(*tsne, "--data", "npz:other.npz", "--data", f"npz:{trained_runs.npz}")
+    assert (code, error, output.count(".svg")) == (0, "", 2)
 
 
 def test_tsne_runs_networks_of_ones_own(typed: Typed, tmp_path: Path) -> None:

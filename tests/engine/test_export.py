@@ -17,6 +17,7 @@ from cells import Typed
 from trained_runs import TrainedRuns
 
 import kdbench
+from kdbench.engine import export
 from kdbench.engine.described import described
 from kdbench.engine.model_card import model_card
 from kdbench.engine.trained import Trained
@@ -119,11 +120,19 @@ def test_onnx_names_the_package_that_is_missing(
         ("vit", "timm", "a.onnx", "writes a file that ends in .safetensors or .pth"),
         ("vit", "onnx", "a", "writes a file that ends in .onnx"),
         ("vit", "hf", ".", "exists, and nothing is overwritten"),
+        ("kd", "timm", "x", "resnet8 is no network of timm"),  # which no other path mends
     ],
 )
-def test_what_cannot_be_written_is_said_in_a_line(
-    trained_runs: TrainedRuns, typed: Typed, name: str, target: str, out: str, message: str
+def test_what_cannot_be_written_is_said_in_a_line_before_weights_are_read(
+    trained_runs: TrainedRuns,
+    typed: Typed,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    target: str,
+    out: str,
+    message: str,
 ) -> None:
+    monkeypatch.setattr(export, "read_net", None)
     code, _, error = typed("export", trained_runs.cells[name], "--to", target, "--out", out)
     assert (code, error.count("\n")) == (2, 1)
     assert message in error

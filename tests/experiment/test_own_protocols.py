@@ -134,7 +134,9 @@ def test_a_grid_trains_under_it_and_tables_do_not_need_its_file(typed: Typed, tm
     assert record["config"]["protocol"]["epochs"] == record["epochs"] == 2
     code, _, err = typed("grid", "run", "grid.toml")
     assert code == 2
-    assert "one of your own is found with --own DIR or KDBENCH_OWN" in err
+    assert (
+        "one of your own is found with 'kdbench --own DIR', in Python with the environment variable KDBENCH_OWN" in err
+    )
 
 
 def test_a_submission_copies_it(protocols: Path, tmp_path: Path) -> None:

@@ -19,12 +19,13 @@ from kdbench.experiment.registry import load_method, method_names
 def test_new_writes_a_start_and_overwrites_nothing(typed: Typed) -> None:
     code, out, err = typed("new", "my_own2", "--dir", "some where")
     assert (code, err) == (0, "")
-    folder = Path("some where")
+    folder = Path("some where/methods")
     assert sorted(path.name for path in folder.iterdir()) == ["my_own2.py", "my_own2.toml"]
+    assert out.splitlines()[0] == "wrote some where/methods/my_own2.py"
     text = (folder / "my_own2.py").read_text()
     assert "class MyOwn2(Method):" in text
     assert not re.search("mymethod", text, flags=re.IGNORECASE)
-    assert out.splitlines()[-3] == "  kdbench --methods 'some where' validate my_own2"
+    assert out.splitlines()[-3] == "  kdbench --own 'some where' validate my_own2"
     assert out.splitlines()[-1].endswith("--method ce --method kd --method my_own2")
     code, _, err = typed("new", "my_own2", "--dir", "some where")
     assert (code, err.count("\n")) == (2, 1)
@@ -59,7 +60,7 @@ def test_the_start_keeps_the_house_rules(typed: Typed) -> None:
     assert typed("new", "mine")[0] == 0
     for words in (["check", "--ignore", "CPY,INP"], ["format", "--check"]):
         done = subprocess.run(
-            ["ruff", words[0], "--config", str(ROOT / "pyproject.toml"), *words[1:], "mine.py"],
+            ["ruff", words[0], "--config", str(ROOT / "pyproject.toml"), *words[1:], "methods/mine.py"],
             capture_output=True,
             text=True,
             check=False,

@@ -238,13 +238,13 @@ def test_a_grid_runs_own_methods_from_the_copy(typed: Typed, tiny_npz: Path) -> 
         f'protocol = "digits-demo-v1"\npairs = ["resnet8>resnet8"]\nmethods = ["Mine"]\nseeds = 1\nepochs = 1\n'
         f'data = "npz:{tiny_npz}"\n[method.mine]\ndirection_weight = 2.0\n'
     )
-    code, out, err = typed("--methods", "own", "grid", "run", "grid.toml")
+    code, out, err = typed("--own", "own", "grid", "run", "grid.toml")
     assert code == 0, out + err
     (path,) = Path("runs").glob("**/mine/*/record.json")
     record = json.loads(path.read_bytes())
     assert (record["method"], record["settings_chosen"]) == ("mine", {"direction_weight": 2.0})
-    Path("own/mine.py").write_text(Path("own/mine.py").read_text() + "\n# changed\n")
-    code, out, err = typed("--methods", "own", "grid", "status", "grid.toml")
+    Path("own/methods/mine.py").write_text(Path("own/methods/mine.py").read_text() + "\n# changed\n")
+    code, out, err = typed("--own", "own", "grid", "status", "grid.toml")
     assert (code, out.count("has changed since this record was made")) == (0, 1)
 
 

@@ -203,7 +203,9 @@ def test_an_unknown_network_points_to_the_folder(own: Path, monkeypatch: pytest.
     with pytest.raises(UserError, match=r"there is no network 'mime'; did you mean mine\?"):
         canonical_network("mime")
     monkeypatch.delenv(own_folders.OWN)
-    with pytest.raises(UserError, match=f"one of your own is found with --own DIR or {own_folders.OWN}$"):
+    with pytest.raises(
+        UserError, match=f"found with 'kdbench --own DIR', in Python with the environment variable {own_folders.OWN}$"
+    ):
         canonical_network("mine")
 
 

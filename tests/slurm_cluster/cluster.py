@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -80,9 +81,8 @@ def running(*, accounting: bool) -> Iterator[Cluster]:
             assert started.returncode == 0, started.stderr
             yield Cluster(root, environment)
         except BaseException:
-            print((root / "log" / "slurmctld.log").read_text()[-8000:])
-            for log in Path().glob("runs/*/grids/*/*/*.out"):
-                print(log, log.read_text()[-2000:], sep="\n")
+            for log in (root / "log" / "slurmctld.log", *Path().glob("runs/*/grids/*/*/*.out")):
+                sys.stderr.write(f"{log}:\n{log.read_text()[-4000:]}\n")
             raise
         finally:
             stop = [str(HERE / "stop.sh"), "--fast", "--purge"]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +20,13 @@ from kdbench.analysis.comparison import ComparedPair, Comparison, Row
 from kdbench.analysis.plots.curves import CELLS_READ
 from kdbench.errors import UserError
 from kdbench.experiment.folder import PREDICTIONS
+from kdbench.experiment.pairs import JOIN, LOGITS
 from kdbench.experiment.predictions import Predictions, read_predictions
 
 NUM_BINS = 15
 """Bins of confidence, of equal width: those of the expected calibration error in records."""
+MAX_CLASSES: Final = 20
+"""Largest number of classes of which a confusion matrix is kept: one of more cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,8 @@ class Answers:
     """``(15,)``, sums of confidences, from 0 to 1, in each bin."""
     correct: NDArray[np.float64]
     """``(15,)``, correct predictions in each bin."""
+    confusion: NDArray[np.int64] | None
+    """``(K, K)``, images by true and predicted class; None for more than :data:`MAX_CLASSES` classes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,11 @@ class PairAnswers:
     """A message for each file that cannot be used."""
     no_teacher: str
     """Why there are no predictions of the teacher; empty if there are."""
+
+    @property
+    def of_few_classes(self) -> bool:
+        """Whether there are confusion matrices of all networks, if any."""
+        return all(each.confusion is not None for by_seed in self.by_row.values() for each in by_seed.values())
 
 
 def read_answers(
@@ -124,6 +135,7 @@ def answers_of(predictions: Predictions) -> Answers:
         by_bin().astype(np.float64),
         by_bin(weights=confidence).astype(np.float64),
         by_bin(weights=correct).astype(np.float64),
+        predictions.confusion() if num_classes <= MAX_CLASSES else None,
     )
 
 
@@ -142,12 +154,22 @@ def _teacher(pair: ComparedPair, folder: Path | None) -> tuple[Predictions | Non
     """Return what the teacher predicts, or why that is not known."""
     if not pair.teacher:
         return None, "no method has a finished cell with a teacher"
+    if JOIN in pair.teacher:
+        return None, f"the teacher {pair.teacher_label} is an ensemble, of which no predictions are kept"
     if folder is None:
         return None, f"neither the run that trained the teacher {pair.teacher_label} nor its folder is in these runs"
     try:
         predictions = read_predictions(folder)
     except UserError as error:
         return None, str(error)
-    if predictions is None:
-        return None, f"{folder / PREDICTIONS} is missing: 'kdbench teacher train' and 'kdbench teacher import' make it"
-    return predictions, ""
+    return predictions, "" if predictions else _no_file(pair, folder)
+
+
+def _no_file(pair: ComparedPair, folder: Path) -> str:
+    """Return why the folder of a teacher has no predictions."""
+    if pair.teacher.startswith(LOGITS):
+        return (
+            f"the file of the teacher {pair.teacher_label} had no test_logits: add them, and type 'kdbench teacher "
+            "import-logits' again"
+        )
+    return f"{folder / PREDICTIONS} is missing: 'kdbench teacher train' and 'kdbench teacher import' make it"

@@ -28,14 +28,6 @@ OnProgress = Callable[[str, float], None]
 """Called with the current work and the fraction that is done."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """The predictions of the pair that was read last: those of all pairs would fill the memory."""
-
-    pair: ComparedPair | None = None
-    answers: PairAnswers | None = None
-
-
 @dataclass
 class Material:
     """What the pictures of a comparison are drawn from; files are read when a picture first needs them."""
@@ -43,7 +35,8 @@ class Material:
     comparison: Comparison
     folders: Mapping[str, str]
     """Folder of each finished cell of the runs, by its id."""
-    _kept: _Kept = field(default_factory=_Kept)
+    _kept: dict[ComparedPair, PairAnswers] = field(default_factory=dict)
+    """What was read; of many classes that of the last pair alone: those of all pairs would fill the memory."""
 
     @classmethod
     def of(cls, comparison: Comparison, frame: pd.DataFrame) -> Material:
@@ -62,10 +55,12 @@ class Material:
 
     def answers(self, pair: ComparedPair) -> PairAnswers:
         """Return what the networks of a pair predict."""
-        if self._kept.answers is None or self._kept.pair != pair:
-            self._kept = _Kept(pair, read_answers(self.comparison, pair, self.teacher_folder(pair)))
-        assert self._kept.answers
-        return self._kept.answers
+        if pair not in self._kept:
+            answers = read_answers(self.comparison, pair, self.teacher_folder(pair))
+            if not answers.of_few_classes:
+                self._kept.clear()
+            self._kept[pair] = answers
+        return self._kept[pair]
 
     def teacher_folder(self, pair: ComparedPair) -> Path | None:
         """Return the folder of the cell that trained a pair's teacher, or else the teacher's own beside the cells."""
@@ -174,7 +169,10 @@ def _classes(material: Material, pair: ComparedPair, name: str) -> Plot | str:
     plot = classes_plot(material.comparison, pair, answers, name)
     if plot:
         return plot
-    if baseline and answers.by_row.keys() > {baseline}:
+    rows = [row for row in answers.by_row if row != baseline]
+    if baseline is None and rows:
+        return f"No gains by class on {pair.name}: there is no student-only baseline; train {pair.student} by itself."
+    if baseline and rows and baseline in answers.by_row:
         return f"No gains by class on {pair.name}: no method and {baseline.label} share a seed."
     return _no_predictions("gains by class", pair, answers)
 

@@ -159,13 +159,15 @@ def _reason(
 def _changed_code(record: Mapping[str, Any]) -> CodeSource | None:
     """Return what of the user's code has changed since a record was made."""
     teacher = record["teacher"] or {}
-    texts = record.get("method_source", ""), record.get("student_source", ""), teacher.get("source", "")
+    members = teacher.get("members", [teacher])
+    texts = [record.get(name, "") for name in ("method_source", "student_source")]
+    texts += [member.get("source", "") for member in members]
     if not any("sha256:" in str(text) for text in texts):  # nothing of the user's own
         return None
     from kdbench.experiment.registry import method_sources  # noqa: PLC0415 - it needs torch
     from kdbench.models import own_network  # noqa: PLC0415 - it needs torch
 
-    networks = record["student"].partition("@")[0], teacher.get("network", "")
+    networks = record["student"].partition("@")[0], *(member.get("network", "") for member in members)
     sources = method_sources().get(record["config"]["method"]["name"]), *map(own_network, networks)
     pairs = zip(sources, texts, strict=True)
     return next((source for source, text in pairs if source and source.changed_since(str(text))), None)

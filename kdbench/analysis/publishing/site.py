@@ -68,6 +68,8 @@ def write_site(folders: Sequence[Path], out: Path, *, on_progress: OnProgress = 
             raise UserError(f"{folder} has no {LIST}: name folders that 'kdbench publish' wrote")
         if flaw := next(flaws(folder), None):
             raise UserError(f"{flaw}: get {folder} anew from whoever published it")
+        if out.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{out} lies in {folder}, which was published: {_REMEDY}")
     with _only_names(named):
         sources = [_Source(name, read_publication(Path(_TOP, name)), _frame(Path(_TOP, name))) for name in named]
         records, notes = _joined(sources)

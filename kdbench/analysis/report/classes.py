@@ -6,22 +6,19 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdbench.analysis.comparison import ComparedPair, Comparison
+from kdbench.analysis.comparison import ComparedPair
+from kdbench.analysis.plots.answers import MAX_CLASSES
 from kdbench.analysis.plots.curves import CELLS_READ
+from kdbench.analysis.plots.pictures import Material
 from kdbench.analysis.tables.entries import fixed
 from kdbench.analysis.tables.table import MISSING, Entry, Table, words
-from kdbench.errors import UserError
 from kdbench.experiment.folder import RECORD, parse_record
-from kdbench.experiment.predictions import read_predictions
 from kdbench.utils.reading import Unreadable
 
-MAX_CLASSES: Final = 20
-"""Largest number of classes that are shown: a matrix of more cannot be read."""
 _Counts = NDArray[np.int64]
 
 
@@ -35,11 +32,13 @@ class Classes:
     """By the label of the row, of those whose cells have predictions."""
 
 
-def read_classes(comparison: Comparison, problems: list[str]) -> list[Classes] | str:
+def read_classes(material: Material, problems: list[str]) -> list[Classes] | str:
     """Read the accuracies by class of a comparison's cells, and their predictions, of the first seeds of each method.
 
     Parameters
     ----------
+    material
+        Of the comparison; what it reads of few classes, its pictures have too.
     problems
         A line for each file of predictions that cannot be read is added.
 
@@ -48,15 +47,15 @@ def read_classes(comparison: Comparison, problems: list[str]) -> list[Classes] |
     list of Classes or str
         One for each pair with such cells; or why there are none.
     """
-    read = [_read(comparison, pair, problems) for pair in comparison.pairs]
+    read = [_read(material, pair, problems) for pair in material.comparison.pairs]
     pairs = [classes for classes in read if isinstance(classes, Classes)]
     return pairs or next((reason for reason in read if isinstance(reason, str)), "")
 
 
-def _read(comparison: Comparison, pair: ComparedPair, problems: list[str]) -> Classes | str:
+def _read(material: Material, pair: ComparedPair, problems: list[str]) -> Classes | str:
+    comparison = material.comparison
     correct: dict[str, _Counts] = {}
     images: dict[str, _Counts] = {}
-    matrices: dict[str, _Counts] = {}
     num_classes = 0
     for row in comparison.rows:
         result = comparison.result(row, pair)
@@ -72,15 +71,15 @@ def _read(comparison: Comparison, pair: ComparedPair, problems: list[str]) -> Cl
                 continue
             _add(correct, row.label, counts["correct"])
             _add(images, row.label, counts["images"])
-            try:
-                predictions = read_predictions(Path(folder))
-            except UserError as error:
-                problems.append(str(error))
-            else:
-                if predictions and predictions.num_classes == num_classes:
-                    _add(matrices, row.label, predictions.confusion())
     if not correct:
         return "No record holds accuracies by class: earlier versions did not count them."
+    answers = material.answers(pair)
+    problems.extend(answers.problems)
+    matrices: dict[str, _Counts] = {}
+    for row, by_seed in answers.by_row.items():
+        for each in by_seed.values():
+            if row.label in correct and each.confusion is not None and len(each.confusion) == num_classes:
+                _add(matrices, row.label, each.confusion)
     title = f"{comparison.title}: {pair.name}"
     confusions = [(label, _confusion(f"{title}, {label}", matrix)) for label, matrix in matrices.items()]
     return Classes(pair.name, _accuracies(title, correct, images), confusions)

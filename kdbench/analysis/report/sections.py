@@ -122,7 +122,7 @@ def _section(
         rules=[(key, json.dumps(value) if isinstance(value, list | dict) else str(value))
                for key, value in {**comparison.rules, "dataset": comparison.dataset}.items()],
     )  # fmt: skip
-    _add_classes(section, comparison, cells.problems)
+    _add_classes(section, material, cells.problems)
     on_progress("drawing", 0.25)
     for key in SINGLE:
         plot = draw_single(key, material, name)
@@ -155,9 +155,9 @@ def _drawn(
     return [(OF_PAIRS[name].title, OF_PAIRS[name].note, plots[name]) for name in names if plots[name]], notes
 
 
-def _add_classes(section: Section, comparison: Comparison, problems: list[str]) -> None:
+def _add_classes(section: Section, material: Material, problems: list[str]) -> None:
     """Add accuracies by class and confusion matrices, or the reason why there are none."""
-    classes = read_classes(comparison, problems)
+    classes = read_classes(material, problems)
     if isinstance(classes, str):
         section.missing["classes"] = classes
         return

@@ -1,0 +1,128 @@
+"""Read what searches left below a folder of runs: all that tables say of them, without a grid's file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+from kdbench.search.files import BEST, CHOSEN
+from kdbench.utils.files import paths_in
+from kdbench.utils.reading import Missing, Unreadable, read_json
+
+_CHOICE = re.compile(r"(\d+)-trials-([a-z0-9-]+)\.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A trial in a choice."""
+
+    trial: int
+    cells: tuple[str, ...]
+    """Ids of its cells, one a seed."""
+    top1: tuple[float | None, ...]
+    """Accuracies on the held-out images in percent; None of a cell that failed."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class WrittenStudy:
+    """A study's file, and the choices made with its largest number of trials."""
+
+    folder: Path
+    method: str
+    method_version: int
+    pair: str
+    teacher: str
+    """Id of the teacher, empty without one."""
+    student: str
+    study: int
+    used_on: frozenset[tuple[str, str]]
+    """Ids of teachers and students on which the chosen settings are run: of this pair and, kept as they are, others."""
+    protocol: dict[str, Any]
+    fixed: dict[str, Any]
+    space: dict[str, str]
+    """What is searched, in words."""
+    rules: dict[str, str]
+    """Rules that are searched, and what they are multiplied with, in words."""
+    rungs: tuple[int, ...]
+    seeds: tuple[int, ...]
+    points: tuple[dict[str, Any], ...]
+    num_trials: int = 1
+    """Trials of the last choice that was made, 1 as long as there is none."""
+    choices: Mapping[str, tuple[Ranked, ...]] = field(default_factory=dict)
+    """The ranking of each step, the best first."""
+    settings: dict[str, Any] | None = None
+    """The settings that were chosen, of those that are searched; None as long as none were."""
+    chosen_rules: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def trial_cells(self) -> frozenset[str]:
+        """Ids of the cells of trials, of those that a choice was made of."""
+        return frozenset(cell for ranking in self.choices.values() for each in ranking for cell in each.cells)
+
+    @property
+    def first_scores(self) -> dict[int, float | None]:
+        """The accuracies of all trials in the first rung, by their numbers; empty before the first choice."""
+        step = "rung-2" if len(self.rungs) > 1 else BEST
+        return {each.trial: each.top1[0] for each in self.choices.get(step, ())}
+
+    @property
+    def optimism(self) -> float | None:
+        """By how much the chosen trial was better when it was chosen for it than with further seeds, in points.
+
+        None before there are further seeds.
+        """
+        chosen = self.choices.get(CHOSEN, ())
+        if not chosen or len(chosen[0].top1) < 2 or None in chosen[0].top1:
+            return None
+        first, *others = (float(score or 0) for score in chosen[0].top1)
+        return first - sum(others) / len(others)
+
+
+def read_study(path: Path) -> WrittenStudy:
+    """Read a study's file and the choices beside it.
+
+    Raises
+    ------
+    Missing
+        There is no such file.
+    Unreadable
+        It, or a choice, is damaged.
+    """
+    values = read_json(path)
+    try:
+        found = [match for each in paths_in(path.parent, "*.json") if (match := _CHOICE.fullmatch(each.name))]
+        number = max((int(match[1]) for match in found), default=1)
+        texts = {match[2]: read_json(path.parent / match[0]) for match in found if int(match[1]) == number}
+        chosen = texts.get(CHOSEN, {})
+        return WrittenStudy(
+            folder=path.parent,
+            method=values["method"],
+            method_version=values["method_version"],
+            pair=values["pair"],
+            teacher=values["teacher"],
+            student=values["student"],
+            study=values["study"],
+            used_on=frozenset((teacher, student) for teacher, student in values["used_on"]),
+            protocol=dict(values["protocol"]),
+            fixed=dict(values["fixed"]),
+            space=dict(values["space"]),
+            rules=dict(values["rules"]),
+            rungs=tuple(values["rungs"]),
+            seeds=tuple(values["seeds"]),
+            points=tuple(map(dict, values["points"])),
+            num_trials=number,
+            choices={name: tuple(map(_ranked, text["ranking"])) for name, text in texts.items()},
+            settings=dict(chosen["settings"]) if chosen else None,
+            chosen_rules=dict(chosen["rules"]) if chosen else {},
+        )
+    except (Missing, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Unreadable(f"is damaged ({error}): move its folder away") from None
+
+
+def _ranked(values: Mapping[str, Any]) -> Ranked:
+    top1 = tuple(None if score is None else float(score) for score in values["top1"])
+    return Ranked(int(values["trial"]), tuple(map(str, values["cells"])), top1)
