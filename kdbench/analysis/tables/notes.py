@@ -154,7 +154,9 @@ def teacher_accuracy(pair: ComparedPair) -> str:
 def provenance(comparison: Comparison) -> list[str]:
     """Return notes on where records come from, and on methods without published settings."""
     unpublished = sorted(
-        row.label for row in comparison.rows if row != comparison.student_only and _is_unpublished(comparison, row)
+        row.label
+        for row in comparison.rows
+        if row != comparison.student_only and not row.epochs and _is_unpublished(comparison, row)
     )
     frames = [result.frame for result in comparison.results.values()]
     devices, torch, commits = (
