@@ -38,7 +38,7 @@ def label_entry(comparison: Comparison, row: Row, notes: tuple[str, ...] = ()) -
         f"one of {number} variants of {row.method} that were run: to choose one by these accuracies is a choice on the "
         "test set, and biased upwards"
     )
-    return Entry(row.label, notes=(*notes, choice) if number > 1 and not row.epochs else notes)
+    return Entry(row.label, notes=(*notes, choice) if number > 1 and not (row.epochs or row.tuning) else notes)
 
 
 def teacher_notes(comparison: Comparison) -> list[str]:
@@ -156,7 +156,7 @@ def provenance(comparison: Comparison) -> list[str]:
     unpublished = sorted(
         row.label
         for row in comparison.rows
-        if row != comparison.student_only and not row.epochs and _is_unpublished(comparison, row)
+        if row != comparison.student_only and not (row.epochs or row.tuning) and _is_unpublished(comparison, row)
     )
     frames = [result.frame for result in comparison.results.values()]
     devices, torch, commits = (
