@@ -19,7 +19,7 @@ from kdbench.experiment.folder import CONFIG, FAILURE, RECORD, parse_record
 from kdbench.experiment.identity import identity_hash, identity_text
 from kdbench.experiment.record_checks import check_record
 from kdbench.experiment.test_sets import TEST_SETS
-from kdbench.search.study import STUDY
+from kdbench.search.files import STUDY
 from kdbench.search.written import WrittenStudy, read_study
 from kdbench.teachers.doubts import is_unchecked
 from kdbench.utils.reading import Missing, Unreadable, read_object, read_toml

@@ -26,6 +26,7 @@ from kdbench.cli import (
     teacher,
     track,
     train,
+    verify,
 )
 from kdbench.cli.options import echo
 from kdbench.cli.output import unexpected, write_error
@@ -58,6 +59,7 @@ for command in (
     track.track,
     publish.publish,
     publish.site,
+    verify.verify,
     bench.bench,
     show.list_,
     show.show,

@@ -63,6 +63,8 @@ class Session:
         Of each cell; ``device`` is then that of this process.
     predictions
         Whether cells leave their predictions for the test images.
+    max_epochs
+        See :class:`kdbench.engine.options.Options`.
     """
 
     protocol: Protocol
@@ -78,6 +80,7 @@ class Session:
     report: Report = lambda _: None
     devices: int = 1
     predictions: bool = True
+    max_epochs: int | None = None
 
     @classmethod
     def open(
@@ -349,8 +352,9 @@ class Session:
 
     def _work(self, cells: Sequence[Cell]) -> bytes:
         """Return what the processes are given that compute cells with this one."""
-        names = ("protocol", "data", "device", "download", "save_every", "compile", "workers", "devices", "predictions")
-        return pickle.dumps(({"runs": self.runs.absolute()} | {name: getattr(self, name) for name in names}, cells))
+        names = ("protocol", "data", "device", "download", "save_every", "compile", "workers", "devices")
+        given = {name: getattr(self, name) for name in (*names, "predictions", "max_epochs")}
+        return pickle.dumps(({"runs": self.runs.absolute()} | given, cells))
 
     @property
     def options(self) -> Options:
@@ -362,6 +366,7 @@ class Session:
             scheduler=self.scheduler,
             compile=self.compile,
             predictions=self.predictions,
+            max_epochs=self.max_epochs,
         )
 
 
