@@ -58,12 +58,14 @@ METHODS: dict[str, dict[str, Any]] = {
     "simkd": {},
     "tekap": {},
     "itrd": {},
+    "mgd": {},
 }
 # Settings with which a method does not depend on the order of a batch, where that is not its default.
 UNORDERED: dict[str, dict[str, Any]] = {
     "cc": {"form": "kernel"},
     "sskd": {"ss_ratio": 1.0},
     "tekap": {"noise_share": 0.0},
+    "mgd": {"mask_ratio": 0.0},
 }
 # What a method says of a pair, or in a check, that it cannot work on; other tests of it on that pair are skipped.
 REFUSED = {
