@@ -59,6 +59,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "tekap": {},
     "itrd": {},
     "mgd": {},
+    "ttm": {},
+    "wttm": {},
 }
 # Settings with which a method does not depend on the order of a batch, where that is not its default.
 UNORDERED: dict[str, dict[str, Any]] = {
