@@ -11,7 +11,7 @@ from kdbench.analysis.searched import tuned_on, tuned_per_pair
 from kdbench.analysis.searches import FAILED_SCORE, Search, Trial
 from kdbench.analysis.tables.entries import fixed
 from kdbench.analysis.tables.table import MISSING, Entry, Table, words
-from kdbench.search.study import RULE
+from kdbench.search.files import RULE
 from kdbench.utils.text import counted, quoted
 
 _HELD_OUT = "top-1 on the held-out training images, in %"
