@@ -36,7 +36,7 @@ def caches(needs: Sequence[CacheNeed]) -> Group:
     notes = []
     for need in needs:
         on_disk = size((need.views - need.missing) * need.row_bytes) if need.missing < need.views else "nothing"
-        spec = need.teacher.ref.spec if need.teacher.card else need.teacher.ref.network
+        spec = need.teacher.ref.spec if need.teacher.card else str(need.teacher.ref.name)
         notes.append("" if need.used else "too large" if need.worthwhile else "saves nothing")
         # Worth a word where one method takes a third of it or more.
         large = need.largest_reader and need.bytes_without < 2 / 3 * need.bytes

@@ -183,8 +183,10 @@ def _code(record: Mapping[str, Any]) -> Result | None:
     texts = {
         f"method {method}": (record.get("method_source", ""), method_sources().get(method)),
         f"network {student}": (record.get("student_source", ""), own_network(student)),
-        f"network {teacher.get('network')}": (teacher.get("source", ""), own_network(str(teacher.get("network", "")))),
     }
+    for member in teacher.get("members", [teacher]):
+        network = str(member.get("network", ""))
+        texts[f"network {network}"] = member.get("source", ""), own_network(network)
     own = {name: pair for name, pair in texts.items() if "sha256:" in str(pair[0])}
     for name, (text, source) in own.items():
         if source is None:

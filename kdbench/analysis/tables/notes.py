@@ -12,8 +12,8 @@ from kdbench.analysis.comparison import MEASURES, ComparedPair, Comparison, Repo
 from kdbench.analysis.stats.paired import TOLERANCE
 from kdbench.analysis.tables.entries import BEST_ON_TEST, fixed
 from kdbench.analysis.tables.table import Entry
-from kdbench.experiment.pairs import JOIN, LOGITS
-from kdbench.teachers.doubts import ENSEMBLE, FILE, UNCHECKED, at_chance, below_student
+from kdbench.experiment.pairs import JOIN, LOGITS, TeacherSpec
+from kdbench.teachers.doubts import ENSEMBLE, FILE, UNCHECKED, at_chance, below_student, trained_for
 from kdbench.utils.guessing import is_guess
 
 
@@ -38,7 +38,7 @@ def label_entry(comparison: Comparison, row: Row, notes: tuple[str, ...] = ()) -
         f"one of {number} variants of {row.method} that were run: to choose one by these accuracies is a choice on the "
         "test set, and biased upwards"
     )
-    return Entry(row.label, notes=(*notes, choice) if number > 1 and not row.epochs else notes)
+    return Entry(row.label, notes=(*notes, choice) if number > 1 and not (row.epochs or row.tuning) else notes)
 
 
 def teacher_notes(comparison: Comparison) -> list[str]:
@@ -59,6 +59,9 @@ def _kinds(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list[str]:
         members = pair.teacher.split(JOIN)
         words = [ENSEMBLE] if len(members) > 1 else []
         words += [f"{name}: {FILE}" if len(members) > 1 else FILE for name in members if name.startswith(LOGITS)]
+        for member in TeacherSpec.parse(pair.teacher).members if pair.teacher else ():
+            if member.epochs:
+                words.append(f"{member.network} {trained_for(int(member.epochs))}")
         sides = {side for frame in _frames(comparison, [pair]) for side in frame["teacher_side"].unique() if side}
         words += [f"images of {side} x {side}, resized from the student's crops" for side in sorted(sides)]
         notes += [f"the teacher {pair.teacher_label}: {each}" for each in words]
@@ -153,7 +156,7 @@ def provenance(comparison: Comparison) -> list[str]:
     unpublished = sorted(
         row.label
         for row in comparison.rows
-        if row != comparison.student_only and not row.epochs and _is_unpublished(comparison, row)
+        if row != comparison.student_only and not (row.epochs or row.tuning) and _is_unpublished(comparison, row)
     )
     frames = [result.frame for result in comparison.results.values()]
     devices, torch, commits = (
