@@ -17,9 +17,10 @@ from kdbench.analysis.publishing.folder import flaws, is_published
 from kdbench.errors import UserError
 from kdbench.experiment.folder import CONFIG, FAILURE, RECORD, parse_record
 from kdbench.experiment.identity import identity_hash, identity_text
+from kdbench.experiment.pairs import teacher_name
 from kdbench.experiment.record_checks import check_record
 from kdbench.experiment.test_sets import TEST_SETS
-from kdbench.search.study import STUDY
+from kdbench.search.files import STUDY
 from kdbench.search.written import WrittenStudy, read_study
 from kdbench.teachers.doubts import is_unchecked
 from kdbench.utils.reading import Missing, Unreadable, read_object, read_toml
@@ -182,7 +183,7 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
         "protocol": sys.intern(rules["name"]),
         "overrides": _shared(record["overrides"]),
         "epochs": rules["epochs"],
-        "teacher": sys.intern(teacher["network"]) if teacher else "",
+        "teacher": sys.intern(teacher_name(teacher)) if teacher else "",
         "teacher_id": sys.intern(teacher["id"]) if teacher else "",
         "teacher_weights": sys.intern(teacher["weights"]) if teacher else "",
         "teacher_accuracy": _number(teacher, "accuracy"),

@@ -14,7 +14,7 @@ import pandas as pd
 from kdbench.analysis.records import Records
 from kdbench.analysis.searched import RATES
 from kdbench.analysis.stats.best_of import expected_best
-from kdbench.search.study import BEST, CHOSEN
+from kdbench.search.files import BEST, CHOSEN
 from kdbench.search.written import WrittenStudy
 from kdbench.space import DIGITS
 

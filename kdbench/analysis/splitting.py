@@ -20,7 +20,7 @@ import pandas as pd
 
 from kdbench.analysis.beside import protocol_of, with_controls
 from kdbench.analysis.comparison import FAMILIES, ComparedPair, Comparison, Result, Row, position, settings_text
-from kdbench.analysis.networks import told_apart
+from kdbench.analysis.networks import named_alike, told_apart
 from kdbench.analysis.pairing import find_pairs
 from kdbench.analysis.records import Records, UnfinishedCell
 from kdbench.analysis.searched import with_searches
@@ -33,7 +33,7 @@ from kdbench.experiment.protocol import load_protocol, protocol_names
 def split(records: Records) -> list[Comparison]:
     """Split records into comparisons, in the order of their protocols' names."""
     searches = searches_of(records)
-    records = told_apart(with_searches(records))
+    records = told_apart(named_alike(with_searches(records)))
     frame = records.frame
     if frame.empty:
         return []

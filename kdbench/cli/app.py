@@ -27,6 +27,7 @@ from kdbench.cli import (
     teacher,
     track,
     train,
+    verify,
 )
 from kdbench.cli.options import echo
 from kdbench.cli.output import unexpected, write_error
@@ -60,6 +61,7 @@ for command in (
     track.track,
     publish.publish,
     publish.site,
+    verify.verify,
     bench.bench,
     show.list_,
     show.show,

@@ -10,9 +10,10 @@ from kdbench.experiment.cell import Cell
 from kdbench.experiment.pairs import Pair
 from kdbench.grid.file import GridFile, error_context
 from kdbench.search.choices import Choices, write_study
+from kdbench.search.files import CHOSEN
 from kdbench.search.making import make_study
 from kdbench.search.slots import FINAL, Slot, final_slots, first_cells, slots_of, stage_place
-from kdbench.search.study import CHOSEN, Study
+from kdbench.search.study import Study
 
 
 @final

@@ -9,8 +9,9 @@ from typing import Any
 
 from kdbench.experiment.cell import Cell
 from kdbench.search.choices import stored_points
+from kdbench.search.files import STUDY
 from kdbench.search.points import points
-from kdbench.search.study import SHARE, STUDY, Point, Study
+from kdbench.search.study import SHARE, Point, Study
 from kdbench.space import Searched
 
 
@@ -48,7 +49,7 @@ def make_study(
         axes = study.space | {f"protocol.{name}": searched for name, searched in rules.items()}
         drawn = points(axes, number, trials - 1)[len(made) :]
         made += [
-            Point({name: at[name] for name in study.space}, {name: at[f"protocol.{name}"] for name in rules})
-            for at in drawn
+            Point({name: each[name] for name in study.space}, {name: each[f"protocol.{name}"] for name in rules})
+            for each in drawn
         ]
     return replace(study, points=tuple(made))

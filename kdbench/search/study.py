@@ -13,13 +13,10 @@ from kdbench.experiment.identity import identity_hash, identity_text
 from kdbench.experiment.pairs import Pair
 from kdbench.experiment.protocol import Protocol
 from kdbench.experiment.settings import resolve_settings
+from kdbench.search.files import BEST, CHOSEN, FOLDER
 from kdbench.space import DIGITS, Searched
 from kdbench.utils.names import safe_name
 
-FOLDER, STUDY = "searches", "study.json"
-"""Folder of studies below that of a protocol, and the file that describes one."""
-BEST, CHOSEN = "best", "chosen"
-"""Names of the last two steps."""
 NUM_BEST = 3
 """Trials that are run again before one of them is chosen."""
 NUM_SEEDS = 3
@@ -32,11 +29,6 @@ RULE = (
     f"{NUM_SEEDS - 1} further seeds: the one with the best mean is chosen"
 )
 _SEEDS_APART = 10_000
-
-
-def choice_name(num_trials: int, step: str) -> str:
-    """Return the name of the file of a choice; that of fewer trials remains beside it."""
-    return f"{num_trials}-trials-{step}.json"
 
 
 def study_seeds(study: int) -> tuple[int, ...]:

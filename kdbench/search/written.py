@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
-from kdbench.search.study import BEST, CHOSEN
+from kdbench.search.files import BEST, CHOSEN
 from kdbench.utils.files import paths_in
 from kdbench.utils.reading import Missing, Unreadable, read_json
 

@@ -52,6 +52,7 @@ COMMANDS: dict[str, dict[str, str]] = {
     "track": {"runs": "records", "to": "tensorboard"},
     "publish": {"runs": "records", "out": "new"},
     "site": {"folders": "published", "out": "site"},
+    "verify": {"runs": "published"},
     "list": {"what": "networks"},
     "show": {"method": "kd"},
     "new": {"words": "mine", "folder": "own"},

@@ -11,9 +11,9 @@ import pandas as pd
 
 from kdbench.analysis.comparison import MEASURES, ComparedPair, Comparison, Reported, Result, Row
 from kdbench.analysis.stats.paired import TOLERANCE, t_interval
+from kdbench.analysis.tables.compute import compute_notes, logit_notes
 from kdbench.analysis.tables.entries import LEVEL, accuracy, difference, fixed, gain, with_difference
 from kdbench.analysis.tables.notes import (
-    compute_notes,
     label_entry,
     measure_note,
     provenance,
@@ -83,6 +83,7 @@ def detail(
             *(["NLL, ECE, agree and KL: after the last epoch"] if reported in {"best", "validation"} else []),
             "views: views per image and step; teacher: teacher forward passes per image and epoch, 0 with a cache",
             *compute_notes(comparison, [pair]),
+            *logit_notes(comparison, [pair]),
             *warnings(comparison, [pair]),
             *search_notes(comparison, [pair]),
         ),
@@ -279,6 +280,7 @@ def _paper_notes(
         _APART if marks != "none" and any(row.tuning for row in comparison.rows) else "",
         *teacher_notes(comparison),
         *compute_notes(comparison, comparison.pairs),
+        *logit_notes(comparison, comparison.pairs),
         *search_notes(comparison, comparison.pairs),
         *provenance(comparison),
     ]
