@@ -122,4 +122,4 @@ def _settings(method: str, trial: int) -> dict[str, Any]:
 
 def _write(path: Path, values: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values, indent=2))
+    path.write_text(json.dumps(values, indent=2) + "\n")
