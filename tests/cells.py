@@ -61,6 +61,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "mgd": {},
     "ttm": {},
     "wttm": {},
+    "catkd": {},
 }
 # Settings with which a method does not depend on the order of a batch, where that is not its default.
 UNORDERED: dict[str, dict[str, Any]] = {
@@ -80,6 +81,7 @@ REFUSED = {
     ("ofd", "timm"): "batch norm before the last ReLU",
     ("ofd", "vit>cnn"): "batch norm before the last ReLU",
     ("simkd", "vit>cnn"): "tokens, not a feature map",
+    ("catkd", "vit>cnn"): "tokens, not a feature map",
     ("ab", "timm"): "maps before the last ReLU",
     ("ab", "vit>cnn"): "maps before the last ReLU",
     ("fsp", "timm"): "equally many channels",

@@ -121,6 +121,7 @@ IMAGENET: dict[str, tuple[dict[str, Any] | None, dict[str, Any] | None]] = {
     "srrl": ({"connect": "map"},) * 2,
     "ctkd": ({"ce_weight": 1.0, "kd_weight": 1.0}, None),
     "mgd": ({}, {}),
+    "catkd": ({"cat_weight": 0.5, "resolution": 4, "normalize": False}, {"cat_weight": 10.0}),
 }
 """The settings for ImageNet that repositories publish."""
 
