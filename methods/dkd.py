@@ -21,8 +21,8 @@ def split_target(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return logits.gather(1, target), logits.gather(1, column + (column >= target).long())
 
 
-def tckd_loss(student: Tensor, teacher: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """Target-class term: KL between (target, all others) of teacher and student, mean over logits ``(B, K)``.
+def tckd_per_image(student: Tensor, teacher: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """Target-class term of each image, ``(B,)``: KL between (target, all others), from logits ``(B, K)``.
 
     As in KD, both logits are divided by the temperature and the divergence is multiplied by its square.
     """
@@ -32,14 +32,24 @@ def tckd_loss(student: Tensor, teacher: Tensor, targets: Tensor, temperature: fl
         rest = temperature * (others / temperature).logsumexp(dim=1, keepdim=True)
         return torch.cat([target, rest], dim=1)
 
-    return kl_per_image(pair(student), pair(teacher), temperature).mean()
+    return kl_per_image(pair(student), pair(teacher), temperature)
+
+
+def nckd_per_image(student: Tensor, teacher: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """Non-target-class term of each image, ``(B,)``: KD's KL among the other classes, from logits ``(B, K)``."""
+    _, student_others = split_target(student, targets)
+    _, teacher_others = split_target(teacher, targets)
+    return kl_per_image(student_others, teacher_others, temperature)
+
+
+def tckd_loss(student: Tensor, teacher: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """Target-class term, mean over the images of logits ``(B, K)``."""
+    return tckd_per_image(student, teacher, targets, temperature).mean()
 
 
 def nckd_loss(student: Tensor, teacher: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """Non-target-class term: KD's KL among the classes other than the target, mean over logits ``(B, K)``."""
-    _, student_others = split_target(student, targets)
-    _, teacher_others = split_target(teacher, targets)
-    return kl_per_image(student_others, teacher_others, temperature).mean()
+    """Non-target-class term, mean over the images of logits ``(B, K)``."""
+    return nckd_per_image(student, teacher, targets, temperature).mean()
 
 
 class DKD(Method):

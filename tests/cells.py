@@ -62,6 +62,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "ttm": {},
     "wttm": {},
     "catkd": {},
+    "sdkd": {},
+    "sddkd": {},
+    "sdnkd": {},
 }
 # Settings with which a method does not depend on the order of a batch, where that is not its default.
 UNORDERED: dict[str, dict[str, Any]] = {
@@ -82,6 +85,9 @@ REFUSED = {
     ("ofd", "vit>cnn"): "batch norm before the last ReLU",
     ("simkd", "vit>cnn"): "tokens, not a feature map",
     ("catkd", "vit>cnn"): "tokens, not a feature map",
+    ("sdkd", "vit>cnn"): "tokens, not a feature map",
+    ("sddkd", "vit>cnn"): "tokens, not a feature map",
+    ("sdnkd", "vit>cnn"): "tokens, not a feature map",
     ("ab", "timm"): "maps before the last ReLU",
     ("ab", "vit>cnn"): "maps before the last ReLU",
     ("fsp", "timm"): "equally many channels",

@@ -21,19 +21,22 @@ class StubBackbone(Backbone):
         shapes: Sequence[tuple[int, int, int]],
         preact: bool,
         stem: tuple[int, int, int] | None,
+        last: tuple[int, int, int] | None,
     ):
         super().__init__()
         self.fc = nn.Linear(width, num_classes)
         self.shapes = tuple(shapes)
         self.has_preact = preact
         self.stem = stem
+        matching = bool(self.shapes) and self.shapes[-1][0] == width
+        self.last = last or (self.shapes[-1] if matching else None)
 
     def features(self, images: Tensor, *, maps: bool) -> Features:
         level = images.mean(dim=(1, 2, 3))
-        stem, *maps = (shape and level[:, None, None, None].expand(-1, *shape) for shape in (self.stem, *self.shapes))
+        shapes = (self.stem, self.last, *self.shapes)
+        stem, last, *maps = (shape and level[:, None, None, None].expand(-1, *shape) for shape in shapes)
         stages = tuple(maps)
         pooled = level[:, None].expand(-1, self.fc.in_features)
-        last = stages[-1] if self.shapes and self.shapes[-1][0] == self.fc.in_features else None
         return Features(pooled, stages, stages if self.has_preact else None, stem, last)
 
     def head(self) -> nn.Linear:
@@ -50,8 +53,9 @@ def stub_net(
     shapes: Sequence[tuple[int, int, int]] = (),
     preact: bool = True,
     stem: tuple[int, int, int] | None = None,
+    last: tuple[int, int, int] | None = None,
 ) -> Net:
-    backbone = StubBackbone(width, num_classes, shapes, preact, stem)
+    backbone = StubBackbone(width, num_classes, shapes, preact, stem, last)
     return Net("stub", backbone, mean=(0.0,) * 3, std=(1.0,) * 3, image_size=(8, 8))
 
 

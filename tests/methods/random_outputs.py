@@ -39,17 +39,25 @@ def outputs(owner: str, rows: int, *, scale: float = 1.0, ties: bool = False, se
 
     logits = torch.zeros(rows, 10) if ties else scale * random(rows, 10).sign()
     stages = tuple(random(rows, *shape) for shape in STAGES)
-    parts = (logits, random(rows, 8), *stages, random(10, 8), random(10))
-    for part in parts:
+    penultimate, weight, bias = random(rows, 8), random(10, 8), random(10)
+    last = scale * random(rows, 8, 4, 4)
+    for part in (logits, penultimate, *stages, weight, bias, last):
         part.requires_grad_(owner == "student")
     return Outputs(
-        owner, logits=logits, penultimate=parts[1], stages=stages, preact=stages, weight=parts[-2], bias=parts[-1]
+        owner,
+        logits=logits,
+        penultimate=penultimate,
+        map=last,
+        stages=stages,
+        preact=stages,
+        weight=weight,
+        bias=bias,
     )
 
 
 def built(method: type[Method], **config: Any) -> Method:
     torch.manual_seed(0)
-    net = stub_net(shapes=STAGES)
+    net = stub_net(shapes=STAGES, last=(8, 4, 4))
     module = method(method.Config(**config), stub_setup(net, net))
     if method.pretraining(module.config) > 0:
         for part in module.pretrain(net).freeze:
