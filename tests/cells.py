@@ -65,6 +65,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "sdkd": {},
     "sddkd": {},
     "sdnkd": {},
+    "crld": {},
 }
 # Settings with which a method does not depend on the order of a batch, where that is not its default.
 UNORDERED: dict[str, dict[str, Any]] = {
