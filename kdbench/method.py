@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
@@ -149,6 +150,26 @@ class Method(nn.Module, abc.ABC):
 
     def pretrain(self, student: Net) -> Pretraining:
         """Return what is done before the protocol's first epoch; called only where ``pretraining`` is above 0."""
+        raise NotImplementedError
+
+    @classmethod
+    def surveys(cls, config: Any) -> frozenset[Part]:  # noqa: ARG003
+        """Return the parts of the teacher's outputs that `survey` is given; by default none, and it is not called."""
+        return frozenset()
+
+    def survey(self, outputs: Iterable[Outputs], labels: Tensor) -> Mapping[str, Tensor]:
+        """Return buffers of the method, by name, from what the teacher says of the training set before the first step.
+
+        What is returned may depend on the outputs alone, on no other setting: it is computed once for a teacher and a
+        training set, and kept for all cells.
+
+        Parameters
+        ----------
+        outputs
+            Of the training images without augmentation, one forward pass of images after another, without gradients.
+        labels
+            Class numbers of these images, ``(N,)``, on the CPU.
+        """
         raise NotImplementedError
 
     def wrap(self, setup: Setup) -> Net:

@@ -66,6 +66,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "sddkd": {},
     "sdnkd": {},
     "crld": {},
+    "wkdf": {},
+    "wkdl": {},
 }
 # Settings with which a method does not depend on the order of a batch, where that is not its default.
 UNORDERED: dict[str, dict[str, Any]] = {
@@ -85,6 +87,8 @@ REFUSED = {
     ("ofd", "timm"): "batch norm before the last ReLU",
     ("ofd", "vit>cnn"): "batch norm before the last ReLU",
     ("simkd", "vit>cnn"): "tokens, not a feature map",
+    ("wkdf", "timm"): "cells of one position",
+    ("wkdf", "vit>cnn"): "cells of one position",
     ("catkd", "vit>cnn"): "tokens, not a feature map",
     ("sdkd", "vit>cnn"): "tokens, not a feature map",
     ("sddkd", "vit>cnn"): "tokens, not a feature map",

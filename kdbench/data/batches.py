@@ -49,6 +49,8 @@ class Batches:
         labels = data.dataset.train_labels
         self._division = data.division(protocol.rules.evaluation.validation)
         trained, held_out = self._division.trained, self._division.held_out
+        self.trained = trained
+        """Numbers of the images that are trained on, ``(N,)``, int64, on the CPU."""
         self.labels = labels[trained]
         """Of the images that are trained on, ``(N,)``, int64, on the CPU."""
         self.num_images = len(trained)
@@ -81,7 +83,7 @@ class Batches:
     def begin(self, epoch: int) -> None:
         """Move to an epoch, by its number in streams: the protocol's are 1, 2, ..., pre-training ends with 0."""
         self.epoch = epoch
-        self._permutation = self._division.trained[order(self.seed, epoch, self.num_images)]
+        self._permutation = self.trained[order(self.seed, epoch, self.num_images)]
         self._index = self._permutation.to(self.data.device, non_blocking=True)
         self._views = self.data.images.epoch(
             self.seed, epoch, self._permutation, self.layout, list(self._plans), self._sides

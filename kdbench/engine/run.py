@@ -22,6 +22,7 @@ from kdbench.engine.phase import Phase, count_extra_parameters, phases_of
 from kdbench.engine.progress import Diverged, Progress
 from kdbench.engine.shared import Feed
 from kdbench.engine.step import StepObserver, build_step
+from kdbench.engine.survey import fill_surveyed
 from kdbench.engine.tally import Tally
 from kdbench.engine.update import StepUpdate
 from kdbench.errors import UserError
@@ -73,6 +74,7 @@ class Run:
             compiled = options.compile and device.type != "cuda"
             teacher, no_teacher = (source.net, source.absent) if source else (None, "")
             self.module = build_step(cell, student, batches, teacher, no_teacher=no_teacher, compiled=compiled)
+            fill_surveyed(self.module.method, cell, batches, source, options.runs)
         except Unread:
             raise
         except ValueError as error:
