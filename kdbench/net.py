@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, final, get_args
 
 import torch
@@ -163,6 +163,19 @@ class Features:
     """The map whose mean over positions is ``penultimate``."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segments:
+    """A network from its first stage on, in pieces that take any map of the shape that they expect."""
+
+    steps: tuple[Callable[[Tensor], Tensor], ...]
+    """From each map of ``stages`` to the next one, the last through ``close``; one fewer than there are stages."""
+    close: Callable[[Tensor], Tensor] = field(default_factory=nn.Identity)
+    """Batch norm behind the last map of ``stages``, where there is one; ``finish`` goes on to ``penultimate``."""
+    finish: Callable[[Tensor], Tensor]
+    activated: bool = True
+    """Whether a ReLU has the last word in each map of ``stages``."""
+
+
 class Backbone(nn.Module, abc.ABC):
     """A network that ends in one linear classifier over its penultimate features."""
 
@@ -180,6 +193,10 @@ class Backbone(nn.Module, abc.ABC):
     def map_absence(self) -> str:
         """Return why the network has no ``map``."""
         return "its classifier does not see the mean of a feature map"
+
+    def segments(self) -> Segments | None:
+        """Return what runs the network from a stage on; None where it cannot be run in pieces."""
+        return None
 
     def preact_norms(self) -> tuple[nn.BatchNorm2d, ...]:
         """Return the batch norm that ends the main path to each map of ``preact``; empty unless all have one."""
@@ -199,8 +216,7 @@ class Net(nn.Module):
     mean, std
         Per-channel normalisation, in [0, 1].
     image_size
-        Height and width of the images, for the dry forward pass that finds the shapes of ``stages``, ``stem`` and
-        ``map``.
+        Height and width of the images, for the dry forward pass that finds the shapes of maps.
     """
 
     mean: Tensor

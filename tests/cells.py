@@ -68,6 +68,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "crld": {},
     "wkdf": {},
     "wkdl": {},
+    "fcfd": {},
 }
 # Settings with which a method does not depend on the order of a batch, where that is not its default.
 UNORDERED: dict[str, dict[str, Any]] = {
@@ -87,6 +88,8 @@ REFUSED = {
     ("ofd", "timm"): "batch norm before the last ReLU",
     ("ofd", "vit>cnn"): "batch norm before the last ReLU",
     ("simkd", "vit>cnn"): "tokens, not a feature map",
+    ("fcfd", "timm"): "runs networks from a stage on",
+    ("fcfd", "vit>cnn"): "at least 2 stages",
     ("wkdf", "timm"): "cells of one position",
     ("wkdf", "vit>cnn"): "cells of one position",
     ("catkd", "vit>cnn"): "tokens, not a feature map",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from kdbench.method import Batch, Rows, Setup
-from kdbench.net import Backbone, Features, Net
+from kdbench.net import Backbone, Features, Net, Segments
 
 
 class StubBackbone(Backbone):
@@ -38,6 +39,17 @@ class StubBackbone(Backbone):
         stages = tuple(maps)
         pooled = level[:, None].expand(-1, self.fc.in_features)
         return Features(pooled, stages, stages if self.has_preact else None, stem, last)
+
+    def segments(self) -> Segments:
+        """Maps of a stage are the means over channels and positions of those before it."""
+
+        def step(shape: tuple[int, int, int], maps: Tensor) -> Tensor:
+            return maps.mean(dim=(1, 2, 3))[:, None, None, None].expand(-1, *shape)
+
+        def finish(maps: Tensor) -> Tensor:
+            return maps.mean(dim=(1, 2, 3))[:, None].expand(-1, self.fc.in_features)
+
+        return Segments(steps=tuple(partial(step, shape) for shape in self.shapes[1:]), finish=finish)
 
     def head(self) -> nn.Linear:
         return self.fc

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kdbench.data.groups import Group
@@ -17,6 +16,7 @@ from kdbench.engine.step import Step, StepObserver
 from kdbench.experiment.protocol import Protocol
 from kdbench.functional import at_least_float32
 from kdbench.method import Batch, Rows
+from kdbench.models.layers import running_statistics_kept
 from kdbench.net import Outputs
 from kdbench.utils.ranks import Ranks
 
@@ -45,7 +45,7 @@ class StepUpdate:
     def add(self, group: Group, batch: Batch, teacher: Outputs, observer: StepObserver) -> None:
         """Add the gradients of a group; this process's first one of a step begins anew."""
         observer.begins(batch, teacher)
-        with contextlib.nullcontext() if group.number == 0 else self._running_statistics_kept():
+        with contextlib.nullcontext() if group.number == 0 else running_statistics_kept(self._batch_norms):
             terms, rows = self._module(self._phase, batch, teacher)
         observer.computed(terms)
         values = torch.stack([at_least_float32(value) for value in terms.values()])
@@ -81,15 +81,3 @@ class StepUpdate:
         """Return the rows of a name of each group of the step, in the order of the batch."""
         by_rank = self._ranks.gather([rows[name] for rows in self._remembered])
         return torch.cat([rows for groups in zip(*by_rank, strict=True) for rows in groups])
-
-    @contextlib.contextmanager
-    def _running_statistics_kept(self) -> Iterator[None]:
-        """Let batch norms normalise by what they see, and remember nothing of it."""
-        tracking: list[nn.Module] = [each for each in self._batch_norms if each.track_running_stats]
-        for each in tracking:
-            each.track_running_stats = False  # type: ignore[assignment]
-        try:
-            yield
-        finally:
-            for each in tracking:
-                each.track_running_stats = True  # type: ignore[assignment]

@@ -5,11 +5,15 @@ Nothing works in place: any map may be handed to a method.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from kdbench.net import Segments
 
 
 def conv1x1(in_channels: int, out_channels: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -51,6 +55,33 @@ def run_stages(
             outputs.append(x)
             preacts.append(preact)
     return x, tuple(outputs), tuple(preacts)
+
+
+def segments_of(
+    stages: Iterable[nn.Module],
+    *,
+    activate: Callable[[Tensor], Tensor] = torch.relu,
+    finish: Callable[[Tensor], Tensor] = pooled,
+) -> Segments:
+    """Return a network from its first stage on: its other stages, as `run_stages` takes them, and what follows."""
+
+    def step(stage: nn.Module) -> Callable[[Tensor], Tensor]:
+        return lambda x: run_stages(x, (stage,), activate=activate, maps=False)[0]
+
+    return Segments(steps=tuple(map(step, stages)), finish=finish)
+
+
+@contextlib.contextmanager
+def running_statistics_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Let those of the modules that are batch norms normalise by what they see, and remember nothing of it."""
+    tracking = [each for each in modules if isinstance(each, _BatchNorm) and each.track_running_stats]
+    for each in tracking:
+        each.track_running_stats = False
+    try:
+        yield
+    finally:
+        for each in tracking:
+            each.track_running_stats = True
 
 
 def initialise_convs(network: nn.Module) -> None:

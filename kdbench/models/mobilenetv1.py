@@ -7,13 +7,14 @@ pair of most papers; the code of LSKD, MLLD, CAT-KD, SDD, SLD, EKD and DeepKD ca
 
 from __future__ import annotations
 
+import itertools
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
 from kdbench.models.layers import conv1x1, conv3x3, pooled
-from kdbench.net import Backbone, Features
+from kdbench.net import Backbone, Features, Segments
 
 BLOCKS = (
     # channels, stride
@@ -64,6 +65,11 @@ class MobileNetV1(Backbone):
                 stages.append(x)
                 preacts.append(preact)
         return Features(pooled(x), tuple(stages), tuple(preacts), first, x)
+
+    def segments(self) -> Segments:
+        """Return the network from a stage on."""
+        steps = tuple(self.model[first + 1 : last + 1] for first, last in itertools.pairwise(STAGE_ENDS))
+        return Segments(steps=steps, finish=pooled)
 
     def head(self) -> nn.Linear:
         """Return ``fc``."""

@@ -6,12 +6,13 @@ place of ReLU6. State-dict names are those of RepDistiller and mdistiller.
 
 from __future__ import annotations
 
+import itertools
 from typing import final
 
 from torch import Tensor, nn
 
 from kdbench.models.layers import conv1x1, conv3x3, initialise_convs, initialise_small, pooled
-from kdbench.net import Backbone, Features
+from kdbench.net import Backbone, Features, Segments
 
 BLOCKS = (
     # expansion, channels, number of blocks, stride of the first
@@ -78,6 +79,12 @@ class MobileNetV2(Backbone):
                 stages.append(x)
         last = self.conv2(x)
         return Features(pooled(last), tuple(stages), None, stem, last)
+
+    def segments(self) -> Segments:
+        """Return the network from a stage on."""
+        pieces = itertools.pairwise(end + 1 for end in STAGE_ENDS)
+        steps = tuple(nn.Sequential(*self.blocks[first:last]) for first, last in pieces)
+        return Segments(steps=steps, finish=lambda x: pooled(self.conv2(x)), activated=False)
 
     def head(self) -> nn.Linear:
         """Return ``classifier.0``."""

@@ -11,8 +11,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from kdbench.models.layers import conv1x1, conv3x3, pooled, run_stages, shuffle_channels
-from kdbench.net import Backbone, Features
+from kdbench.models.layers import conv1x1, conv3x3, pooled, run_stages, segments_of, shuffle_channels
+from kdbench.net import Backbone, Features, Segments
 
 STEM = 24
 GROUPS = 3
@@ -65,6 +65,10 @@ class ShuffleNetV1(Backbone):
         stem = torch.relu(self.bn1(self.conv1(images)))
         x, stages, preact = run_stages(stem, (self.layer1, self.layer2, self.layer3), maps=maps)
         return Features(pooled(x), stages, preact, stem, x)
+
+    def segments(self) -> Segments:
+        """Return the network from a stage on."""
+        return segments_of((self.layer2, self.layer3))
 
     def head(self) -> nn.Linear:
         """Return ``linear``."""

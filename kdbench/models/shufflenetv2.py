@@ -14,8 +14,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from kdbench.models.layers import conv1x1, conv3x3, pooled, run_stages, shuffle_channels
-from kdbench.net import Backbone, Features
+from kdbench.models.layers import conv1x1, conv3x3, pooled, run_stages, segments_of, shuffle_channels
+from kdbench.net import Backbone, Features, Segments
 
 STEM = 24
 
@@ -88,6 +88,13 @@ class ShuffleNetV2(Backbone):
         x, stages, preact = run_stages(stem, layers, activate=_activate, maps=maps)
         last = torch.relu(self.bn2(self.conv2(x)))
         return Features(pooled(last), stages, preact, stem, last)
+
+    def segments(self) -> Segments:
+        """Return the network from a stage on."""
+        return segments_of((self.layer2, self.layer3), activate=_activate, finish=self._finish)
+
+    def _finish(self, maps: Tensor) -> Tensor:
+        return pooled(torch.relu(self.bn2(self.conv2(maps))))
 
     def head(self) -> nn.Linear:
         """Return ``linear``."""

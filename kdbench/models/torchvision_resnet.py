@@ -6,6 +6,8 @@ names and initial weights are torchvision's; unlike timm, it does not set the la
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import reduce
 from typing import final
 
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from kdbench.models.layers import pooled
-from kdbench.net import Backbone, Features
+from kdbench.net import Backbone, Features, Segments
 
 
 @final
@@ -49,6 +51,14 @@ class TorchvisionResNet(Backbone):
                 stages.append(x)
                 preacts.append(preact)
         return Features(pooled(x), tuple(stages), tuple(preacts), stem, x)
+
+    def segments(self) -> Segments:
+        """Return the network from a stage on."""
+
+        def step(layer: nn.Sequential) -> Callable[[Tensor], Tensor]:
+            return lambda x: reduce(lambda maps, block: torch.relu(_block(block, maps)), layer, x)
+
+        return Segments(steps=tuple(map(step, self._layers()[1:])), finish=pooled)
 
     def head(self) -> nn.Linear:
         """Return ``fc``."""

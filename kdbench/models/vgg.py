@@ -6,13 +6,14 @@ one linear layer behind a global pooling. State-dict names are those of RepDisti
 
 from __future__ import annotations
 
+from functools import partial
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
 from kdbench.models.layers import initialise_convs, initialise_small, pooled
-from kdbench.net import Backbone, Features
+from kdbench.net import Backbone, Features, Segments
 
 WIDTHS = (64, 128, 256, 512, 512)
 NUM_CONVS = {
@@ -65,6 +66,16 @@ class VGG(Backbone):
                 stages.append(x)
                 preacts.append(preact)
         return Features(pooled(x), tuple(stages), tuple(preacts), stem, x)
+
+    def segments(self) -> Segments:
+        """Return the network from a stage on; the last pooling is there where a map of 64 rows has become one of 8."""
+
+        def step(block: nn.Module, smallest: int, x: Tensor) -> Tensor:
+            pools = x.shape[2] >= smallest and min(x.shape[2:]) > 1
+            return torch.relu(block(nn.functional.max_pool2d(x, 2) if pools else x))
+
+        blocks = ((self.block2, 2), (self.block3, 2), (self.block4, 8))
+        return Segments(steps=tuple(partial(step, *each) for each in blocks), finish=pooled)
 
     def head(self) -> nn.Linear:
         """Return ``classifier``."""

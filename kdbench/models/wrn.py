@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.models.layers import conv1x1, conv3x3, initialise_convs, pooled
-from kdbench.net import Backbone, Features
+from kdbench.net import Backbone, Features, Segments
 
 
 @final
@@ -95,6 +95,11 @@ class WideResNet(Backbone):
         if not maps:
             return Features(pooled(last), (), (), stem, last)
         return Features(pooled(last), (first, second, third), (first_preact, second_preact, third_preact), stem, last)
+
+    def segments(self) -> Segments:
+        """Return the network from a stage on."""
+        steps = (lambda x: self.block2(x)[0], lambda x: self.bn1(self.block3(x)[0]))
+        return Segments(steps=steps, finish=lambda x: pooled(torch.relu(x)), close=self.bn1, activated=False)
 
     def head(self) -> nn.Linear:
         """Return ``fc``."""

@@ -55,10 +55,10 @@ def outputs(owner: str, rows: int, *, scale: float = 1.0, ties: bool = False, se
     )
 
 
-def built(method: type[Method], **config: Any) -> Method:
+def built(method: type[Method], *, dtype: torch.dtype = torch.float32, **config: Any) -> Method:
     torch.manual_seed(0)
-    net = stub_net(shapes=STAGES, last=(8, 4, 4))
-    module = method(method.Config(**config), stub_setup(net, net))
+    net = stub_net(shapes=STAGES, last=(8, 4, 4)).to(dtype)
+    module = method(method.Config(**config), stub_setup(net, net)).to(dtype)
     if method.pretraining(module.config) > 0:
         for part in module.pretrain(net).freeze:
             part.requires_grad_(False)

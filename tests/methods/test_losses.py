@@ -83,7 +83,7 @@ def test_inner_products_stay_in_float32_under_autocast() -> None:
 @pytest.mark.parametrize("weight", [0.0, 1.0])
 def test_a_batchs_order_does_not_matter(method: type[Method], weight: float, monkeypatch: pytest.MonkeyPatch) -> None:
     divergence = {"kd_weight": weight} if issubclass(method, TaskMethod) else {}
-    module = built(method, **divergence, **UNORDERED.get(method, {})).double()
+    module = built(method, dtype=torch.float64, **divergence, **UNORDERED.get(method, {}))
     views = method.views(module.config).num_views
     state = {key: value.clone() for key, value in module.state_dict().items()}
     targets = torch.tensor([3, 1, 3, 0, 2])

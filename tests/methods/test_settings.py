@@ -122,6 +122,7 @@ IMAGENET: dict[str, tuple[dict[str, Any] | None, dict[str, Any] | None]] = {
     "ctkd": ({"ce_weight": 1.0, "kd_weight": 1.0}, None),
     "mgd": ({}, {}),
     "catkd": ({"cat_weight": 0.5, "resolution": 4, "normalize": False}, {"cat_weight": 10.0}),
+    "fcfd": ({"kd_temperature": 1.0, "feature_weight": 0.02}, {"kd_temperature": 1.0}),
     "sddkd": (
         {"beta": 0.5, "temperature": 1.0, "warmup": 0.01, "finest": 2},
         {"beta": 2.0, "temperature": 1.0, "warmup": 0.01},
