@@ -79,7 +79,7 @@ def grid_plan(
 
     Nothing is trained.
     """
-    from kdbench.cli.grid_needs import caches, disk_lines, memory_lines, time_lines
+    from kdbench.cli.grid_needs import caches, disk_lines, memory_lines, search_lines, time_lines
     from kdbench.cli.grid_view import headline, teachers
     from kdbench.grid.estimate import GridEstimate, this_device
 
@@ -103,7 +103,12 @@ def grid_plan(
         from kdbench.cli.grid_timing import measure_unknown
 
         estimate = measure_unknown(grid, estimate)
-    for line in (*time_lines(estimate), *memory_lines(grid, estimate), *disk_lines(grid, estimate)):
+    for line in (
+        *search_lines(grid, estimate),
+        *time_lines(estimate),
+        *memory_lines(grid, estimate),
+        *disk_lines(grid, estimate),
+    ):
         echo(line)
     reasons = estimate.unsupported
     failed = {variant.name: reason for variant, reason in estimate.speed.failed.items() if variant.name not in reasons}
