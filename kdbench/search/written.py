@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
-from kdbench.search.files import BEST, CHOSEN
+from kdbench.search.files import BEST, CHOSEN, read_values
 from kdbench.utils.files import paths_in
-from kdbench.utils.reading import Missing, Unreadable, read_json
+from kdbench.utils.reading import Missing, Unreadable
 
 _CHOICE = re.compile(r"(\d+)-trials-([a-z0-9-]+)\.json")
 
@@ -88,15 +88,15 @@ def read_study(path: Path) -> WrittenStudy:
     Raises
     ------
     Missing
-        There is no such file.
+        There is no such file, or a choice was deleted meanwhile.
     Unreadable
         It, or a choice, is damaged.
     """
-    values = read_json(path)
     try:
+        values = read_values(path)
         found = [match for each in paths_in(path.parent, "*.json") if (match := _CHOICE.fullmatch(each.name))]
         number = max((int(match[1]) for match in found), default=1)
-        texts = {match[2]: read_json(path.parent / match[0]) for match in found if int(match[1]) == number}
+        texts = {match[2]: read_values(path.parent / match[0]) for match in found if int(match[1]) == number}
         chosen = texts.get(CHOSEN, {})
         return WrittenStudy(
             folder=path.parent,
@@ -119,7 +119,9 @@ def read_study(path: Path) -> WrittenStudy:
             settings=dict(chosen["settings"]) if chosen else None,
             chosen_rules=dict(chosen["rules"]) if chosen else {},
         )
-    except (Missing, KeyError, TypeError, ValueError, AttributeError) as error:
+    except Missing:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Unreadable(f"is damaged ({error}): move its folder away") from None
 
 
