@@ -62,6 +62,7 @@ READERS = {
     "teacher list": ["teacher", "list"],
     "cache list": ["cache", "list"],
     "eval": ["eval", f"{RUNS}/resnet8-resnet8/kd/seed1-*", f"{RUNS}/teachers/*", "--data", "npz:data.npz"],
+    "verify": ["verify", "runs", "--data", "npz:data.npz", "--out", "../verified.md"],
     "show": ["--own", "own", "show", "mine"],
     "list": ["--own", "own", "list", "methods"],
 }
@@ -85,16 +86,25 @@ SEARCH = f"{RUNS}/searches/dist-resnet8-study1-*"
 _CACHES = ("table", "grid plan", "cache list", "cache prune", "cache build", "train begun")
 
 KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "record": (f"{DONE}-*/record.json", (*_TABLES, *_GRIDS, "train done", "cache prune", "merge", "eval")),
-    "teacher's record": (f"{RUNS}/none-resnet8/ce/seed0-*/record.json", ("table", *_GRIDS, "teacher train", "eval")),
-    "config of a done cell": (f"{DONE}-*/config.toml", ("table", "grid status", "train done")),
-    "metrics of a done cell": (f"{DONE}-*/metrics.jsonl", ("report", "grid status", "train done")),
-    "weights of a done cell": (f"{DONE}-*/model.safetensors", ("table", "grid status", "train done", "merge", "eval")),
+    "record": (f"{DONE}-*/record.json", (*_TABLES, *_GRIDS, "train done", "cache prune", "merge", "eval", "verify")),
+    "teacher's record": (
+        f"{RUNS}/none-resnet8/ce/seed0-*/record.json",
+        ("table", *_GRIDS, "teacher train", "eval", "verify"),
+    ),
+    "config of a done cell": (f"{DONE}-*/config.toml", ("table", "grid status", "train done", "verify")),
+    "metrics of a done cell": (f"{DONE}-*/metrics.jsonl", ("report", "grid status", "train done", "verify")),
+    "weights of a done cell": (
+        f"{DONE}-*/model.safetensors",
+        ("table", "grid status", "train done", "merge", "eval", "verify"),
+    ),
     "predictions of a done cell": (
         f"{DONE}-*/predictions.npz",
-        ("report", "table", "grid status", "train done", "merge"),
+        ("report", "table", "grid status", "train done", "merge", "verify"),
     ),
-    "weights of a teacher's cell": (f"{RUNS}/none-resnet8/ce/seed0-*/model.safetensors", ("teacher train", "merge")),
+    "weights of a teacher's cell": (
+        f"{RUNS}/none-resnet8/ce/seed0-*/model.safetensors",
+        ("teacher train", "merge", "verify"),
+    ),
     "config of a begun cell": (f"{BEGUN}-*/config.toml", (*_TABLES, *_GRIDS, "train begun")),
     "metrics of a begun cell": (f"{BEGUN}-*/metrics.jsonl", ("report", "grid status", "train begun")),
     "state": (f"{BEGUN}-*/state", (*_GRIDS, "train begun")),
@@ -103,11 +113,11 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "reason of a failure": (f"{FAILED}-*/failed.json", (*_TABLES, *_GRIDS)),
     "teacher's card": (
         f"{RUNS}/teachers/*/teacher.json",
-        ("grid status", "teacher list", *_CACHES, "teacher train", "merge", "eval"),
+        ("grid status", "teacher list", *_CACHES, "teacher train", "merge", "eval", "verify"),
     ),
     "teacher's weights": (
         f"{RUNS}/teachers/*/model.safetensors",
-        ("teacher list", "train begun", "teacher train", "merge", "eval"),
+        ("teacher list", "train begun", "teacher train", "merge", "eval", "verify"),
     ),
     "identity of a cache": (f"{CACHE}/identity.json", _CACHES),
     "use lock": (f"{CACHE}/use.lock", _CACHES),
@@ -127,7 +137,7 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "study": (f"{SEARCH}/study.json", _SEARCHES),
     "choice of the best": (f"{SEARCH}/2-trials-best.json", _SEARCHES),
     "choice": (f"{SEARCH}/2-trials-chosen.json", _SEARCHES),
-    "data": ("data.npz", ("train begun", "grid plan", "eval")),
+    "data": ("data.npz", ("train begun", "grid plan", "eval", "verify")),
 }
 """Each kind of file: where it is, and the commands that read it or pass by it."""
 

@@ -61,7 +61,7 @@ class Lockstep:
         self.graphs = StepGraphs(self.shared, outcomes) if options.compile and options.device.type == "cuda" else None
 
     def train(self, stop: Stop, observers: Observers) -> None:
-        """Run every epoch that is left."""
+        """Run every epoch that is left, or those that the options ask for."""
         observe = {run.cell.id: observers(run.cell) for run in self.active}
         for run in self.active:
             run.start_clock()
@@ -78,6 +78,8 @@ class Lockstep:
                     run.end_epoch(metrics.get(run.cell.id, {}))
                     if run.done:
                         self.outcomes.set(run.cell, finish(run) if self.options.ranks.leads else {})
+                    elif run.num_epochs_done == self.options.max_epochs:
+                        self.outcomes.set(run.cell, {"first_losses": run.tally.first_losses})
                 observe[run.cell.id](run.progress())
             self.outcomes.agree(self.runs, self.options.ranks)
             self.active = self._still(self.active)
