@@ -11,7 +11,7 @@ import tomli_w
 from fake_records import fake_record
 
 from kdbench.experiment.protocol import load_protocol
-from kdbench.search.study import RULE
+from kdbench.search.files import RULE
 
 SHARE = 0.1
 SCORES = {0: (60.0,), 1: (64.0, 61.0, 62.0), 2: (63.0, 62.5, 63.5), 3: (62.0, 60.0, 60.0), 4: (None,)}
