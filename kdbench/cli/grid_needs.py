@@ -1,4 +1,4 @@
-"""Lay out what a grid needs for the screen: caches, time, memory and disk."""
+"""Lay out what a grid needs for the screen: caches, time, memory and disk, and what a fair control would need."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from kdbench.data.decoding.loader import shared_memory
 from kdbench.data.decoding.processes import PREFETCH
 from kdbench.data.decoding.streamed import StreamedDataset
 from kdbench.grid.cache_needs import CacheNeed
+from kdbench.grid.equal_compute import equal_epochs
 from kdbench.grid.estimate import GridEstimate
 from kdbench.grid.grid import Grid
+from kdbench.grid.shapes import data_shape
 from kdbench.teachers.demand import Wanted
 from kdbench.utils.resources import SHARED_MEMORY
 from kdbench.utils.text import clock, counted, size
@@ -34,7 +36,7 @@ def caches(needs: Sequence[CacheNeed]) -> Group:
     notes = []
     for need in needs:
         on_disk = size((need.views - need.missing) * need.row_bytes) if need.missing < need.views else "nothing"
-        spec = need.teacher.ref.spec if need.teacher.card else need.teacher.ref.network
+        spec = need.teacher.ref.spec if need.teacher.card else str(need.teacher.ref.name)
         notes.append("" if need.used else "too large" if need.worthwhile else "saves nothing")
         # Worth a word where one method takes a third of it or more.
         large = need.largest_reader and need.bytes_without < 2 / 3 * need.bytes
@@ -49,6 +51,29 @@ def caches(needs: Sequence[CacheNeed]) -> Group:
             "live teacher; to build it, name a folder on another disk with --runs DIR"
         )
     return Group(Fitted(table), *remarks)
+
+
+def equal_lines(grid: Grid) -> list[str]:
+    """Describe how long the student alone trains at the compute of each method, and the line that adds these rows."""
+    baseline, usual = grid.session.protocol.baseline, grid.session.protocol.epochs
+    by_pair, reasons = equal_epochs(grid, data_shape(grid.session))
+    texts = []
+    for pair, by_epochs in by_pair.items():
+        first, *others = (f"{number} epochs {{}}as {', '.join(names)}" for number, names in by_epochs.items())
+        parts = "; for ".join((first.format("costs as much "), *(each.format("") for each in others)))
+        texts.append(f"equal compute: {pair}: {baseline} for {parts}")
+    if texts:
+        texts.append(
+            "equal compute: by the multiplications of the networks' passes; a backward pass counts as two forward "
+            "passes, and the teacher as queried in every step"
+        )
+    numbers = [sorted({usual, *by_epochs}) for by_epochs in by_pair.values()]
+    if numbers and not set(numbers[0]) <= {usual, *grid.file.epochs_of.get(baseline, ())}:
+        where = "the file" if all(each == numbers[0] for each in numbers) else f"a file for {next(iter(by_pair))} alone"
+        texts.append(
+            f"equal compute: [method.{baseline}] epochs = {numbers[0]} in {where} adds these rows to the table"
+        )
+    return texts + [f"equal compute: {pair}: unknown: {reason}" for pair, reason in reasons.items()]
 
 
 def time_lines(estimate: GridEstimate) -> list[str]:

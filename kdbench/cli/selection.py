@@ -144,7 +144,9 @@ def split_names(words: list[str] | None) -> list[str]:
 
 
 def _report_incomplete(records: Records) -> None:
-    number = len(records.unfinished)
+    from kdbench.analysis.searched import unfinished_runs
+
+    number = len(unfinished_runs(records))
     if number:
         sys.stderr.write(f"{number} {'cell has' if number == 1 else 'cells have'} started but not finished\n")
     end_with_problems(records.problems)

@@ -9,7 +9,9 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from kdbench.data import held_out
 from kdbench.data.fabricated import shape_of
@@ -121,6 +123,22 @@ def net_shape(network: str, data: DataShape, precision: Precision = "fp32") -> N
         widths=widths,
         row={part: size[part] * width for part, width in widths.items()},
     )
+
+
+def forward_flops(network: str, data: DataShape) -> int:
+    """Count the multiplications and additions of a network's forward pass of one image, without those of the head.
+
+    Raises
+    ------
+    UserError
+        The network does not exist, or cannot be built for such images.
+    """
+    backbone = _build(network, data, valueless=True).eval().to_empty(device="cpu")
+    images = torch.zeros(1, 3, *data.image_size)
+    # Attention is counted where it is computed by matrix products.
+    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        backbone.features(images, maps=False)
+    return int(counter.get_total_flops())
 
 
 def _build(network: str, data: DataShape, *, valueless: bool) -> Backbone:

@@ -30,7 +30,7 @@ class Variant:
     def name(self) -> str:
         """Return method and pair, or method and student."""
         cell = self.cell
-        pair = Pair.of(cell.teacher.network, cell.student) if cell.teacher else cell.student
+        pair = Pair(cell.teacher.name, cell.student) if cell.teacher else cell.student
         return f"{cell.method} {pair}"
 
 

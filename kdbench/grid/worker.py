@@ -263,7 +263,7 @@ class Worker:
 
     def _why_left(self, cell: Cell) -> str:
         if cell.teacher and not is_taught(cell, self._teacher_ids()):
-            return f"its teacher {cell.teacher.network} does not exist"
+            return f"its teacher {cell.teacher.name} does not exist"
         return "another process is running it"
 
 

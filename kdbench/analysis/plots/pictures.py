@@ -21,6 +21,7 @@ from kdbench.analysis.plots.predicted import classes_plot, correlation_plot, rel
 from kdbench.analysis.plots.standings import cost_plot, differences_plot, ranks_plot
 from kdbench.analysis.tables.leaderboard import Leaderboard, leaderboard
 from kdbench.experiment.folder import METRICS, PREDICTIONS
+from kdbench.experiment.pairs import TeacherSpec
 from kdbench.utils.names import safe_name
 from kdbench.utils.text import counted
 
@@ -69,7 +70,9 @@ class Material:
         for (_, other), result in self.comparison.results.items():
             if other == pair and pair.teacher and len(result.frame):
                 protocol = Path(result.frame["folder"].iloc[0]).absolute().parent.parent.parent
-                folder = protocol / "teachers" / f"{safe_name(pair.teacher)}-{pair.id_hash[:8]}"
+                folder = (
+                    protocol / "teachers" / f"{safe_name(TeacherSpec.parse(pair.teacher).network)}-{pair.id_hash[:8]}"
+                )
                 return folder if folder.is_dir() else None
         return None
 

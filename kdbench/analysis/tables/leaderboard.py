@@ -26,6 +26,7 @@ from kdbench.analysis.tables.entries import LEVEL, fixed
 from kdbench.analysis.tables.layouts import views_entry
 from kdbench.analysis.tables.notes import label_entry, measure_note, provenance, teacher_notes
 from kdbench.analysis.tables.scores import rank_rows, ranked_scores, row_means
+from kdbench.analysis.tables.searches import search_notes
 from kdbench.analysis.tables.table import MISSING, Entry, Table, words
 from kdbench.errors import UserError
 
@@ -184,6 +185,7 @@ def leaderboard_table(board: Leaderboard, stability: Sequence[str] = ()) -> Tabl
             *stability,
             *dependence_notes(comparison),
             *teacher_notes(comparison),
+            *search_notes(comparison, comparison.pairs),
             *provenance(comparison),
         ),
         num_labels=2,
