@@ -12,8 +12,8 @@ from typing import Any, final
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.folder import FAILURE, RECORD, parse_record
-from kdbench.search.files import CHOSEN, STUDY, choice_name
-from kdbench.search.study import RULE, Point, Step, Study
+from kdbench.search.files import CHOSEN, RULE, STUDY, choice_name
+from kdbench.search.study import Point, Step, Study
 from kdbench.utils.files import write_json
 from kdbench.utils.reading import Missing, Unreadable, read_json
 
