@@ -59,6 +59,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "tekap": {},
     "itrd": {},
     "mgd": {},
+    "ofa": {},
 }
 # Settings with which a method does not depend on the order of a batch, where that is not its default.
 UNORDERED: dict[str, dict[str, Any]] = {
