@@ -121,6 +121,8 @@ IMAGENET: dict[str, tuple[dict[str, Any] | None, dict[str, Any] | None]] = {
     "srrl": ({"connect": "map"},) * 2,
     "ctkd": ({"ce_weight": 1.0, "kd_weight": 1.0}, None),
     "mgd": ({}, {}),
+    "semckd": ({"semckd_weight": 50.0}, None),
+    "diffkd": ({"code_ratio": 2.0}, None),
 }
 """The settings for ImageNet that repositories publish."""
 
