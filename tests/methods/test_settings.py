@@ -120,6 +120,7 @@ IMAGENET: dict[str, tuple[dict[str, Any] | None, dict[str, Any] | None]] = {
     "mlld": ({"ce_weight": 0.5, "kd_weight": 0.5, "temperature": 1.0},) * 2,
     "srrl": ({"connect": "map"},) * 2,
     "ctkd": ({"ce_weight": 1.0, "kd_weight": 1.0}, None),
+    "wsld": ({}, {}),
 }
 """The settings for ImageNet that repositories publish."""
 
