@@ -61,6 +61,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "wsld": {},
     "tfkd": {},
     "tfreg": {},
+    "rld": {},
 }
 # Settings with which a method does not depend on the order of a batch, where that is not its default.
 UNORDERED: dict[str, dict[str, Any]] = {"cc": {"form": "kernel"}, "sskd": {"ss_ratio": 1.0}}

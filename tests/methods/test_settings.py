@@ -121,6 +121,10 @@ IMAGENET: dict[str, tuple[dict[str, Any] | None, dict[str, Any] | None]] = {
     "srrl": ({"connect": "map"},) * 2,
     "ctkd": ({"ce_weight": 1.0, "kd_weight": 1.0}, None),
     "wsld": ({}, {}),
+    "rld": (
+        {"beta": 0.5, "temperature": 1.0, "confidence_temperature": 1.0, "warmup": 0.01},
+        {"beta": 2.0, "temperature": 1.0, "confidence_temperature": 1.0, "warmup": 0.01},
+    ),
 }
 """The settings for ImageNet that repositories publish."""
 
