@@ -62,6 +62,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "tfkd": {},
     "tfreg": {},
     "rld": {},
+    "gdkd": {},
 }
 # Settings with which a method does not depend on the order of a batch, where that is not its default.
 UNORDERED: dict[str, dict[str, Any]] = {"cc": {"form": "kernel"}, "sskd": {"ss_ratio": 1.0}}

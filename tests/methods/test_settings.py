@@ -125,6 +125,10 @@ IMAGENET: dict[str, tuple[dict[str, Any] | None, dict[str, Any] | None]] = {
         {"beta": 0.5, "temperature": 1.0, "confidence_temperature": 1.0, "warmup": 0.01},
         {"beta": 2.0, "temperature": 1.0, "confidence_temperature": 1.0, "warmup": 0.01},
     ),
+    "gdkd": (
+        {"mass_weight": 0.5, "rest_weight": 1.0, "temperature": 1.0, "warmup": 0.01},
+        {"mass_weight": 0.5, "top_weight": 2.0, "rest_weight": 2.0, "temperature": 1.0, "warmup": 0.01},
+    ),
 }
 """The settings for ImageNet that repositories publish."""
 
