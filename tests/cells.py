@@ -63,6 +63,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "tfreg": {},
     "rld": {},
     "gdkd": {},
+    "abkd": {},
 }
 # Settings with which a method does not depend on the order of a batch, where that is not its default.
 UNORDERED: dict[str, dict[str, Any]] = {"cc": {"form": "kernel"}, "sskd": {"ss_ratio": 1.0}}
