@@ -20,6 +20,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import pytest
+from rich.console import Console
 
 from kdbench import cli
 from kdbench.engine.display import Display
@@ -27,7 +28,9 @@ from kdbench.engine.run import Run
 from kdbench.experiment import own_folders
 from kdbench.grid.grid import Grid
 from kdbench.grid.submissions import Launch, Submission, SubmittedJob, new_folder
+from kdbench.grid.worker import Worker, Workload
 from kdbench.utils.holder import Holder, boot_id, holder_text
+from kdbench.utils.scheduler import Scheduler
 
 SECONDS = 45.0
 """A command that takes longer hangs."""
@@ -54,15 +57,19 @@ READERS = {
     "plot": ["plot", "losses", "runs", "--out", "../plots"],
     "grid status": ["grid", "status", "grid.toml"],
     "grid plan": ["grid", "plan", "grid.toml"],
+    "status of a search": ["grid", "status", "search.toml"],
+    "plan of a search": ["grid", "plan", "search.toml"],
     "teacher list": ["teacher", "list"],
     "cache list": ["cache", "list"],
     "eval": ["eval", f"{RUNS}/resnet8-resnet8/kd/seed1-*", f"{RUNS}/teachers/*", "--data", "npz:data.npz"],
+    "verify": ["verify", "runs", "--data", "npz:data.npz", "--out", "../verified.md"],
     "show": ["--own", "own", "show", "mine"],
     "list": ["--own", "own", "list", "methods"],
 }
 """Commands that only read."""
 WRITERS = {
     "grid submit": ["grid", "submit", "done.toml", "--profile", "profile.toml"],
+    "run of a search": ["grid", "run", "search.toml"],
     "cache prune": ["cache", "prune"],
     "cache build": ["cache", "build", *BASE, "--teacher", "resnet8", "--method", "kd", "--seed", "4"],
     "teacher train": ["teacher", "train", *BASE, "--network", "resnet8"],
@@ -74,19 +81,30 @@ WRITERS = {
 COMMANDS = READERS | WRITERS
 _TABLES = ("table", "leaderboard", "compare", "report")
 _GRIDS = ("grid status", "grid plan")
+_SEARCHES = (*_TABLES, "status of a search", "plan of a search", "run of a search")
+SEARCH = f"{RUNS}/searches/dist-resnet8-study1-*"
 _CACHES = ("table", "grid plan", "cache list", "cache prune", "cache build", "train begun")
 
 KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "record": (f"{DONE}-*/record.json", (*_TABLES, *_GRIDS, "train done", "cache prune", "merge", "eval")),
-    "teacher's record": (f"{RUNS}/none-resnet8/ce/seed0-*/record.json", ("table", *_GRIDS, "teacher train", "eval")),
-    "config of a done cell": (f"{DONE}-*/config.toml", ("table", "grid status", "train done")),
-    "metrics of a done cell": (f"{DONE}-*/metrics.jsonl", ("report", "grid status", "train done")),
-    "weights of a done cell": (f"{DONE}-*/model.safetensors", ("table", "grid status", "train done", "merge", "eval")),
+    "record": (f"{DONE}-*/record.json", (*_TABLES, *_GRIDS, "train done", "cache prune", "merge", "eval", "verify")),
+    "teacher's record": (
+        f"{RUNS}/none-resnet8/ce/seed0-*/record.json",
+        ("table", *_GRIDS, "teacher train", "eval", "verify"),
+    ),
+    "config of a done cell": (f"{DONE}-*/config.toml", ("table", "grid status", "train done", "verify")),
+    "metrics of a done cell": (f"{DONE}-*/metrics.jsonl", ("report", "grid status", "train done", "verify")),
+    "weights of a done cell": (
+        f"{DONE}-*/model.safetensors",
+        ("table", "grid status", "train done", "merge", "eval", "verify"),
+    ),
     "predictions of a done cell": (
         f"{DONE}-*/predictions.npz",
-        ("report", "table", "grid status", "train done", "merge"),
+        ("report", "table", "grid status", "train done", "merge", "verify"),
     ),
-    "weights of a teacher's cell": (f"{RUNS}/none-resnet8/ce/seed0-*/model.safetensors", ("teacher train", "merge")),
+    "weights of a teacher's cell": (
+        f"{RUNS}/none-resnet8/ce/seed0-*/model.safetensors",
+        ("teacher train", "merge", "verify"),
+    ),
     "config of a begun cell": (f"{BEGUN}-*/config.toml", (*_TABLES, *_GRIDS, "train begun")),
     "metrics of a begun cell": (f"{BEGUN}-*/metrics.jsonl", ("report", "grid status", "train begun")),
     "state": (f"{BEGUN}-*/state", (*_GRIDS, "train begun")),
@@ -95,11 +113,11 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "reason of a failure": (f"{FAILED}-*/failed.json", (*_TABLES, *_GRIDS)),
     "teacher's card": (
         f"{RUNS}/teachers/*/teacher.json",
-        ("grid status", "teacher list", *_CACHES, "teacher train", "merge", "eval"),
+        ("grid status", "teacher list", *_CACHES, "teacher train", "merge", "eval", "verify"),
     ),
     "teacher's weights": (
         f"{RUNS}/teachers/*/model.safetensors",
-        ("teacher list", "train begun", "teacher train", "merge", "eval"),
+        ("teacher list", "train begun", "teacher train", "merge", "eval", "verify"),
     ),
     "identity of a cache": (f"{CACHE}/identity.json", _CACHES),
     "use lock": (f"{CACHE}/use.lock", _CACHES),
@@ -116,7 +134,10 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "submission": (f"{RUNS}/grids/grid/0001-local/submission.json", (*_GRIDS, "table")),
     "worker's lease": (f"{RUNS}/grids/grid/0001-local/worker-1/claim-1", _GRIDS),
     "worker's end": (f"{RUNS}/grids/grid/0001-local/worker-1/ended.json", _GRIDS),
-    "data": ("data.npz", ("train begun", "grid plan", "eval")),
+    "study": (f"{SEARCH}/study.json", _SEARCHES),
+    "choice of the best": (f"{SEARCH}/2-trials-best.json", _SEARCHES),
+    "choice": (f"{SEARCH}/2-trials-chosen.json", _SEARCHES),
+    "data": ("data.npz", ("train begun", "grid plan", "eval", "verify")),
 }
 """Each kind of file: where it is, and the commands that read it or pass by it."""
 
@@ -189,7 +210,7 @@ def _printed_trace(text: str) -> str:
 
 
 @contextlib.contextmanager
-def _stopped_in(owner: type, name: str) -> Iterator[None]:
+def stopped_in(owner: type, name: str) -> Iterator[None]:
     """Send this process SIGTERM whenever a method has been called."""
     method = getattr(owner, name)
 
@@ -225,18 +246,25 @@ def build(folder: Path, npz: Path, profile: Path) -> None:
     _typed(folder, "cache", "build", *BASE, "--teacher", "resnet8", *kd, "--seed", "1", "--seed", "2", "--seed", "3")
     _typed(folder, "train", *TAUGHT, "--method", "ce", *kd, "--seed", "1", "--seed", "2")
     _typed(folder, "train", *TAUGHT, "--method", "dkd", "--set", "beta=1e30", code=2)
-    with _stopped_in(Run, "end_epoch"):
+    with stopped_in(Run, "end_epoch"):
         _typed(folder, *WRITERS["train begun"], "--save-every", "0", code=128 + signal.SIGTERM)
-    with _stopped_in(Display, "progress"):
+    with stopped_in(Display, "progress"):
         _typed(folder, *WRITERS["cache build"], code=128 + signal.SIGTERM)
     (folder / "grid.toml").write_text(GRID.format(methods='"ce", "kd", "dkd"', seeds=3) + "[method.dkd]\nbeta = 1e30\n")
     (folder / "done.toml").write_text(GRID.format(methods='"ce", "kd"', seeds=2))
+    (folder / "search.toml").write_text(GRID.format(methods='"dist"', seeds=1) + "[search]\ntrials = 2\nepochs = 1\n")
     (begun,) = folder.glob(f"{BEGUN}-*")
     (begun / "claim-1").write_text(_dead_holder("a"))
     with contextlib.chdir(folder):
         grid, launch = Grid.open(Path("grid.toml"), runs=Path("runs")), Launch()
         place = new_folder(grid, "local")
         job = SubmittedJob("worker-1", "all", tuple(cell.id for cell in grid.cells))
+        search = Grid.open(Path("search.toml"), runs=Path("runs"))
+        search.search.write()
+        session = launch.session(search)
+        workload = Workload(session=session, cells=search.cells, slots=tuple(search.waiting))
+        report = Worker(workload, Scheduler(), Display(Console(quiet=True))).run()
+        assert report.left == report.failed == []
         Submission(folder=place, launcher="local", cluster="", profile={}, launch=launch, jobs=(job,)).write()
     worker = place / "worker-1"
     worker.mkdir()

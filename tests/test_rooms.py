@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 # From the top down: a file may import from its own room and from those below it.
 FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"cli": ("kdbench.cli", "kdbench.__main__")},
-    {"slurm": ("kdbench.slurm",)},
+    {"slurm": ("kdbench.slurm",), "verify": ("kdbench.verify",)},
     {"grid": ("kdbench.grid",), "analysis": ("kdbench.analysis",)},
     {"engine": ("kdbench.engine",)},
     {"teachers": ("kdbench.teachers",)},

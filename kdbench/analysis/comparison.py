@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from kdbench.analysis.records import UnfinishedCell
+from kdbench.analysis.searches import Search
 from kdbench.utils.names import squeeze, unknown_name
 
 Reported = Literal["last", "best", "validation", "balanced_accuracy", "macro_f1"]
@@ -124,6 +125,8 @@ class Comparison:
     """Number of rows of each method, including those that are not selected."""
     teacher_runs: tuple[tuple[str, int], ...]
     """Network and seed of each teacher's own run that is left out, if its network is a student, too."""
+    searches: tuple[Search, ...] = ()
+    """The searches whose choices are run on these pairs."""
 
     def result(self, row: Row, pair: ComparedPair) -> Result | None:
         """Return the result of a row on a pair, or None; the student-only baseline has one on each of its pairs."""

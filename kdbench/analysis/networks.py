@@ -1,4 +1,4 @@
-"""Tell networks of users apart that have one name, and whose VERSION or code differs."""
+"""Name networks: users' networks of one name are told apart by VERSION or code, and a teacher has one name."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from kdbench.analysis.records import NO_VERSION, Records
+from kdbench.experiment.pairs import TeacherSpec
 
 _Network = tuple[str, int, str]
 """Name, VERSION and hash of the code."""
@@ -40,6 +41,17 @@ def told_apart(records: Records) -> Records:
             for cell, network in zip(records.unfinished, unfinished, strict=True)
         ],
     )
+
+
+def named_alike(records: Records) -> Records:
+    """Return records in which each teacher has one name: those of earlier versions do not say for how many epochs."""
+    frame = records.frame
+    if frame.empty:
+        return records
+    networks = {name: TeacherSpec.parse(name).network if name else "" for name in frame["teacher"].unique()}
+    teachers = frame["teacher"].map(networks) + " " + frame["teacher_id"]
+    names = frame.groupby(teachers)["teacher"].max()  # the one with its epochs sorts last
+    return replace(records, frame=frame.assign(teacher=teachers.map(names)))
 
 
 def _labels(networks: Iterable[_Network]) -> dict[_Network, str]:

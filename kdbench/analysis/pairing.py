@@ -19,6 +19,7 @@ def find_pairs(frame: pd.DataFrame, unfinished: Sequence[UnfinishedCell]) -> tup
     columns = ["teacher", "student", "teacher_id", "teacher_weights"]
     pairs = [ComparedPair(*key) for key in frame[columns].drop_duplicates().itertuples(index=False)]
     keys = {(pair.student, pair.teacher_id) for pair in pairs}
+    names = {pair.teacher_id: pair.teacher for pair in pairs}
     weights = defaultdict(set)
     for pair in pairs:
         weights[pair.teacher_id].add(pair.teacher_weights)
@@ -28,7 +29,9 @@ def find_pairs(frame: pd.DataFrame, unfinished: Sequence[UnfinishedCell]) -> tup
         if teacher and key not in keys:
             keys.add(key)
             known = weights[key[1]]  # a configuration does not say them, records of other students may
-            pairs.append(ComparedPair(teacher["network"], *key, next(iter(known)) if len(known) == 1 else ""))
+            pairs.append(
+                ComparedPair(names.get(key[1], teacher["network"]), *key, next(iter(known)) if len(known) == 1 else "")
+            )
     with_teacher = {pair.student for pair in pairs if pair.teacher}
     pairs = [pair for pair in pairs if pair.teacher or pair.student not in with_teacher]
     usual = list(map(str, usual_pairs()))

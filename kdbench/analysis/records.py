@@ -17,9 +17,10 @@ from kdbench.analysis.publishing.folder import flaws, is_published
 from kdbench.errors import UserError
 from kdbench.experiment.folder import CONFIG, FAILURE, RECORD, parse_record
 from kdbench.experiment.identity import identity_hash, identity_text
+from kdbench.experiment.pairs import teacher_name
 from kdbench.experiment.record_checks import check_record
 from kdbench.experiment.test_sets import TEST_SETS
-from kdbench.search.study import STUDY
+from kdbench.search.files import STUDY
 from kdbench.search.written import WrittenStudy, read_study
 from kdbench.teachers.doubts import is_unchecked
 from kdbench.utils.reading import Missing, Unreadable, read_object, read_toml
@@ -107,7 +108,7 @@ def as_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     ``student_code`` and ``teacher_code`` are hashes of a user's code, empty for that of kdbench. ``data_name`` is what
     the user called data that the rules know by their hash, empty for others and where the record does not say.
     Accuracies and macro F1 are in percent; ``balanced_accuracy`` and ``macro_f1`` are nan for records without them.
-    ``test_images`` and
+    ``held_out_top1`` is that on held-out training images after the last epoch, nan without any. ``test_images`` and
     ``largest_class`` count the images of the test set and of its largest class, 0 where they are not known.
     ``teacher_side`` is the side of a teacher's images in pixels, 0 where it is the student's.
 
@@ -142,7 +143,7 @@ def folders_below(top: Path, problems: list[str]) -> Iterator[tuple[str, set[str
             yielded.add(inode)
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if entry.name in (RECORD, CONFIG):
+                    if entry.name in (RECORD, CONFIG, STUDY):
                         files.add(entry.name)  # a folder of this name is damage, which its reader names
                     elif entry.is_dir(follow_symlinks=False):
                         subfolders.append(entry.path)
@@ -182,7 +183,7 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
         "protocol": sys.intern(rules["name"]),
         "overrides": _shared(record["overrides"]),
         "epochs": rules["epochs"],
-        "teacher": sys.intern(teacher["network"]) if teacher else "",
+        "teacher": sys.intern(teacher_name(teacher)) if teacher else "",
         "teacher_id": sys.intern(teacher["id"]) if teacher else "",
         "teacher_weights": sys.intern(teacher["weights"]) if teacher else "",
         "teacher_accuracy": _number(teacher, "accuracy"),
@@ -205,6 +206,7 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
         "best_top1": float(best["top1"]),
         "best_epoch": best["epoch"],
         "validation_top1": float(validation["best"]["test_top1"]) if validation else math.nan,
+        "held_out_top1": float(validation["top1"]) if validation else math.nan,
         "balanced_accuracy": float(record.get("balanced_accuracy", math.nan)),
         "macro_f1": float(record.get("macro_f1", math.nan)),
         "nll": float(record["nll"]),

@@ -18,7 +18,7 @@ from kdbench.analysis.records import Records, UnfinishedCell
 from kdbench.experiment.identity import identity_text
 from kdbench.search.written import WrittenStudy
 
-_RATES = ("learning_rate", "network_learning_rate", "weight_decay")
+RATES = ("learning_rate", "network_learning_rate", "weight_decay")
 """Rules that a search may change."""
 
 
@@ -49,12 +49,25 @@ def tunings(run: _Run, studies: Sequence[WrittenStudy]) -> list[str]:
         if not _is_of(run, study):
             continue
         plain = plain and not study.chosen_rules and not study.space.keys() & run.chosen.keys()
-        suffix = f", study {study.study}" if study.study > 1 else ""
         if (run.teacher, run.student) == (study.teacher, study.student):
-            names.append(f"tuned per pair{suffix}")
+            names.append(tuned_per_pair(study))
         if len(study.used_on) > 1:  # else nothing was kept on another pair
-            names.append(f"tuned on {study.pair}{suffix}")
+            names.append(tuned_on(study))
     return [*([""] if plain else []), *dict.fromkeys(names)]
+
+
+def tuned_per_pair(study: WrittenStudy) -> str:
+    """Return the row of settings that were chosen on the pair on which they are run."""
+    return f"tuned per pair{_number(study)}"
+
+
+def tuned_on(study: WrittenStudy) -> str:
+    """Return the row of settings that were chosen on one pair, and kept as they are on all others."""
+    return f"tuned on {study.pair}{_number(study)}"
+
+
+def _number(study: WrittenStudy) -> str:
+    return f", study {study.study}" if study.study > 1 else ""
 
 
 def _is_of(run: _Run, study: WrittenStudy) -> bool:
@@ -79,8 +92,11 @@ def with_searches(records: Records) -> Records:
     """
     studies = records.studies
     frame = records.frame.assign(tuning="")
-    if not studies or frame.empty:
+    if not studies:
         return replace(records, frame=frame)
+    unfinished = [each for cell in records.unfinished for each in _unfinished(cell, studies)]
+    if frame.empty:
+        return replace(records, frame=frame, unfinished=unfinished)
     runs = [_of_record(row) for row in frame[_COLUMNS].itertuples(index=False)]
     kept = [not any(is_trial(run, study) for study in studies) for run in runs]
     rows = [tunings(run, studies) if keep else [] for run, keep in zip(runs, kept, strict=True)]
@@ -89,7 +105,6 @@ def with_searches(records: Records) -> Records:
         part = frame[[name in several for several in rows]]
         parts.append(part.assign(tuning=name, **(_as_default(part, studies) if name else {})))
     ordered = sorted(parts, key=lambda part: bool(len(part) and part["tuning"].iloc[0]))
-    unfinished = [each for cell in records.unfinished for each in _unfinished(cell, studies)]
     combined = pd.concat(ordered, ignore_index=True) if ordered else frame.iloc[:0]
     return replace(records, frame=combined, unfinished=unfinished)
 
@@ -109,12 +124,17 @@ def _as_default(part: pd.DataFrame, studies: Sequence[WrittenStudy]) -> dict[str
         rules, overrides, chosen = (json.loads(str(text)) for text in (row.rules, row.overrides, row.chosen))
         study = next(each for each in studies if _is_of(_of_record(row), each))
         if study.chosen_rules:
-            rules |= {key: study.protocol[key] for key in _RATES if key in rules}
-            overrides = {key: value for key, value in overrides.items() if key not in _RATES}
+            rules |= {key: study.protocol[key] for key in RATES if key in rules}
+            overrides = {key: value for key, value in overrides.items() if key not in RATES}
         chosen = {key: value for key, value in chosen.items() if key not in study.space}
         for name, value in (("rules", rules), ("overrides", overrides), ("chosen", chosen)):
             columns[name].append(identity_text(value))
     return columns
+
+
+def unfinished_runs(records: Records) -> list[UnfinishedCell]:
+    """Return the unfinished cells that are no trials: a failed trial ranks last, and its search goes on."""
+    return [cell for cell in records.unfinished if _unfinished(cell, records.studies)]
 
 
 def _unfinished(cell: UnfinishedCell, studies: Sequence[WrittenStudy]) -> list[UnfinishedCell]:
@@ -139,7 +159,7 @@ def _unfinished(cell: UnfinishedCell, studies: Sequence[WrittenStudy]) -> list[U
             cells.append(cell)
         else:
             study = next(each for each in studies if _is_of(run, each))
-            rules = {key: study.protocol[key] for key in _RATES if key in config["protocol"] and study.chosen_rules}
+            rules = {key: study.protocol[key] for key in RATES if key in config["protocol"] and study.chosen_rules}
             chosen = {key: value for key, value in run.chosen.items() if key not in study.space}
             changed = config | {"protocol": config["protocol"] | rules, "chosen": chosen, "tuning": name}
             cells.append(replace(cell, config=changed))

@@ -189,14 +189,20 @@ def _pairs(comparison: Comparison, text: str) -> list[ComparedPair]:
 
 def _is_teacher(pair: ComparedPair, wanted: TeacherSpec) -> bool:
     """Return whether a teacher is the one that is meant, or its members are, in any order."""
+    if not pair.teacher:
+        return False
     hashes = [part.partition(":")[2] for part in pair.teacher_id.split(JOIN)]
-    members = sorted(zip(map(squeeze, pair.teacher.split(JOIN)), hashes, strict=False))
-    specs = sorted((squeeze(spec.network), spec.hash) for spec in wanted.members)
-    if [network for network, _ in members] != [network for network, _ in specs]:
+    names = [(squeeze(member.network), member.epochs) for member in TeacherSpec.parse(pair.teacher).members]
+    members = sorted((*name, digits) for name, digits in zip(names, hashes, strict=False))
+    specs = sorted((squeeze(spec.network), spec.epochs, spec.hash) for spec in wanted.members)
+    if [network for network, *_ in members] != [network for network, *_ in specs]:
+        return False
+    pairs = list(zip(members, specs, strict=True))
+    if any(epochs and epochs != trained for (_, trained, _), (_, epochs, _) in pairs):
         return False
     if len(members) == 1 and pair.teacher_weights.startswith(wanted.hash):
         return True
-    return all(digits.startswith(begin) for (_, digits), (_, begin) in zip(members, specs, strict=True))
+    return all(digits.startswith(begin) for (*_, digits), (*_, begin) in pairs)
 
 
 def _narrowed(comparison: Comparison, filters: Filters) -> Comparison:
@@ -209,4 +215,6 @@ def _narrowed(comparison: Comparison, filters: Filters) -> Comparison:
         selected = {pair for text in filters.pairs for pair in _pairs(comparison, text)}
         pairs = tuple(pair for pair in pairs if pair in selected)
     results = {key: result for key, result in comparison.results.items() if key[0] in rows and key[1] in pairs}
-    return replace(comparison, rows=rows, pairs=pairs, results=results)
+    methods = {row.method for row in rows}
+    searches = tuple(each for each in comparison.searches if each.study.method in methods)
+    return replace(comparison, rows=rows, pairs=pairs, results=results, searches=searches)

@@ -20,10 +20,11 @@ import pandas as pd
 
 from kdbench.analysis.beside import protocol_of, with_controls
 from kdbench.analysis.comparison import FAMILIES, ComparedPair, Comparison, Result, Row, position, settings_text
-from kdbench.analysis.networks import told_apart
+from kdbench.analysis.networks import named_alike, told_apart
 from kdbench.analysis.pairing import find_pairs
 from kdbench.analysis.records import Records, UnfinishedCell
 from kdbench.analysis.searched import with_searches
+from kdbench.analysis.searches import Search, searches_for, searches_of
 from kdbench.experiment.identity import identity_text
 from kdbench.experiment.pairs import JOIN
 from kdbench.experiment.protocol import load_protocol, protocol_names
@@ -31,7 +32,8 @@ from kdbench.experiment.protocol import load_protocol, protocol_names
 
 def split(records: Records) -> list[Comparison]:
     """Split records into comparisons, in the order of their protocols' names."""
-    records = with_searches(told_apart(records))
+    searches = searches_of(records)
+    records = told_apart(named_alike(with_searches(records)))
     frame = records.frame
     if frame.empty:
         return []
@@ -50,6 +52,7 @@ def split(records: Records) -> list[Comparison]:
             group,
             teachers.get(group["rules"].iloc[0], frame.iloc[:0]),
             unfinished.pop(identity_text(protocol_of(rules)), []),
+            searches,
         )
         for (rules, group), title in zip(groups, titles, strict=True)
     ]
@@ -117,6 +120,7 @@ def _comparison(
     frame: pd.DataFrame,
     teachers: pd.DataFrame,
     unfinished: Sequence[UnfinishedCell],
+    searches: Sequence[Search],
 ) -> Comparison:
     longer = frame["epochs"].where(frame["epochs"] != rules["epochs"], 0)
     frame = frame.assign(distinct=_distinct_settings(frame), longer=longer)
@@ -144,6 +148,7 @@ def _comparison(
         teacher_runs=tuple(
             sorted({(n, int(s)) for n, s in zip(teachers["student"], teachers["seed"], strict=True) if n in students})
         ),
+        searches=searches_for(searches, rules, [(pair.teacher_id, pair.student) for pair in pairs]),
     )
 
 

@@ -21,11 +21,13 @@ from kdbench.cli import (
     plot,
     publish,
     report,
+    search,
     show,
     tables,
     teacher,
     track,
     train,
+    verify,
 )
 from kdbench.cli.options import echo
 from kdbench.cli.output import unexpected, write_error
@@ -50,6 +52,7 @@ for command in (
     tables.leaderboard,
     tables.compare,
     tables.claims,
+    search.search,
     report.report,
     plot.plot,
     merge.merge,
@@ -58,6 +61,7 @@ for command in (
     track.track,
     publish.publish,
     publish.site,
+    verify.verify,
     bench.bench,
     show.list_,
     show.show,

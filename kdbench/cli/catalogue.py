@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
-from kdbench.config import field_docs, space_of
+from kdbench.config import Config, deciding, field_docs, space_of
 from kdbench.data.datasets import DATASETS, SHAPES, ArrayDataset
 from kdbench.data.place import FOLDERS, OWN_IMAGES
 from kdbench.engine.phase import count_extra_parameters
 from kdbench.errors import UserError
+from kdbench.experiment.logit_weights import UNIT, range_text, read_logit_weight
 from kdbench.experiment.pairs import Pair, named_pairs, usual_pairs
 from kdbench.experiment.protocol import Protocol, load_protocol, protocol_names
 from kdbench.experiment.registry import load_method, method_name, method_names, method_source
@@ -211,7 +212,7 @@ def method_page(name: str) -> str:
     lines += [f"Views of each image: {views.num_views}{strong}"]
     if length := _pretraining(method_class):
         lines += [f"Pre-training: {length} of the protocol's epochs, before the first epoch"]
-    lines += [f"Version: {method_class.VERSION}"]
+    lines += [*_logit_weight(name, defaults), f"Version: {method_class.VERSION}"]
     if method_source(name).own:
         lines += [f"From: {method_source(name).where}", f"Records say: {method_source(name).text}"]
     if fields:
@@ -240,6 +241,18 @@ def method_page(name: str) -> str:
         lines += ["", "Where paper and code differ, and what is done here"]
         lines += [line for text in method_class.DEVIATIONS for line in _wrapped(f"- {text}", 2)]
     return "\n".join(lines)
+
+
+def _logit_weight(name: str, defaults: Config) -> list[str]:
+    """Return the line on the weight of the logit terms; none where the method's file does not say it."""
+    weight = read_logit_weight(method_source(name).recipe_file)
+    if weight is None:
+        return []
+    total = weight.total(deciding(defaults))
+    default = range_text([total]) if total else "unknown, as one is no number among the settings"
+    value = f", by default {default}" if weight.factors else ""
+    note = f"; {weight.note}" if weight.note else ""
+    return _wrapped(f"Logit terms: total weight {weight.formula}{value}, in units of {UNIT}{note}", 0)
 
 
 def _wrapped(text: str, indent: int) -> list[str]:

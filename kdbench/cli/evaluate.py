@@ -70,7 +70,7 @@ def eval_(
     from kdbench.utils.device import pick_device, prepare_process
 
     place = prepare_process(pick_device(device))
-    wanted = Wanted(data=data, name=dataset, download=download, workers=workers, report=_report)
+    wanted = Wanted(data=data, name=dataset, download=download, workers=workers, report=report)
     results: list[dict[str, Any]] = []
     problems: list[UserError] = []
     for folder in folders:
@@ -112,7 +112,7 @@ def _measured(folder: Path, wanted: Wanted, device: torch.device, *, probe: bool
     return {"network": source.name, "folder": str(folder), "weights": source.weights_hash, **seen, **result}
 
 
-def _report(line: str) -> None:
+def report(line: str) -> None:
     """Print a line about the work beside the output, which may be for programs."""
     sys.stderr.write(f"{printable(line)}\n")
 

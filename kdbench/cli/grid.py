@@ -75,11 +75,11 @@ def grid_plan(
     data: DataOption = None,
     device: DeviceOption = None,
 ) -> None:
-    """Show what a grid needs: cells, teachers, caches, time, disk.
+    """Show what a grid needs: cells, teachers, caches, time, disk, and controls of equal compute.
 
     Nothing is trained.
     """
-    from kdbench.cli.grid_needs import caches, disk_lines, memory_lines, time_lines
+    from kdbench.cli.grid_needs import caches, disk_lines, equal_lines, memory_lines, search_lines, time_lines
     from kdbench.cli.grid_view import headline, teachers
     from kdbench.grid.estimate import GridEstimate, this_device
 
@@ -103,7 +103,13 @@ def grid_plan(
         from kdbench.cli.grid_timing import measure_unknown
 
         estimate = measure_unknown(grid, estimate)
-    for line in (*time_lines(estimate), *memory_lines(grid, estimate), *disk_lines(grid, estimate)):
+    for line in (
+        *search_lines(grid, estimate),
+        *time_lines(estimate),
+        *memory_lines(grid, estimate),
+        *disk_lines(grid, estimate),
+        *equal_lines(grid),
+    ):
         echo(line)
     reasons = estimate.unsupported
     failed = {variant.name: reason for variant, reason in estimate.speed.failed.items() if variant.name not in reasons}

@@ -1,7 +1,8 @@
-"""Lay out what a grid needs for the screen: caches, time, memory and disk."""
+"""Lay out what a grid needs for the screen: caches, time, memory and disk, and what a fair control would need."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rich.console import Group
@@ -12,8 +13,10 @@ from kdbench.data.decoding.loader import shared_memory
 from kdbench.data.decoding.processes import PREFETCH
 from kdbench.data.decoding.streamed import StreamedDataset
 from kdbench.grid.cache_needs import CacheNeed
+from kdbench.grid.equal_compute import equal_epochs
 from kdbench.grid.estimate import GridEstimate
 from kdbench.grid.grid import Grid
+from kdbench.grid.shapes import data_shape
 from kdbench.teachers.demand import Wanted
 from kdbench.utils.resources import SHARED_MEMORY
 from kdbench.utils.text import clock, counted, size
@@ -34,7 +37,7 @@ def caches(needs: Sequence[CacheNeed]) -> Group:
     notes = []
     for need in needs:
         on_disk = size((need.views - need.missing) * need.row_bytes) if need.missing < need.views else "nothing"
-        spec = need.teacher.ref.spec if need.teacher.card else need.teacher.ref.network
+        spec = need.teacher.ref.spec if need.teacher.card else str(need.teacher.ref.name)
         notes.append("" if need.used else "too large" if need.worthwhile else "saves nothing")
         # Worth a word where one method takes a third of it or more.
         large = need.largest_reader and need.bytes_without < 2 / 3 * need.bytes
@@ -49,6 +52,29 @@ def caches(needs: Sequence[CacheNeed]) -> Group:
             "live teacher; to build it, name a folder on another disk with --runs DIR"
         )
     return Group(Fitted(table), *remarks)
+
+
+def equal_lines(grid: Grid) -> list[str]:
+    """Describe how long the student alone trains at the compute of each method, and the line that adds these rows."""
+    baseline, usual = grid.session.protocol.baseline, grid.session.protocol.epochs
+    by_pair, reasons = equal_epochs(grid, data_shape(grid.session))
+    texts = []
+    for pair, by_epochs in by_pair.items():
+        first, *others = (f"{number} epochs {{}}as {', '.join(names)}" for number, names in by_epochs.items())
+        parts = "; for ".join((first.format("costs as much "), *(each.format("") for each in others)))
+        texts.append(f"equal compute: {pair}: {baseline} for {parts}")
+    if texts:
+        texts.append(
+            "equal compute: by the multiplications of the networks' passes; a backward pass counts as two forward "
+            "passes, and the teacher as queried in every step"
+        )
+    numbers = [sorted({usual, *by_epochs}) for by_epochs in by_pair.values()]
+    if numbers and not set(numbers[0]) <= {usual, *grid.file.epochs_of.get(baseline, ())}:
+        where = "the file" if all(each == numbers[0] for each in numbers) else f"a file for {next(iter(by_pair))} alone"
+        texts.append(
+            f"equal compute: [method.{baseline}] epochs = {numbers[0]} in {where} adds these rows to the table"
+        )
+    return texts + [f"equal compute: {pair}: unknown: {reason}" for pair, reason in reasons.items()]
 
 
 def time_lines(estimate: GridEstimate) -> list[str]:
@@ -92,6 +118,25 @@ def time_lines(estimate: GridEstimate) -> list[str]:
     if speed.elsewhere:
         texts.append(f"time: {counted(speed.elsewhere, 'record')} of other devices left out")
     return texts
+
+
+def search_lines(grid: Grid, estimate: GridEstimate) -> list[str]:
+    """Describe what is left of a search beside what is left of the runs that are compared; nothing without a search."""
+    if not grid.search.studies:
+        return []
+    teachers = {cell.id for cell in grid.to_train}
+    parts = []
+    for name, is_search in (("the search", True), ("the runs that are compared", False)):
+        numbers = {
+            variant: sum(cell.id not in teachers for cell in variant.left)
+            for variant in estimate.variants
+            if (variant.cell.protocol.rules.evaluation.validation > 0) == is_search  # what is compared holds none out
+        }
+        epochs = sum(number * variant.cell.protocol.epochs for variant, number in numbers.items())
+        times = [number * estimate.speed.cells.get(variant, math.nan) for variant, number in numbers.items() if number]
+        about = "" if math.isnan(sum(times)) or not times else f", about {clock(sum(times))}"
+        parts.append(f"{counted(sum(numbers.values()), 'cell')} ({counted(epochs, 'epoch')}{about}) for {name}")
+    return [f"cost: {', '.join(parts)}"]
 
 
 def memory_lines(grid: Grid, estimate: GridEstimate) -> list[str]:

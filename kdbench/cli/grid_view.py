@@ -158,5 +158,5 @@ def teachers(grid: Grid, statuses: Sequence[Status]) -> Fitted:
         elif teacher.cell:
             state = states[teacher.cell.id]
             words = {State.PLANNED: "will be trained", State.DONE: "trained"}.get(state, f"will be trained, {state}")
-            table.add_row(teacher.ref.network, "", Text(words))
+            table.add_row(str(teacher.ref.name), "", Text(words))
     return Fitted(table)

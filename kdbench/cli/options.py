@@ -98,7 +98,8 @@ SeedsOption = Annotated[
 ]
 InitHelp = "Weights that training starts from: a file, or published ones by name, e.g. timm:resnet50.a1_in1k."
 TeacherHelp = (
-    "NETWORK, NETWORK@HASH if there are several, or logits:NAME; A+B is an ensemble, whose logits are averaged. "
+    "NETWORK, NETWORK@HASH if there are several, NETWORK:EPOCHS for one of another length of training (0: random "
+    "weights), or logits:NAME; A+B is an ensemble, whose logits are averaged. "
     "'kdbench teacher list' lists them."
 )
 

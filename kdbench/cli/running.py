@@ -193,11 +193,12 @@ def train_teacher(
     image_size: int | None = None,
     *,
     hold_out: bool = False,
+    epochs: int | None = None,
 ) -> TeacherCard:
     """Train a teacher with its progress on the screen, unless its cell is finished, and register it."""
     own = session.with_side(image_size)
-    run_cells(own, [own.teacher_cell(network, seed=seed, init=init, hold_out=hold_out)])
-    return session.train_teacher(network, seed=seed, init=init, image_size=image_size, hold_out=hold_out)
+    run_cells(own, [own.teacher_cell(network, seed=seed, init=init, hold_out=hold_out, epochs=epochs)])
+    return session.train_teacher(network, seed=seed, init=init, image_size=image_size, hold_out=hold_out, epochs=epochs)
 
 
 def bring(session: Session, network: str, weights: str) -> str:

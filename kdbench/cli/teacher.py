@@ -13,7 +13,6 @@ from kdbench.cli.options import (
     DeviceOption,
     DevicesOption,
     DownloadOption,
-    EpochsOption,
     InitHelp,
     NetworkOption,
     PrecisionOption,
@@ -55,7 +54,14 @@ def teacher_train(
         bool,
         typer.Option("--hold-out", help="Leave out the images that the protocol holds out for validation."),
     ] = False,
-    epochs: EpochsOption = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of epochs; the schedule keeps its shape. 0: random weights stay, and batch norms get their "
+            "statistics. Behind --teacher and in a grid's pairs, NETWORK:EPOCHS is this teacher. [default: the "
+            "protocol's]"
+        ),
+    ] = None,
     precision: PrecisionOption = None,
     runs: RunsOption = Path("runs"),
     data: DataOption = None,
@@ -72,7 +78,6 @@ def teacher_train(
         runs=runs,
         data=data,
         dataset=dataset,
-        epochs=epochs,
         precision=precision,
         device=device,
         devices=devices,
@@ -86,7 +91,7 @@ def teacher_train(
             f"--hold-out: {session.protocol.name} holds no images out: say how many in a protocol of your own, with "
             "validation in its [evaluation]"
         )
-    card = train_teacher(session, network, seed, init, image_size, hold_out=hold_out)
+    card = train_teacher(session, network, seed, init, image_size, hold_out=hold_out, epochs=epochs)
     echo(f"teacher {card.spec}: {card.percent} on the test set of {card.dataset}")
     _warn(session, card)
 

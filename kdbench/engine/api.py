@@ -39,7 +39,7 @@ def train(
     Parameters
     ----------
     protocol, student, method, teacher
-        Names; ``teacher`` may be ``NETWORK@HASH``. A method that reads no teacher ignores it.
+        Names; ``teacher`` may be ``NETWORK@HASH`` or ``NETWORK:EPOCHS``. A method that reads no teacher ignores it.
     seed
         Decides the student's initial weights, the order of the images and their views.
     settings

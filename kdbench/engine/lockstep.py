@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import final
 
 from kdbench.data.batches import Batches
@@ -41,12 +42,14 @@ class Lockstep:
     ----------
     runs
         Of one protocol and one seed, those of the batches: order and views of the images are functions of both, and
-        equal for all methods.
+        equal for all methods. Only the optimiser's rules may differ, as they do where a search tries learning rates.
     """
 
     def __init__(self, runs: list[Run], batches: Batches, outcomes: Outcomes, options: Options) -> None:
+        first = runs[0].cell.protocol
         for run in runs:
-            assert run.cell.protocol == runs[0].cell.protocol, f"{run.cell} has another protocol than {runs[0].cell}"
+            alike = first.rules == replace(run.cell.protocol.rules, optimizer=first.rules.optimizer)
+            assert alike, f"{run.cell} has another protocol than {runs[0].cell}"
             assert run.cell.seed == batches.seed, f"{run.cell} is given the images of seed {batches.seed}"
             run.num_lockstep = len(runs)
         self.runs, self.outcomes, self.options = tuple(runs), outcomes, options
@@ -58,7 +61,7 @@ class Lockstep:
         self.graphs = StepGraphs(self.shared, outcomes) if options.compile and options.device.type == "cuda" else None
 
     def train(self, stop: Stop, observers: Observers) -> None:
-        """Run every epoch that is left."""
+        """Run every epoch that is left, or those that the options ask for."""
         observe = {run.cell.id: observers(run.cell) for run in self.active}
         for run in self.active:
             run.start_clock()
@@ -75,6 +78,8 @@ class Lockstep:
                     run.end_epoch(metrics.get(run.cell.id, {}))
                     if run.done:
                         self.outcomes.set(run.cell, finish(run) if self.options.ranks.leads else {})
+                    elif run.num_epochs_done == self.options.max_epochs:
+                        self.outcomes.set(run.cell, {"first_losses": run.tally.first_losses})
                 observe[run.cell.id](run.progress())
             self.outcomes.agree(self.runs, self.options.ranks)
             self.active = self._still(self.active)

@@ -13,7 +13,7 @@ from kdbench.utils.scheduler import Scheduler
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How cells are run. Nothing here changes their results beyond rounding."""
+    """How cells are run. Nothing here changes the results of those that end, beyond rounding."""
 
     runs: Path
     device: torch.device
@@ -28,3 +28,5 @@ class Options:
     """On a GPU, launch each step as CUDA graphs; elsewhere, compile the student."""
     predictions: bool = True
     """Leave the predictions for the test images beside the record."""
+    max_epochs: int | None = None
+    """Train no more than the first epochs, those of pre-training among them; a cell that has more leaves no record."""

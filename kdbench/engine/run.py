@@ -138,6 +138,11 @@ class Run:
         return self.phase is self.phases[-1] and self.epoch > self.phase.epochs
 
     @property
+    def num_epochs_done(self) -> int:
+        """How many epochs are over, those of pre-training among them."""
+        return self.stream_epoch - self.cell.epochs.start
+
+    @property
     def in_last_epoch(self) -> bool:
         """Whether it stands in the last of all epochs."""
         return self.phase is self.phases[-1] and self.epoch == self.phase.epochs
@@ -316,8 +321,7 @@ class Run:
     @property
     def fraction(self) -> float:
         """The part of training that is done."""
-        epochs = self.cell.epochs
-        return (self.stream_epoch - epochs.start + self.step / self.batches.steps) / len(epochs)
+        return (self.num_epochs_done + self.step / self.batches.steps) / len(self.cell.epochs)
 
     def progress(self) -> Progress:
         """Return where the run is, and how long the rest will take at the speed since it was started."""

@@ -24,9 +24,10 @@ from kdbench.engine.progress import Observer, Observers, quietly
 from kdbench.engine.resolve import Names, resolve_cell
 from kdbench.engine.team import Team, joined
 from kdbench.engine.train import train_cells
+from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell, TeacherRef, lockstep_groups
 from kdbench.experiment.protocol import Protocol, load_protocol
-from kdbench.experiment.rule_groups import MAX_SIDE
+from kdbench.experiment.rule_groups import MAX_EPOCHS, MAX_SIDE
 from kdbench.models import canonical_network
 from kdbench.teachers.cards import TeacherCard
 from kdbench.teachers.logits import import_logits
@@ -63,6 +64,8 @@ class Session:
         Of each cell; ``device`` is then that of this process.
     predictions
         Whether cells leave their predictions for the test images.
+    max_epochs
+        See :class:`kdbench.engine.options.Options`.
     """
 
     protocol: Protocol
@@ -78,6 +81,7 @@ class Session:
     report: Report = lambda _: None
     devices: int = 1
     predictions: bool = True
+    max_epochs: int | None = None
 
     @classmethod
     def open(
@@ -191,7 +195,7 @@ class Session:
         settings: dict[str, Any] | None = None,
         init: str = "",
     ) -> Cell:
-        """Resolve one cell; ``teacher`` is ``NETWORK``, ``NETWORK@HASH``, or one that need not be there yet.
+        """Resolve one cell; ``teacher`` is ``NETWORK``, with ``:EPOCHS`` or ``@HASH``, or one that need not exist yet.
 
         ``init`` is the hash of weights to start from; see :func:`kdbench.engine.inits.bring`.
 
@@ -288,26 +292,40 @@ class Session:
             return self
         return replace(self, protocol=self.protocol.with_side(side), given=dataset)
 
-    def teacher_cell(self, network: str, *, seed: int = 0, init: str = "", hold_out: bool = False) -> Cell:
+    def teacher_cell(
+        self, network: str, *, seed: int = 0, init: str = "", hold_out: bool = False, epochs: int | None = None
+    ) -> Cell:
         """Return the cell that trains a teacher: a baseline of as many epochs as the protocol gives its teachers.
 
-        It is trained on all images, unless ``hold_out`` says that those held out by the protocol are left out.
+        ``hold_out`` and ``epochs``: see :meth:`kdbench.experiment.protocol.Protocol.for_teachers`.
         """
+        if epochs is not None:
+            with argument("--epochs"):
+                epochs = whole_number(epochs, 0, MAX_EPOCHS)
+        if epochs == 0 and init:
+            raise UserError("--epochs 0 makes a teacher of random weights: leave --from out")
         cell = self.cell(method=self.protocol.baseline, student=network, seed=seed, init=init)
-        return replace(cell, protocol=self.protocol.for_teachers(hold_out=hold_out))
+        return replace(cell, protocol=self.protocol.for_teachers(hold_out=hold_out, epochs=epochs))
 
     def train_teacher(
-        self, network: str, *, seed: int = 0, init: str = "", image_size: int | None = None, hold_out: bool = False
+        self,
+        network: str,
+        *,
+        seed: int = 0,
+        init: str = "",
+        image_size: int | None = None,
+        hold_out: bool = False,
+        epochs: int | None = None,
     ) -> TeacherCard:
         """Train a network without a teacher, or find its finished cell, and make it a teacher.
 
         ``image_size`` is the side of the images that it takes, in pixels; by default they are the student's.
-        ``hold_out``: see :meth:`teacher_cell`.
+        ``hold_out`` and ``epochs``: see :meth:`teacher_cell`.
         """
         with argument("--hold-out"):
             flag(hold_out)
         session = self.with_side(image_size)
-        cell = session.teacher_cell(network, seed=seed, init=init, hold_out=hold_out)
+        cell = session.teacher_cell(network, seed=seed, init=init, hold_out=hold_out, epochs=epochs)
         return register_trained(self.runs, cell, session.run(cell), None if session is self else image_size)
 
     def import_teacher(
@@ -349,8 +367,9 @@ class Session:
 
     def _work(self, cells: Sequence[Cell]) -> bytes:
         """Return what the processes are given that compute cells with this one."""
-        names = ("protocol", "data", "device", "download", "save_every", "compile", "workers", "devices", "predictions")
-        return pickle.dumps(({"runs": self.runs.absolute()} | {name: getattr(self, name) for name in names}, cells))
+        names = ("protocol", "data", "device", "download", "save_every", "compile", "workers", "devices")
+        given = {name: getattr(self, name) for name in (*names, "predictions", "max_epochs")}
+        return pickle.dumps(({"runs": self.runs.absolute()} | given, cells))
 
     @property
     def options(self) -> Options:
@@ -362,6 +381,7 @@ class Session:
             scheduler=self.scheduler,
             compile=self.compile,
             predictions=self.predictions,
+            max_epochs=self.max_epochs,
         )
 
 

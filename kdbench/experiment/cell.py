@@ -31,6 +31,8 @@ class TeacherRef:
 
     network: str
     id: str
+    epochs: str = field(default="", compare=False)
+    """Epochs it was trained for, where they are not the protocol's, for messages; see `TeacherSpec.epochs`."""
 
     @classmethod
     def joined(cls, members: Iterable[TeacherRef]) -> TeacherRef:
@@ -45,13 +47,19 @@ class TeacherRef:
         if len({member.id for member in ordered}) < len(ordered):
             names = JOIN.join(member.spec for member in ordered)
             raise UserError(f"{names} names a teacher twice: an ensemble has each of its teachers once")
-        return cls(JOIN.join(member.network for member in ordered), JOIN.join(member.id for member in ordered))
+        named = TeacherSpec.joined(member.name for member in ordered)
+        return cls(named.network, JOIN.join(member.id for member in ordered), named.epochs)
 
     @property
     def members(self) -> tuple[TeacherRef, ...]:
         """The teachers of an ensemble, or the one that this is."""
-        parts = zip(self.network.split(JOIN), self.id.split(JOIN), strict=True)
-        return tuple(TeacherRef(*member) for member in parts)
+        parts = zip(self.name.members, self.ids, strict=True)
+        return tuple(TeacherRef(member.network, each, member.epochs) for member, each in parts)
+
+    @property
+    def name(self) -> TeacherSpec:
+        """What it is called where there is one teacher of its network and epochs."""
+        return TeacherSpec(self.network, "", self.epochs)
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -163,7 +171,7 @@ class Cell:
         return runs / f"{self.protocol.name}/{pair}/{self.method}/seed{self.seed}-{self.id[:8]}"
 
     def __str__(self) -> str:
-        pair = Pair.of(self.teacher.network, self.student_label) if self.teacher else self.student_label
+        pair = Pair(self.teacher.name, self.student_label) if self.teacher else self.student_label
         chosen = "".join(f" {key}={value}" for key, value in self.settings.chosen.items())
         epochs = f" for {self.protocol.epochs} epochs" if self.names_epochs else ""
         return f"{self.method}{chosen} {pair}{epochs} seed {self.seed}"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
-from typing import Self, final
+from typing import Any, Self, final
 
 from kdbench.errors import UserError
 
@@ -16,22 +17,28 @@ JOIN = "+"
 """Stands between the members of an ensemble: in their names, their hashes and their ids."""
 
 
+_EPOCHS = re.compile(r"(?P<network>.+):\s*(?P<epochs>[0-9]{1,9})")
+
+
 @final
 @dataclass(frozen=True, slots=True, order=True)
 class TeacherSpec:
     """Which teacher is meant: ``NETWORK``, ``NETWORK@HASH`` where a network has several, or an ensemble of such.
 
-    A file of logits has ``logits:NAME`` in place of a network.
+    ``NETWORK:EPOCHS`` is one that was trained for so many epochs, in a schedule of that length; 0 stands for random
+    weights. A file of logits has ``logits:NAME`` in place of a network.
     """
 
     network: str
     """Those of the members of an ensemble, joined."""
     hash: str = ""
     """The first digits of its cell's id or of its file's hash; empty for the only one. Those of members are joined."""
+    epochs: str = ""
+    """Epochs it was trained for; empty for the protocol's. Those of members are joined."""
 
     @classmethod
     def parse(cls, text: str) -> TeacherSpec:
-        """Read ``NETWORK``, ``NETWORK@HASH``, or several of them joined by ``+``.
+        """Read ``NETWORK``, ``NETWORK:EPOCHS``, either with ``@HASH``, or several of them joined by ``+``.
 
         Raises
         ------
@@ -41,24 +48,36 @@ class TeacherSpec:
         parts = [[word.strip() for word in part.partition("@")] for part in text.split(JOIN)]
         if not all(network for network, _, _ in parts):
             raise UserError(
-                f"{text!r} names no teacher: type NETWORK, NETWORK@HASH if there are several, or an ensemble "
-                f"NETWORK{JOIN}NETWORK"
+                f"{text!r} names no teacher: type NETWORK, NETWORK@HASH if there are several, NETWORK:EPOCHS for one "
+                f"trained for other epochs than the protocol's, or an ensemble NETWORK{JOIN}NETWORK"
             )
-        return cls.joined(cls(network, digits) for network, _, digits in parts)
+        return cls.joined(cls._of(network, digits) for network, _, digits in parts)
+
+    @classmethod
+    def _of(cls, name: str, digits: str) -> TeacherSpec:
+        match = _EPOCHS.fullmatch(name)
+        if match is None or name.startswith(LOGITS):
+            return cls(name, digits)
+        return cls(match["network"].strip(), digits, str(int(match["epochs"])))
 
     @classmethod
     def joined(cls, members: Iterable[TeacherSpec]) -> Self:
         """Return the ensemble of some teachers, or the one that there is."""
         members = tuple(members)
-        hashes = [member.hash for member in members]
-        return cls(JOIN.join(member.network for member in members), JOIN.join(hashes) if any(hashes) else "")
+        columns = zip(*((member.network, member.hash, member.epochs) for member in members), strict=True)
+        return cls(*(JOIN.join(values) if any(values) else "" for values in columns))
 
     @property
     def members(self) -> tuple[TeacherSpec, ...]:
         """The teachers of an ensemble, or the one that this is."""
         networks = self.network.split(JOIN)
-        hashes = self.hash.split(JOIN) if self.hash else [""] * len(networks)
-        return tuple(TeacherSpec(*member) for member in zip(networks, hashes, strict=True))
+        others = [text.split(JOIN) if text else [""] * len(networks) for text in (self.hash, self.epochs)]
+        return tuple(TeacherSpec(*member) for member in zip(networks, *others, strict=True))
+
+    @property
+    def num_epochs(self) -> int | None:
+        """Epochs that one teacher was trained for; None for as many as the protocol gives its teachers."""
+        return int(self.epochs) if self.epochs else None
 
     def spelled(self, spelling: Callable[[str], str]) -> TeacherSpec:
         """Return the same teacher with another spelling of its networks; files of logits keep their names."""
@@ -70,7 +89,13 @@ class TeacherSpec:
     def __str__(self) -> str:
         if JOIN in self.network:
             return JOIN.join(map(str, self.members))
-        return f"{self.network}@{self.hash}" if self.hash else self.network
+        return f"{self.network}{self.epochs and ':'}{self.epochs}{self.hash and '@'}{self.hash}"
+
+
+def teacher_name(teacher: Mapping[str, Any]) -> str:
+    """Return the name of a teacher in a record: its network, with epochs that are not those of its protocol."""
+    members = teacher.get("members", [teacher])
+    return str(TeacherSpec.joined(TeacherSpec(m["network"], "", str(m.get("epochs", ""))) for m in members))
 
 
 @final

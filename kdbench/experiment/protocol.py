@@ -122,10 +122,15 @@ class Protocol:
         assert rules.evaluation_size is not None
         return self.override(crop_size=side, evaluation_size=scaled_side(rules.evaluation_size, side, rules.size))
 
-    def for_teachers(self, *, hold_out: bool = False) -> Protocol:
-        """Return the protocol that teachers are trained under: on all images, unless those held out are left out."""
+    def for_teachers(self, *, hold_out: bool = False, epochs: int | None = None) -> Protocol:
+        """Return the protocol that teachers are trained under: on all images, unless those held out are left out.
+
+        ``epochs`` is the length of the whole schedule. With 0, weights stay as drawn, and batch norms get statistics.
+        """
         protocol = self if hold_out else self.override(validation=0.0)
-        return protocol if self.teacher_epochs is None else protocol.override(epochs=self.teacher_epochs)
+        if epochs == 0:
+            return protocol.override(epochs=1, learning_rate=0.0, network_learning_rate={})
+        return protocol.override(epochs=self.teacher_epochs if epochs is None else epochs)
 
     def overrides(self) -> dict[str, Any]:
         """Return the rules that differ from those of the named protocol, by their flat keys."""
@@ -264,11 +269,14 @@ def read_protocol(name: str, values: Mapping[str, Any], where: str) -> Protocol:
             known = ", ".join((*about, *rules))
             raise UserError(f"{where}: unknown key {key!r}: known are {known}{place_hint(Rules, key)}")
     described = read_table(_About, {key: value for key, value in values.items() if key in about}, where)
+    resolved = read_table(Rules, {key: values[key] for key in rules if key in values}, where)
+    if not resolved.optimizer.learning_rate:  # only teachers of random weights have it
+        raise UserError(f"{where}: [optimizer]: learning_rate must be > 0, not 0.0")
     return Protocol(
         name=name,
         title=described.title,
         source=described.source,
-        rules=read_table(Rules, {key: value for key, value in values.items() if key in rules}, where),
+        rules=resolved,
         teacher_epochs=described.teacher.epochs,
         baseline=described.baseline,
         demo=described.demo,

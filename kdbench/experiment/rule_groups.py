@@ -87,7 +87,7 @@ class OptimizerRules:
 
     name: Literal["SGD", "AdamW"] = "SGD"
     learning_rate: float
-    """The highest one: schedules multiply it by a factor in [0, 1]."""
+    """The highest one: schedules multiply it by a factor in [0, 1]. It is 0 where random weights are to stay."""
     network_learning_rate: dict[str, float] = field(default_factory=dict)
     """Students with a learning rate of their own."""
     weight_decay: float
@@ -101,7 +101,8 @@ class OptimizerRules:
     """Largest norm of the gradient of all trained parameters; a longer one is scaled down to it."""
 
     def __post_init__(self) -> None:
-        for rate in (self.learning_rate, *self.network_learning_rate.values()):
+        require(self.learning_rate >= 0, "learning_rate", ">= 0", self.learning_rate)
+        for rate in self.network_learning_rate.values():
             require(rate > 0, "learning_rate", "> 0", rate)
         require(self.weight_decay >= 0, "weight_decay", ">= 0", self.weight_decay)
         for key, optimizer in (("momentum", "SGD"), ("nesterov", "SGD"), ("betas", "AdamW")):

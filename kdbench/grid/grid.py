@@ -64,7 +64,7 @@ class Grid:
                 self._inits[student], _ = bring(session, student, weights)
         for pair, method in itertools.product(file.pairs, file.methods):
             self.by_row[pair, method] = self._row(method, refs[pair.teacher], pair.student)
-        self.search = GridSearch.of(file, session.runs, self.by_row)
+        self.search = GridSearch.of(file, session, self.by_row)
         # Trials come first: what is chosen waits for all of them.
         cells = [*self.search.cells, *(cell for row in self.by_row.values() for cell in row)]
         self.cells = tuple({cell.id: cell for cell in cells}.values())
@@ -152,7 +152,7 @@ class Grid:
             card = find_teacher(session.runs, session.protocol, spec, network)
             self.teachers[card.id] = GridTeacher(card.ref, card, None)
             return card.ref
-        cell = session.teacher_cell(network)
+        cell = session.teacher_cell(network, epochs=spec.num_epochs)
         trained = cell.as_teacher
         if spec.hash:
             cards = [find_teacher(session.runs, session.protocol, spec, network)]
@@ -161,11 +161,12 @@ class Grid:
             cards = [
                 card
                 for card in teachers_of(session.runs, session.protocol, network)
-                if card.ref == trained or card.imported
+                if card.ref == trained or (card.imported and not spec.epochs)
             ]
         if len(cards) > 1:
             raise UserError(f"{len(cards)} teachers match: write one of {choices(cards)}")
-        teacher = GridTeacher(cards[0].ref, cards[0], None) if cards else GridTeacher(trained, None, cell)
+        ref = replace(cards[0].ref if cards else trained, epochs=spec.epochs)
+        teacher = GridTeacher(ref, cards[0], None) if cards else GridTeacher(ref, None, cell)
         self.teachers[teacher.ref.id] = teacher
         return teacher.ref
 

@@ -9,7 +9,9 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from kdbench.data import held_out
 from kdbench.data.fabricated import shape_of
@@ -18,6 +20,7 @@ from kdbench.data.images import DataShape
 from kdbench.engine.session import Session
 from kdbench.errors import UserError
 from kdbench.experiment.pairs import Pair
+from kdbench.experiment.protocol import Protocol
 from kdbench.grid.grid import Grid
 from kdbench.models import build_backbone
 from kdbench.net import Backbone, Part
@@ -32,18 +35,18 @@ def data_shape(session: Session) -> DataShape:
     return shape
 
 
-def trained_labels(session: Session) -> Tensor:
-    """Return the labels of the images that cells train on, int64 ``(N,)``; of a data set that is not loaded, others.
+def trained_labels(session: Session, protocol: Protocol) -> Tensor:
+    """Return the labels of the images that cells of a protocol train on, int64 ``(N,)``.
 
-    Those are of as many images, dealt out evenly to the classes.
+    Of a data set that is not loaded, they are those of as many images, dealt out evenly to the classes.
     """
     labels = _all_labels(session)
-    return labels[Division.of(labels, session.protocol.rules.evaluation.validation).trained]
+    return labels[Division.of(labels, protocol.rules.evaluation.validation).trained]
 
 
-def num_trained(session: Session) -> int:
-    """Return the number of images that cells train on."""
-    return held_out.num_trained(_all_labels(session), session.protocol.rules.evaluation.validation)
+def num_trained(session: Session, protocol: Protocol) -> int:
+    """Return the number of images that cells of a protocol train on: a trial of a search holds some out."""
+    return held_out.num_trained(_all_labels(session), protocol.rules.evaluation.validation)
 
 
 def _all_labels(session: Session) -> Tensor:
@@ -121,6 +124,22 @@ def net_shape(network: str, data: DataShape, precision: Precision = "fp32") -> N
         widths=widths,
         row={part: size[part] * width for part, width in widths.items()},
     )
+
+
+def forward_flops(network: str, data: DataShape) -> int:
+    """Count the multiplications and additions of a network's forward pass of one image, without those of the head.
+
+    Raises
+    ------
+    UserError
+        The network does not exist, or cannot be built for such images.
+    """
+    backbone = _build(network, data, valueless=True).eval().to_empty(device="cpu")
+    images = torch.zeros(1, 3, *data.image_size)
+    # Attention is counted where it is computed by matrix products.
+    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        backbone.features(images, maps=False)
+    return int(counter.get_total_flops())
 
 
 def _build(network: str, data: DataShape, *, valueless: bool) -> Backbone:

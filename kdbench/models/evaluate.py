@@ -49,9 +49,10 @@ class Evaluation:
         """Places, predicted classes and logits in half precision."""
         self._waiting: list[Tensor] = []
         self._rows: list[Tensor] = []
-        self._num_waiting = self._done = 0
-        self._hits, self._gaps = Counter[str](), torch.zeros(NUM_ECE_BINS, dtype=torch.float64)
-        self._sums = {"nll": 0.0, "teacher_kl": 0.0}
+        self._num_waiting = self._done = self._largest_batch = 0
+        self._hits, self._teacher_kl = Counter[str](), 0.0
+        self._of_images = torch.zeros(len(targets), 3, dtype=torch.float64)
+        """Loss, confidence, and whether the prediction is correct, of each image that has come."""
 
     def add(self, logits: Tensor, first: int) -> None:
         """Add the logits ``(B, K)`` of images from a place on, on any device; seldom waits for it."""
@@ -60,11 +61,14 @@ class Evaluation:
             self._waiting.append(part)
             self._rows.append(torch.arange(begin, begin + len(part)))
             self._num_waiting += len(part)
+            self._largest_batch = max(self._largest_batch, len(part))
             if self._num_waiting >= _AT_ONCE:
                 self.look()
 
     def results(self, ranks: Ranks = ALONE) -> dict[str, float]:
         """Return the metrics of all images, of which other processes may have added some.
+
+        Of however many processes they have the same bits, but for ``teacher_kl``, whose sums are not of images alone.
 
         Returns
         -------
@@ -76,21 +80,21 @@ class Evaluation:
         self.look()
         counted = "top1", "top5", "agreement"
         counts = torch.tensor([self._done, *(self._hits[name] for name in counted)])
-        sums = torch.tensor(list(self._sums.values()), dtype=torch.float64)
-        gaps = self._gaps.clone()
+        teacher_kl = torch.tensor(self._teacher_kl, dtype=torch.float64)
+        of_images = self._of_images.clone()
         correct, predicted = self._correct.clone(), self._predicted.clone()
-        ranks.sum([counts, sums, gaps, correct, predicted])
+        ranks.sum([counts, teacher_kl, of_images, correct, predicted])
         done, *hits = counts.tolist()
         num_images = len(self._targets)
         assert done == num_images, f"{done} of {num_images} test images have logits"
+        loss, gaps = _summed(of_images, *ranks.highest([self._largest_batch]))
         fractions = {name: number / num_images for name, number in zip(counted, hits, strict=True)}
-        nll, teacher_kl = (sums / num_images).tolist()
         results = {name: 100 * fractions[name] for name in ("top1", "top5")}
-        results |= {"nll": nll, "ece": 100 * (gaps.abs().sum() / num_images).item()}
+        results |= {"nll": loss / num_images, "ece": 100 * (gaps.abs().sum() / num_images).item()}
         results["balanced_accuracy"] = 100 * balanced_accuracy(correct, self._images)
         results["macro_f1"] = 100 * macro_f1(correct, self._images, predicted)
         if self._teacher_logits is not None:
-            results |= {"agreement": 100 * fractions["agreement"], "teacher_kl": teacher_kl}
+            results |= {"agreement": 100 * fractions["agreement"], "teacher_kl": teacher_kl.item() / num_images}
         return results
 
     def per_class(self, ranks: Ranks = ALONE) -> dict[str, list[int]]:
@@ -134,16 +138,13 @@ class Evaluation:
         self._predicted += predicted.bincount(minlength=self._num_classes)
         if self._keep:
             self._kept.append((rows, predicted.contiguous(), logits.clamp(-_LARGEST, _LARGEST).half()))
-        self._add("nll", F.nll_loss(log_p, targets, reduction="sum"))
-        self._gaps += confidence_gaps(log_p.exp(), targets)
+        losses = F.nll_loss(log_p, targets, reduction="none")
+        self._of_images[rows] = torch.stack([losses, *_confidences(log_p.exp(), targets)], dim=1)
         if self._teacher_logits is not None:
             teacher = self._teacher_logits[rows].double()
             self._hits["agreement"] += int((logits.argmax(dim=1) == teacher.argmax(dim=1)).sum())
             teacher_log_p = F.log_softmax(teacher, dim=1)
-            self._add("teacher_kl", F.kl_div(log_p, teacher_log_p, reduction="sum", log_target=True))
-
-    def _add(self, name: str, value: Tensor) -> None:
-        self._sums[name] += value.item()
+            self._teacher_kl += F.kl_div(log_p, teacher_log_p, reduction="sum", log_target=True).item()
 
 
 def evaluate(logits: Tensor, targets: Tensor, teacher_logits: Tensor | None = None) -> dict[str, float]:
@@ -194,11 +195,33 @@ def confidence_gaps(probabilities: Tensor, targets: Tensor) -> Tensor:
     probabilities, targets
         ``(N, K)`` and ``(N,)``.
     """
+    return _gaps(*_confidences(probabilities, targets))
+
+
+def _confidences(probabilities: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the confidence of each prediction, and whether it is correct, 1 or 0, both ``(N,)``."""
     confidence, predicted = probabilities.max(dim=1)
-    correct = (predicted == targets).double()
+    return confidence, (predicted == targets).double()
+
+
+def _gaps(confidence: Tensor, correct: Tensor) -> Tensor:
     bins = (confidence * NUM_ECE_BINS).ceil().long().clamp(1, NUM_ECE_BINS) - 1
-    gaps = torch.zeros(NUM_ECE_BINS, dtype=torch.float64, device=probabilities.device)
+    gaps = torch.zeros(NUM_ECE_BINS, dtype=torch.float64, device=confidence.device)
     return gaps.index_add_(0, bins, correct - confidence.double())
+
+
+def _summed(of_images: Tensor, batch: int) -> tuple[float, Tensor]:
+    """Return the sum of the losses, and the gaps of confidences, of all images.
+
+    In the order of the images, and first over as many as one process looks at together, in whole batches: results of
+    one process and of several have the same bits.
+    """
+    loss, gaps = 0.0, torch.zeros(NUM_ECE_BINS, dtype=torch.float64)
+    for part in of_images.split(-(-_AT_ONCE // batch) * batch):
+        losses, confidence, correct = part.unbind(dim=1)
+        loss += F.nll_loss(-losses[:, None], torch.zeros(len(part), dtype=torch.int64), reduction="sum").item()
+        gaps += _gaps(confidence, correct)
+    return loss, gaps
 
 
 @torch.inference_mode()

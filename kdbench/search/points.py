@@ -27,5 +27,5 @@ def points(space: Mapping[str, Searched], study: int, number: int) -> list[dict[
     names = sorted(space)
     described = identity_text({"space": {name: str(space[name]) for name in names}, "study": study})
     scrambling = int.from_bytes(hashlib.sha256(described.encode()).digest()[:8], "big")
-    places = qmc.Halton(len(names), scramble=True, rng=scrambling).random(number)
-    return [{name: space[name].value(float(at)) for name, at in zip(names, row, strict=True)} for row in places]
+    rows = qmc.Halton(len(names), scramble=True, rng=scrambling).random(number)
+    return [{name: space[name].value(float(place)) for name, place in zip(names, row, strict=True)} for row in rows]

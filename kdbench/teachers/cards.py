@@ -42,7 +42,8 @@ class TeacherCard:
     """The accuracy it was checked against."""
     origin: str
     epochs: int | None = None
-    """Epochs it was trained for; None where the card does not say so, as that of an imported one."""
+    """Epochs it was trained for, 0 for random weights; None where the card does not say so, as that of an imported
+    one."""
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     """Normalisation of its input; None where it is the protocol's."""
@@ -73,7 +74,7 @@ class TeacherCard:
         if self.accuracy is not None or not self.ref.is_file:
             number(self.accuracy, 0, 100)
         number(0.0 if self.expected is None else self.expected, 0, 100)
-        whole_number(1 if self.epochs is None else self.epochs, 1)
+        whole_number(0 if self.epochs is None else self.epochs, 0)
         whole_number(1 if self.image_size is None else self.image_size, 1, MAX_SIDE)
         whole_number(0 if self.version is None else self.version, 0)
         number(0.0 if self.validation is None else self.validation, 0, 1)
@@ -100,9 +101,16 @@ class TeacherCard:
         """Its accuracy in words."""
         return "accuracy unknown" if self.accuracy is None else f"{self.accuracy:.2f} %"
 
-    def described(self) -> dict[str, Any]:
-        """Return what records hold of it; an imported one has the accuracy that it was checked against, or None."""
+    def described(self, usual_epochs: int | None = None) -> dict[str, Any]:
+        """Return what records hold of it; an imported one has the accuracy that it was checked against, or None.
+
+        Parameters
+        ----------
+        usual_epochs
+            Of the protocol's teachers: others are part of its name.
+        """
         names = ["network", "id", "weights", "accuracy"]
+        names += ["epochs"] if usual_epochs is not None and self.epochs not in (None, usual_epochs) else []
         names += [name for name in ("image_size", "validation") if getattr(self, name)]
         names += ["version"] if self.version is not None else []
         names += ["expected"] if self.imported else []
@@ -199,8 +207,8 @@ def teachers_of(runs: Path, protocol: Protocol, network: str, digits: str = "") 
 def find_teacher(runs: Path, protocol: Protocol, spec: TeacherSpec, network: str) -> TeacherCard:
     """Find the teacher that is meant; ``network`` is the one spelling of its network's name.
 
-    Where a protocol gives its teachers epochs of their own, one of several that was trained for other epochs is meant
-    only if its hash is given.
+    One with random weights, and one of several that was trained for other epochs than the protocol gives its teachers,
+    is meant only if its epochs or its hash are given.
 
     Raises
     ------
@@ -209,21 +217,27 @@ def find_teacher(runs: Path, protocol: Protocol, spec: TeacherSpec, network: str
     """
     cards = teachers_of(runs, protocol, network, spec.hash)
     matches = [card for card in cards if card.ref.hash.startswith(spec.hash)]
-    outdated, version = matches, network_version(network)
+    version = network_version(network)
+    outdated = [card for card in matches if card.version != version]
+    if len(outdated) == len(matches) > 0:
+        others = ", ".join(f"{card.spec} is of version {card.version}" for card in outdated)
+        raise UserError(f"network {network} has version {version} now: {others}; train or import the teacher again")
     matches = [card for card in matches if card.version == version]
-    if len(matches) > 1 and protocol.teacher_epochs is not None and not spec.hash:
-        matches = [card for card in matches if card.imported or card.epochs == protocol.teacher_epochs] or matches
+    if spec.epochs:
+        matches = [card for card in matches if card.epochs == spec.num_epochs]
+    elif not spec.hash:
+        matches = [card for card in matches if card.epochs != 0]
+        usual = protocol.for_teachers().epochs
+        if len(matches) > 1:
+            matches = [card for card in matches if card.imported or card.epochs == usual] or matches
     if len(matches) == 1:
         return matches[0]
     if matches:
         raise UserError(
             f"there are {len(matches)} teachers {network} under {protocol.name}: choose one of {choices(matches)}"
         )
-    if outdated:
-        others = ", ".join(f"{card.spec} is of version {card.version}" for card in outdated)
-        raise UserError(f"network {network} has version {version} now: {others}; train or import the teacher again")
     where = folder_of(runs, protocol.name)
-    if cards:
+    if cards and spec.hash:
         raise UserError(f"no teacher {spec} in {where}: there are {', '.join(c.spec for c in cards)}")
     command = f"--protocol {protocol.name} --network {network}"
     if network.startswith(LOGITS):
@@ -236,9 +250,15 @@ def find_teacher(runs: Path, protocol: Protocol, spec: TeacherSpec, network: str
             f"no teacher {network} for {protocol.dataset} in {where}: type 'kdbench teacher import-logits FILE "
             f"--protocol {protocol.name} --name {name}', with the same --data and --runs"
         )
+    train, place = f"'kdbench teacher train {command}", "with the same --data, --dataset and --runs"
+    if spec.epochs:
+        raise UserError(
+            f"no teacher {spec} for {protocol.dataset} in {where}: type {train} --epochs {spec.epochs}', {place}"
+        )
+    others = f" beside {choices(cards)}" if cards else ""
     raise UserError(
-        f"no teacher {network} for {protocol.dataset} in {where}: type 'kdbench teacher train {command}' "
-        f"or 'kdbench teacher import FILE {command}', with the same --data, --dataset and --runs"
+        f"no teacher {network} for {protocol.dataset} in {where}{others}: type {train}' or 'kdbench teacher import "
+        f"FILE {command}', {place}"
     )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kdbench.experiment.pairs import teacher_name
 from kdbench.utils.guessing import is_guess
+from kdbench.utils.text import counted
 
 UNCHECKED = "imported without an expected accuracy"
 FILE = "a file of logits of the images as they are: students are taught the same logits whatever crop they see"
@@ -16,6 +18,12 @@ def at_chance(num_images: int, largest_class: int) -> str:
     """Say what an accuracy at chance is worth on a test set of so many images, so many of them of one class."""
     share = 100 * largest_class / num_images
     return f"no better than guessing the largest class ({share:.2f} % of {num_images} test images)"
+
+
+def trained_for(epochs: int) -> str:
+    """Say how a teacher was trained whose epochs are not those of its protocol's teachers."""
+    length = f"was trained for {counted(epochs, 'epoch')}, in a schedule of that length"
+    return length if epochs else "has random weights, and batch statistics measured with them"
 
 
 def below_student(percent: float) -> str:
@@ -51,4 +59,4 @@ def doubts_of(record: Mapping[str, Any], alone: float | None = None) -> list[str
     if is_unchecked(teacher):
         words.append(f"was {UNCHECKED}")
     percent = "accuracy unknown" if accuracy is None else f"{accuracy:.2f} %"
-    return [f"the teacher {teacher['network']} ({percent}) {each}" for each in words]
+    return [f"the teacher {teacher_name(teacher)} ({percent}) {each}" for each in words]

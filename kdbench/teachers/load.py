@@ -144,6 +144,8 @@ def doubts(card: TeacherCard, protocol: Protocol, dataset: Dataset) -> str:
     if not guessed and not (card.imported and card.expected is None):
         return ""
     doubt = f"{card.percent} is {at_chance(*sizes)}" if guessed else f"{card.percent}, {UNCHECKED}"
+    if card.epochs == 0:
+        return ""
     if not card.imported:
         return f"{doubt}: train it for more epochs"
     if card.ref.is_file:

@@ -43,7 +43,9 @@ def register_trained(runs: Path, cell: Cell, record: dict[str, Any], image_size:
     """
     start = read_start(runs, cell.student, cell.init) if cell.init else None
     mean, std = start.normalisation if start and start.normalisation else (None, None)
-    source = f" from {start.origin}" if start else ""
+    epochs = cell.protocol.epochs if cell.protocol.rules.optimizer.learning_rate else 0  # random weights
+    trained = f"trained here{f' from {start.origin}' if start else ''}" if epochs else "random weights"
+    length = f", {epochs} epochs" if epochs else ""
     size = f", images of {image_size} x {image_size}" if image_size else ""
     held_out = cell.protocol.rules.evaluation.validation
     without = f", {100 * held_out:g} % held out" if held_out else ""
@@ -54,8 +56,8 @@ def register_trained(runs: Path, cell: Cell, record: dict[str, Any], image_size:
         weights=record["weights"],
         accuracy=record["top1"],
         expected=None,
-        origin=f"trained here{source}, seed {cell.seed}, {cell.protocol.epochs} epochs{size}{without}",
-        epochs=cell.protocol.epochs,
+        origin=f"{trained}, seed {cell.seed}{length}{size}{without}",
+        epochs=epochs,
         mean=mean,
         std=std,
         image_size=image_size,

@@ -87,10 +87,16 @@ class TeacherSource(abc.ABC):
 
 @final
 class NetworkSource(TeacherSource):
-    """One network, live or cached."""
+    """One network, live or cached.
 
-    def __init__(self, live: LiveTeacher, cache: TeacherCache | None) -> None:
-        self.live, self.cache = live, cache
+    Parameters
+    ----------
+    usual_epochs
+        Of the protocol's teachers.
+    """
+
+    def __init__(self, live: LiveTeacher, cache: TeacherCache | None, usual_epochs: int | None = None) -> None:
+        self.live, self.cache, self._usual_epochs = live, cache, usual_epochs
         self.kind, self.is_live, self.num_live = ("cache", False, 0) if cache else ("live", True, 1)
         self.net, self.test_logits = self.teacher.net, self.teacher.test_logits
         if live.side and not cache:
@@ -108,7 +114,7 @@ class NetworkSource(TeacherSource):
 
     def described(self) -> dict[str, Any]:
         """Return what records hold of the teacher."""
-        return self.teacher.card.described()
+        return self.teacher.card.described(self._usual_epochs)
 
     def computed(self, reads: frozenset[Part]) -> frozenset[Part]:
         """Return the parts that the cache does not store: they are computed from those that it does."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import final
 
@@ -78,7 +79,8 @@ class TeacherStore:
             There is none, or there are several.
         """
         members = spec.spelled(self._spelled).members
-        return TeacherRef.joined(self.find(member, member.network).ref for member in members)
+        refs = (replace(self.find(member, member.network).ref, epochs=member.epochs) for member in members)
+        return TeacherRef.joined(refs)
 
     def card(self, teacher: TeacherRef) -> TeacherCard:
         """Return the card of a cell's teacher.
@@ -139,4 +141,5 @@ class TeacherStore:
         card = self.card(teacher)
         if teacher.is_file:
             return FileSource(card, *load_logits(self.runs, card, self.protocol, dataset))
-        return NetworkSource(self.live(card), self.cache(card) if kind == "cache" else None)
+        cache = self.cache(card) if kind == "cache" else None
+        return NetworkSource(self.live(card), cache, self.protocol.for_teachers().epochs)

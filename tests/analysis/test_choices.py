@@ -12,10 +12,10 @@ from test_ledger import ledger
 
 from kdbench.analysis.comparison import Comparison
 from kdbench.analysis.selection import Filters, select
+from kdbench.analysis.tables.compute import compute_notes
 from kdbench.analysis.tables.differences import against, by_pair, holm_note, pooled_table
 from kdbench.analysis.tables.layouts import detail, paper
 from kdbench.analysis.tables.leaderboard import leaderboard, leaderboard_table, pairwise_table
-from kdbench.analysis.tables.notes import compute_notes
 from kdbench.experiment.protocol import load_protocol
 
 PAIR = "resnet20 resnet8"

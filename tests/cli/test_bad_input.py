@@ -22,6 +22,7 @@ import typer
 from answers import fault_of_message
 from fake_records import fake_record, write_records
 from image_folder import write_folder
+from searched_runs import write_search
 
 from kdbench import cli
 from kdbench.analysis.publishing.making import publish
@@ -41,6 +42,7 @@ COMMANDS: dict[str, dict[str, str]] = {
     "leaderboard": {"runs": "records"},
     "compare": {"runs": "records"},
     "claims": {"runs": "records"},
+    "search": {"runs": "searched"},
     "report": {"runs": "records", "out": "report"},
     "plot": {"name": "cost", "runs": "records", "out": "plots"},
     "bench": {"pairs": "resnet8>resnet8", **RULES},
@@ -50,6 +52,7 @@ COMMANDS: dict[str, dict[str, str]] = {
     "track": {"runs": "records", "to": "tensorboard"},
     "publish": {"runs": "records", "out": "new"},
     "site": {"folders": "published", "out": "site"},
+    "verify": {"runs": "published"},
     "list": {"what": "networks"},
     "show": {"method": "kd"},
     "new": {"words": "mine", "folder": "own"},
@@ -201,6 +204,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path.mkdir(parents=True)
     shutil.copytree(TESTS / "data/kept/runs", path / "runs")
     write_records(path / "records", [fake_record("ce", 1, 70.0, teacher=None), fake_record("kd", 1, 72.0)])
+    write_search(path / "searched")
     publish(path / "records", path / "published", "us")
     (path / "g.toml").write_text(GRID)
     (path / "a-folder").mkdir()

@@ -41,6 +41,8 @@ def test_a_teacher_has_its_own_epochs_and_is_found_by_them(tiny_npz: Path, tmp_p
     assert (other.epochs, other.ref == card.ref) == (2, False)
     assert session.cell(method="kd", student="resnet8", teacher="resnet8", seed=1).teacher == card.ref
     assert session.cell(method="kd", student="resnet8", teacher=other.spec, seed=1).teacher == other.ref
+    assert plain.cell(method="kd", student="resnet8", teacher="resnet8", seed=1).teacher == other.ref
+    plain.train_teacher("resnet8", seed=1)
     with pytest.raises(UserError, match="there are 2 teachers resnet8"):
         plain.cell(method="kd", student="resnet8", teacher="resnet8", seed=1)
 

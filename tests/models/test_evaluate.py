@@ -57,6 +57,38 @@ def test_batches_of_any_size_give_the_metrics_of_all_images() -> None:
         assert evaluation.results() == pytest.approx(expected, rel=1e-12)
 
 
+class Part(Exception):
+    """What one process has to add to the others'."""
+
+
+def test_shared_images_give_the_same_bits() -> None:
+    """Every second batch, of more images than are looked at together, is another process's."""
+    generator = torch.Generator().manual_seed(5)
+    logits = 3 * torch.randn(40_000, 10, generator=generator)
+    targets = torch.randint(10, (40_000,), generator=generator)
+    alone, first, second = (Evaluation(targets, 10) for _ in range(3))
+    for number, batch in enumerate(logits.split(96)):
+        for evaluation in (alone, second if number % 2 else first):
+            evaluation.add(batch, number * 96)
+
+    class Sent:
+        def sum(self, tensors: list[Tensor]) -> None:
+            raise Part([tensor.clone() for tensor in tensors])
+
+    with pytest.raises(Part) as sent:
+        second.results(Sent())  # type: ignore[arg-type]
+
+    class Received:
+        def sum(self, tensors: list[Tensor]) -> None:
+            for tensor, more in zip(tensors, sent.value.args[0], strict=True):
+                tensor.add_(more)
+
+        def highest(self, numbers: list[int]) -> list[int]:
+            return numbers
+
+    assert first.results(Received()) == alone.results()  # type: ignore[arg-type]
+
+
 def test_images_without_logits_are_an_error() -> None:
     evaluation = Evaluation(torch.zeros(3, dtype=torch.int64), 4)
     evaluation.add(torch.randn(2, 4), 0)

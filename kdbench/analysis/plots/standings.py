@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 
 from kdbench.analysis.comparison import FAMILIES, Comparison, Row, position
@@ -147,7 +148,9 @@ def differences_plot(comparison: Comparison, baseline: Row, results: Sequence[Ve
             text, (1, height), (6, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center",
             fontsize=10,
         )  # fmt: skip
-    axes.set_yticks(range(len(order)), [label(versus.row.label) for versus in order])
+    labels = [label(versus.row.label) for versus in order]
+    # A long one, as of tuned rows, would leave no room for the plot.
+    axes.set_yticks(range(len(order)), [textwrap.fill(text, 24) if len(text) > 28 else text for text in labels])
     axes.set_ylim(-0.6, len(order) - 0.4)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)

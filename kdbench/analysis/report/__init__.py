@@ -14,6 +14,7 @@ from kdbench.analysis.records import Records
 from kdbench.analysis.report.cells import Cells
 from kdbench.analysis.report.page import page_html
 from kdbench.analysis.report.sections import make_sections
+from kdbench.analysis.searched import unfinished_runs
 from kdbench.utils.files import explain_os_errors, write_atomic, write_json
 from kdbench.utils.reading import read_object
 
@@ -65,7 +66,7 @@ def write_report(
     cells = Cells.of(runs, comparisons)
     sections = make_sections(comparisons, records.frame, cells, on_progress)
     problems = [*records.problems, *cells.problems]
-    page = page_html(sections, cells, records.unfinished, problems, command, metadata.version("kdbench"))
+    page = page_html(sections, cells, unfinished_runs(records), problems, command, metadata.version("kdbench"))
     on_progress("writing files", 1.0)
     files: dict[str, bytes] = {}
     for plot in (plot for section in sections for plot in section.plots):

@@ -19,11 +19,13 @@ from kdbench.analysis.stats.pooled import (
 )
 from kdbench.analysis.tables.entries import BEST_ON_TEST, LEVEL, difference, fixed, interval_entry
 from kdbench.analysis.tables.notes import guessing_notes, label_entry
+from kdbench.analysis.tables.searches import search_notes
 from kdbench.analysis.tables.table import MISSING, Entry, Table, words
 from kdbench.errors import UserError
 
 MARGIN = 0.2
 """Largest mean difference that counts as a tie, in percentage points."""
+_FEW = "smallest n = {}: with fewer than 6 seeds, no exact test can reach p = 0.05, however large the differences"
 ValuesBySeed = Mapping[int, float]
 
 
@@ -162,9 +164,6 @@ def by_pair(comparison: Comparison, baseline: Row, results: Sequence[Versus], re
     )
 
 
-_FEW = "smallest n = {}: with fewer than 6 seeds, no exact test can reach p = 0.05, however large the differences"
-
-
 def pooled_table(
     comparison: Comparison,
     baseline: Row,
@@ -208,6 +207,7 @@ def pooled_table(
             holm_note(results),
             *dependence_notes(comparison, by_teacher=by_teacher),
             *([BEST_ON_TEST] if reported == "best" else []),
+            *search_notes(comparison, comparison.pairs),
         ),
     )
 

@@ -11,9 +11,9 @@ import pandas as pd
 
 from kdbench.analysis.comparison import MEASURES, ComparedPair, Comparison, Reported, Result, Row
 from kdbench.analysis.stats.paired import TOLERANCE, t_interval
+from kdbench.analysis.tables.compute import compute_notes, logit_notes
 from kdbench.analysis.tables.entries import LEVEL, accuracy, difference, fixed, gain, with_difference
 from kdbench.analysis.tables.notes import (
-    compute_notes,
     label_entry,
     measure_note,
     provenance,
@@ -21,6 +21,7 @@ from kdbench.analysis.tables.notes import (
     teacher_notes,
     warnings,
 )
+from kdbench.analysis.tables.searches import search_notes
 from kdbench.analysis.tables.table import MISSING, Entry, Mark, Table, words
 
 Marks = Literal["clear", "all", "none"]
@@ -34,6 +35,8 @@ _RULES: dict[Marks, str] = {
     "not be significant",
     "none": "",
 }
+
+_APART = "best and second best are marked apart among rows of default settings and among those of each kind of tuning"
 
 
 def detail(
@@ -80,7 +83,9 @@ def detail(
             *(["NLL, ECE, agree and KL: after the last epoch"] if reported in {"best", "validation"} else []),
             "views: views per image and step; teacher: teacher forward passes per image and epoch, 0 with a cache",
             *compute_notes(comparison, [pair]),
+            *logit_notes(comparison, [pair]),
             *warnings(comparison, [pair]),
+            *search_notes(comparison, [pair]),
         ),
     )
 
@@ -114,7 +119,9 @@ def paper(
         results = {row: comparison.result(row, pair) for row in rows}
         values = {row: result.values(reported) if result else {} for row, result in results.items()}
         reference = comparison.result(baseline, pair) if baseline else None
-        row_marks = best_two({row: values[row] for row in rows if row in complete}, marks)
+        row_marks: dict[Row, Mark] = {}
+        for tuning in {row.tuning for row in complete}:  # settings of another origin had other chances
+            row_marks |= best_two({row: values[row] for row in rows if row in complete and row.tuning == tuning}, marks)
         columns.append(
             [
                 _cell(
@@ -270,7 +277,10 @@ def _paper_notes(
         "a teacher is one network",
         f"↑ ↓: difference to {baseline.label} in percentage points, paired by seed" if baseline else "",
         _RULES[marks],
+        _APART if marks != "none" and any(row.tuning for row in comparison.rows) else "",
         *teacher_notes(comparison),
         *compute_notes(comparison, comparison.pairs),
+        *logit_notes(comparison, comparison.pairs),
+        *search_notes(comparison, comparison.pairs),
         *provenance(comparison),
     ]

@@ -12,8 +12,8 @@ from kdbench.analysis.comparison import MEASURES, ComparedPair, Comparison, Repo
 from kdbench.analysis.stats.paired import TOLERANCE
 from kdbench.analysis.tables.entries import BEST_ON_TEST, fixed
 from kdbench.analysis.tables.table import Entry
-from kdbench.experiment.pairs import JOIN, LOGITS
-from kdbench.teachers.doubts import ENSEMBLE, FILE, UNCHECKED, at_chance, below_student
+from kdbench.experiment.pairs import JOIN, LOGITS, TeacherSpec
+from kdbench.teachers.doubts import ENSEMBLE, FILE, UNCHECKED, at_chance, below_student, trained_for
 from kdbench.utils.guessing import is_guess
 
 
@@ -38,7 +38,7 @@ def label_entry(comparison: Comparison, row: Row, notes: tuple[str, ...] = ()) -
         f"one of {number} variants of {row.method} that were run: to choose one by these accuracies is a choice on the "
         "test set, and biased upwards"
     )
-    return Entry(row.label, notes=(*notes, choice) if number > 1 and not row.epochs else notes)
+    return Entry(row.label, notes=(*notes, choice) if number > 1 and not (row.epochs or row.tuning) else notes)
 
 
 def teacher_notes(comparison: Comparison) -> list[str]:
@@ -59,6 +59,9 @@ def _kinds(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list[str]:
         members = pair.teacher.split(JOIN)
         words = [ENSEMBLE] if len(members) > 1 else []
         words += [f"{name}: {FILE}" if len(members) > 1 else FILE for name in members if name.startswith(LOGITS)]
+        for member in TeacherSpec.parse(pair.teacher).members if pair.teacher else ():
+            if member.epochs:
+                words.append(f"{member.network} {trained_for(int(member.epochs))}")
         sides = {side for frame in _frames(comparison, [pair]) for side in frame["teacher_side"].unique() if side}
         words += [f"images of {side} x {side}, resized from the student's crops" for side in sorted(sides)]
         notes += [f"the teacher {pair.teacher_label}: {each}" for each in words]
@@ -148,60 +151,12 @@ def teacher_accuracy(pair: ComparedPair) -> str:
     return f"{' or '.join(fixed(value) or '?' for value in values)} %"
 
 
-def compute_notes(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list[str]:
-    """Return notes on methods that use more compute than others on some pairs."""
-    views: dict[int, list[str]] = {}
-    pretraining: dict[int, list[str]] = {}
-    live: list[str] = []
-    cached: list[str] = []
-    computed: list[str] = []
-    for row in comparison.rows:
-        results = [result for pair in pairs if (result := comparison.result(row, pair))]
-        frames = [result.frame for result in results if len(result.frame)]
-        if row.views and results:
-            views.setdefault(row.views, []).append(row.label)
-        epochs = max((int(frame["pretraining_epochs"].max()) for frame in frames), default=0)
-        if epochs:
-            pretraining.setdefault(epochs, []).append(row.label)
-        frames = [frame for frame in frames if any(map(_is_network, frame["teacher"].iloc[0].split(JOIN)))]
-        if frames:
-            queries_teacher = any((frame["teacher_forwards"] > 0).any() for frame in frames)
-            (live if queries_teacher else cached).append(row.label)
-            if any(frame["computed_logits"].any() for frame in frames):
-                computed.append(row.label)
-    notes = []
-    longer = [row for row in comparison.rows if row.epochs and any(comparison.result(row, pair) for pair in pairs)]
-    if longer:
-        counts = "; ".join(f"{row.epochs} for {row.label}" for row in longer)
-        notes.append(f"unequal compute, in epochs: {counts}; {comparison.rules['epochs']} for the others")
-    if len(views) > 1:
-        fewest, *others = sorted(views)
-        counts = "; ".join(f"{number} for {', '.join(views[number])}" for number in reversed(others))
-        notes.append(f"unequal compute, in views of each image: {counts}; {fewest} for the others")
-    for number, methods in sorted(pretraining.items()):
-        verb, unit = "adds" if len(methods) == 1 else "add", "epochs" if number > 1 else "epoch"
-        notes.append(f"unequal compute: {', '.join(methods)} {verb} {number} {unit} of pre-training")
-    if live and cached:
-        notes.append(
-            f"unequal compute: {', '.join(live)} queried the teacher live; "
-            f"{', '.join(cached)} read its outputs from a cache"
-        )
-    if computed:
-        notes.append(
-            f"{', '.join(computed)}: the teacher's logits were computed from penultimate features in a cache, equal to "
-            "its own up to rounding"
-        )
-    return notes
-
-
-def _is_network(teacher: str) -> bool:
-    return bool(teacher) and not teacher.startswith(LOGITS)
-
-
 def provenance(comparison: Comparison) -> list[str]:
     """Return notes on where records come from, and on methods without published settings."""
     unpublished = sorted(
-        row.label for row in comparison.rows if row != comparison.student_only and _is_unpublished(comparison, row)
+        row.label
+        for row in comparison.rows
+        if row != comparison.student_only and not (row.epochs or row.tuning) and _is_unpublished(comparison, row)
     )
     frames = [result.frame for result in comparison.results.values()]
     devices, torch, commits = (
