@@ -61,6 +61,15 @@ METHODS: dict[str, dict[str, Any]] = {
     "mgd": {},
     "ttm": {},
     "wttm": {},
+    "wsld": {},
+    "tfkd": {},
+    "tfreg": {},
+    "rld": {},
+    "gdkd": {},
+    "abkd": {},
+    "ofa": {},
+    "semckd": {},
+    "diffkd": {},
 }
 # Settings with which a method does not depend on the order of a batch, where that is not its default.
 UNORDERED: dict[str, dict[str, Any]] = {
@@ -68,12 +77,16 @@ UNORDERED: dict[str, dict[str, Any]] = {
     "sskd": {"ss_ratio": 1.0},
     "tekap": {"noise_share": 0.0},
     "mgd": {"mask_ratio": 0.0},
+    "semckd": {"semckd_weight": 0.0},
+    "diffkd": {"feature_weight": 0.0, "logit_weight": 0.0},
 }
 # What a method says of a pair, or in a check, that it cannot work on; other tests of it on that pair are skipped.
 REFUSED = {
     ("reviewkd", "one image"): "batch of one image",
     ("srrl", "one image"): "batch of one image",
     ("itrd", "one image"): "batch of one image",
+    ("semckd", "one image"): "batch of one image",
+    ("diffkd", "one image"): "batch of one image",
     ("kdsvd", "timm"): "equally many channels",
     ("kdsvd", "vit>cnn"): "at least 2 stages",
     ("fitnet", "vit>cnn"): "compares stage 2 of both networks",

@@ -11,7 +11,7 @@ import tomli_w
 from fake_records import fake_record
 
 from kdbench.experiment.protocol import load_protocol
-from kdbench.search.study import RULE
+from kdbench.search.files import RULE
 
 SHARE = 0.1
 SCORES = {0: (60.0,), 1: (64.0, 61.0, 62.0), 2: (63.0, 62.5, 63.5), 3: (62.0, 60.0, 60.0), 4: (None,)}
@@ -122,4 +122,4 @@ def _settings(method: str, trial: int) -> dict[str, Any]:
 
 def _write(path: Path, values: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values, indent=2))
+    path.write_text(json.dumps(values, indent=2) + "\n")

@@ -215,4 +215,6 @@ def _narrowed(comparison: Comparison, filters: Filters) -> Comparison:
         selected = {pair for text in filters.pairs for pair in _pairs(comparison, text)}
         pairs = tuple(pair for pair in pairs if pair in selected)
     results = {key: result for key, result in comparison.results.items() if key[0] in rows and key[1] in pairs}
-    return replace(comparison, rows=rows, pairs=pairs, results=results)
+    methods = {row.method for row in rows}
+    searches = tuple(each for each in comparison.searches if each.study.method in methods)
+    return replace(comparison, rows=rows, pairs=pairs, results=results, searches=searches)

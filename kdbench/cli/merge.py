@@ -17,7 +17,8 @@ def merge(
 ) -> None:
     """Bring finished cells of other folders of runs, such as another machine's, into yours.
 
-    Their teachers come with them. Each is checked, and nothing that is there is changed.
+    Their teachers come with them, and the searches of settings with their choices. Each is checked, and nothing that is
+    there is changed; a choice that differs is named, and yours stays.
     """
     from kdbench.grid import merging
     from kdbench.utils.text import counted
@@ -31,6 +32,8 @@ def merge(
         for line in merged.left_out:
             echo(f"warning: {line}")
         brought = [counted(merged.cells, "cell"), counted(merged.teachers, "teacher")]
+        if merged.searches:
+            brought.append(f"{merged.searches:,} {'search' if merged.searches == 1 else 'searches'}")
         if merged.starts:
             brought.append(f"{counted(merged.starts, 'file')} of weights to start from")
         there = f"; {merged.there:,} were there already" if merged.there else ""

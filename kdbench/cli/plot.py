@@ -23,7 +23,17 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 Name = Literal[
-    "differences", "cost", "ranks", "top1", "loss", "losses", "classes", "reliability", "correlation", "tsne"
+    "differences",
+    "cost",
+    "ranks",
+    "top1",
+    "loss",
+    "losses",
+    "classes",
+    "reliability",
+    "correlation",
+    "tsne",
+    "best-of-n",
 ]
 
 
@@ -56,7 +66,7 @@ def plot(
 
     One file for each pair: 'top1' and 'loss' by epoch; 'losses', each term of the loss by epoch; 'classes', gains over
     the baseline by class; 'reliability', accuracy by confidence; 'correlation', how the logits of classes correlate in
-    student and teacher; 'tsne' of penultimate features.
+    student and teacher; 'tsne' of penultimate features; 'best-of-n', what searches with fewer trials would have found.
 
     They are those of 'kdbench report', under the same names. 'tsne' runs the networks of each method's first seed, and
     of the teacher, on test images, and keeps the points as tsne.npz in their folders, where the report finds them; of

@@ -28,7 +28,8 @@ def publish(
     """Write finished cells into a folder for a pull request to a repository of results.
 
     It holds records, configurations, metrics by epoch, a statement of hardware, a README and the hash of every file; no
-    weights, no predictions (their hash is in the records), and nothing that names this machine. Damaged records, and
+    weights, no predictions (their hash is in the records), and nothing that names this machine; searches of settings
+    come with what they chose. Damaged records, and
     those of own methods and networks whose code has changed under its VERSION, are left out with a line each. Repeated,
     it changes nothing.
     """
@@ -42,7 +43,10 @@ def publish(
         progress.add_task(f"reading {runs}")
         published = write(runs, out, by)
     replaced = f", {published.replaced:,} replaced by other results" if published.replaced else ""
-    echo(f"{out}: {counted(published.cells, 'cell')}, {published.added:,} added{replaced}")
+    searches = (
+        f"; {published.searches:,} {'search' if published.searches == 1 else 'searches'}" if published.searches else ""
+    )
+    echo(f"{out}: {counted(published.cells, 'cell')}, {published.added:,} added{replaced}{searches}")
     echo(f"type {next_command(context, 'leaderboard', out)} to read it as others will")
     end_with_problems(published.left_out)
 

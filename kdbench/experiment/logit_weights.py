@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.resources
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,17 +29,21 @@ Range = tuple[float, float]
 @final
 @dataclass(frozen=True, slots=True)
 class LogitWeight:
-    """The total weight of a method's logit terms, as a sum of settings."""
+    """The total weight of a method's logit terms, as a sum of settings and of products of settings."""
 
     factors: Mapping[str, Range]
-    """Lowest and highest factor of each setting, which differ where it depends on images or the time."""
+    """Lowest and highest factor of each setting, or of a product such as ``a * b``; the two differ where the factor
+    depends on images or the time."""
     note: str
     """What else a reader should know; may be empty."""
 
     def total(self, settings: Mapping[str, Any]) -> Range | None:
         """Return the lowest and the highest total with some settings; None if one is missing or no number."""
         try:
-            weights = {name: 1.0 if name == CONSTANT else number(settings.get(name)) for name in self.factors}
+            weights = {
+                term: math.prod(1.0 if name == CONSTANT else number(settings.get(name)) for name in names_in(term))
+                for term in self.factors
+            }
         except ValueError:
             return None
         low, high = (sum(weights[name] * factor[end] for name, factor in self.factors.items()) for end in (0, 1))
@@ -52,6 +57,11 @@ class LogitWeight:
             for name, factor in self.factors.items()
         )
         return " + ".join(" ".join(filter(None, part)) for part in parts) or "0"
+
+
+def names_in(term: str) -> list[str]:
+    """Return the settings of which a term of the sum is the product."""
+    return [name.strip() for name in term.split("*")]
 
 
 def range_text(ranges: Iterable[Range]) -> str:

@@ -24,11 +24,13 @@ from kdbench.experiment.folder import (
 from kdbench.experiment.predictions import read_predictions
 from kdbench.models.starts import START_FILES
 from kdbench.models.weights import read_weights, weights_hash
+from kdbench.search.files import FOLDER, STUDY
+from kdbench.search.written import CHOICE, joined, study_of
 from kdbench.teachers.cards import CARD, TEST_LOGITS, read_card
 from kdbench.utils.checkpoint import state_names
-from kdbench.utils.files import paths_in, write_atomic
+from kdbench.utils.files import paths_in, write_atomic, write_json
 from kdbench.utils.leases import Busy, Leases
-from kdbench.utils.reading import Unreadable, read_bytes
+from kdbench.utils.reading import Unreadable, read_bytes, read_json
 
 _CELL = re.compile(r"seed\d+-([0-9a-f]{8})")
 
@@ -40,18 +42,20 @@ class Merged:
 
     cells: int = 0
     teachers: int = 0
+    searches: int = 0
     starts: int = 0
     """Files of weights that students start from."""
     there: int = 0
-    """Cells and teachers that were there already."""
+    """Cells, teachers and searches that were there already."""
     left_out: list[str] = field(default_factory=list)
     """A line for each that was not brought, with the reason."""
 
 
 def merge(source: Path, runs: Path) -> Merged:
-    """Bring the finished cells of ``source``, their teachers and the weights that they start from into ``runs``.
+    """Bring the finished cells of ``source``, their teachers, searches and weights that they start from into ``runs``.
 
-    Nothing that is there is changed. Cells in progress, submissions and caches stay where they are.
+    Nothing that is there is changed, but for a search's file, to which further trials and pairs are added. Cells in
+    progress, submissions and caches stay where they are.
 
     Raises
     ------
@@ -71,6 +75,9 @@ def merge(source: Path, runs: Path) -> Merged:
     for record in paths_in(source, f"*/*/*/seed*/{RECORD}"):
         with _named(merged):
             merged.cells += _bring_cell(record.parent, runs / record.parent.relative_to(source), merged)
+    for study in paths_in(source, f"*/{FOLDER}/*/{STUDY}"):
+        with _named(merged):
+            merged.searches += _bring_search(study.parent, runs / study.parent.relative_to(source), merged)
     for start in paths_in(source, START_FILES):
         target = runs / start.relative_to(source)
         if not target.exists():
@@ -150,6 +157,43 @@ def _bring_teacher(folder: Path, target: Path, merged: Merged) -> bool:
     names = [WEIGHTS, *optional, CARD]
     _write(_read(names, folder), target)
     return True
+
+
+def _bring_search(folder: Path, target: Path, merged: Merged) -> bool:
+    """Copy a search and its choices, and add to one that is there what it lacks; return whether anything was written.
+
+    Choices among one number of trials belong together: they are brought only where none of them differs.
+    """
+    try:
+        study = _read_search(folder)
+    except Unreadable as error:
+        raise _LeftOut(f"{folder} is left out: it {error}") from None
+    try:
+        other = _read_search(target) if (target / STUDY).exists() else {}
+    except Unreadable as error:
+        raise _LeftOut(f"{folder} is left out: {target} {error}") from None
+    both = joined(other[STUDY], study[STUDY]) if other else study[STUDY]
+    if both is None:
+        raise _LeftOut(f"{folder} is left out: {target} is another search of this name")
+    differing = {name for name in study.keys() & other.keys() if name != STUDY and study[name] != other[name]}
+    numbers = {name.partition("-")[0] for name in differing}
+    new = {STUDY: both} if both != other.get(STUDY) else {}
+    new |= {name: text for name, text in study.items() if name not in other and name.partition("-")[0] not in numbers}
+    for name in sorted(differing):
+        merged.left_out.append(f"{folder / name} is left out: {target / name} has another choice, which stays")
+    target.mkdir(parents=True, exist_ok=True)
+    for name, text in new.items():
+        write_json(target / name, text)
+    merged.there += not new and not differing
+    return bool(new)
+
+
+def _read_search(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the files of a search by their names, checked."""
+    names = [STUDY, *(path.name for path in paths_in(folder, "*.json") if CHOICE.fullmatch(path.name))]
+    texts = {name: read_json(folder / name) for name in names}
+    study_of(folder, texts[STUDY], texts)
+    return texts
 
 
 def _check_predictions(folder: Path) -> None:

@@ -11,8 +11,8 @@ from typing import Any, final
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.folder import FAILURE, RECORD, read_record
-from kdbench.search.files import CHOSEN, STUDY, choice_name, read_values, write_values
-from kdbench.search.study import RULE, Point, Step, Study
+from kdbench.search.files import CHOSEN, RULE, STUDY, choice_name, read_values, write_values
+from kdbench.search.study import Point, Step, Study
 from kdbench.utils.reading import Missing, Unreadable
 
 

@@ -13,21 +13,12 @@ from kdbench.experiment.identity import identity_hash, identity_text
 from kdbench.experiment.pairs import Pair
 from kdbench.experiment.protocol import Protocol
 from kdbench.experiment.settings import resolve_settings
-from kdbench.search.files import BEST, CHOSEN, FOLDER
+from kdbench.search.files import BEST, CHOSEN, FOLDER, NUM_BEST, NUM_SEEDS
 from kdbench.space import DIGITS, Searched
 from kdbench.utils.names import safe_name
 
-NUM_BEST = 3
-"""Trials that are run again before one of them is chosen."""
-NUM_SEEDS = 3
-"""Seeds by which it is chosen: that of the trial, and two further ones."""
 SHARE = 0.1
 """Share of the training images that trials hold out where the protocol holds none out."""
-RULE = (
-    "trials are ranked by top-1 on the held-out images after the last epoch, a failed one last, the earlier of equals "
-    f"first; each rung takes the better half of the one before, and the best {NUM_BEST} of the last rung are run with "
-    f"{NUM_SEEDS - 1} further seeds: the one with the best mean is chosen"
-)
 _SEEDS_APART = 10_000
 
 

@@ -12,7 +12,8 @@ from kdbench.search.files import BEST, CHOSEN, read_values
 from kdbench.utils.files import paths_in
 from kdbench.utils.reading import Missing, Unreadable
 
-_CHOICE = re.compile(r"(\d+)-trials-([a-z0-9-]+)\.json")
+CHOICE = re.compile(r"(\d+)-trials-([a-z0-9-]+)\.json")
+"""Name of the file of a choice, with the number of trials and the step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Ranked:
 @final
 @dataclass(frozen=True, slots=True)
 class WrittenStudy:
-    """A study's file, and the choices made with its largest number of trials."""
+    """A study's file, and the choices among one number of its trials."""
 
     folder: Path
     method: str
@@ -50,8 +51,10 @@ class WrittenStudy:
     rungs: tuple[int, ...]
     seeds: tuple[int, ...]
     points: tuple[dict[str, Any], ...]
+    rule: str
+    """How one of the trials is chosen, in words."""
     num_trials: int = 1
-    """Trials of the last choice that was made, 1 as long as there is none."""
+    """Trials of the largest search that has ended, else of that which has begun to choose; 1 before any choice."""
     choices: Mapping[str, tuple[Ranked, ...]] = field(default_factory=dict)
     """The ranking of each step, the best first."""
     settings: dict[str, Any] | None = None
@@ -94,12 +97,31 @@ def read_study(path: Path) -> WrittenStudy:
     """
     try:
         values = read_values(path)
-        found = [match for each in paths_in(path.parent, "*.json") if (match := _CHOICE.fullmatch(each.name))]
-        number = max((int(match[1]) for match in found), default=1)
-        texts = {match[2]: read_values(path.parent / match[0]) for match in found if int(match[1]) == number}
+        names = [each.name for each in paths_in(path.parent, "*.json") if CHOICE.fullmatch(each.name)]
+        files = {name: read_values(path.parent / name) for name in names}
+    except Missing as error:
+        if not path.exists():
+            raise
+        raise Unreadable(f"is damaged ({error}): move its folder away") from None
+    return study_of(path.parent, values, files)
+
+
+def study_of(folder: Path, values: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]) -> WrittenStudy:
+    """Return the study of the values in its file, and of its choices by the names of their files.
+
+    Raises
+    ------
+    Unreadable
+        They are damaged.
+    """
+    try:
+        choices = [(int(match[1]), match[2], text) for name, text in files.items() if (match := CHOICE.fullmatch(name))]
+        # While more trials run, what was chosen among fewer stays.
+        number = max(((step == CHOSEN, trials) for trials, step, _ in choices), default=(False, 1))[1]
+        texts = {step: text for trials, step, text in choices if trials == number}
         chosen = texts.get(CHOSEN, {})
         return WrittenStudy(
-            folder=path.parent,
+            folder=folder,
             method=values["method"],
             method_version=values["method_version"],
             pair=values["pair"],
@@ -114,15 +136,26 @@ def read_study(path: Path) -> WrittenStudy:
             rungs=tuple(values["rungs"]),
             seeds=tuple(values["seeds"]),
             points=tuple(map(dict, values["points"])),
+            rule=str(values["rule"]),
             num_trials=number,
             choices={name: tuple(map(_ranked, text["ranking"])) for name, text in texts.items()},
             settings=dict(chosen["settings"]) if chosen else None,
             chosen_rules=dict(chosen["rules"]) if chosen else {},
         )
-    except Missing:
-        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Unreadable(f"is damaged ({error}): move its folder away") from None
+
+
+def joined(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the file of a study that two folders have, with the points and pairs of both; None if they contradict."""
+    parts = {"points", "used_on"}
+    shorter, longer = sorted((first["points"], second["points"]), key=len)
+    if shorter != longer[: len(shorter)] or any(
+        first.get(key) != second.get(key) for key in (first.keys() | second.keys()) - parts
+    ):
+        return None
+    used_on = sorted({tuple(each) for each in (*first["used_on"], *second["used_on"])})
+    return {**first, "points": longer, "used_on": list(map(list, used_on))}
 
 
 def _ranked(values: Mapping[str, Any]) -> Ranked:

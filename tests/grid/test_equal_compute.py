@@ -17,6 +17,7 @@ from kdbench.analysis.splitting import split
 from kdbench.cli.grid_needs import equal_lines
 from kdbench.data.images import DataShape
 from kdbench.engine.session import Session
+from kdbench.grid import equal_compute
 from kdbench.grid.equal_compute import Passes, equal_epochs
 from kdbench.grid.grid import Grid
 from kdbench.grid.shapes import data_shape, forward_flops
@@ -115,3 +116,18 @@ def test_a_grid_without_other_methods_has_no_lines(tmp_path: Path) -> None:
     assert (
         equal_lines(Grid.open(write(tmp_path / "a.toml", methods=["ce"]), runs=tmp_path / "runs", device="cpu")) == []
     )
+
+
+def test_a_network_whose_passes_cannot_be_counted_leaves_the_other_pairs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(network: str, data: DataShape) -> int:
+        if network == "resnet56":
+            raise RuntimeError("it wants two images")
+        return forward_flops(network, data)
+
+    monkeypatch.setattr(equal_compute, "forward_flops", broken)
+    file = write(tmp_path / "a.toml", pairs=["resnet56>resnet20", "resnet20>resnet20"], methods=["ce", "kd"])
+    lines = equal_lines(Grid.open(file, runs=tmp_path / "runs", device="cpu"))
+    assert lines[0] == "equal compute: resnet20>resnet20: ce for 320 epochs costs as much as kd"
+    assert lines[-1] == "equal compute: resnet56>resnet20: unknown: it wants two images"

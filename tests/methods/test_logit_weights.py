@@ -19,7 +19,7 @@ from stub_nets import stub_batch, terms_of
 from kdbench.cli.catalogue import method_page
 from kdbench.errors import UserError
 from kdbench.experiment import own_folders
-from kdbench.experiment.logit_weights import CONSTANT, LogitWeight, logit_weights, read_logit_weight
+from kdbench.experiment.logit_weights import CONSTANT, LogitWeight, logit_weights, names_in, read_logit_weight
 from kdbench.experiment.registry import load_method
 from kdbench.net import Outputs
 
@@ -28,8 +28,9 @@ from kdbench.net import Outputs
 def test_every_method_says_it_by_numbers_among_its_settings(name: str) -> None:
     weight, config = logit_weights([name])[name], load_method(name).Config
     hints = get_type_hints(config)
-    assert all(hints[key] is float for key in weight.factors.keys() - {CONSTANT})
-    assert ("kd_weight" in weight.factors) == ("kd_weight" in {field.name for field in dataclasses.fields(config)})
+    named = {part for term in weight.factors for part in names_in(term)}
+    assert all(hints[key] in {float, int} for key in named - {CONSTANT})
+    assert ("kd_weight" in named) == ("kd_weight" in {field.name for field in dataclasses.fields(config)})
     assert weight.total(dataclasses.asdict(config())) is not None
 
 
@@ -72,6 +73,18 @@ def test_a_factor_is_what_a_setting_weighs_the_mean_kl_with(name: str, setting: 
     assert high - low < 1e-9 or low < share < high
 
 
+def test_perturbed_teachers_that_are_the_teacher_weigh_as_one() -> None:
+    """Without noise, TeKAP is KD at its total weight."""
+    weight, method = logit_weights(["tekap"])["tekap"], built(load_method("tekap"), noise_share=0.0)
+    sides = [random_logits(number, classes=10)[0].float() for number in range(2)]
+    student, teacher = (Outputs(owner, logits=each) for owner, each in zip(("student", "teacher"), sides, strict=True))
+    terms = terms_of(method.loss(student, teacher, stub_batch(torch.arange(6))))
+    loss = terms["kd"] + terms["perturbed"]
+    ours, theirs = ((each.double() / 4).log_softmax(dim=1) for each in sides)
+    kl = 16 * (theirs.exp() * (theirs - ours)).sum(dim=1).mean()
+    assert weight.total(dataclasses.asdict(method.config)) == pytest.approx([float(loss / kl)] * 2, rel=1e-5)
+
+
 def outputs_with(owner: str, other: Outputs, logits: torch.Tensor) -> Outputs:
     """Outputs that have other logits."""
     parts = {part: getattr(other, part) for part in ("penultimate", "stages", "preact", "weight", "bias")}
@@ -83,6 +96,9 @@ def test_a_sum_of_settings_and_its_range() -> None:
     assert weight.total({"a": 3, "b": 2, "c": "x"}) == (3.5, 7.5)
     assert weight.formula == "a + 0 to 2 b + 0.5"
     assert weight.total({"a": 3}) is weight.total({"a": 3, "b": "2"}) is None  # as of another version of the method
+    product = LogitWeight({"a": (1, 1), "a * b*c": (1, 2)}, "")
+    assert product.total({"a": 3, "b": 0.5, "c": 4}) == (9, 15)
+    assert product.formula == "a + 1 to 2 a * b*c"
     assert LogitWeight({}, "").total({}) == (0, 0)
     assert LogitWeight({}, "").formula == "0"
 

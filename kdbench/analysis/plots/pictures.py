@@ -11,6 +11,7 @@ import pandas as pd
 
 from kdbench.analysis.comparison import ComparedPair, Comparison
 from kdbench.analysis.plots.answers import PairAnswers, read_answers
+from kdbench.analysis.plots.budgets import best_of_n_plot
 from kdbench.analysis.plots.curves import Curves, read_curves
 from kdbench.analysis.plots.drawing import Plot
 from kdbench.analysis.plots.embeddings import EMBEDDING, Embedding, read_embedding
@@ -214,6 +215,12 @@ def _tsne(material: Material, pair: ComparedPair, name: str) -> Plot | str:
     return f"No t-SNE of {pair.name}: {reason}. 'kdbench plot tsne RUNS' makes it."
 
 
+def _best_of_n(material: Material, pair: ComparedPair, name: str) -> Plot | str:
+    return best_of_n_plot(material.comparison, pair, name) or (
+        f"No best of n trials on {pair.name}: no search there has ranked its trials. [search] in a grid file makes one."
+    )
+
+
 SINGLE: Mapping[str, Callable[[Material, str], Plot | str]] = {
     "differences": _differences,
     "cost": _cost,
@@ -261,6 +268,12 @@ OF_PAIRS: Mapping[str, Picture] = {
         "t-SNE of penultimate features",
         "Test images of the first seed's networks; only which points are close means something.",
         _tsne,
+    ),
+    "best-of-n": Picture(
+        "Expected best of n trials",
+        "What searches with fewer trials would have found on the held-out images: the mean over all choices of n "
+        "trials. Where two curves cross, the better method depends on the budget.",
+        _best_of_n,
     ),
 }
 """Pictures of each pair."""

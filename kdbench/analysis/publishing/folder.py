@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.experiment.folder import RECORD
+from kdbench.search.files import FOLDER
 from kdbench.utils.reading import Missing, Unreadable, read_bytes, read_json
 
 LIST, RECORDS, README = "published.json", "records", "README.md"
@@ -91,6 +92,6 @@ def flaws(folder: Path) -> Iterator[str]:
         else:
             if hashlib.sha256(content).hexdigest() != digest:
                 yield f"{folder / name} was changed after it was published: its hash is not that in {LIST}"
-    for record in sorted(folder.rglob(RECORD)):
-        if (name := record.relative_to(folder).as_posix()) not in publication.files:
-            yield f"{record} is not listed in {LIST}"
+    for path in sorted({*folder.rglob(RECORD), *folder.rglob(f"{FOLDER}/*/*.json")}):
+        if (name := path.relative_to(folder).as_posix()) not in publication.files:
+            yield f"{path} is not listed in {LIST}"

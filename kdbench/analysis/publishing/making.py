@@ -14,6 +14,7 @@ from typing import Any
 
 from kdbench.analysis.publishing.folder import LIST, README, RECORDS, Publication, flaws, is_published, read_publication
 from kdbench.analysis.publishing.readme import readme
+from kdbench.analysis.publishing.searches import add_searches, search_files, studies_in
 from kdbench.analysis.records import as_frame, folders_below
 from kdbench.errors import UserError
 from kdbench.experiment.folder import CONFIG, METRICS, PREDICTIONS, PRETRAINING, RECORD, parse_record
@@ -38,6 +39,8 @@ class Published:
     added: int = 0
     replaced: int = 0
     """Cells whose earlier record was another one."""
+    searches: int = 0
+    """Searches in the folder."""
     left_out: list[str] = field(default_factory=list)
     """A line for each record that was not published, with the reason."""
 
@@ -78,11 +81,15 @@ def publish(runs: Path, out: Path, publisher: str | None) -> Published:
         for name in _FILES:
             files.pop(f"{place}/{name}", None)
         files |= {f"{place}/{name}": content for name, content in contents.items()}
+    add_searches(files, search_files(runs, published.left_out), published.left_out)
+    studies = studies_in(files)
+    published.searches = len(studies)
     records = [parse_json(content.decode()) for name, content in sorted(files.items()) if name.endswith(f"/{RECORD}")]
     published.cells = len(records)
     hardware = _hardware(records)
     by = publisher if publisher is not None else earlier.publisher if earlier else ""
-    files[README] = readme(as_frame(records), by, hardware, sum("predictions" in record for record in records)).encode()
+    num_predictions = sum("predictions" in record for record in records)
+    files[README] = readme(as_frame(records), studies, by, hardware, num_predictions).encode()
     _write(
         out, files, Publication(by, hardware, {name: hashlib.sha256(data).hexdigest() for name, data in files.items()})
     )

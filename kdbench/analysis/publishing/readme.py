@@ -9,14 +9,25 @@ import pandas as pd
 
 from kdbench.analysis.publishing.folder import LIST, RECORDS
 from kdbench.analysis.records import Records
+from kdbench.analysis.searches import searches_of
 from kdbench.analysis.splitting import split
 from kdbench.analysis.tables.leaderboard import leaderboard, leaderboard_table
 from kdbench.analysis.tables.render import render
+from kdbench.analysis.tables.searches import searches_tables
 from kdbench.analysis.tables.table import Table, words
+from kdbench.experiment.folder import WEIGHTS
+from kdbench.search.files import FOLDER
+from kdbench.search.written import WrittenStudy
 from kdbench.utils.text import counted, printable
 
 
-def readme(frame: pd.DataFrame, publisher: str, hardware: Sequence[Mapping[str, Any]], num_predictions: int) -> str:
+def readme(
+    frame: pd.DataFrame,
+    studies: Sequence[WrittenStudy],
+    publisher: str,
+    hardware: Sequence[Mapping[str, Any]],
+    num_predictions: int,
+) -> str:
     """Return the README of these records, in Markdown; equal records give an equal text.
 
     Parameters
@@ -24,7 +35,8 @@ def readme(frame: pd.DataFrame, publisher: str, hardware: Sequence[Mapping[str, 
     num_predictions
         Cells whose record holds the hash of a file of predictions.
     """
-    comparisons = split(Records(frame, [], []))
+    records = Records(frame, [], [], tuple(studies))
+    comparisons, tables = split(records), searches_tables(searches_of(records))
     by = f", published by {plain(publisher)}" if publisher else ""
     titles = "\n".join(f"- {plain(comparison.title)}" for comparison in comparisons)
     boards = [leaderboard_table(leaderboard(comparison)) for comparison in comparisons]
@@ -32,6 +44,13 @@ def readme(frame: pd.DataFrame, publisher: str, hardware: Sequence[Mapping[str, 
         f"\nThe records of {counted(num_predictions, 'cell')} hold the SHA-256 of `predictions.npz`, the predictions "
         "for each test image, which is not in this folder.\n"
         if num_predictions
+        else ""
+    )
+    searches = f"\n## Searches of settings\n\n{render(tables, 'markdown').strip()}\n" if tables else ""
+    studies_line = (
+        f"- `{RECORDS}/PROTOCOL/{FOLDER}/METHOD-STUDENT-studyN-HASH/`: what a search tried, and its choices, by number "
+        "of trials and step\n"
+        if tables
         else ""
     )
     return f"""# {counted(len(frame), "cell")} of kdbench{by}
@@ -43,7 +62,7 @@ Results of knowledge distillation, each cell one (protocol, teacher, student, me
 ## Leaderboard
 
 {render(boards, "markdown").strip()}
-
+{searches}
 ## Hardware
 
 {render([hardware_table(hardware)], "markdown").strip()}
@@ -52,10 +71,14 @@ Results of knowledge distillation, each cell one (protocol, teacher, student, me
 
 - `{RECORDS}/PROTOCOL/TEACHER-STUDENT/METHOD/seedS-HASH/`: `record.json` with all numbers of a cell, its resolved
   configuration and environment, `config.toml`, and `metrics.jsonl` with a line for each epoch
-- `{LIST}`: the SHA-256 of every file; kdbench checks it when it reads the folder
+{studies_line}- `{LIST}`: the SHA-256 of every file; kdbench checks it when it reads the folder
 {hashes}
 `kdbench table`, `kdbench leaderboard`, `kdbench compare` and `kdbench report` read this folder as it is, and
 `kdbench site` makes a page of several.
+
+`kdbench verify` checks it, and trains first epochs again with `--retrain N`. `weights` in a record is the hash of the
+weights it can be checked with, which are not in this folder: put them beside it as `{WEIGHTS}`, and they are measured
+again.
 """
 
 

@@ -21,10 +21,13 @@ from kdbench.analysis.publishing.readme import hardware_table
 from kdbench.analysis.records import Records, read_records
 from kdbench.analysis.report import write_report
 from kdbench.analysis.report.markup import table_html
+from kdbench.analysis.searches import searches_of
 from kdbench.analysis.splitting import split
 from kdbench.analysis.tables.leaderboard import leaderboard, leaderboard_table, stability_notes
+from kdbench.analysis.tables.searches import searches_tables
 from kdbench.analysis.tables.table import Table, words
 from kdbench.errors import UserError
+from kdbench.search.written import WrittenStudy
 from kdbench.utils.files import write_atomic
 from kdbench.utils.names import safe_name
 from kdbench.utils.text import counted, printable
@@ -41,6 +44,7 @@ class _Source:
     """The folder's name, different from those of the others."""
     publication: Publication
     frame: pd.DataFrame
+    studies: tuple[WrittenStudy, ...]
 
     @property
     def label(self) -> str:
@@ -71,7 +75,7 @@ def write_site(folders: Sequence[Path], out: Path, *, on_progress: OnProgress = 
         if out.resolve().is_relative_to(folder.resolve()):
             raise UserError(f"{out} lies in {folder}, which was published: {_REMEDY}")
     with _only_names(named):
-        sources = [_Source(name, read_publication(Path(_TOP, name)), _frame(Path(_TOP, name))) for name in named]
+        sources = [_source(name, Path(_TOP, name)) for name in named]
         records, notes = _joined(sources)
         comparisons = split(records)
         write_report(
@@ -82,7 +86,7 @@ def write_site(folders: Sequence[Path], out: Path, *, on_progress: OnProgress = 
             command="kdbench site",
             on_progress=lambda work, done: on_progress(work, 0.9 * done),
         )
-    page = _page(sources, comparisons, notes)
+    page = _page(sources, records, comparisons, notes)
     write_atomic(out / PAGE, page.encode(errors="replace"), _REMEDY)
     on_progress("done", 1.0)
     return out / PAGE
@@ -113,11 +117,11 @@ def _only_names(named: dict[str, Path]) -> Iterator[None]:
             yield
 
 
-def _frame(folder: Path) -> pd.DataFrame:
+def _source(name: str, folder: Path) -> _Source:
     records = read_records(folder)
     for problem in records.problems:
         raise UserError(problem)
-    return records.frame
+    return _Source(name, read_publication(folder), records.frame, records.studies)
 
 
 def _joined(sources: Sequence[_Source]) -> tuple[Records, list[str]]:
@@ -132,10 +136,11 @@ def _joined(sources: Sequence[_Source]) -> tuple[Records, list[str]]:
             f"{counted(int(repeated['cell'].nunique()), 'cell')} in several folders: the first folder's result counts; "
             f"{int((ranges > 0).sum()):,} with another top-1, by at most {float(ranges.max()):.2f} points"
         )
-    return Records(frame.drop_duplicates("cell").reset_index(drop=True), [], []), notes
+    studies = {study.folder.name: study for source in reversed(sources) for study in source.studies}
+    return Records(frame.drop_duplicates("cell").reset_index(drop=True), [], [], tuple(studies.values())), notes
 
 
-def _page(sources: Sequence[_Source], comparisons: Sequence[Comparison], notes: Sequence[str]) -> str:
+def _page(sources: Sequence[_Source], records: Records, comparisons: Sequence[Comparison], notes: Sequence[str]) -> str:
     boards = zip(comparisons, stability_notes(comparisons), strict=True)
     compared = {cell for each in comparisons for result in each.results.values() for cell in result.frame["cell"]}
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -145,6 +150,10 @@ def _page(sources: Sequence[_Source], comparisons: Sequence[Comparison], notes: 
         boards=[
             table_html(leaderboard_table(leaderboard(comparison), stability), f"board-{number}")
             for number, (comparison, stability) in enumerate(boards)
+        ],
+        searches=[
+            table_html(table, f"search-{number}")
+            for number, table in enumerate(searches_tables(searches_of(records)), 1)
         ],
         publishers=table_html(_publishers(sources), "publishers"),
         machines=[

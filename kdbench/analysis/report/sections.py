@@ -20,10 +20,12 @@ from kdbench.analysis.report.markup import table_html
 from kdbench.analysis.tables.differences import pooled_table
 from kdbench.analysis.tables.layouts import detail, paper
 from kdbench.analysis.tables.leaderboard import leaderboard_table, stability_notes
+from kdbench.analysis.tables.searches import searches_tables, trials_tables
 from kdbench.utils.text import counted
 
 _CURVES = ("top1", "loss", "losses")
 _PREDICTIONS = ("classes", "reliability", "correlation", "tsne")
+_BUDGETS = ("best-of-n",)
 """Pictures of each pair, by the part of the section that they are in."""
 
 
@@ -53,6 +55,10 @@ class Section:
     predictions: list[tuple[str, str, list[DrawnPlot]]] = field(default_factory=list)
     """Heading, note and a plot for each pair, of each picture."""
     prediction_notes: list[str] = field(default_factory=list)
+    searches: list[Markup] = field(default_factory=list)
+    """Tables of searches of settings, and of their trials; empty without any."""
+    budgets: list[tuple[str, str, list[DrawnPlot]]] = field(default_factory=list)
+    """Heading, note and a plot for each pair, of what fewer trials would have found."""
     missing: dict[str, str] = field(default_factory=dict)
     """Reasons for missing plots, by field."""
 
@@ -60,7 +66,7 @@ class Section:
     def plots(self) -> list[DrawnPlot]:
         """All plots of the section."""
         single = [plot for plot in (self.differences, self.cost, self.ranks) if plot]
-        return single + [plot for _, _, plots in (*self.curves, *self.predictions) for plot in plots]
+        return single + [plot for _, _, plots in (*self.curves, *self.predictions, *self.budgets) for plot in plots]
 
 
 def make_sections(
@@ -123,6 +129,9 @@ def _section(
                for key, value in {**comparison.rules, "dataset": comparison.dataset}.items()],
     )  # fmt: skip
     _add_classes(section, material, cells.problems)
+    if comparison.searches:
+        tables = [*searches_tables(comparison.searches), *trials_tables(comparison.searches)]
+        section.searches = [table_html(each, f"{ident}-search-{number}") for number, each in enumerate(tables, 1)]
     on_progress("drawing", 0.25)
     for key in SINGLE:
         plot = draw_single(key, material, name)
@@ -135,6 +144,8 @@ def _section(
     section.predictions, section.prediction_notes = _drawn(
         _PREDICTIONS, material, name, _part_of(on_progress, 0.6, 0.4)
     )
+    if comparison.searches:
+        section.budgets, _ = _drawn(_BUDGETS, material, name, _part_of(on_progress, 1.0, 0.0))
     return section
 
 

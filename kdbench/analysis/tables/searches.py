@@ -11,7 +11,6 @@ from kdbench.analysis.searched import tuned_on, tuned_per_pair
 from kdbench.analysis.searches import FAILED_SCORE, Search, Trial
 from kdbench.analysis.tables.entries import fixed
 from kdbench.analysis.tables.table import MISSING, Entry, Table, words
-from kdbench.search.study import RULE
 from kdbench.utils.text import counted, quoted
 
 _HELD_OUT = "top-1 on the held-out training images, in %"
@@ -39,8 +38,8 @@ def search_notes(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list[
     tuned = [row.label for row in by_row if row.family == "none"]
     if tuned and comparison.student_only:
         compare = quoted("kdbench", "compare", "--baseline", tuned[0])
-        notes.append(f"{comparison.student_only.label} has its default settings: {compare} has a tuned baseline")
-    closing = _multiples_note(searches), held_out_note(searches), f"the rule: {RULE}", hours_note(searches)
+        notes.append(f"{comparison.student_only.label} has its default settings; {compare} takes the tuned ones")
+    closing = _multiples_note(searches), held_out_note(searches), _rule_note(searches), hours_note(searches)
     return [*notes, *filter(None, closing)]
 
 
@@ -109,7 +108,7 @@ def _studies_table(title: str, searches: Sequence[Search]) -> Table:
             for each in searches
         ),
         tuple(filter(None, _studies_notes(searches))),
-        num_labels=3,
+        num_labels=2,
     )
 
 
@@ -123,10 +122,14 @@ def _studies_notes(searches: Sequence[Search]) -> list[str]:
         f"chosen %: {_HELD_OUT}, mean over the seeds with which the best trials were run; optimism: by how many points "
         "the chosen trial was better with the seed that it was found with than with the further ones",
         _multiples_note(searches),
-        f"the rule: {RULE}",
+        _rule_note(searches),
         held_out_note(searches),
         hours_note(searches),
     ]
+
+
+def _rule_note(searches: Sequence[Search]) -> str:
+    return f"the rule: {'; or: '.join(dict.fromkeys(each.study.rule for each in searches))}"
 
 
 def _multiples_note(searches: Sequence[Search]) -> str:
@@ -154,7 +157,7 @@ def _trials_table(title: str, searches: Sequence[Search]) -> Table:
             f"held-out %: {_HELD_OUT}, with the first seed in the last rung that the trial ran; mean of seeds %: with "
             "the further ones, of the best trials",
             "settings: what the trial sets; trial 0 is the default",
-            *filter(None, [_multiples_note(searches), f"the rule: {RULE}", held_out_note(searches)]),
+            *filter(None, [_multiples_note(searches), _rule_note(searches), held_out_note(searches)]),
         ),
         num_labels=3,
         grouped=True,
