@@ -53,6 +53,7 @@ READERS = {
     "table": ["table", "runs", "--format", "csv"],
     "leaderboard": ["leaderboard", "runs", "--format", "csv"],
     "compare": ["compare", "runs", "--format", "csv"],
+    "search": ["search", "runs", "--trials", "--format", "csv"],
     "report": ["report", "runs", "--out", "../report"],
     "plot": ["plot", "losses", "runs", "--out", "../plots"],
     "grid status": ["grid", "status", "grid.toml"],
@@ -81,7 +82,7 @@ WRITERS = {
 COMMANDS = READERS | WRITERS
 _TABLES = ("table", "leaderboard", "compare", "report")
 _GRIDS = ("grid status", "grid plan")
-_SEARCHES = (*_TABLES, "status of a search", "plan of a search", "run of a search")
+_SEARCHES = (*_TABLES, "search", "merge", "status of a search", "plan of a search", "run of a search")
 SEARCH = f"{RUNS}/searches/dist-resnet8-study1-*"
 _CACHES = ("table", "grid plan", "cache list", "cache prune", "cache build", "train begun")
 

@@ -256,7 +256,9 @@ def _conclude(opened: OpenGrid, statuses: Sequence[Status], logs: Path | None = 
     from kdbench.utils.text import counted
 
     trials = opened.grid.search.trial_ids
-    trials_failed = sum(status.state == State.FAILED and status.cell.id in trials for status in statuses)
+    trials_failed = sum(
+        status.state == State.FAILED and status.cell.id in trials and not status.damage for status in statuses
+    )
     if trials_failed:
         echo(f"{counted(trials_failed, 'trial')} failed and so ranked last: type {opened.command('status')} to see why")
     counts = Counter(status.state for status in statuses)

@@ -18,6 +18,7 @@ from kdbench.grid.grid import Grid
 from kdbench.grid.overview import Overview, read_overview
 from kdbench.grid.submissions import Launch, Submission, SubmittedJob, new_folder
 from kdbench.grid.worker import Worker, Workload
+from kdbench.search.choices import Choices
 from kdbench.slurm.profile import load_profile
 from kdbench.slurm.submit import Submitter
 from kdbench.utils.leases import Leases
@@ -134,6 +135,32 @@ def test_files_of_a_search_that_are_damaged_are_named(command: str, typed: Typed
         path.write_text(whole)
     assert typed("grid", command, "grid.toml")[0] == 0
     assert all((cell.folder(grid.session.runs) / RECORD).exists() for cell in grid.cells)
+
+
+def test_a_trial_that_failed_can_be_run_again_before_the_choice(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = open_search(Path().absolute())
+    trials = grid.search.cells
+    score(trials[1], grid.session.runs, None)
+    started: list[Any] = []
+    monkeypatch.setattr("kdbench.cli.grid_running.start", lambda _, cells, *rest, **__: started.extend(cells))
+    assert typed("grid", "retry", "grid.toml")[0] == 0
+    assert [cell.id for cell in started] == [trials[1].id]
+    for number, cell in enumerate(trials):
+        score(cell, grid.session.runs, 90.0 if number == 1 else 50.0)
+    assert Choices(grid.session.runs, writes=False).taken(grid.search.studies[0], "best") == (1, 0, 2)
+
+
+def test_a_trial_whose_record_is_damaged_has_not_failed(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It blocks the choice until it is run again, and is not said to rank last."""
+    grid = open_search(Path().absolute())
+    for cell in grid.cells:
+        score(cell, grid.session.runs, 50.0)
+    (grid.search.cells[2].folder(grid.session.runs) / RECORD).write_text("{")
+    monkeypatch.setattr("kdbench.cli.grid_running.OpenGrid.slots_to_run", lambda *_, **__: [])
+    code, out, err = typed("grid", "run", "grid.toml")
+    assert code == 2
+    assert "ranked last" not in out
+    assert "1 failed of 6 cells" in err
 
 
 def test_looking_writes_nothing(typed: Typed) -> None:
