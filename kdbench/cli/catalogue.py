@@ -9,7 +9,8 @@ import textwrap
 from typing import Any, final
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from kdbench.config import Config, deciding, field_docs, space_of
 from kdbench.data.datasets import DATASETS, SHAPES, ArrayDataset
@@ -105,13 +106,12 @@ def _placeholder(protocol: Protocol) -> ArrayDataset:
 
 
 @final
-class _Undrawn(TorchDispatchMode):
-    """Leaves new weights undrawn, which takes no time and no memory where they are only counted."""
+class _Undrawn(TorchFunctionMode):
+    """Leave the usual weights of new layers undrawn, which takes no time and no memory where they are only counted."""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in {torch.ops.aten.uniform_.default, torch.ops.aten.normal_.default}:
-            return args[0]
-        return func(*args, **kwargs or {})
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        keywords = kwargs or {}
+        return keywords["tensor"] if func is nn.init.kaiming_uniform_ else func(*args, **keywords)
 
 
 def _extra_parameters(name: str, protocol: Protocol, setup: Setup) -> tuple[str, str]:
@@ -119,7 +119,7 @@ def _extra_parameters(name: str, protocol: Protocol, setup: Setup) -> tuple[str,
     teacher, student = setup.teacher.name, setup.student.name
     try:
         config = resolve_settings(name, dataset=protocol.dataset, teacher=teacher, student=student).config
-        with _Undrawn():  # type: ignore[no-untyped-call]
+        with _Undrawn():
             method = load_method(name)(config, setup)
             net = method.wrap(setup)
     except ValueError as error:
