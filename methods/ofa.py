@@ -5,8 +5,8 @@ probabilities, and that of the label is larger:
 
 ``loss = -sum over classes of w log p_student``, ``w = p_teacher^power``, of the label ``(1 + p_teacher)^power - 1``
 
-Follows the authors' code. It is no divergence: at equal logits it is the teacher's entropy, and its gradient vanishes
-for ``power = 1`` alone. Exits are for convolutional students: that for tokens, transformer blocks, is not here.
+Follows the authors' code. It is no divergence: at equal logits it is not 0, and its gradient vanishes only for
+``power = 1``. Exits are for convolutional students; the authors' exits for tokens, transformer blocks, are not here.
 
 Legend: ``B`` images, ``K`` classes; maps ``(B, C, H, W)``.
 """

@@ -8,11 +8,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 from cells import Typed
 from own_files import write_own
 from test_user_methods import ROOT
 
-from kdbench.cli.catalogue import paper_line
+from kdbench.cli.catalogue import method_page, paper_line
 from kdbench.experiment.registry import load_method, method_names
 
 
@@ -94,3 +95,13 @@ def test_every_method_names_its_paper() -> None:
     for paper in filter(None, papers.values()):
         assert re.fullmatch(r"\d{4}\.\d{4,5}", paper.arxiv or "0000.0000")
         assert paper.authors.count(", ") >= 1
+
+
+def test_weights_that_are_only_counted_are_not_drawn() -> None:
+    """The regressors of SemCKD for a pair of wide networks are gigabytes."""
+    method_page("kd")  # builds the networks of the pairs
+    before = torch.random.get_rng_state()
+    page = method_page("semckd")
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert "vgg13>vgg8" in page
+    assert "unsupported" not in page
