@@ -1,4 +1,4 @@
-"""ABKD: an alpha-beta divergence in place of KD's KL, between which and the reverse KL it lies.
+"""ABKD: in place of KD's KL an alpha-beta divergence, of which the KL and the reverse KL are limits.
 
 With ``P`` and ``Q`` the softmax of teacher and student at a temperature, and ``c = alpha + beta``, it is the sum over
 classes of ``P**c / (beta c) + Q**c / (alpha c) - P**alpha Q**beta / (alpha beta)``, without a squared temperature.

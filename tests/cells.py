@@ -65,7 +65,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "tfkd": {},
     "tfreg": {},
     "rld": {},
-    "gdkd": {},
+    "gdkd": {"top_k": 2},
     "abkd": {},
     "ofa": {},
     "semckd": {},
