@@ -3,11 +3,12 @@
 Two terms from information theory. The first brings the correlation of each embedded channel with the teacher's over
 the batch near 1; the second lets the student's matrix of similarities hold little that the teacher's does not.
 
-``correlation = log2 of the sum over channels of |c - 1|^(2 alpha)``, ``mutual = H2(joint) - H2(student)`` in powers:
-``|S / tr S|^2 - |(S * T) / tr(S * T)|^2`` for the matrices ``S`` and ``T`` of cosines.
+``correlation = log2 of the sum over channels of |c - 1|^(2 alpha)`` for their correlations ``c``
 
-Follows the authors' code: ``c`` is a sum over ``B`` of products of z-scores with divisor ``B - 1``, so it ends at
-``(B - 1) / B``, and the first term, a logarithm, becomes negative.
+``mutual = |S / tr S|^2 - |(S * T) / tr(S * T)|^2`` for the matrices ``S`` and ``T`` of cosines between images
+
+Follows the authors' code: ``c`` is a mean over ``B`` of products of z-scores whose deviations have ``B - 1``, so it
+ends at ``(B - 1) / B``. The first term, a logarithm, becomes negative.
 
 Legend: ``B`` images, ``D`` width.
 """

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-import re
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import submitit
 
@@ -30,27 +27,11 @@ from kdbench.teachers.demand import Wanted
 from kdbench.utils.leases import Leases
 from kdbench.utils.text import counted
 
-from .profile import TRAINING, Profile, Resources, Stage
+from .arrays import Piece, change_job, parameters, set_dependencies
+from .profile import TRAINING, Profile, Stage
 from .scheduler import Slurm, run_command
 
-_SAVE_BEFORE = 120
-"""Seconds before the time limit at which a job is told to save, where the limit leaves room for that."""
 _MAX_RESTARTS = 10**6
-
-
-@dataclass(slots=True)
-class Piece:
-    """A job to submit: its workload, the cells that it serves, and the jobs that it waits for."""
-
-    workload: Workload
-    cells: tuple[Cell, ...]
-    after_ok: list[str] = field(default_factory=list)
-    after_any: list[str] = field(default_factory=list)
-
-    @property
-    def dependency(self) -> str:
-        """Return the dependency in sbatch's notation."""
-        return ",".join([f"afterok:{job}" for job in self.after_ok] + [f"afterany:{job}" for job in self.after_any])
 
 
 @final
@@ -123,10 +104,11 @@ class Submitter:
                 before = [job for job, _ in sent] or [
                     job.id for submission, job in self._overview.live if submission.launcher == "slurm"
                 ]
-                sent = self._send("students", self._slot_pieces(waiting, before), report, stage)
+                pieces = self._slot_pieces(waiting, before, teacher_jobs, cache_jobs)
+                sent = self._send("students", pieces, report, stage)
             submission = self._write(cluster)
             for job in self._held:
-                _scontrol("release", job)
+                change_job("release", job)
         except BaseException:
             for array in sorted({job.id.partition("_")[0] for job in self._submitted}):
                 run_command("scancel", array)
@@ -192,17 +174,23 @@ class Submitter:
             pieces.append(piece)
         return pieces
 
-    def _slot_pieces(self, slots: Sequence[Slot], before: Sequence[str]) -> list[Piece]:
+    def _slot_pieces(
+        self,
+        slots: Sequence[Slot],
+        before: Sequence[str],
+        teacher_jobs: dict[str, str],
+        cache_jobs: dict[str, str],
+    ) -> list[Piece]:
         """Cut the slots of a stage into jobs that wait for all jobs of the stage before, however those end."""
         by_id: dict[str, list[Slot]] = {}
         for slot in slots:
             by_id.setdefault(slot.stand_in.id, []).append(slot)
-        jobs = self._cut([slot.stand_in for slot in slots])
-        after = list(dict.fromkeys(job.partition("_")[0] for job in before))
-        return [
-            Piece(self._workload(slots=tuple(slot for cell in group for slot in by_id[cell.id])), (), after_any=after)
-            for group in jobs
-        ]
+        pieces = self._student_pieces([slot.stand_in for slot in slots], teacher_jobs, cache_jobs)
+        for piece in pieces:
+            piece.workload = self._workload(slots=tuple(slot for cell in piece.cells for slot in by_id[cell.id]))
+            piece.cells = ()
+            piece.after_any += dict.fromkeys(job.partition("_")[0] for job in before)
+        return pieces
 
     def _cut(self, cells: Sequence[Cell]) -> list[tuple[Cell, ...]]:
         """Cut cells into jobs: those of a job share the teacher, and lockstep groups are kept whole where they fit."""
@@ -255,7 +243,7 @@ class Submitter:
         held = any(piece.dependency for piece in pieces)
         executor = submitit.SlurmExecutor(self._folder, max_num_timeout=_MAX_RESTARTS)
         executor.update_parameters(
-            **_parameters(
+            **parameters(
                 f"kdbench-{self._grid.file.name}-{name or stage}",
                 resources,
                 self._devices(stage),
@@ -282,19 +270,11 @@ class Submitter:
         ]
         array = job_ids[0].partition("_")[0]
         if held:
-            self._set_dependencies(job_ids, pieces)
+            set_dependencies(job_ids, [piece.dependency for piece in pieces])
             self._held.append(array)
         bound = f", at most {resources.parallelism} at a time" if len(pieces) > resources.parallelism else ""
         report(f"{name or stage}: job {array}, {counted(len(pieces), 'task')}{bound}")
         return list(zip(job_ids, pieces, strict=True))
-
-    def _set_dependencies(self, job_ids: list[str], pieces: list[Piece]) -> None:
-        by_dependency: dict[str, list[str]] = {}
-        for job_id, piece in zip(job_ids, pieces, strict=True):
-            by_dependency.setdefault(piece.dependency, []).append(job_id)
-        for dependency, dependents in by_dependency.items():
-            if dependency:
-                _scontrol("update", f"JobId={_array_notation(dependents)}", f"Dependency={dependency}")
 
 
 def _by_stage(slots: Sequence[Slot]) -> dict[str, list[Slot]]:
@@ -302,69 +282,6 @@ def _by_stage(slots: Sequence[Slot]) -> dict[str, list[Slot]]:
     for slot in slots:
         stages.setdefault(slot.stage, []).append(slot)
     return {name: stages[name] for name in sorted(stages, key=stage_place)}
-
-
-def _array_notation(job_ids: list[str]) -> str:
-    """Write tasks of one array as Slurm does: ``12_[0-3,7]``."""
-    array, _, first = job_ids[0].partition("_")
-    if not first:
-        return array
-    ranges: list[list[int]] = []
-    for number in sorted(int(job_id.partition("_")[2]) for job_id in job_ids):
-        if ranges and number == ranges[-1][1] + 1:
-            ranges[-1][1] = number
-        else:
-            ranges.append([number, number])
-    return f"{array}_[{','.join(str(a) if a == b else f'{a}-{b}' for a, b in ranges)}]"
-
-
-def _parameters(
-    name: str, resources: Resources, devices: int, setup: list[str], held: bool, comment: str
-) -> dict[str, Any]:
-    """Translate a profile into submitit's parameters, for jobs of so many tasks.
-
-    Parameters
-    ----------
-    comment
-        What ``scontrol show job`` and ``squeue -o %k`` say of them, unless the profile has a comment.
-    """
-    further: dict[str, Any] = {"kill-on-invalid-dep": "yes", "requeue": True, "comment": comment, **resources.sbatch}
-    for key in ("partition", "account", "qos", "gres"):
-        if value := getattr(resources, key):
-            further[key] = value
-    if held:
-        further["hold"] = True
-    if resources.memory:
-        further["mem"] = resources.memory
-    tasks, step = {}, []
-    if devices > 1:
-        tasks = {"nodes": resources.nodes, "ntasks_per_node": devices // resources.nodes}
-        step = ["--kill-on-bad-exit=1"]  # the others could not go on
-    return {
-        "job_name": re.sub(r"[^\w.-]", "_", name),
-        "time": resources.minutes,
-        "cpus_per_task": resources.cpus,
-        "array_parallelism": resources.parallelism,
-        "signal_delay_s": min(_SAVE_BEFORE, resources.minutes * 60 // 4),
-        "setup": [f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{resources.cpus}}}", *resources.setup, *setup],
-        "stderr_to_stdout": True,
-        "srun_args": [f"--cpus-per-task={resources.cpus}", *step],  # a step does not inherit it since Slurm 22.05
-        **tasks,
-        "additional_parameters": further,
-    }
-
-
-def _scontrol(*words: str) -> None:
-    """Let Slurm change a job, trying again while it is busy."""
-    for pause in (0.5, 2.0, 5.0, None):
-        done = subprocess.run(["scontrol", *words], capture_output=True, text=True, check=False)  # noqa: S603, S607
-        if done.returncode == 0:
-            return
-        if pause is not None:
-            time.sleep(pause)
-    raise UserError(
-        f"Slurm does not accept 'scontrol {' '.join(words)}': {done.stderr.strip()}; nothing is left in the queue"
-    )
 
 
 def _jobs_of(cell: Cell, teacher_jobs: Mapping[str, str]) -> list[str]:

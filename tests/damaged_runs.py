@@ -20,6 +20,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import pytest
+from rich.console import Console
 
 from kdbench import cli
 from kdbench.engine.display import Display
@@ -27,7 +28,9 @@ from kdbench.engine.run import Run
 from kdbench.experiment import own_folders
 from kdbench.grid.grid import Grid
 from kdbench.grid.submissions import Launch, Submission, SubmittedJob, new_folder
+from kdbench.grid.worker import Worker, Workload
 from kdbench.utils.holder import Holder, boot_id, holder_text
+from kdbench.utils.scheduler import Scheduler
 
 SECONDS = 45.0
 """A command that takes longer hangs."""
@@ -50,10 +53,13 @@ READERS = {
     "table": ["table", "runs", "--format", "csv"],
     "leaderboard": ["leaderboard", "runs", "--format", "csv"],
     "compare": ["compare", "runs", "--format", "csv"],
+    "search": ["search", "runs", "--trials", "--format", "csv"],
     "report": ["report", "runs", "--out", "../report"],
     "plot": ["plot", "losses", "runs", "--out", "../plots"],
     "grid status": ["grid", "status", "grid.toml"],
     "grid plan": ["grid", "plan", "grid.toml"],
+    "status of a search": ["grid", "status", "search.toml"],
+    "plan of a search": ["grid", "plan", "search.toml"],
     "teacher list": ["teacher", "list"],
     "cache list": ["cache", "list"],
     "eval": ["eval", f"{RUNS}/resnet8-resnet8/kd/seed1-*", f"{RUNS}/teachers/*", "--data", "npz:data.npz"],
@@ -64,6 +70,7 @@ READERS = {
 """Commands that only read."""
 WRITERS = {
     "grid submit": ["grid", "submit", "done.toml", "--profile", "profile.toml"],
+    "run of a search": ["grid", "run", "search.toml"],
     "cache prune": ["cache", "prune"],
     "cache build": ["cache", "build", *BASE, "--teacher", "resnet8", "--method", "kd", "--seed", "4"],
     "teacher train": ["teacher", "train", *BASE, "--network", "resnet8"],
@@ -75,6 +82,8 @@ WRITERS = {
 COMMANDS = READERS | WRITERS
 _TABLES = ("table", "leaderboard", "compare", "report")
 _GRIDS = ("grid status", "grid plan")
+_SEARCHES = (*_TABLES, "search", "merge", "status of a search", "plan of a search", "run of a search")
+SEARCH = f"{RUNS}/searches/dist-resnet8-study1-*"
 _CACHES = ("table", "grid plan", "cache list", "cache prune", "cache build", "train begun")
 
 KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -126,6 +135,9 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "submission": (f"{RUNS}/grids/grid/0001-local/submission.json", (*_GRIDS, "table")),
     "worker's lease": (f"{RUNS}/grids/grid/0001-local/worker-1/claim-1", _GRIDS),
     "worker's end": (f"{RUNS}/grids/grid/0001-local/worker-1/ended.json", _GRIDS),
+    "study": (f"{SEARCH}/study.json", _SEARCHES),
+    "choice of the best": (f"{SEARCH}/2-trials-best.json", _SEARCHES),
+    "choice": (f"{SEARCH}/2-trials-chosen.json", _SEARCHES),
     "data": ("data.npz", ("train begun", "grid plan", "eval", "verify")),
 }
 """Each kind of file: where it is, and the commands that read it or pass by it."""
@@ -199,7 +211,7 @@ def _printed_trace(text: str) -> str:
 
 
 @contextlib.contextmanager
-def _stopped_in(owner: type, name: str) -> Iterator[None]:
+def stopped_in(owner: type, name: str) -> Iterator[None]:
     """Send this process SIGTERM whenever a method has been called."""
     method = getattr(owner, name)
 
@@ -235,18 +247,25 @@ def build(folder: Path, npz: Path, profile: Path) -> None:
     _typed(folder, "cache", "build", *BASE, "--teacher", "resnet8", *kd, "--seed", "1", "--seed", "2", "--seed", "3")
     _typed(folder, "train", *TAUGHT, "--method", "ce", *kd, "--seed", "1", "--seed", "2")
     _typed(folder, "train", *TAUGHT, "--method", "dkd", "--set", "beta=1e30", code=2)
-    with _stopped_in(Run, "end_epoch"):
+    with stopped_in(Run, "end_epoch"):
         _typed(folder, *WRITERS["train begun"], "--save-every", "0", code=128 + signal.SIGTERM)
-    with _stopped_in(Display, "progress"):
+    with stopped_in(Display, "progress"):
         _typed(folder, *WRITERS["cache build"], code=128 + signal.SIGTERM)
     (folder / "grid.toml").write_text(GRID.format(methods='"ce", "kd", "dkd"', seeds=3) + "[method.dkd]\nbeta = 1e30\n")
     (folder / "done.toml").write_text(GRID.format(methods='"ce", "kd"', seeds=2))
+    (folder / "search.toml").write_text(GRID.format(methods='"dist"', seeds=1) + "[search]\ntrials = 2\nepochs = 1\n")
     (begun,) = folder.glob(f"{BEGUN}-*")
     (begun / "claim-1").write_text(_dead_holder("a"))
     with contextlib.chdir(folder):
         grid, launch = Grid.open(Path("grid.toml"), runs=Path("runs")), Launch()
         place = new_folder(grid, "local")
         job = SubmittedJob("worker-1", "all", tuple(cell.id for cell in grid.cells))
+        search = Grid.open(Path("search.toml"), runs=Path("runs"))
+        search.search.write()
+        session = launch.session(search)
+        workload = Workload(session=session, cells=search.cells, slots=tuple(search.waiting))
+        report = Worker(workload, Scheduler(), Display(Console(quiet=True))).run()
+        assert report.left == report.failed == []
         Submission(folder=place, launcher="local", cluster="", profile={}, launch=launch, jobs=(job,)).write()
     worker = place / "worker-1"
     worker.mkdir()

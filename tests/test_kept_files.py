@@ -22,6 +22,8 @@ from kdbench.engine.run import Run
 from kdbench.experiment.folder import RECORD, STATE, WEIGHTS
 from kdbench.experiment.identity import identity_hash, identity_text
 from kdbench.grid.grid import Grid
+from kdbench.search import making
+from kdbench.search.written import read_study
 from kdbench.slurm.profile import load_profile
 from kdbench.utils.checkpoint import load_state
 
@@ -49,6 +51,24 @@ def test_a_grid_of_0_1_0_has_the_same_cells_for_ever(tmp_path: Path) -> None:
     grid = Grid.open(KEPT / "grid.toml", runs=tmp_path)
     assert [cell.id for cell in grid.cells] == WRITTEN["grid"]["cells"]
     assert [cell.id for cell in grid.to_train] == WRITTEN["grid"]["teachers"]
+
+
+def test_a_search_is_read_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its trials are those of its file, whatever points are drawn today; the cells that it ranked are the same."""
+    (kept,) = (KEPT / "searches").iterdir()
+    shutil.copytree(kept.parent, tmp_path / "digits-demo-v1" / "searches")
+    monkeypatch.setattr(making, "points", lambda *_: pytest.fail("its points are in its file"))
+    grid = Grid.open(KEPT / "search.toml", runs=tmp_path)
+    (study,) = grid.search.studies
+    assert study.folder(tmp_path).name == kept.name
+    assert not grid.waiting
+    stages = {name: {cell.id for cell in cells} for name, (cells, _) in grid.search.stages().items()}
+    choices = read_study(kept / "study.json").choices
+    ranked = {name: {cell for each in ranking for cell in each.cells} for name, ranking in choices.items()}
+    assert stages["trials"] == ranked["rung-2"]
+    assert stages["rung-2"] == ranked["best"]
+    assert stages["best"] | stages["rung-2"] == ranked["chosen"]
+    assert sorted(stages["final"]) == json.loads((KEPT / "search.json").read_text())["final"]
 
 
 def test_a_profile_of_0_1_0_asks_for_the_same_for_ever() -> None:

@@ -143,7 +143,7 @@ def folders_below(top: Path, problems: list[str]) -> Iterator[tuple[str, set[str
             yielded.add(inode)
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if entry.name in (RECORD, CONFIG):
+                    if entry.name in (RECORD, CONFIG, STUDY):
                         files.add(entry.name)  # a folder of this name is damage, which its reader names
                     elif entry.is_dir(follow_symlinks=False):
                         subfolders.append(entry.path)

@@ -256,8 +256,8 @@ def _order(row: Row) -> tuple[int, str]:
 
 
 def _student_only(protocol: str, rows: set[Row]) -> Row | None:
-    """Choose the student-only baseline among the rows without a teacher: never a control."""
-    plain = [row for row in rows if not row.changed and not row.tuning and not row.epochs]
+    """Choose the student-only baseline among the rows without a teacher: never a control, nor a way to distil."""
+    plain = [row for row in rows if not row.changed and not row.tuning and not row.epochs and row.family == "none"]
     name = load_protocol(protocol).baseline if protocol in protocol_names() else ""
     defaults = [row for row in plain if row.method == name] if len(plain) > 1 else plain
     return defaults[0] if len(defaults) == 1 else None

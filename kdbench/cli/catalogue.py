@@ -6,9 +6,11 @@ import dataclasses
 import functools
 import inspect
 import textwrap
-from typing import Any
+from typing import Any, final
 
 import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from kdbench.config import Config, deciding, field_docs, space_of
 from kdbench.data.datasets import DATASETS, SHAPES, ArrayDataset
@@ -103,13 +105,23 @@ def _placeholder(protocol: Protocol) -> ArrayDataset:
     return ArrayDataset(protocol.dataset, images, labels, images, labels, shape.num_classes)
 
 
+@final
+class _Undrawn(TorchFunctionMode):
+    """Leave the usual weights of new layers undrawn, which takes no time and no memory where they are only counted."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        keywords = kwargs or {}
+        return keywords["tensor"] if func is nn.init.kaiming_uniform_ else func(*args, **keywords)
+
+
 def _extra_parameters(name: str, protocol: Protocol, setup: Setup) -> tuple[str, str]:
     """Count the parameters that a method trains beside the student; else return what is wrong, and why."""
     teacher, student = setup.teacher.name, setup.student.name
     try:
         config = resolve_settings(name, dataset=protocol.dataset, teacher=teacher, student=student).config
-        method = load_method(name)(config, setup)
-        net = method.wrap(setup)
+        with _Undrawn():
+            method = load_method(name)(config, setup)
+            net = method.wrap(setup)
     except ValueError as error:
         return UNSUPPORTED, str(error)
     except Exception as error:

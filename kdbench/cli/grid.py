@@ -79,7 +79,7 @@ def grid_plan(
 
     Nothing is trained.
     """
-    from kdbench.cli.grid_needs import caches, disk_lines, equal_lines, memory_lines, time_lines
+    from kdbench.cli.grid_needs import caches, disk_lines, equal_lines, memory_lines, search_lines, time_lines
     from kdbench.cli.grid_view import headline, teachers
     from kdbench.grid.estimate import GridEstimate, this_device
 
@@ -104,6 +104,7 @@ def grid_plan(
 
         estimate = measure_unknown(grid, estimate)
     for line in (
+        *search_lines(grid, estimate),
         *time_lines(estimate),
         *memory_lines(grid, estimate),
         *disk_lines(grid, estimate),

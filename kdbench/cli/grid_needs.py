@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rich.console import Group
@@ -117,6 +118,25 @@ def time_lines(estimate: GridEstimate) -> list[str]:
     if speed.elsewhere:
         texts.append(f"time: {counted(speed.elsewhere, 'record')} of other devices left out")
     return texts
+
+
+def search_lines(grid: Grid, estimate: GridEstimate) -> list[str]:
+    """Describe what is left of a search beside what is left of the runs that are compared; nothing without a search."""
+    if not grid.search.studies:
+        return []
+    teachers = {cell.id for cell in grid.to_train}
+    parts = []
+    for name, is_search in (("the search", True), ("the runs that are compared", False)):
+        numbers = {
+            variant: sum(cell.id not in teachers for cell in variant.left)
+            for variant in estimate.variants
+            if (variant.cell.protocol.rules.evaluation.validation > 0) == is_search  # what is compared holds none out
+        }
+        epochs = sum(number * variant.cell.protocol.epochs for variant, number in numbers.items())
+        times = [number * estimate.speed.cells.get(variant, math.nan) for variant, number in numbers.items() if number]
+        about = "" if math.isnan(sum(times)) or not times else f", about {clock(sum(times))}"
+        parts.append(f"{counted(sum(numbers.values()), 'cell')} ({counted(epochs, 'epoch')}{about}) for {name}")
+    return [f"cost: {', '.join(parts)}"]
 
 
 def memory_lines(grid: Grid, estimate: GridEstimate) -> list[str]:

@@ -58,9 +58,10 @@ class OpenGrid:
         self.grid.refresh()
         return replace(self, overview=read_overview(self.grid, self.grid.session.scheduler))
 
-    def slots_to_run(self) -> list[Slot]:
-        """Return the cells of a search that are not known yet, and for which there is no job."""
-        return [slot for slot in self.grid.waiting if slot.key not in self.overview.taken]
+    def slots_to_run(self, *, slurm: bool) -> list[Slot]:
+        """Return the cells of a search that are not known yet, as :func:`cells_to_run` does of those that are."""
+        skipped = {key for key, launcher in self.overview.taken.items() if slurm or launcher == "slurm"}
+        return [slot for slot in self.grid.waiting if slot.key not in skipped]
 
     def print_counts(self, statuses: Sequence[Status]) -> None:
         """Print how many cells of each pair and method, and of each stage of a search, are in which state."""
@@ -159,7 +160,8 @@ def start(opened: OpenGrid, cells: Sequence[Cell], profile: Profile | None, laun
     from kdbench.utils.signals import Stop
     from kdbench.utils.text import counted
 
-    grid, statuses, slots = opened.grid, opened.overview.statuses, opened.slots_to_run()
+    grid, statuses = opened.grid, opened.overview.statuses
+    slots = opened.slots_to_run(slurm=profile is not None)
     tidy_grid(grid, opened.overview)
     grid.search.write()
     if not cells and not slots:
@@ -254,7 +256,9 @@ def _conclude(opened: OpenGrid, statuses: Sequence[Status], logs: Path | None = 
     from kdbench.utils.text import counted
 
     trials = opened.grid.search.trial_ids
-    trials_failed = sum(status.state == State.FAILED and status.cell.id in trials for status in statuses)
+    trials_failed = sum(
+        status.state == State.FAILED and status.cell.id in trials and not status.damage for status in statuses
+    )
     if trials_failed:
         echo(f"{counted(trials_failed, 'trial')} failed and so ranked last: type {opened.command('status')} to see why")
     counts = Counter(status.state for status in statuses)

@@ -13,6 +13,7 @@ import typer
 
 from kdbench.cli.output import write_error
 from kdbench.errors import UserError
+from kdbench.utils.text import quoted
 
 if TYPE_CHECKING:
     from kdbench.analysis.comparison import Comparison, Reported
@@ -121,6 +122,8 @@ def read_selection(
     comparisons = split(records)
     if not comparisons:
         _report_incomplete(records)
+        if records.studies:
+            raise UserError(f"no finished runs but trials in {runs}: {quoted('kdbench', 'search', runs)} shows them")
         raise UserError(f"no finished cells in {runs}: run 'kdbench demo', 'kdbench train' or 'kdbench grid run' first")
     selected, remarks = select(comparisons, filters)
     return Selection(selected, records, lacking + remarks)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from kdbench.cli.evaluate import report
-from kdbench.cli.options import DataOption, DeviceOption, DownloadOption, WorkersOption, echo, progress_bar
+from kdbench.cli.options import DeviceOption, DownloadOption, WorkersOption, echo, progress_bar
 from kdbench.errors import UserError
 
 _MAX_SEED = 2**31 - 1
@@ -35,7 +35,14 @@ def verify(
             metavar="DIR",
         ),
     ] = None,
-    data: DataOption = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Folder of data sets, or one data set, as npz:FILE or folder:DIR; may be repeated: each cell takes "
+            "the one that it was trained on. [default: data]",
+            metavar="DIR|KIND:DIR",
+        ),
+    ] = None,
     download: DownloadOption = False,
     device: DeviceOption = None,
     workers: WorkersOption = None,
@@ -70,7 +77,7 @@ def verify(
     from kdbench.verify.stored import read_stored
     from kdbench.verify.training import Training
 
-    datasets = DataSets(data, download, workers, report)
+    datasets = DataSets(data or [], download, workers, report)
     place = prepare_process(pick_device(device))
     drawing = secrets.randbelow(_MAX_SEED) if seed is None else seed
     with progress_bar(Console(stderr=True)) as bar:

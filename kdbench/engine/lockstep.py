@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import final
 
 from kdbench.data.batches import Batches
@@ -41,12 +42,14 @@ class Lockstep:
     ----------
     runs
         Of one protocol and one seed, those of the batches: order and views of the images are functions of both, and
-        equal for all methods.
+        equal for all methods. Only the optimiser's rules may differ, as they do where a search tries learning rates.
     """
 
     def __init__(self, runs: list[Run], batches: Batches, outcomes: Outcomes, options: Options) -> None:
+        first = runs[0].cell.protocol
         for run in runs:
-            assert run.cell.protocol == runs[0].cell.protocol, f"{run.cell} has another protocol than {runs[0].cell}"
+            alike = first.rules == replace(run.cell.protocol.rules, optimizer=first.rules.optimizer)
+            assert alike, f"{run.cell} has another protocol than {runs[0].cell}"
             assert run.cell.seed == batches.seed, f"{run.cell} is given the images of seed {batches.seed}"
             run.num_lockstep = len(runs)
         self.runs, self.outcomes, self.options = tuple(runs), outcomes, options

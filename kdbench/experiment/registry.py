@@ -129,8 +129,15 @@ def method_name(name: str) -> str:
 
 
 def method_source(name: str) -> CodeSource:
-    """Return where a method comes from, by its registered name."""
-    return method_sources()[name]
+    """Return where a method comes from, by its registered name.
+
+    Raises
+    ------
+    UserError
+        There is no such method here, as where a record is of somebody else's.
+    """
+    sources = method_sources()
+    return sources[name] if name in sources else sources[method_name(name)]
 
 
 def load_method(name: str) -> type[Method]:

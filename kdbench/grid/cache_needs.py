@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from kdbench.data.images import DataShape
 from kdbench.data.views import CropIds, ViewIds, numbering_of
+from kdbench.engine.session import Session
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.protocol import Protocol
 from kdbench.grid.grid import Grid, GridTeacher
@@ -128,7 +129,6 @@ def cache_needs(
     numbering = numbering_of(protocol.rules.augmentation)
     if not numbering.repeats:
         return ()
-    images = num_trained(grid.session)
     readers: dict[str, list[tuple[Variant, Wanted]]] = {}
     for variant in variants:
         want = Wanted.by(variant.cell)
@@ -139,7 +139,7 @@ def cache_needs(
     def expected(reading: Iterable[tuple[Sequence[Cell], Wanted]]) -> float:
         reading = list(reading)
         pool = PoolPairs.of(numbering, data.num_images, [want.plan for cells, want in reading if cells])
-        return expected_pairs(images, numbering, epochs_by_plans(reading)) if pool is None else len(pool)
+        return len(pool) if pool is not None else _expected(grid.session, numbering, reading)
 
     needs = []
     free = free_space(grid.session.runs)
@@ -165,13 +165,19 @@ def cache_needs(
             for method in dict.fromkeys(v.cell.method for v, _ in reading if v.left)
         }
         largest = min(without, key=lambda method: without[method]) if len(without) > 1 else ""
-        forwards = sum(len(variant.left) * want.plan.num_views * len(want.epochs) for variant, want in reading)
+        forwards = sum(
+            len(variant.left)
+            * want.plan.num_views
+            * len(want.epochs)
+            * num_trained(grid.session, variant.cell.protocol)
+            for variant, want in reading
+        )
         need = CacheNeed(
             teacher=teacher,
             views=views,
             missing=min(views, missing),
             row_bytes=row_bytes,
-            forwards=forwards * images,
+            forwards=forwards,
             largest_reader=largest,
             bytes_without=without[largest] if largest else 0.0,
         )
@@ -180,6 +186,21 @@ def cache_needs(
         free -= round(need.missing_bytes) if used else 0
         needs.append(replace(need, used=used))
     return tuple(needs)
+
+
+def _expected(session: Session, numbering: ViewIds, reading: Sequence[tuple[Sequence[Cell], Wanted]]) -> float:
+    """Compute the expected number of pairs, of cells that may hold out different shares of the images.
+
+    What a share holds out, every larger one holds out as well.
+    """
+    protocols = {want.validation: cells[0].protocol for cells, want in reading if cells}
+    total, counted = 0.0, 0
+    for share in sorted(protocols, reverse=True):
+        images = num_trained(session, protocols[share])
+        visiting = [(cells, want) for cells, want in reading if want.validation <= share]
+        total += expected_pairs(images - counted, numbering, epochs_by_plans(visiting))
+        counted = images
+    return total
 
 
 def _row_bytes(parts: set[Part], numbering: ViewIds, shape: NetShape) -> int:

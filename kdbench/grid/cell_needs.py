@@ -53,7 +53,7 @@ def cell_needs(
         The reasons by ``"METHOD PAIR"``.
     """
     nets: dict[tuple[str, int | None], Net | None] = {}
-    labels = trained_labels(grid.session)
+    labels: dict[float, Tensor] = {}
     needs: dict[Variant, CellNeed] = {}
     reasons: dict[str, str] = {}
     for variant in variants:
@@ -66,9 +66,12 @@ def cell_needs(
         networks = [net for net in teachers if net is not None]
         if student is None or len(networks) < len(teachers):
             continue
+        share = cell.protocol.rules.evaluation.validation
+        if share not in labels:
+            labels[share] = trained_labels(grid.session, cell.protocol)
         trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
         try:
-            needs[variant] = _need(cell, student, networks, data, labels)
+            needs[variant] = _need(cell, student, networks, data, labels[share])
         except ValueError as error:
             reasons[variant.name] = str(error)
         except Exception:  # noqa: S112 - it needs values

@@ -202,7 +202,9 @@ class GridEstimate:
             A network cannot be used.
         """
         session = grid.session
-        variants, data = variants_of(statuses), data_shape(session)
+        later = [slot.stand_in for slot in grid.waiting]
+        searched = grid.file.search.spaces if grid.file.search else {}
+        variants, data = variants_of(statuses, later, searched), data_shape(session)
         left = tuple(variant for variant in variants if variant.left)
         shapes = net_shapes(grid, data)
         caches = cache_needs(grid, variants, data, shapes, list_caches(session.runs))

@@ -66,7 +66,9 @@ class GridFile:
             math.prod(map(len, (*self.settings.get(method, {}).values(), self.epochs_of.get(method, (None,)))))
             for method in self.methods
         )
-        return len(self.pairs) * rows * len(self.seeds)
+        search = self.search
+        trials = len(search.on) * len(self.methods) * search.studies * search.trials if search else 0
+        return len(self.pairs) * rows * len(self.seeds) + trials
 
 
 def read_grid(path: Path) -> GridFile:
@@ -137,8 +139,9 @@ def read_grid(path: Path) -> GridFile:
         search=search,
     )
     if file.num_cells > MAX_CELLS:
+        last = "settings, seeds and trials" if search else "settings and seeds"
         raise UserError(
-            f"{path}: pairs, methods, settings and seeds make {file.num_cells:,} cells, but a grid has at most "
+            f"{path}: pairs, methods, {last} make {file.num_cells:,} cells, but a grid has at most "
             f"{MAX_CELLS:,}: give fewer of them, or several files"
         )
     return file

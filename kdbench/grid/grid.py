@@ -64,7 +64,7 @@ class Grid:
                 self._inits[student], _ = bring(session, student, weights)
         for pair, method in itertools.product(file.pairs, file.methods):
             self.by_row[pair, method] = self._row(method, refs[pair.teacher], pair.student)
-        self.search = GridSearch.of(file, session.runs, self.by_row)
+        self.search = GridSearch.of(file, session, self.by_row)
         # Trials come first: what is chosen waits for all of them.
         cells = [*self.search.cells, *(cell for row in self.by_row.values() for cell in row)]
         self.cells = tuple({cell.id: cell for cell in cells}.values())

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import final
 
+from kdbench.engine.session import Session
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.pairs import Pair
 from kdbench.grid.file import GridFile, error_context
@@ -31,7 +32,7 @@ class GridSearch:
         self._runs = runs
 
     @classmethod
-    def of(cls, file: GridFile, runs: Path, by_row: Mapping[tuple[Pair, str], Sequence[Cell]]) -> GridSearch:
+    def of(cls, file: GridFile, session: Session, by_row: Mapping[tuple[Pair, str], Sequence[Cell]]) -> GridSearch:
         """Make the studies of a grid's file.
 
         Parameters
@@ -44,7 +45,7 @@ class GridSearch:
         UserError
             A setting cannot have a value of its space.
         """
-        search = file.search
+        search, runs = file.search, session.runs
         if search is None:
             return cls([], [], runs)
         studies: dict[str, Study] = {}
@@ -60,6 +61,7 @@ class GridSearch:
                             space=search.spaces[method],
                             rules=search.rules,
                             rungs=search.rungs,
+                            share=session.protocol.rules.evaluation.validation,
                             trials=search.trials,
                             runs=runs,
                         )

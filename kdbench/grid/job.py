@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -18,7 +19,7 @@ from kdbench.engine.devices import check_started
 from kdbench.engine.display import Display
 from kdbench.engine.follow import follow_launch
 from kdbench.engine.session import Session
-from kdbench.errors import Interrupted
+from kdbench.errors import Interrupted, UserError
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.folder import RECORD, STATE
 from kdbench.grid.submissions import REPORT
@@ -123,7 +124,9 @@ def progress_mark(workload: Workload) -> int:
 def known_cells(workload: Workload) -> list[Cell]:
     """Return the cells of a workload's slots that are known by now."""
     choices = Choices(Path(workload.session["runs"]), writes=False)
-    return [cell for slot in workload.slots if (cell := slot.cell(choices))]
+    with contextlib.suppress(UserError):  # the worker names what is damaged
+        return [cell for slot in workload.slots if (cell := slot.cell(choices))]
+    return []
 
 
 def _changed(path: Path) -> int:

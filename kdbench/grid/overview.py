@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import getpass
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kdbench.experiment.cell import Cell
 from kdbench.grid.grid import Grid
 from kdbench.grid.states import State, Status, survey
-from kdbench.grid.submissions import Submission, SubmittedJob, is_held, read_submissions
+from kdbench.grid.submissions import Launcher, Submission, SubmittedJob, is_held, read_submissions
 from kdbench.utils.scheduler import JobState, Scheduler
 
 
@@ -25,8 +26,8 @@ class Overview:
     """Jobs of all submissions that may still run cells of this grid, or that its file had when it was submitted."""
     over: list[Submission]
     """Submissions that have cells of this grid, or had some, and surely no job that may run."""
-    taken: frozenset[str]
-    """Keys of the slots of a search that a live job has."""
+    taken: Mapping[str, Launcher]
+    """Who started the live job that has a slot of a search, by the slot's key."""
     damages: dict[Path, str]
     """The folders of submissions under the grid's protocol that cannot be read, each with the reason."""
     problem: str
@@ -118,9 +119,12 @@ def read_overview(grid: Grid, scheduler: Scheduler) -> Overview:
         jobs=jobs,
         live=[*live, *unknown],
         over=[submission for submission in over.values() if not is_held(submission.folder, scheduler)],
-        taken=frozenset(
-            key for (_, job), look in zip(submitted, looks, strict=True) if look.may_run for key in job.slots
-        ),
+        taken={
+            key: submission.launcher
+            for (submission, job), look in zip(submitted, looks, strict=True)
+            if look.may_run
+            for key in job.slots
+        },
         damages=damages,
         problem=problem,
     )

@@ -20,6 +20,7 @@ from kdbench.data.images import DataShape
 from kdbench.engine.session import Session
 from kdbench.errors import UserError
 from kdbench.experiment.pairs import Pair
+from kdbench.experiment.protocol import Protocol
 from kdbench.grid.grid import Grid
 from kdbench.models import build_backbone
 from kdbench.net import Backbone, Part
@@ -34,18 +35,18 @@ def data_shape(session: Session) -> DataShape:
     return shape
 
 
-def trained_labels(session: Session) -> Tensor:
-    """Return the labels of the images that cells train on, int64 ``(N,)``; of a data set that is not loaded, others.
+def trained_labels(session: Session, protocol: Protocol) -> Tensor:
+    """Return the labels of the images that cells of a protocol train on, int64 ``(N,)``.
 
-    Those are of as many images, dealt out evenly to the classes.
+    Of a data set that is not loaded, they are those of as many images, dealt out evenly to the classes.
     """
     labels = _all_labels(session)
-    return labels[Division.of(labels, session.protocol.rules.evaluation.validation).trained]
+    return labels[Division.of(labels, protocol.rules.evaluation.validation).trained]
 
 
-def num_trained(session: Session) -> int:
-    """Return the number of images that cells train on."""
-    return held_out.num_trained(_all_labels(session), session.protocol.rules.evaluation.validation)
+def num_trained(session: Session, protocol: Protocol) -> int:
+    """Return the number of images that cells of a protocol train on: a trial of a search holds some out."""
+    return held_out.num_trained(_all_labels(session), protocol.rules.evaluation.validation)
 
 
 def _all_labels(session: Session) -> Tensor:

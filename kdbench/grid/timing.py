@@ -112,7 +112,7 @@ def measure(
         observe("the loader", count, total)
         numbers = {_num_strong(variant) for variant in _known(steps)}
         loading = {number: _loading(measured, streamed, session, number, check) for number in sorted(numbers)}
-    return replace(estimate, speed=_with_steps(speed, _known(steps), loading, num_trained(session)))
+    return replace(estimate, speed=_with_steps(speed, _known(steps), loading, session))
 
 
 def _step(
@@ -138,13 +138,14 @@ def _loading(
     return kept
 
 
-def _with_steps(speed: Speed, steps: Mapping[Variant, float], loading: Mapping[int, float], num_images: int) -> Speed:
+def _with_steps(speed: Speed, steps: Mapping[Variant, float], loading: Mapping[int, float], session: Session) -> Speed:
     """Add the time of cells by that of their steps, which may wait for the loader."""
     cells, starved = dict(speed.cells), set()
     for variant, seconds in steps.items():
         schedule = variant.cell.protocol.rules.schedule
         wait = loading.get(_num_strong(variant), 0.0) * schedule.batch_size
-        cells[variant] = max(seconds, wait) * Layout(num_images, schedule).steps * len(variant.cell.epochs)
+        steps_per_epoch = Layout(num_trained(session, variant.cell.protocol), schedule).steps
+        cells[variant] = max(seconds, wait) * steps_per_epoch * len(variant.cell.epochs)
         if wait > seconds:
             starved.add(variant)
     return replace(

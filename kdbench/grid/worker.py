@@ -47,12 +47,15 @@ class Workload:
     """Cells whose teachers' caches are built."""
     cells: tuple[Cell, ...] = ()
     slots: tuple[Slot, ...] = ()
-    """Cells of a search that are known once others have ended; caches are built for them as for those cells."""
+    """Cells of a search that are known once others have ended."""
     cache: CacheMode = "auto"
     lockstep: int = 1
     """Maximum number of cells in lockstep."""
     shared: bool = False
-    """Whether others work on the same cells: this worker then stays until all of them have ended."""
+    """Whether others work on the same cells: this worker then stays until all of them have ended.
+
+    It also builds the caches of cells that are known later; an array of Slurm has built them before.
+    """
 
 
 @dataclass(slots=True)
@@ -101,7 +104,6 @@ class Worker:
         self._caches = by_teacher([cell for cell in workload.caches if cell.teacher])
         self._cells = {cell.id: cell for cell in workload.cells}
         self._slots = {slot.key: slot for slot in workload.slots}
-        self._choices = Choices(self._runs, writes=True)
         self._report = WorkerReport()
 
     def run(self) -> WorkerReport:
@@ -167,11 +169,17 @@ class Worker:
 
     def _fill_slots(self, _: Callable[[], None]) -> bool:
         """Look which cells of the search are known by now."""
-        known = {key: cell for key, slot in self._slots.items() if (cell := slot.cell(self._choices))}
+        choices = Choices(self._runs, writes=True)
+        try:
+            known = {key: cell for key, slot in self._slots.items() if (cell := slot.cell(choices))}
+        except UserError as error:
+            self._note(error)
+            self._slots.clear()
+            return False
         for key, cell in known.items():
             del self._slots[key]
             self._cells[cell.id] = cell
-        if self._workload.caches:
+        if self._workload.shared and self._workload.cache != "off":
             for teacher, cells in by_teacher([cell for cell in known.values() if cell.teacher]).items():
                 self._caches.setdefault(teacher, []).extend(cells)
         return bool(known)

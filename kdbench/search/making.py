@@ -23,28 +23,32 @@ def make_study(
     space: Mapping[str, Searched],
     rules: Mapping[str, Searched],
     rungs: tuple[int, ...],
+    share: float,
     trials: int,
     runs: Path,
 ) -> Study:
     """Make a study, with the points that its file has where there is one.
+
+    Parameters
+    ----------
+    share
+        Share of the training images that the protocol holds out; trials hold out a tenth where it holds out none.
 
     Raises
     ------
     UserError
         A setting cannot have a value of the space.
     """
-    share = default.protocol.rules.evaluation.validation or SHARE
     study = Study(
         number=number,
-        default=replace(default, protocol=default.protocol.override(epochs=rungs[-1], validation=share)),
+        default=replace(default, protocol=default.protocol.override(epochs=rungs[-1], validation=share or SHARE)),
         fixed=dict(fixed),
         space={name: searched for name, searched in space.items() if name not in fixed},
         rules=dict(rules),
         points=(),
         rungs=rungs,
     )
-    stored = stored_points(study.folder(runs) / STUDY) or []
-    made = stored[: trials - 1]
+    made = stored_points(study.folder(runs) / STUDY)[: trials - 1]
     if len(made) < trials - 1:
         axes = study.space | {f"protocol.{name}": searched for name, searched in rules.items()}
         drawn = points(axes, number, trials - 1)[len(made) :]
@@ -52,4 +56,6 @@ def make_study(
             Point({name: each[name] for name in study.space}, {name: each[f"protocol.{name}"] for name in rules})
             for each in drawn
         ]
-    return replace(study, points=tuple(made))
+    study = replace(study, points=tuple(made))
+    _ = study.trials  # a value that the method cannot have is reported here
+    return study

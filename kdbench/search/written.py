@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
-from kdbench.search.files import BEST, CHOSEN
+from kdbench.search.files import BEST, CHOSEN, read_values
 from kdbench.utils.files import paths_in
-from kdbench.utils.reading import Missing, Unreadable, read_json
+from kdbench.utils.reading import Missing, Unreadable
 
 CHOICE = re.compile(r"(\d+)-trials-([a-z0-9-]+)\.json")
 """Name of the file of a choice, with the number of trials and the step."""
@@ -91,16 +91,19 @@ def read_study(path: Path) -> WrittenStudy:
     Raises
     ------
     Missing
-        There is no such file.
+        There is no such file, or a choice was deleted meanwhile.
     Unreadable
         It, or a choice, is damaged.
     """
-    values = read_json(path)
     try:
+        values = read_values(path)
         names = [each.name for each in paths_in(path.parent, "*.json") if CHOICE.fullmatch(each.name)]
-        return study_of(path.parent, values, {name: read_json(path.parent / name) for name in names})
+        files = {name: read_values(path.parent / name) for name in names}
     except Missing as error:
+        if not path.exists():
+            raise
         raise Unreadable(f"is damaged ({error}): move its folder away") from None
+    return study_of(path.parent, values, files)
 
 
 def study_of(folder: Path, values: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]) -> WrittenStudy:

@@ -17,7 +17,7 @@ from kdbench.experiment.registry import load_method
 from kdbench.method import PLAIN, ViewPlan
 from kdbench.net import LOGITS, Part
 from kdbench.teachers.cache import STORED
-from kdbench.teachers.pairs import Pairs, PairSet, PoolPairs
+from kdbench.teachers.pairs import Pairs, PairSet, PoolPairs, union
 
 _WORDS = {"penultimate": "penultimate features"}
 """For parts that are no feature maps."""
@@ -131,8 +131,11 @@ def visited(wanted: Sequence[Wanted], data: DeviceData) -> PairSet:
         data.images.check(plan)
     if pool := PoolPairs.of(data.images.numbering, len(data.labels), plans):
         return pool
-    (validation,) = {each.validation for each in wanted}
-    visits = Visits(len(data.labels), data.images.numbering, data.division(validation).trained)
-    for seed, plan, epochs in dict.fromkeys((one.seed, one.plan, one.epochs) for one in wanted):
-        visits.add(seed, epochs, plan)
-    return visits.pairs()
+    lists = []
+    for validation in {each.validation for each in wanted}:  # a trial of a search does not visit what it holds out
+        visits = Visits(len(data.labels), data.images.numbering, data.division(validation).trained)
+        same = [each for each in wanted if each.validation == validation]
+        for seed, plan, epochs in dict.fromkeys((one.seed, one.plan, one.epochs) for one in same):
+            visits.add(seed, epochs, plan)
+        lists.append(visits.pairs())
+    return union(lists) if len(lists) > 1 else lists[0]

@@ -205,7 +205,7 @@ class Sources:
 
     def _live_forwards(self, kept: list[Cell], readers: list[Cell]) -> int:
         """Views that the live teacher would forward for ``kept``, beyond those that other cells ask it for anyway."""
-        total = 0
+        total, labels = 0, self._store.data.dataset.train_labels
         ids = {cell.id for cell in kept}
         for group in self._groups:
             here = [cell for cell in readers if cell in group]
@@ -214,9 +214,10 @@ class Sources:
             for cell in here:
                 visits, want = (ours if cell.id in ids else others), Wanted.by(cell)
                 visits |= {(want.plan, epoch) for epoch in want.epochs}
-            total += sum(plan.num_views for plan, _ in ours - others)
-        labels, rules = self._store.data.dataset.train_labels, readers[0].protocol.rules.evaluation
-        return total * num_trained(labels, rules.validation)
+            if here:  # of one seed, and so of one division
+                images = num_trained(labels, here[0].protocol.rules.evaluation.validation)
+                total += images * sum(plan.num_views for plan, _ in ours - others)
+        return total
 
 
 def _networks(cell: Cell) -> list[TeacherRef]:

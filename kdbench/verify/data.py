@@ -1,7 +1,8 @@
-"""The data sets that cells were trained on, opened where their records name them."""
+"""The data sets that cells were trained on, opened where the user names them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
@@ -22,51 +23,55 @@ class NotOpened(UserError):
 @final
 @dataclass(slots=True)
 class DataSets:
-    """Data sets by what protocols say of them; the last one stays open, since those of neighbours are often equal.
+    """Data sets by what protocols say of them; those of the last protocol stay open, as the next is often equal.
 
     Parameters
     ----------
     data
-        What ``--data`` takes.
+        What ``--data`` takes, each.
 
     Raises
     ------
     UserError
-        It names nothing.
+        One names nothing.
     """
 
-    data: str | None
+    data: Sequence[str]
     download: bool
     workers: int | None
     report: Report
+    _places: list[DataPlace] = field(default_factory=list, init=False)
     _open: dict[object, Dataset] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        place = DataPlace.parse(self.data)
-        if place.given and place.kind is None and not self.download and not Path(place.path).is_dir():
-            raise UserError(f"there is no folder {place.path}: name the folder of data sets with --data DIR")
+        self._places = [DataPlace.parse(word) for word in self.data]
+        for place in self._places:
+            if place.kind is None and not self.download and not Path(place.path).is_dir():
+                raise UserError(f"there is no folder {place.path}: name the folder of data sets with --data DIR")
         if self.workers is not None:
             with argument("--workers"):
                 whole_number(self.workers, 0, MAX_WORKERS)
 
-    def place(self, protocol: Protocol) -> DataPlace:
-        """Return where a protocol's data are looked for.
+    def places(self, protocol: Protocol) -> list[DataPlace]:
+        """Return where a protocol's data may be.
 
         Raises
         ------
         UserError
-            They have no name by which they could be found, and ``data`` is none of their kind.
+            They have no name by which they could be found, and the user names none of their kind.
         """
-        place = DataPlace.parse(self.data)
         kind, colon, _ = protocol.dataset.partition(":")
-        if place.kind == kind or (place.kind is None and not colon and kind not in EMBEDDED):
-            return place
-        if colon:
+        if not colon and kind in EMBEDDED:
+            return [DataPlace()]
+        places = [place for place in self._places if place.kind == kind or (place.kind is None and not colon)]
+        if colon and not places:
             word = "npz:FILE" if kind == "npz" else f"{kind}:DIR"
             raise UserError(f"its data are {protocol.dataset}: name them with --data {word}")
-        return DataPlace()
+        return places or [DataPlace()]
 
-    def open(self, protocol: Protocol, image_size: tuple[int, int] | None, fingerprint: str | None) -> Dataset:
+    def open(
+        self, protocol: Protocol, image_size: tuple[int, int] | None, fingerprint: str | None
+    ) -> tuple[Dataset, DataPlace]:
         """Open the data of a protocol as a network saw them.
 
         Parameters
@@ -76,25 +81,34 @@ class DataSets:
         fingerprint
             Hash that the data must have; None where it is not known.
 
+        Returns
+        -------
+        tuple
+            The data, and where they are.
+
         Raises
         ------
         NotOpened
             The user named them, and they cannot be opened.
         UserError
-            They are not here, or they are other data.
+            They are not here, or what is here are other data.
         """
-        key = protocol.dataset, protocol.rules.augmentation
-        if key not in self._open:
-            place = self.place(protocol)
-            download = self.download and place.kind is None and protocol.dataset not in {*FOLDERS, *EMBEDDED}
-            try:
-                opened = place.open(protocol, download=download, num_workers=self.workers, report=self.report)
-            except UserError as error:
-                raise (NotOpened(str(error)) if place.kind else error) from None
-            self._open = {key: opened}
-        dataset = self._open[key]
-        if fingerprint is not None and dataset.fingerprint != fingerprint:
-            raise UserError(f"{dataset.name} is not its data ({protocol.dataset}): name those with --data")
-        if image_size is not None and dataset.shape.image_size != image_size:
-            return dataset.with_side(image_size[0])
-        return dataset
+        places = self.places(protocol)
+        keys = [(place, protocol.dataset, protocol.rules.augmentation) for place in places]
+        self._open = {key: self._open[key] for key in keys if key in self._open}
+        for key, place in zip(keys, places, strict=True):
+            if key not in self._open:
+                self._open[key] = self._opened(place, protocol)
+            dataset = self._open[key]
+            if place.rule(dataset) in (None, protocol.dataset) and fingerprint in (None, dataset.fingerprint):
+                other_size = image_size is not None and dataset.shape.image_size != image_size
+                return dataset.with_side(image_size[0]) if other_size and image_size else dataset, place
+        names = " and ".join(dataset.name for dataset in self._open.values())
+        raise UserError(f"{names} {'is' if len(keys) == 1 else 'are'} not its data: name those with --data")
+
+    def _opened(self, place: DataPlace, protocol: Protocol) -> Dataset:
+        download = self.download and place.kind is None and protocol.dataset not in {*FOLDERS, *EMBEDDED}
+        try:
+            return place.open(protocol, download=download, num_workers=self.workers, report=self.report)
+        except UserError as error:
+            raise (NotOpened(str(error)) if place.kind else error) from None

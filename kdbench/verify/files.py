@@ -178,29 +178,37 @@ def _predictions(folder: Path, record: Mapping[str, Any]) -> Result | None:
 
 def _code(record: Mapping[str, Any]) -> Result | None:
     """Compare the code of a user's own; None where all is kdbench's."""
-    config, teacher = record["config"], record["teacher"] or {}
-    method, student = config["method"]["name"], config["student"].partition("@")[0]
-    texts = {
-        f"method {method}": (record.get("method_source", ""), method_sources().get(method)),
-        f"network {student}": (record.get("student_source", ""), own_network(student)),
-    }
-    for member in teacher.get("members", [teacher]):
-        network = str(member.get("network", ""))
-        texts[f"network {network}"] = member.get("source", ""), own_network(network)
-    own = {name: pair for name, pair in texts.items() if "sha256:" in str(pair[0])}
-    for name, (text, source) in own.items():
+    own = [(name, text) for name, text in _code_texts(record) if "sha256:" in text]
+    for (kind, name), text in own:
+        source = method_sources().get(name) if kind == "method" else own_network(name)
         if source is None:
-            return "not checked", f"{name} is not one of kdbench: name the folder that has it with --own"
-        if source.changed_since(str(text)):
+            return "not checked", f"{kind} {name} is not one of kdbench: name the folder that has it with --own"
+        if source.changed_since(text):
             raise _Differs(f"{source.where} is not the code that the cell was run with ({text})")
-    return ("same", ", ".join(own)) if own else None
+    return ("same", ", ".join(f"{kind} {name}" for (kind, name), _ in own)) if own else None
+
+
+def _code_texts(record: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], str]]:
+    """Yield methods and networks of a record, each with what it says of their code."""
+    config = record["config"]
+    yield ("method", config["method"]["name"]), str(record.get("method_source", ""))
+    yield ("network", config["student"].partition("@")[0]), str(record.get("student_source", ""))
+    for member in _members(record):
+        yield ("network", member["network"]), str(member.get("source", ""))
+
+
+def _members(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what a record says of each of its teachers."""
+    teacher = record["teacher"] or {}
+    members: list[dict[str, Any]] = teacher.get("members", [teacher] if teacher else [])
+    return members
 
 
 def _teacher(record: Mapping[str, Any], cards: Mapping[str, TeacherCard], records: Mapping[str, Any]) -> Result | None:
     if not record["teacher"]:
         return None
     missing = []
-    for member in record["teacher"].get("members", [record["teacher"]]):
+    for member in _members(record):
         name = f"{member['network']}@{str(member['id']).partition(':')[2][:8]}"
         card, trained = cards.get(member["id"]), records.get(str(member["id"]).removeprefix("cell:"))
         known = [(card.weights, card.accuracy)] if card else []

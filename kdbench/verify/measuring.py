@@ -66,12 +66,12 @@ class Measuring:
 
     def _measure(self, folder: Path, weights: Path) -> tuple[dict[str, Any], Dataset]:
         """Return the metrics of weights, and what they were measured on."""
-        source = described(folder, lambda _, protocol: self.datasets.open(protocol, None, None).shape.image_size)
+        source = described(folder, lambda _, protocol: self.datasets.open(protocol, None, None)[0].shape.image_size)
         source = replace(source, weights=weights)
         net = Trained(read_net(source), source.protocol.rules.augmentation)
         layout = memory_format(self.device, source.protocol.precision)
         net.to(self.device, memory_format=layout)  # type: ignore[call-overload]
-        dataset = self.datasets.open(source.protocol, net.image_size, source.fingerprint)
+        dataset, _ = self.datasets.open(source.protocol, net.image_size, source.fingerprint)
         return accuracy(net, source, dataset, self.on_progress), dataset
 
 

@@ -61,7 +61,7 @@ class Training:
             It cannot be trained again here.
         """
         cell = cell_of(record)
-        self.datasets.place(cell.protocol)
+        self.datasets.places(cell.protocol)
         for place in self.places[:-1]:
             with contextlib.suppress(UserError):
                 _check_beginnings(cell, place)
@@ -86,7 +86,7 @@ class Training:
         compiled = self._compiles(record)
         devices, device = self._devices(record, compiling=compiled)
         size = tuple(record["input"]["size"]) if "input" in record else None
-        dataset = self.datasets.open(cell.protocol, size, record["data_fingerprint"])
+        dataset, data = self.datasets.open(cell.protocol, size, record["data_fingerprint"])
         epochs = min(self.epochs, len(cell.epochs))
 
         def observe(progress: Progress) -> None:
@@ -99,7 +99,7 @@ class Training:
             session = Session(
                 protocol=cell.protocol,
                 runs=runs,
-                data=self.datasets.place(cell.protocol),
+                data=data,
                 device=device,
                 compile=compiled,
                 given=dataset,

@@ -41,6 +41,16 @@ def test_the_student_only_baseline_stands_in_the_pairs_of_all_its_teachers() -> 
         assert found.results[found.student_only, pair].values() == {0: 65.0, 1: 66.0, 2: 67.0}
 
 
+def test_a_method_that_distils_without_a_teacher_is_no_student_only_baseline() -> None:
+    made_up = [fake_record("tfreg", seed, 70.0, teacher=None) | {"family": "logits"} for seed in range(3)]
+    (found,) = split(*made_up, *KD)
+    assert found.student_only is None
+    (found,) = split(*made_up, *KD, *ALONE)
+    assert found.student_only is not None
+    assert found.student_only.label == "ce"
+    assert sorted(labels(found)) == ["ce", "kd", "tfreg"]
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

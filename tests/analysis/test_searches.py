@@ -5,14 +5,19 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_records import fake_grid
 from searched_runs import SCORES, write_compared, write_search
 
 from kdbench.analysis.comparison import Comparison
-from kdbench.analysis.records import read_records
+from kdbench.analysis.published.ledger import claims
+from kdbench.analysis.published.tables import with_published
+from kdbench.analysis.published.values import load_published
+from kdbench.analysis.records import Records, as_frame, read_records
 from kdbench.analysis.searches import Search, searches_of
 from kdbench.analysis.splitting import split
 from kdbench.analysis.stats.best_of import expected_best
@@ -123,6 +128,13 @@ def test_rows_of_a_method_stand_together_and_notes_name_their_search(tmp_path: P
     board = leaderboard_table(leaderboard(comparison))
     tables = [paper(comparison), detail(comparison, comparison.pairs[0]), board]
     assert all({*search_notes(comparison, comparison.pairs[:1])} & {*table.notes} for table in tables)
+    assert [row[1].text.partition(" (tuned")[0] for row in board.rows] in (
+        ["ce"] * 2 + ["kd"] * 3,
+        ["kd"] * 3 + ["ce"] * 2,
+    )
+    assert [row[1].text for row in board.rows if row[1].text.startswith("kd")] == [
+        "kd", "kd (tuned on resnet20>resnet8)", "kd (tuned per pair)",
+    ]  # fmt: skip
     other = next(pair for pair in comparison.pairs if pair.teacher_id == "cell:other")
     assert not any(note.startswith("kd (tuned per pair)") for note in search_notes(comparison, [other]))
 
@@ -142,3 +154,17 @@ def test_without_a_search_there_is_no_note(tmp_path: Path) -> None:
     comparison = compared(tmp_path)
     assert search_notes(comparison, comparison.pairs) == []
     assert not any("apart" in note for note in paper(comparison).notes)
+
+
+def test_tuned_rows_are_not_compared_with_published_values() -> None:
+    """Values are published at published settings."""
+    (comparison,) = split(Records(as_frame(fake_grid(["resnet56>resnet20"], {"kd": 1.0}, 3)), [], []))
+    published = load_published("cifar100")
+    rows = {row: replace(row, tuning="tuned per pair" if row.method == "kd" else "") for row in comparison.rows}
+    results = {(rows[row], pair): result for (row, pair), result in comparison.results.items()}
+    tuned = replace(comparison, rows=tuple(rows.values()), results=results)
+    assert {claim.row.method for claim in claims(comparison, published) if not claim.why} == {"ce", "kd"}
+    reasons = {claim.why for claim in claims(tuned, published) if claim.row.method == "kd"}
+    assert reasons == {"a search chose our settings: tuned per pair"}
+    tables = [with_published(paper(each), each, published, beside=True) for each in (comparison, tuned)]
+    assert ["[" in str(table.rows[-1]) for table in tables] == [True, False]

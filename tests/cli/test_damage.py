@@ -23,6 +23,8 @@ PROFILE = Path(__file__).parents[1] / "data" / "kept" / "profile.toml"
 
 
 RECORDS = ("record", "teacher's record")
+# Without what a search says, its trials are runs like others.
+SEARCHES = ("study", "choice of the best", "choice")
 # Whose bytes decide what is trained, so that other bytes are another experiment.
 INPUTS = ("own method", "own recipe", "data")
 # A cache without a teacher is what 'cache prune' deletes.
@@ -147,6 +149,10 @@ def _wrong_numbers(whole: Whole, kind: str, damage: str, name: str, ending: Endi
     if strange := set(ACCURACY.findall(ending.out)) - whole.accuracies:
         yield f"prints {', '.join(sorted(strange))}"
     if "csv" not in COMMANDS[name] or (table := numbers(ending.out)) == numbers(whole.endings[name].out):
+        return
+    if kind in SEARCHES:
+        if damage != "removed" and (ending.code != 2 or "searches" not in ending.err):
+            yield f"leaves a search out without a word: {ending.err!r}"
         return
     if kind not in RECORDS or table not in (numbers(whole.without[kind][name]), []):
         yield "prints another table"

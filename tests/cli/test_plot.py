@@ -16,6 +16,7 @@ from cells import Typed
 from fake_records import fake_record, write_records
 from plotted_runs import LABELS, NUM_CLASSES, plotted_records, write_plotted_runs
 from report_pages import report
+from searched_runs import write_search
 from trained_runs import TrainedRuns
 
 from kdbench.analysis.plots.curves import read_curve
@@ -47,6 +48,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("plots") / "runs"
     folders = write_plotted_runs(folder)
     embed_all(folders)
+    write_search(folder, {0: (60.0, 61.0, 62.0), 1: (63.0, 62.0, 61.0)}, method="ce", teacher=None)
     return folder
 
 

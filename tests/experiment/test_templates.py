@@ -8,11 +8,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 from cells import Typed
 from own_files import write_own
 from test_user_methods import ROOT
 
-from kdbench.cli.catalogue import paper_line
+from kdbench.cli.catalogue import method_page, paper_line
 from kdbench.experiment.registry import load_method, method_names
 
 
@@ -94,3 +95,11 @@ def test_every_method_names_its_paper() -> None:
     for paper in filter(None, papers.values()):
         assert re.fullmatch(r"\d{4}\.\d{4,5}", paper.arxiv or "0000.0000")
         assert paper.authors.count(", ") >= 1
+
+
+def test_weights_that_are_only_counted_are_not_drawn() -> None:
+    """Those of SemCKD's regressors would be gigabytes for wide networks; VID has convolutions without bias alone."""
+    method_page("vid")  # builds the networks of the pairs
+    before = torch.random.get_rng_state()
+    method_page("vid")
+    assert torch.equal(torch.random.get_rng_state(), before)

@@ -78,7 +78,8 @@ def test_perturbed_teachers_that_are_the_teacher_weigh_as_one() -> None:
     weight, method = logit_weights(["tekap"])["tekap"], built(load_method("tekap"), noise_share=0.0)
     sides = [random_logits(number, classes=10)[0].float() for number in range(2)]
     student, teacher = (Outputs(owner, logits=each) for owner, each in zip(("student", "teacher"), sides, strict=True))
-    loss = terms_of(method.loss(student, teacher, stub_batch(torch.arange(6))))["tekap"]
+    terms = terms_of(method.loss(student, teacher, stub_batch(torch.arange(6))))
+    loss = terms["kd"] + terms["perturbed"]
     ours, theirs = ((each.double() / 4).log_softmax(dim=1) for each in sides)
     kl = 16 * (theirs.exp() * (theirs - ours)).sum(dim=1).mean()
     assert weight.total(dataclasses.asdict(method.config)) == pytest.approx([float(loss / kl)] * 2, rel=1e-5)

@@ -120,7 +120,18 @@ IMAGENET: dict[str, tuple[dict[str, Any] | None, dict[str, Any] | None]] = {
     "mlld": ({"ce_weight": 0.5, "kd_weight": 0.5, "temperature": 1.0},) * 2,
     "srrl": ({"connect": "map"},) * 2,
     "ctkd": ({"ce_weight": 1.0, "kd_weight": 1.0}, None),
+    "wsld": ({}, {}),
+    "rld": (
+        {"beta": 0.5, "temperature": 1.0, "confidence_temperature": 1.0, "warmup": 0.01},
+        {"beta": 2.0, "temperature": 1.0, "confidence_temperature": 1.0, "warmup": 0.01},
+    ),
+    "gdkd": (
+        {"mass_weight": 0.5, "rest_weight": 1.0, "temperature": 1.0, "warmup": 0.01},
+        {"mass_weight": 0.5, "top_weight": 2.0, "rest_weight": 2.0, "temperature": 1.0, "warmup": 0.01},
+    ),
     "mgd": ({}, {}),
+    "semckd": ({"semckd_weight": 50.0}, None),
+    "diffkd": ({"code_ratio": 2.0}, None),
     "catkd": ({"cat_weight": 0.5, "resolution": 4, "normalize": False}, {"cat_weight": 10.0}),
     "fcfd": ({"kd_temperature": 1.0, "feature_weight": 0.02}, {"kd_temperature": 1.0}),
     "sddkd": (

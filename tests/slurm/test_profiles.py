@@ -13,7 +13,7 @@ from kdbench.errors import UserError
 from kdbench.grid.grid import Grid
 from kdbench.grid.overview import Overview
 from kdbench.grid.submissions import Launch
-from kdbench.slurm import submit
+from kdbench.slurm import arrays, submit
 from kdbench.slurm.profile import load_profile, minutes_of, profile_from
 
 PROFILES = Path(kdbench.slurm.__file__).parent / "profiles"
@@ -107,7 +107,7 @@ def test_a_time_that_is_none() -> None:
     ],
 )
 def test_tasks_as_slurm_spells_them(names: list[str], spelled: str) -> None:
-    assert submit._array_notation(names) == spelled
+    assert arrays.array_notation(names) == spelled
 
 
 def test_cells_of_one_job_wait_for_one_teacher_and_those_in_lockstep_stay_together(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_cells_of_one_job_wait_for_one_teacher_and_those_in_lockstep_stay_togeth
     grid = Grid.open(file, runs=tmp_path)
     submitter = submit.Submitter(
         grid,
-        Overview(statuses=[], teachers=[], jobs={}, live=[], over=[], damages={}, problem=""),
+        Overview(statuses=[], teachers=[], jobs={}, live=[], over=[], taken={}, damages={}, problem=""),
         load_profile(tmp_path / "p.toml"),
         Launch(),
     )

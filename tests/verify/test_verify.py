@@ -155,7 +155,7 @@ def test_a_published_folder_verifies_with_the_weights_of_others(
 
 
 def test_cells_are_drawn_by_the_seed(runs: Path, trained_runs: TrainedRuns) -> None:
-    datasets = DataSets(f"npz:{trained_runs.npz}", download=False, workers=None, report=lambda _: None)
+    datasets = DataSets([f"npz:{trained_runs.npz}"], download=False, workers=None, report=lambda _: None)
     stored = read_stored(runs, None)
     training = Training(stored.places, datasets, None, 1, lambda *_: None)
 

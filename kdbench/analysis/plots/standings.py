@@ -83,11 +83,12 @@ def ranks_plot(board: Leaderboard, name: str) -> Plot | None:
         return None
     order = sorted(range(len(board.ranked)), key=lambda index: ranking.average_ranks[index])
     ranks = [float(ranking.average_ranks[index]) for index in order]
-    names = [label(board.ranked[index].label) for index in order]
+    names = [_wrapped(board.ranked[index].label) for index in order]
+    step = 1.2 if any("\n" in name for name in names) else 0.6
     num, critical = len(order), ranking.critical_difference
     half = math.ceil(num / 2)
     first = 0.5 + 0.28 * len(ranking.cliques)
-    depth = first + 0.6 * (half - 1)
+    depth = first + step * (half - 1)
     figure, axes = figure_of(0.75 + 0.38 * (depth + 1.3))
     axes.axis("off")
     end = max(float(num), 1 + critical)
@@ -104,7 +105,7 @@ def ranks_plot(board: Leaderboard, name: str) -> Plot | None:
     axes.text(1, 1.35, critical_text, ha="left", va="bottom", fontsize=10)
     for place, (rank, method) in enumerate(zip(ranks, names, strict=True)):
         left = place < half
-        height = -first - 0.6 * (place if left else num - 1 - place)
+        height = -first - step * (place if left else num - 1 - place)
         edge = 1 - pad if left else num + pad
         axes.plot([rank, rank, edge], [0, height, height], color=INK, linewidth=0.8, clip_on=False)
         text = f"{method}  {rank:.2f}" if left else f"{rank:.2f}  {method}"
@@ -125,6 +126,12 @@ def ranks_plot(board: Leaderboard, name: str) -> Plot | None:
     return Plot(name, "Average ranks with the critical difference", description, figure)
 
 
+def _wrapped(text: str) -> str:
+    """Make a label of several lines of a long text, as of tuned rows, which would leave no room for the plot."""
+    text = label(text)
+    return textwrap.fill(text, 20, break_on_hyphens=False) if len(text) > 22 else text
+
+
 def differences_plot(comparison: Comparison, baseline: Row, results: Sequence[Versus], name: str) -> Plot | None:
     """Plot pooled differences to a baseline with their intervals (forest plot), and the mean of each pair as a dot."""
     if not results:
@@ -132,7 +139,8 @@ def differences_plot(comparison: Comparison, baseline: Row, results: Sequence[Ve
     style = looks(comparison)
     order = sorted(results, key=lambda versus: versus.mean)
     same_n = len({versus.num_seeds for versus in results}) == 1
-    figure, axes = figure_of(0.95 + 0.33 * len(order))
+    names = [_wrapped(versus.row.label) for versus in order]
+    figure, axes = figure_of(0.95 + (0.5 if any("\n" in name for name in names) else 0.33) * len(order))
     axes.axvline(0, color=INK, linewidth=0.8)
     for height, versus in enumerate(order):
         look = style[versus.row]
@@ -148,9 +156,7 @@ def differences_plot(comparison: Comparison, baseline: Row, results: Sequence[Ve
             text, (1, height), (6, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center",
             fontsize=10,
         )  # fmt: skip
-    labels = [label(versus.row.label) for versus in order]
-    # A long one, as of tuned rows, would leave no room for the plot.
-    axes.set_yticks(range(len(order)), [textwrap.fill(text, 24) if len(text) > 28 else text for text in labels])
+    axes.set_yticks(range(len(order)), names)
     axes.set_ylim(-0.6, len(order) - 0.4)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)

@@ -165,6 +165,8 @@ def _why_not(comparison: Comparison, row: Row, value: PublishedValue, n: int) ->
         return f"our rules differ from the protocol: {settings_text(comparison.overrides)}"
     if row.changed:
         return f"our settings were changed: {settings_text(row.changed)}"
+    if row.tuning:
+        return f"a search chose our settings: {row.tuning}"
     if row.epochs:
         return f"our rules differ from the protocol: epochs={row.epochs}"
     if value.differs:

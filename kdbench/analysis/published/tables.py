@@ -103,7 +103,7 @@ def _comparable_values(comparison: Comparison, published: Published) -> dict[tup
     for row in comparison.rows:
         for pair in comparison.pairs:
             values = published.values_for(_networks_of(pair), row.method, comparison.rules["name"])
-            if not row.changed and not row.epochs and values and values[0].comparable:
+            if not (row.changed or row.epochs or row.tuning) and values and values[0].comparable:
                 comparable[row, pair] = values[0]
     return comparable
 

@@ -15,6 +15,7 @@ from kdbench.analysis.tables.leaderboard import leaderboard, leaderboard_table
 from kdbench.analysis.tables.render import render
 from kdbench.analysis.tables.searches import searches_tables
 from kdbench.analysis.tables.table import Table, words
+from kdbench.experiment.folder import WEIGHTS
 from kdbench.search.files import FOLDER
 from kdbench.search.written import WrittenStudy
 from kdbench.utils.text import counted, printable
@@ -74,6 +75,10 @@ Results of knowledge distillation, each cell one (protocol, teacher, student, me
 {hashes}
 `kdbench table`, `kdbench leaderboard`, `kdbench compare` and `kdbench report` read this folder as it is, and
 `kdbench site` makes a page of several.
+
+`kdbench verify` checks it, and trains first epochs again with `--retrain N`. `weights` in a record is the hash of the
+weights it can be checked with, which are not in this folder: put them beside it as `{WEIGHTS}`, and they are measured
+again.
 """
 
 

@@ -56,7 +56,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Leaderboard:
-    """Methods from best to worst, with a test of their ranks."""
+    """Methods from best to worst, each with its tuned rows, and a test of their ranks."""
 
     comparison: Comparison
     reported: Reported
@@ -68,7 +68,10 @@ class Leaderboard:
 
 
 def leaderboard(comparison: Comparison, reported: Reported = "last") -> Leaderboard:
-    """Rank the methods that have a record in every pair; other methods follow without a rank."""
+    """Rank the methods that have a record in every pair; other methods follow without a rank.
+
+    Rows of a method that differ only in where its settings were chosen follow the order of the comparison.
+    """
     means = {row: row_means(comparison, row, reported) for row in comparison.rows}
     ranked, scores = ranked_scores(comparison, means)
     ranking = friedman(scores) if len(ranked) > 2 and len(comparison.pairs) > 1 else None
@@ -81,6 +84,11 @@ def leaderboard(comparison: Comparison, reported: Reported = "last") -> Leaderbo
     standings.sort(
         key=lambda standing: (math.isnan(standing.rank), standing.rank, -standing.mean if standing.num_pairs else 0.0)
     )
+    # The default and the tuned rows of a method stand together, where the best of them is.
+    places: dict[Row, int] = {}
+    for place, standing in enumerate(standings):
+        places.setdefault(replace(standing.row, tuning=""), place)
+    standings.sort(key=lambda each: (places[replace(each.row, tuning="")], comparison.rows.index(each.row)))
     return Leaderboard(comparison, reported, tuple(standings), ranking, ranked)
 
 
@@ -156,21 +164,10 @@ def leaderboard_table(board: Leaderboard, stability: Sequence[str] = ()) -> Tabl
         )
     compared = [standing.versus for standing in board.standings if standing.versus]
     baseline = comparison.student_only.label if comparison.student_only else "the student-only baseline"
-    heads = (
-        "place",
-        "method",
-        "rank",
-        f"{measure} %",
-        f"gain [{LEVEL} %]",
-        "Holm p",
-        "w/t/l",
-        "pairs",
-        "records",
-        "views",
-    )
+    heads = "place", "method", "rank", f"{measure} %", f"gain [{LEVEL} %]", "Holm p", "w/t/l"
     return Table(
         f"{comparison.title}: {len(comparison.pairs)} {'pair' if len(comparison.pairs) == 1 else 'pairs'}",
-        ((*heads, "teacher", "time x", "parameters"),),
+        ((*heads, "pairs", "records", "views", "teacher", "time x", "parameters"),),
         tuple(rows),
         (
             f"rank: rank by mean {measure}, averaged over pairs, 1 is best; {measure_note(comparison, board.reported)}",

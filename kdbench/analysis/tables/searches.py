@@ -38,7 +38,7 @@ def search_notes(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list[
     tuned = [row.label for row in by_row if row.family == "none"]
     if tuned and comparison.student_only:
         compare = quoted("kdbench", "compare", "--baseline", tuned[0])
-        notes.append(f"{comparison.student_only.label} has its default settings: {compare} has a tuned baseline")
+        notes.append(f"{comparison.student_only.label} has its default settings; {compare} takes the tuned ones")
     closing = _multiples_note(searches), held_out_note(searches), _rule_note(searches), hours_note(searches)
     return [*notes, *filter(None, closing)]
 
@@ -108,7 +108,7 @@ def _studies_table(title: str, searches: Sequence[Search]) -> Table:
             for each in searches
         ),
         tuple(filter(None, _studies_notes(searches))),
-        num_labels=3,
+        num_labels=2,
     )
 
 
