@@ -157,7 +157,7 @@ def test_an_own_method_that_is_not_found_points_to_its_folder(typed: Typed) -> N
     for words in (["show", "mine"], ["validate", "mine"]):
         code, _, err = typed(*words)
         assert (code, len(err.splitlines())) == (2, 1)
-        assert "--methods DIR or KDBENCH_METHODS" in err
+        assert "'kdbench --methods DIR', in Python with the environment variable KDBENCH_METHODS" in err
 
 
 @pytest.mark.parametrize("folder", ["a [b] c", "r[/b]x", "x:cat:y", "it's"])
