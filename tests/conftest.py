@@ -21,6 +21,8 @@ from kdbench.experiment import own_folders
 
 pytest.register_assert_rewrite("parity")  # adapters in tests/methods/parity
 torch.set_num_threads(1)
+# Of processes that tests start: several threads each, beside another test, wait for each other for minutes.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
