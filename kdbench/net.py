@@ -170,7 +170,7 @@ class Segments:
     steps: tuple[Callable[[Tensor], Tensor], ...]
     """From each map of ``stages`` to the next one, the last through ``close``; one fewer than there are stages."""
     close: Callable[[Tensor], Tensor] = field(default_factory=nn.Identity)
-    """Batch norm behind the last map of ``stages``, where there is one; ``finish`` goes on to ``penultimate``."""
+    """Batch norm after the last map of ``stages``, where there is one; ``finish`` goes on to ``penultimate``."""
     finish: Callable[[Tensor], Tensor]
     activated: bool = True
     """Whether a ReLU has the last word in each map of ``stages``."""

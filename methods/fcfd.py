@@ -1,6 +1,6 @@
-"""FCFD: the student's maps are alike the teacher's if either network goes on from the other's map to the same end.
+"""FCFD: maps match where either network, continued from the other's map, ends in the same output.
 
-Bridges carry maps from one network to the other. Paths that begin in one network, cross one bridge behind a stage and
+Bridges carry maps from one network to the other. Paths that begin in one network, cross one bridge after a stage and
 end in the other give logits and maps, which should be the teacher's; two paths count in a step, drawn at random.
 Gradients pass through the frozen teacher, never to its weights.
 

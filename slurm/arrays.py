@@ -1,4 +1,4 @@
-"""Arrays of jobs: what sbatch is asked for them, and what each of their tasks waits for."""
+"""Job arrays: the parameters of sbatch, and the jobs that each of their tasks waits for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Methods and networks as users write them, in files of their own."""
+"""Methods, networks and protocols as users write them, in files of their own."""
 
 from __future__ import annotations
 
@@ -6,6 +6,20 @@ import sys
 import textwrap
 from pathlib import Path
 
+HELD_OUT_SHARE = 0.2
+HELD_OUT_RULES = f"""
+base = "digits-demo-v2"
+title = "Digits, some of them held out"
+source = "for tests"
+version = 1
+[schedule]
+epochs = 2
+[teacher]
+epochs = 2
+[evaluation]
+validation = {HELD_OUT_SHARE}
+"""
+"""A protocol of a user's own whose cells hold images out."""
 METHOD = '''"""Mine: the student's logits follow the teacher's.
 
 By their mean squared error.

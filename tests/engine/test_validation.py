@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from cells import CPU, Typed
+from own_files import HELD_OUT_RULES, HELD_OUT_SHARE
 from trained_runs import TrainedRuns
 
 import kdbench
@@ -20,26 +21,12 @@ from kdbench.models.evaluate import predict
 from kdbench.net import Net
 from kdbench.teachers.demand import Wanted, visited
 
-SHARE = 0.2
-RULES = f"""
-base = "digits-demo-v2"
-title = "Digits, some of them held out"
-source = "for tests"
-version = 1
-[schedule]
-epochs = 2
-[teacher]
-epochs = 2
-[evaluation]
-validation = {SHARE}
-"""
-
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Any:
     own = tmp_path_factory.mktemp("own")
     (own / "protocols").mkdir()
-    (own / "protocols" / "held-out-v1.toml").write_text(RULES)
+    (own / "protocols" / "held-out-v1.toml").write_text(HELD_OUT_RULES)
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv(own_folders.OWN, str(own))
         yield Session.open("held-out-v1", runs=tmp_path_factory.mktemp("runs"), device="cpu")
@@ -69,7 +56,7 @@ def test_the_record_has_what_the_saved_network_says_of_held_out_images(
     session: Session, cells: tuple[Cell, ...]
 ) -> None:
     labels = session.dataset.train_labels
-    held_out = Division.of(labels, SHARE).held_out
+    held_out = Division.of(labels, HELD_OUT_SHARE).held_out
     for cell in cells:
         network = kdbench.load(cell.folder(session.runs))
         net = Net(network.name, network.backbone, mean=(0.3,) * 3, std=(0.37,) * 3, image_size=network.image_size)
@@ -96,7 +83,7 @@ def test_the_cache_has_the_views_of_the_images_that_are_trained_on(session: Sess
     assert record["cost"]["teacher_outputs"] == "cache"
     pairs = torch.from_numpy(visited([Wanted.by(taught)], session.device_data))  # type: ignore[arg-type]
     index, _ = session.device_data.images.numbering.split(pairs)
-    trained = Division.of(session.dataset.train_labels, SHARE).trained
+    trained = Division.of(session.dataset.train_labels, HELD_OUT_SHARE).trained
     assert torch.equal(index.unique(), trained)
     assert record["cost"]["student_views"] == 2 * (len(trained) // 64 * 64 + len(trained) % 64)
 
@@ -111,10 +98,10 @@ def test_the_teacher_is_trained_on_all_images(session: Session, cells: tuple[Cel
 def test_a_teacher_may_leave_the_held_out_images_out(session: Session, cells: tuple[Cell, ...], typed: Typed) -> None:
     card = session.train_teacher("resnet8", seed=5, hold_out=True)
     own = session.teacher_cell("resnet8", seed=5, hold_out=True)
-    assert card.validation == SHARE
+    assert card.validation == HELD_OUT_SHARE
     assert card.origin.endswith("20 % held out")
     assert record_of(session, own)["validation"]["images"] == len(
-        Division.of(session.dataset.train_labels, SHARE).held_out
+        Division.of(session.dataset.train_labels, HELD_OUT_SHARE).held_out
     )
     taught = session.cell(method="kd", teacher=card.spec, student="resnet8", seed=1)
     session.run(taught)

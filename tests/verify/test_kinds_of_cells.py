@@ -8,24 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cells import Typed
-from own_files import write_own
+from own_files import HELD_OUT_RULES, write_own
 
 from kdbench.engine.checks.small import tiny_arrays
 from kdbench.engine.session import Session
 from kdbench.experiment import own_folders
-
-RULES = """
-base = "digits-demo-v2"
-title = "Digits, some of them held out"
-source = "for tests"
-version = 1
-[schedule]
-epochs = 2
-[teacher]
-epochs = 2
-[evaluation]
-validation = 0.2
-"""
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +21,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("kinds")
     for folder in ("own/protocols", "own/methods"):
         (place / folder).mkdir(parents=True)
-    (place / "own/protocols/held-out-v1.toml").write_text(RULES)
+    (place / "own/protocols/held-out-v1.toml").write_text(HELD_OUT_RULES)
     write_own(place / "own/methods")
     arrays = tiny_arrays()
     np.savez(place / "one.npz", **arrays)
