@@ -80,6 +80,18 @@ def _indented(lines: str, num: int = 8) -> str:
     return textwrap.indent(lines, " " * num).strip()
 
 
+def install(site: Path, package: str, *names: str) -> None:
+    """Put a package with entry points into a folder of packages."""
+    for name in names:
+        write_own(site / package, name, recipe="# none\n")
+    (site / package / "__init__.py").write_text("")
+    about = site / f"{package}-1.2.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.2\n")
+    lines = [f"{name} = {package}.{name}" for name in names]
+    (about / "entry_points.txt").write_text("\n".join(["[kdbench.methods]", *lines, ""]))
+
+
 NETWORK = '''"""Mine: two stages."""
 
 import random

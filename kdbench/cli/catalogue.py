@@ -1,27 +1,27 @@
-"""Describe methods, networks, data sets, protocols and pairs as tables and text."""
+"""Describe methods, networks, data sets, protocols and pairs as tables."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
+import itertools
 import textwrap
+from operator import itemgetter
 from typing import Any, final
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from kdbench.config import Config, deciding, field_docs, space_of
+from kdbench.analysis.comparison import FAMILIES, position
 from kdbench.data.datasets import DATASETS, SHAPES, ArrayDataset
 from kdbench.data.place import FOLDERS, OWN_IMAGES
 from kdbench.engine.phase import count_extra_parameters
 from kdbench.errors import UserError
-from kdbench.experiment.logit_weights import UNIT, range_text, read_logit_weight
-from kdbench.experiment.pairs import Pair, named_pairs, usual_pairs
+from kdbench.experiment.pairs import Pair, named_pairs
 from kdbench.experiment.protocol import Protocol, load_protocol, protocol_names
-from kdbench.experiment.registry import load_method, method_name, method_names, method_source
-from kdbench.experiment.settings import load_recipes, resolve_settings
+from kdbench.experiment.registry import load_method, method_names, method_source
+from kdbench.experiment.settings import resolve_settings
 from kdbench.method import Method, Setup
 from kdbench.models import NETWORKS, network_version, own_networks
 from kdbench.models.build import build_net
@@ -33,7 +33,7 @@ UNSUPPORTED = "unsupported"
 
 
 def methods(pair: Pair | None, protocol: Protocol) -> tuple[Rows, list[str]]:
-    """Describe each method in a row, with remarks on those that are broken or do not support the pair.
+    """Describe methods by family and year, with remarks on those that are broken or do not support the pair.
 
     Parameters
     ----------
@@ -49,29 +49,39 @@ def methods(pair: Pair | None, protocol: Protocol) -> tuple[Rows, list[str]]:
             method_class = load_method(name)
         except UserError as error:
             remarks.append(f"broken: {error}")
-            row: dict[str, Any] = {"method": name, "family": "broken"}
+            row: dict[str, Any] = {"family": "broken", "method": name}
         else:
             defaults = method_class.Config()
             row = {
-                "method": name,
                 "family": method_class.FAMILY,
+                "method": name,
                 "year": str(method_class.PAPER.year) if method_class.PAPER else "",
-                "paper": paper_line(name),
                 "the teacher gives": ", ".join(sorted(method_class.all_reads(defaults).teacher)) or "nothing",
                 "views": method_class.views(defaults).num_views,
-                "pre-training": _pretraining(method_class),
+                "pre-training": pretraining_length(method_class),
             }
             if setup:
                 number, remark = _extra_parameters(name, protocol, setup)
                 row |= {"extra parameters": number}
                 remarks += [f"{number}, {name}: {remark}"] if remark else []
+            row |= {"paper": paper_line(name)}
         if any(other.own for other in sources.values()):
             row |= {"from": source.origin if source.own else ""}
         rows.append(row)
-    return rows, remarks
+    return _by_family(rows), remarks
 
 
-def _pretraining(method_class: type[Method]) -> str:
+def _by_family(rows: Rows) -> Rows:
+    """Order methods of ascending names by family and year; the first of a family names it, below an empty row."""
+    rows = sorted(rows, key=lambda row: (position(row["family"], FAMILIES), row["family"], row.get("year", "")))
+    grouped: Rows = []
+    for family, members in itertools.groupby(rows, key=itemgetter("family")):
+        grouped += [{}] if grouped else []
+        grouped += [row | {"family": family if number == 0 else ""} for number, row in enumerate(members)]
+    return grouped
+
+
+def pretraining_length(method_class: type[Method]) -> str:
     """Return the length of pre-training by default, in % of the protocol's epochs; empty if there is none."""
     fraction = method_class.pretraining(method_class.Config())
     return f"{100 * fraction:g} %" if fraction else ""
@@ -129,7 +139,7 @@ def _extra_parameters(name: str, protocol: Protocol, setup: Setup) -> tuple[str,
     return f"{count_extra_parameters(setup.student, net, method):,}", ""
 
 
-def _why_unsupported(name: str, pair: Pair) -> str:
+def why_unsupported(name: str, pair: Pair) -> str:
     """Return why a method does not support a pair; empty if it does."""
     protocol = load_protocol(next(members.protocol for members in named_pairs().values() if pair in members.pairs))
     number, reason = _extra_parameters(name, protocol, _setup(pair, protocol))
@@ -207,71 +217,7 @@ def pairs() -> tuple[Rows, list[str]]:
 LISTS = {"networks": networks, "datasets": datasets, "protocols": protocols, "pairs": pairs}
 
 
-def method_page(name: str) -> str:
-    """Describe a method: its paper, idea, settings with their sources, and where paper and code differ."""
-    name = method_name(name)
-    method_class = load_method(name)
-    defaults, docs = method_class.Config(), field_docs(method_class.Config)
-    fields, recipes = dataclasses.fields(method_class.Config), load_recipes(name)
-    space = space_of(method_class.Config)
-    lines = [
-        *_head(name),
-        "",
-        f"Reads of the teacher: {', '.join(sorted(method_class.all_reads(defaults).teacher)) or 'nothing'}",
-    ]
-    views = method_class.views(defaults)
-    strong = f", {views.num_strong} strongly augmented" if views.num_strong else ""
-    lines += [f"Views of each image: {views.num_views}{strong}"]
-    if length := _pretraining(method_class):
-        lines += [f"Pre-training: {length} of the protocol's epochs, before the first epoch"]
-    lines += [*_logit_weight(name, defaults), f"Version: {method_class.VERSION}"]
-    if method_source(name).own:
-        lines += [f"From: {method_source(name).where}", f"Records say: {method_source(name).text}"]
-    if fields:
-        lines += ["", "Settings"]
-    for field in fields:
-        lines += _wrapped(f"{field.name} = {field.default!r}: {docs[field.name]}", 2)
-        if field.name in method_class.OURS:
-            lines += _wrapped(f"our choice: {method_class.OURS[field.name]}", 6)
-        if field.name in space:
-            lines += _wrapped(f"a search tries {space[field.name]}", 6)
-    published = {Pair.parse(pair) for recipe in recipes for pair in recipe.pairs}
-    rest = [pair for pair in usual_pairs() if pair not in published] if fields else []
-    if fields:
-        lines += ["", "Published settings by pair"]
-    for recipe in recipes:
-        values = ", ".join(f"{k} = {v!r}" for k, v in recipe.settings.items()) or "the defaults"
-        lines += _wrapped(f"{recipe.dataset}: {values}", 2)
-        lines += [*_wrapped(f"for {', '.join(recipe.pairs)}", 6), *_wrapped(f"source: {recipe.source}", 6)]
-    unsupported = {pair: reason for pair in rest if (reason := _why_unsupported(name, pair))}
-    if ours := [pair for pair in rest if pair not in unsupported]:
-        lines += _wrapped("none published: using the defaults is our choice", 2)
-        lines += _wrapped(f"for {', '.join(map(str, ours))}", 6)
-    for pair, reason in unsupported.items():
-        lines += _wrapped(f"unsupported: {pair}: {reason}", 2)
-    if method_class.DEVIATIONS:
-        lines += ["", "Where paper and code differ, and what is done here"]
-        lines += [line for text in method_class.DEVIATIONS for line in _wrapped(f"- {text}", 2)]
-    return "\n".join(lines)
-
-
-def _logit_weight(name: str, defaults: Config) -> list[str]:
-    """Return the line on the weight of the logit terms; none where the method's file does not say it."""
-    weight = read_logit_weight(method_source(name).recipe_file)
-    if weight is None:
-        return []
-    total = weight.total(deciding(defaults))
-    default = range_text([total]) if total else "unknown, as one is no number among the settings"
-    value = f", by default {default}" if weight.factors else ""
-    note = f"; {weight.note}" if weight.note else ""
-    return _wrapped(f"Logit terms: total weight {weight.formula}{value}, in units of {UNIT}{note}", 0)
-
-
-def _wrapped(text: str, indent: int) -> list[str]:
-    return textwrap.wrap(" ".join(text.split()), 110, initial_indent=" " * indent, subsequent_indent=" " * (indent + 4))
-
-
-def _about(name: str) -> tuple[str, str]:
+def about(name: str) -> tuple[str, str]:
     """Return the first line of a method's module docstring, and the rest of it without the legend of its shapes."""
     text = inspect.getdoc(inspect.getmodule(load_method(name))) or name
     summary, _, rest = text.partition("\n\nLegend:")[0].replace("``", "").partition("\n\n")
@@ -279,17 +225,8 @@ def _about(name: str) -> tuple[str, str]:
 
 
 def paper_line(name: str) -> str:
-    """Return a method's paper in one line; the first line of its file where it has none."""
+    """Return the beginning of the title of a method's paper, and its venue; the first line of a file without one."""
     if paper := load_method(name).PAPER:
-        return str(paper)
-    summary, _ = _about(name)
+        return f"{textwrap.shorten(paper.title, 72, placeholder=' ...')} ({paper.venue or paper.place})"
+    summary, _ = about(name)
     return (summary.partition(": ")[2] or summary).rstrip(".")
-
-
-def _head(name: str) -> list[str]:
-    """Return the name, paper and idea of a method."""
-    (summary, rest), paper = _about(name), load_method(name).PAPER
-    lines = [summary]
-    if paper:
-        lines += ["", *_wrapped(f"{paper.title}. {paper.authors}; {paper.place}.", 0)]
-    return [*lines, "", *rest.splitlines()] if rest else lines

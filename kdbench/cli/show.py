@@ -54,6 +54,6 @@ def show(method: Annotated[str, typer.Argument(help="Method; 'kdbench list metho
 
     Also where paper and published code differ, and what is done here.
     """
-    from kdbench.cli.catalogue import method_page
+    from kdbench.cli.method_page import method_page
 
     echo(method_page(method))

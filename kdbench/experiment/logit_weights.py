@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib.resources
+import importlib.util
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib import metadata
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, final
 
@@ -20,7 +23,11 @@ from kdbench.utils.reading import Missing, Unreadable, read_toml
 from kdbench.utils.values import number, shown
 
 UNIT = "the batch mean of T^2 KL"
+USUAL = 0.9
+"""That of plain distillation, kd, by default."""
 _TABLE, _NOTE = "logit_weight", "note"
+_METHODS = "kdbench.methods"
+"""The package of kdbench's methods, and the group of entry points of others."""
 CONSTANT = "constant"
 """In place of a setting: a weight that the method's code fixes."""
 Range = tuple[float, float]
@@ -53,7 +60,7 @@ class LogitWeight:
     def formula(self) -> str:
         """The sum in words: ``kd_weight``, or ``0 to 1 delta + 2``; ``0`` for no terms."""
         parts = (
-            (range_text([factor]) if name == CONSTANT or factor != (1, 1) else "", name if name != CONSTANT else "")
+            (range_text(factor) if name == CONSTANT or factor != (1, 1) else "", name if name != CONSTANT else "")
             for name, factor in self.factors.items()
         )
         return " + ".join(" ".join(filter(None, part)) for part in parts) or "0"
@@ -64,10 +71,9 @@ def names_in(term: str) -> list[str]:
     return [name.strip() for name in term.split("*")]
 
 
-def range_text(ranges: Iterable[Range]) -> str:
-    """Write what several ranges span: ``0.9`` or ``0 to 9``."""
-    lows, highs = zip(*ranges, strict=True)
-    low, high = f"{min(lows):.4g}", f"{max(highs):.4g}"
+def range_text(span: Range) -> str:
+    """Write a range: ``0.9`` or ``0 to 9``."""
+    low, high = (f"{end:.4g}" for end in span)
     return low if low == high else f"{low} to {high}"
 
 
@@ -109,16 +115,31 @@ def _factor(value: Any, where: str) -> Range:
 
 
 def logit_weights(methods: Iterable[str]) -> dict[str, LogitWeight]:
-    """Return what the files beside methods of kdbench and in users' folders say, without loading the methods.
+    """Return what the files beside methods of kdbench, of users' folders and of packages say, without loading any.
 
     Methods without such a file are left out, and those whose file does not say it or cannot be read.
     """
-    package = Path(str(importlib.resources.files("kdbench.methods")))
+    package = Path(str(importlib.resources.files(_METHODS)))
     folders = (*folders_of("methods"), package)
     files = {file.stem: file for folder in folders for file in sorted(folder.glob("[!_.]*.toml"))}
+    if not files.keys() >= set(methods):
+        files = _beside_installed() | files
     weights = {}
     for method in methods:
         with contextlib.suppress(UserError):
             if method in files and (weight := read_logit_weight(files[method])):
                 weights[method] = weight
     return weights
+
+
+def _beside_installed() -> dict[str, Path]:
+    """Return the files beside methods of installed packages; nothing of these is run."""
+    files: dict[str, Path] = {}
+    for point in metadata.entry_points(group=_METHODS):
+        package, *names = point.module.split(".")
+        spec = importlib.util.find_spec(package)
+        for name in names:
+            spec = PathFinder.find_spec(name, spec.submodule_search_locations or []) if spec else None
+        if spec and spec.origin:
+            files.setdefault(point.name, Path(spec.origin).with_suffix(".toml"))
+    return files

@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
-from cells import Typed
+import re
+
+from cells import METHODS, Typed
+
+from kdbench.analysis.comparison import FAMILIES
+from kdbench.experiment.registry import load_method
+
+
+def test_methods_are_listed_by_family_and_year(typed: Typed) -> None:
+    code, out, err = typed("list", "methods")
+    assert (code, err) == (0, "")
+    groups = [block.splitlines() for block in "\n".join(out.splitlines()[2:]).split("\n\n")]
+    rows = [[re.split(r" {2,}", line)[:3] for line in lines] for lines in groups]
+    assert [lines[0][0] for lines in rows] == list(FAMILIES)
+    assert {family for lines in rows for family, *_ in lines[1:]} == {""}
+    for family, lines in zip(FAMILIES[1:], rows[1:], strict=True):
+        listed = [(int(year), method) for _, method, year in lines]
+        assert listed == sorted(listed)
+        assert {load_method(method).FAMILY for _, method in listed} == {family}
+    assert sorted(method for lines in rows for _, method, _ in lines) == sorted(METHODS)
 
 
 def test_data_sets_of_image_files_are_listed_with_their_protocols(typed: Typed) -> None:

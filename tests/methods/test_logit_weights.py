@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import subprocess
 import sys
@@ -13,13 +14,14 @@ import pytest
 import torch
 from cells import METHODS
 from fake_records import fake_record, write_records
+from own_files import install
 from random_outputs import built, outputs, random_logits
 from stub_nets import stub_batch, terms_of
 
-from kdbench.cli.catalogue import method_page
+from kdbench.cli.method_page import method_page
 from kdbench.errors import UserError
 from kdbench.experiment import own_folders
-from kdbench.experiment.logit_weights import CONSTANT, LogitWeight, logit_weights, names_in, read_logit_weight
+from kdbench.experiment.logit_weights import CONSTANT, USUAL, LogitWeight, logit_weights, names_in, read_logit_weight
 from kdbench.experiment.registry import load_method
 from kdbench.net import Outputs
 
@@ -123,50 +125,69 @@ def test_what_is_no_sum_is_named(text: str, message: str, tmp_path: Path) -> Non
     assert str(tmp_path / "mine.toml") in str(raised.value)
 
 
-def below(folder: Path, *methods: tuple[str, dict[str, Any]]) -> str:
-    """What the notes of a paper table say of the logit terms of methods with settings, in a process without torch."""
+def notes_of(folder: Path, *methods: tuple[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """What both layouts' notes say of the logit terms of methods with settings, in a process without torch."""
     records = [fake_record(method, 1, 75.0, settings=settings) for method, settings in methods]
     write_records(folder / "runs", [*records, fake_record("ce", 1, 70.0, teacher=None)])
     code = (
-        "import sys\nfrom pathlib import Path\nfrom kdbench.analysis.records import read_records\n"
-        "from kdbench.analysis.splitting import split\nfrom kdbench.analysis.tables.layouts import paper\n"
+        "import json, sys\nfrom pathlib import Path\nfrom kdbench.analysis.records import read_records\n"
+        "from kdbench.analysis.splitting import split\nfrom kdbench.analysis.tables.layouts import detail, paper\n"
         "(comparison,) = split(read_records(Path(sys.argv[1])))\n"
-        "print(*[note for note in paper(comparison).notes if 'logit' in note or 'these' in note], sep='\\n')\n"
-        "assert 'torch' not in sys.modules"
+        "tables = {'paper': paper(comparison), 'detail': detail(comparison, comparison.pairs[0])}\n"
+        "notes = {name: [note for note in table.notes if 'logit' in note or 'these weights' in note]\n"
+        "    for name, table in tables.items()}\n"
+        "print(json.dumps(notes))\n"
+        "assert not {'torch', 'kd_of_others'} & set(sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(folder / "runs")], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
+    notes: dict[str, list[str]] = json.loads(done.stdout)
+    return notes
 
 
 def test_tables_say_it_of_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = tmp_path / "own"
+    """Tables of pairs name the rows of more than twice kd's weight alone; the table of one pair has all."""
+    own, site = tmp_path / "own", tmp_path / "site"
     own.mkdir()
     (own / "mine.toml").write_text("[logit_weight]\nmy_weight = [0.5, 1.5]\n")
     (own / "broken.toml").write_text("[logit_weight]\nmy_weight = 'x'\n")
     monkeypatch.setenv(own_folders.METHODS, str(own))
+    site.mkdir()
+    install(site, "kd_of_others", "theirs")
+    (site / "kd_of_others" / "theirs.toml").write_text("[logit_weight]\ntheir_weight = 5\n")
+    monkeypatch.setenv("PYTHONPATH", str(site))
     methods = {
         "kd": {"kd_weight": 0.9},
         "dkd": {"alpha": 1.0, "beta": 8.0},
-        "crd": {"kd_weight": 0.0},
+        "crd": {"kd_weight": 1.8},
         "at": {"kd_weight": 0.0},
         "mine": {"my_weight": 2.0},
         "broken": {"my_weight": 2.0},
+        "theirs": {"their_weight": 1.0},
         "../../other": {},
         "nkd": {"gamma": 1.5},  # of a version without kd_weight
+        "ctkd": {"kd_weight": 0.5},
     }
-    first, second = below(tmp_path, *methods.items()).splitlines()
-    assert first == (
-        "total weight of the logit terms, in units of the batch mean of T^2 KL: unknown for ../../other, broken, nkd; "
-        "9 for dkd; 1 to 3 for mine; 0.9 for kd; 0 for the others"
+    notes = notes_of(tmp_path, *methods.items())
+    unit, unknown = "total weight of the logit terms, in units of the batch mean of T^2 KL", "../../other, broken, nkd"
+    heavy = f"unknown for {unknown}; 9 for dkd; 5 for theirs; 1 to 3 for mine"
+    assert notes["paper"][0] == (
+        f"{unit}, where it is or may be more than twice that of kd (0.9): {heavy}; kd, too, may gain by such a weight"
     )
-    assert second.startswith("about these weights: dkd: TCKD and NCKD, ")
+    assert notes["detail"][0] == f"{unit}: {heavy}; 1.8 for crd; 0.9 for kd; 0.5 for ctkd; 0 for the others"
+    assert notes["paper"][1].startswith("about these weights: dkd: TCKD and NCKD, ")
+    assert "ctkd" not in notes["paper"][1]
+    assert "ctkd: the temperature is learnt; dkd: TCKD" in notes["detail"][1]
 
 
 def test_nothing_is_said_where_no_method_has_a_logit_term(tmp_path: Path) -> None:
-    assert below(tmp_path, ("at", {"kd_weight": 0.0})) == "\n"
+    assert notes_of(tmp_path, ("at", {"kd_weight": 0.0})) == {"paper": [], "detail": []}
+
+
+def test_the_usual_weight_is_that_of_kd() -> None:
+    assert logit_weights(["kd"])["kd"].total(dataclasses.asdict(load_method("kd").Config())) == (USUAL, USUAL)
 
 
 def test_the_page_of_a_method_says_it() -> None:

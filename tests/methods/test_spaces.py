@@ -9,7 +9,7 @@ import pytest
 import torch
 from cells import METHODS
 
-from kdbench.cli.catalogue import method_page
+from kdbench.cli.method_page import method_page
 from kdbench.config import space_of
 from kdbench.experiment.registry import load_method
 from kdbench.experiment.settings import resolve_settings

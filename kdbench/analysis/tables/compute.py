@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from kdbench.analysis.comparison import ComparedPair, Comparison
-from kdbench.experiment.logit_weights import UNIT, logit_weights, range_text
+from kdbench.analysis.comparison import ComparedPair, Comparison, Row
+from kdbench.experiment.logit_weights import UNIT, USUAL, Range, logit_weights, range_text
 from kdbench.experiment.pairs import JOIN, LOGITS
+
+_HEAVY = 2 * USUAL
+"""Tables of many pairs name the rows whose logit terms weigh more."""
+_TOTAL, _UNKNOWN = f"total weight of the logit terms, in units of {UNIT}", "unknown"
 
 
 def compute_notes(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list[str]:
@@ -84,34 +88,72 @@ def _listed(labels: Mapping[Any, Sequence[str]], order: Sequence[int | str]) -> 
 
 
 def logit_notes(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list[str]:
-    """Return a note on the total weight of the terms by which students follow the teacher's logits on some pairs.
+    """Return notes on the total weight of each row's terms by which students follow the teacher's logits on some pairs.
 
     None where no method with a teacher has such a term.
     """
-    texts: dict[str, list[str]] = {}
-    remarks = []
+    weights = _row_weights(comparison, pairs)
+    labels = _labels_by_weight(weights)
+    if not labels.keys() - {"0"}:
+        return []
+    order = sorted(labels, key=_largest_first)
+    listed = _listed(labels, order) if len(order) > 1 else f"{order[0]} for {', '.join(labels[order[0]])}"
+    return [f"{_TOTAL}: {listed}", *_remarks(weights)]
+
+
+def heavy_logit_notes(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list[str]:
+    """Return the notes of `logit_notes` on the rows whose weight is or may be more than twice `USUAL`."""
+    weights = {
+        row: weight
+        for row, weight in _row_weights(comparison, pairs).items()
+        if weight.span is None or weight.span[1] > _HEAVY
+    }
+    if not weights:
+        return []
+    labels = _labels_by_weight(weights)
+    listed = "; ".join(f"{text} for {', '.join(labels[text])}" for text in sorted(labels, key=_largest_first))
+    rule = f"where it is or may be more than twice that of kd ({USUAL})"
+    return [f"{_TOTAL}, {rule}: {listed}; kd, too, may gain by such a weight", *_remarks(weights)]
+
+
+class _RowWeight(NamedTuple):
+    """The total weight of a row's logit terms."""
+
+    span: Range | None
+    """Lowest and highest; None if it is unknown."""
+    note: str
+
+
+def _row_weights(comparison: Comparison, pairs: Sequence[ComparedPair]) -> dict[Row, _RowWeight]:
+    """Return the weights of the rows that have a teacher and records on some pairs."""
     weights = logit_weights({row.method for row in comparison.rows})
+    row_weights = {}
     for row in comparison.rows:
         frames = [result.frame for pair in pairs if (result := comparison.result(row, pair)) and len(result.frame)]
         if row == comparison.student_only or not frames:
             continue
         weight = weights.get(row.method)
         settings = {text for frame in frames for text in frame["settings"].unique()}
-        totals = [weight.total(json.loads(text)) for text in settings] if weight else [None]
-        known = [total for total in totals if total]
-        texts.setdefault(range_text(known) if len(known) == len(totals) else "unknown", []).append(row.label)
-        if weight and weight.note:
-            remarks.append(f"{row.method}: {weight.note}")
-    if not texts.keys() - {"0"}:
-        return []
-    if len(texts) == 1:
-        listed = f"{next(iter(texts))} for {', '.join(*texts.values())}"
-    else:
-        listed = _listed(texts, sorted(texts, key=_largest_first))
-    notes = [f"total weight of the logit terms, in units of {UNIT}: {listed}"]
-    return [*notes, *([f"about these weights: {'; '.join(dict.fromkeys(remarks))}"] if remarks else [])]
+        spans = [weight.total(json.loads(text)) for text in settings] if weight else [None]
+        known = [span for span in spans if span]
+        span = (min(low for low, _ in known), max(high for _, high in known)) if len(known) == len(spans) else None
+        row_weights[row] = _RowWeight(span, weight.note if weight else "")
+    return row_weights
+
+
+def _labels_by_weight(weights: Mapping[Row, _RowWeight]) -> dict[str, list[str]]:
+    labels: dict[str, list[str]] = {}
+    for row, weight in weights.items():
+        labels.setdefault(range_text(weight.span) if weight.span else _UNKNOWN, []).append(row.label)
+    return labels
+
+
+def _remarks(weights: Mapping[Row, _RowWeight]) -> list[str]:
+    """Return a note with what the files of methods say about their weights."""
+    remarks = [f"{row.method}: {weight.note}" for row, weight in weights.items() if weight.note]
+    return [f"about these weights: {'; '.join(dict.fromkeys(remarks))}"] if remarks else []
 
 
 def _largest_first(text: int | str) -> float:
     """Return a key by which an unknown weight comes first, and then the largest."""
-    return -math.inf if text == "unknown" else -float(str(text).rpartition(" ")[2])
+    return -math.inf if text == _UNKNOWN else -float(str(text).rpartition(" ")[2])

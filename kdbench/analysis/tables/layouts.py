@@ -11,7 +11,7 @@ import pandas as pd
 
 from kdbench.analysis.comparison import MEASURES, ComparedPair, Comparison, Reported, Result, Row
 from kdbench.analysis.stats.paired import TOLERANCE, t_interval
-from kdbench.analysis.tables.compute import compute_notes, logit_notes
+from kdbench.analysis.tables.compute import compute_notes, heavy_logit_notes, logit_notes
 from kdbench.analysis.tables.entries import LEVEL, accuracy, difference, fixed, gain, with_difference
 from kdbench.analysis.tables.notes import (
     label_entry,
@@ -280,7 +280,7 @@ def _paper_notes(
         _APART if marks != "none" and any(row.tuning for row in comparison.rows) else "",
         *teacher_notes(comparison),
         *compute_notes(comparison, comparison.pairs),
-        *logit_notes(comparison, comparison.pairs),
+        *heavy_logit_notes(comparison, comparison.pairs),
         *search_notes(comparison, comparison.pairs),
         *provenance(comparison),
     ]
