@@ -107,6 +107,17 @@ def test_a_teacher_of_another_accuracy_is_named() -> None:
     assert remarks == ("our teacher wrn_40_2 has 76.30 %, theirs 75.61 %",)
 
 
+def test_a_value_that_others_do_not_find_is_called_contested() -> None:
+    networks = {"teacher": "resnet56", "student": "resnet20", "teacher_accuracy": 72.34}
+    claim = ledger([71.3, 71.4, 71.5], **networks)["crd"]
+    assert (claim.value.top1, claim.verdict) == (70.66, "above")
+    (remark,) = claim.remarks
+    assert remark.startswith("contested: ")
+    assert "71.4" in remark
+    others = ledger([71.8, 71.9], "dkd", **networks).values()
+    assert not any("contested" in text for claim in others for text in claim.remarks)
+
+
 def test_the_command_prints_every_claim(typed: Typed, tmp_path: Path) -> None:
     values = enumerate([74.7, 74.9, 75.2])
     write_records(tmp_path / "runs", [fake_record("kd", seed, value, protocol=RULES, **PAIR) for seed, value in values])

@@ -54,7 +54,7 @@ def test_a_method_that_is_a_published_one_has_its_values(own: Path) -> None:
     values = published.values_for(pair, "ours", PROTOCOL)
     expected = published.select([name], pairs=[pair]).frame
     assert sorted(value.top1 for value in values) == sorted(expected["top1"]) != []
-    assert len(published.frame) == len(load_published("cifar100").frame) == 1011
+    assert len(published.frame) == len(load_published("cifar100").frame)
     assert published.method_name("Ours") == name
 
 
@@ -62,7 +62,6 @@ def test_values_of_a_file_stand_among_those_of_kdbench(own: Path) -> None:
     write(own / "mine.toml", published=[VALUE | {"std": 0.25, "n": 4}, VALUE | {"pair": "vgg13>vgg8", "top1": 74}])
     published = load_published("cifar100")
     assert published.problems == []
-    assert len(published.frame) == 1013
     (value,) = published.values_for("wrn_40_2>wrn_16_2", "mine", PROTOCOL)
     assert (value.top1, value.std, value.n, value.epoch, value.source) == (76.5, 0.25, 4, "last", "Somebody: table 2")
     assert value.comparable
@@ -143,7 +142,8 @@ def test_a_file_that_is_wrong_is_left_out_and_named(content: dict[str, object], 
     (problem,) = published.problems
     assert problem.startswith(f"{own / 'wrong.toml'} is left out: ")
     assert reason in problem
-    assert published.frame["method"].tolist()[1011:] == ["fine"]
+    assert published.frame["source"].tolist().count(VALUE["source"]) == 1
+    assert published.frame["method"].iloc[-1] == "fine"
 
 
 def test_a_name_that_is_published_asks_which_is_meant(own: Path) -> None:

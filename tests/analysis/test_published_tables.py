@@ -51,6 +51,24 @@ def test_the_second_of_a_printed_column_is_underlined_and_ties_share_it() -> Non
     assert seconds[2] == {"MLD", "ReKD"}
 
 
+def test_a_contested_value_is_marked_wherever_it_is_shown_and_what_rests_on_it() -> None:
+    pair, published = "resnet56>resnet20", load_published("cifar100")
+    (contested,) = set(published.select(["KD"], ["crd"], [pair]).frame["contested"])
+    assert "about 71.4 on average" in contested
+    table = printed_table(published, "pckd")
+    marked = [(row[0].text, place) for row in table.rows for place, entry in enumerate(row) if contested in entry.notes]
+    assert marked == [("KD", HEAD.index(pair))]
+    rests = f"the differences of {pair} are to a contested value"
+    assert rests in table.notes
+    assert rests not in printed_table(published, "pckd", baseline="CRD").notes
+    (found,) = split(*fake_grid([pair, "vgg13>vgg8"], {"kd": -30.0, "crd": -20.0}, 3))
+    for beside in (True, False):
+        ours = with_published(paper(found), found, published, beside=beside)
+        assert list(ours.footnotes).count(contested) == 1
+    under = published_tables(published.select(["KD", "CRD"], ["crd"]))[0]
+    assert [entry.notes for entry in column(under, "resnet56 resnet20").values()].count((contested,)) == 1
+
+
 def test_the_command_prints_it(typed: Typed) -> None:
     code, out, _ = typed("table", "--published", "cifar100", "--source", "pckd", "--format", "csv")
     assert code == 0

@@ -75,6 +75,18 @@ class PublishedNetwork:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ContestedValue:
+    """A published accuracy that others do not find."""
+
+    pair: str
+    method: str
+    """Published name."""
+    top1: float
+    why: str
+    """What others find, and where they say so."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedMethod:
     """A method, or a combination of methods, with published values."""
 
@@ -114,6 +126,11 @@ def read_networks(dataset: str) -> dict[str, PublishedNetwork]:
     """Read what must be known of the networks of a data set, by kdbench's names."""
     entries = _read_toml("networks.toml").get(dataset, {})
     return {name: PublishedNetwork(**entry | {"names": tuple(entry["names"])}) for name, entry in entries.items()}
+
+
+def read_contested(dataset: str) -> list[ContestedValue]:
+    """Read the contested values of a data set."""
+    return [ContestedValue(**entry) for entry in _read_toml("contested.toml").get(dataset, [])]
 
 
 def parse_printed(text: str, networks: Mapping[str, PublishedNetwork]) -> Pair:

@@ -175,7 +175,7 @@ def _why_not(comparison: Comparison, row: Row, value: PublishedValue, n: int) ->
 
 
 def _remarks(comparison: Comparison, pair: ComparedPair, value: PublishedValue, *, comparable: bool) -> list[str]:
-    remarks = [value.note] if value.note else []
+    remarks = [text for text in (value.contested, value.note) if text]
     if value.top5 is not None:
         remarks.append(f"published top-5: {fixed(value.top5)} %")
     if not comparable:

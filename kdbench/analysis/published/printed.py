@@ -35,11 +35,12 @@ def printed_table(published: Published, source: str, baseline: str | None = None
     description = published.sources[source]
     assert description.table is not None
     base = _row(frame, baseline or description.table.baseline)
+    contested = _contested(published, source, description.table.names)
     columns = []
     for pair in frame:
         values = {str(row): float(value) for row, value in frame[pair].items()}
         row_marks = _row_marks({row: value for row, value in values.items() if row not in NETWORKS}, marks)
-        columns.append([_entry(values, row, base, row_marks) for row in values])
+        columns.append([_entry(values, row, base, row_marks, contested.get((row, str(pair)), "")) for row in values])
     rows = [(*words(str(row)), *(column[number] for column in columns)) for number, row in enumerate(frame.index)]
     return Table(
         description.title,
@@ -49,6 +50,7 @@ def printed_table(published: Published, source: str, baseline: str | None = None
             f"top-1 on the test set of {published.dataset} in %, as printed ({_REPORTED[description.epoch]}); "
             "NA: not printed",
             f"↑ ↓: difference to {base} in percentage points",
+            *(f"the differences of {pair} are to a contested value" for row, pair in contested if row == base),
             *(["bold: best printed value; underlined: second best; no significance test"] if marks != "none" else []),
             NOT_OURS,
         ),
@@ -62,11 +64,20 @@ def _row(frame: pd.DataFrame, name: str) -> str:
     return spelled[name.lower()]
 
 
-def _entry(values: Mapping[str, float], row: str, base: str, marks: Mapping[str, Mark]) -> Entry:
+def _contested(published: Published, source: str, names: Mapping[str, str]) -> dict[tuple[str, str], str]:
+    """Return why values are contested, by label and pair."""
+    labels = {name: label for label, name in names.items()}
+    rows = published.select(sources=[source]).frame.to_dict("records")
+    return {
+        (labels.get(row["method"], row["method"]), row["pair"]): row["contested"] for row in rows if row["contested"]
+    }
+
+
+def _entry(values: Mapping[str, float], row: str, base: str, marks: Mapping[str, Mark], note: str) -> Entry:
     value = values[row]
     if math.isnan(value):
         return Entry("NA", {"top-1 %": ""})
-    entry = replace(number_entry(value, None), mark=marks.get(row, ""))
+    entry = replace(number_entry(value, None, note), mark=marks.get(row, ""))
     has_difference = row not in {base, *NETWORKS} and not math.isnan(values[base])
     return with_difference(entry, value - values[base]) if has_difference else entry
 

@@ -117,18 +117,25 @@ def _with_brackets(
         if value:
             ours, theirs = entries[column], _published_entry(value)
             numbers = dict(ours.numbers) | {f"published {name}": text for name, text in theirs.numbers.items()}
-            entries[column] = replace(ours, text=f"{ours.text} [{theirs.text}]", numbers=numbers)
+            text, notes = f"{ours.text} [{theirs.text}]", (*ours.notes, *theirs.notes)
+            entries[column] = replace(ours, text=text, numbers=numbers, notes=notes)
     return tuple(entries)
 
 
 def _published_entry(value: PublishedValue) -> Entry:
-    return number_entry(value.top1, value.std, f"{value.source}, {_BEST}" if value.epoch == "best" else "")
+    best = f"{value.source}, {_BEST}" if value.epoch == "best" else ""
+    return number_entry(value.top1, value.std, best, value.contested)
 
 
-def number_entry(top1: float, std: float | None, note: str = "") -> Entry:
-    """Make an entry of a published accuracy, with its standard deviation if there is one."""
+def number_entry(top1: float, std: float | None, *notes: str) -> Entry:
+    """Make an entry of a published accuracy, with its standard deviation and notes if there are some.
+
+    An accuracy that is not known, nan, is a missing entry.
+    """
+    if math.isnan(top1):
+        return Entry(MISSING)
     numbers = {"top-1 %": fixed(top1)} | ({"sd": fixed(std)} if std else {})
-    return Entry(" ± ".join(numbers.values()), numbers, notes=(note,) if note else ())
+    return Entry(" ± ".join(numbers.values()), numbers, notes=tuple(filter(None, notes)))
 
 
 def _protocol_table(published: Published, protocol: str, frame: pd.DataFrame) -> Table:
@@ -215,7 +222,7 @@ def _most_printed(values: pd.DataFrame, *, reasons: bool, epochs: bool) -> Entry
     """Make an entry of the value that most sources print; notes hold what must be known of it, and the others."""
     order = values["also_in"].map(len).sort_values(ascending=False, kind="stable").index
     first, others = values.loc[order[0]], values.loc[order[1:]]
-    columns = (*(["differs"] if reasons else []), "note", "network_note", "networks")
+    columns = (*(["differs"] if reasons else []), "contested", "note", "network_note", "networks")
     notes = [str(first[column]) for column in columns if first.get(column)]
     notes += [_BEST] if epochs and first["epoch"] == "best" else []
     if not math.isnan(first["top5"]):

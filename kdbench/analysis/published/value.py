@@ -30,6 +30,8 @@ class PublishedValue:
     differs: str
     """Why the value is not comparable with results under the protocol; empty if it is."""
     note: str
+    contested: str = ""
+    """Why others doubt the value; empty if none does."""
 
     @property
     def comparable(self) -> bool:
@@ -51,4 +53,5 @@ def value_of(row: dict[Any, Any], protocol: str) -> PublishedValue:
         also_in=row["also_in"],
         differs=row["differs"] or other,
         note="; ".join(filter(None, (row["note"], row["network_note"]))),
+        contested=row["contested"],
     )

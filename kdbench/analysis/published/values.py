@@ -23,6 +23,7 @@ from kdbench.analysis.published.files import (
     PublishedNetwork,
     Source,
     parse_printed,
+    read_contested,
     read_networks,
 )
 from kdbench.analysis.published.own import read_files
@@ -53,6 +54,7 @@ class Published:
     - ``epoch``: last, best or unknown
     - ``protocol``: protocol whose results are comparable with the value, empty for none
     - ``network_note``: what must be known of the networks, empty for nothing
+    - ``contested``: why others doubt the value, beginning with this word, empty if none does
 
     ``differs`` gives the reason wherever ``protocol`` is empty.
     """
@@ -240,6 +242,7 @@ def load_published(dataset: str) -> Published:
         _differs(row, sources[row["source"]], protocols.get(protocol))
         for row, protocol in zip(rows, comparable, strict=True)
     ]
+    contested = {(each.pair, each.method, each.top1): f"contested: {each.why}" for each in read_contested(name)}
     frame = frame.assign(
         pair=frame["teacher"] + ">" + frame["student"],
         kdbench=[files.methods[method].kdbench for method in frame["method"]],
@@ -249,6 +252,9 @@ def load_published(dataset: str) -> Published:
         network_note=[
             "; ".join(n.note for n in (networks.get(row["teacher"]), networks.get(row["student"])) if n and n.note)
             for row in rows
+        ],
+        contested=[
+            contested.get((f"{row['teacher']}>{row['student']}", row["method"], row["top1"]), "") for row in rows
         ],
     )
     return Published(name, frame, sources, files.methods, networks, files.aliases, files.problems)
