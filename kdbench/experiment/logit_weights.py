@@ -10,7 +10,7 @@ import contextlib
 import importlib.resources
 import importlib.util
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.machinery import PathFinder
@@ -114,7 +114,7 @@ def _factor(value: Any, where: str) -> Range:
     return low, high
 
 
-def logit_weights(methods: Iterable[str]) -> dict[str, LogitWeight]:
+def logit_weights(methods: Collection[str]) -> dict[str, LogitWeight]:
     """Return what the files beside methods of kdbench, of users' folders and of packages say, without loading any.
 
     Methods without such a file are left out, and those whose file does not say it or cannot be read.
