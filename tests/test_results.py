@@ -51,9 +51,3 @@ def test_every_method_of_the_grid_has_results() -> None:
     seeds = read_records(folder / "runs").frame.groupby("method")["seed"].nunique()
     assert sorted(seeds.index) == methods
     assert seeds.min() >= 2
-
-
-@pytest.mark.checkout
-def test_the_readme_shows_the_stored_paper_table() -> None:
-    readme = (RESULTS.parent / "README.md").read_text(encoding="utf-8")
-    assert (RESULTS / "cifar10-subset" / "paper.md").read_text(encoding="utf-8").strip() in readme
