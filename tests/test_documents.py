@@ -25,7 +25,7 @@ from kdbench.grid.file import read_grid
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 GUIDES = ROOT / "docs" / "guides"
-PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*sorted({*ROOT.glob("*.md")} - {ROOT / "CHANGELOG.md"}), *sorted((ROOT / "docs").rglob("*.md"))]
 GENERATED = ("methods/", "commands/", "index.md", "api.md", "architecture.md", "gallery.md")
 """What may be made when the site is built: pages below docs/ to which links are not followed."""
 COMMAND = typer.main.get_command(app)
