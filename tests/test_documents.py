@@ -44,7 +44,7 @@ def blocks(page: Path, language: str | None = None) -> list[str]:
 def commands(text: str) -> Iterator[list[str]]:
     """Yield the words of each command line of kdbench in a block, without what a shell takes for itself."""
     for line in text.replace("\\\n", " ").splitlines():
-        words = shlex.split(line, comments=True) if "kdbench " in line and line.count("'") % 2 == 0 else []
+        words = shlex.split(line, comments=True) if re.search(r"^ *kdbench |(&&|;) kdbench ", line) else []
         for is_separator, part in groupby(words, key=lambda word: word in {"&&", "|", ";"}):
             command = list(part)
             if not is_separator and command[0] == "kdbench":
