@@ -102,8 +102,8 @@ def captioned(tables: Sequence[Table], captions: Sequence[str] | None, labels: S
         if words and len(words) != len(tables):
             titles = "; ".join(table.title for table in tables)
             raise UserError(
-                f"{option} is given {counted(len(words), 'time')}, but there are {counted(len(tables), 'table')}: "
-                f"{titles}. Give one for each, or select one table with --protocol, --rules or --pairs"
+                f"{option} is given {counted(len(words), 'time')} for {counted(len(tables), 'table')}: {titles}; "
+                "give one for each, or select tables with --protocol, --rules or --pairs"
             )
     tables = (
         [replace(table, title=caption) for table, caption in zip(tables, captions, strict=True)]

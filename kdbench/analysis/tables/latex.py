@@ -8,10 +8,9 @@ their own, and families of methods, too. A table that is wider than the text nev
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from kdbench.analysis.tables.parts import KINDS, missing_digits, num_spreads, parts
+from kdbench.analysis.tables.parts import KINDS, missing_digits, num_spreads, parts, with_minus_signs
 from kdbench.analysis.tables.table import Entry, Table
 
 _SPECIAL = {
@@ -23,6 +22,7 @@ _SPECIAL = {
     ">": r"$>$",
     "|": r"$|$",
     '"': "''",
+    "²": r"\textsuperscript{2}",
     "±": r"$\pm$",
     "×": r"$\times$",
     "↑": r"$\uparrow$",
@@ -35,8 +35,6 @@ _SPECIAL = {
     "\N{HORIZONTAL ELLIPSIS}": r"\dots{}",
     **dict(zip("‘’“”", ("`", "'", "``", "''"), strict=True)),
 }
-_MINUS = re.compile(r"(?<![A-Za-z0-9.)\]_-])-(?=[0-9.])")
-"""A hyphen that is the sign of a number."""
 _MARKS = {"": "{}", "best": r"\textbf{{{}}}", "second": r"\underline{{{}}}"}
 _SMALL = ("spread", "difference")
 """Parts of an entry that are set small."""
@@ -55,7 +53,7 @@ _RAISED = r"\renewcommand{\textsuperscript}[1]{\raisebox{.8ex}{\scriptsize #1}}"
 
 def escape(text: str) -> str:
     """Escape text for LaTeX; a character that the standard fonts lack becomes a question mark."""
-    text = _MINUS.sub("\N{MINUS SIGN}", text)
+    text = with_minus_signs(text).replace("^2", "²")
     printable = (c if " " <= c <= "~" or "\u00c0" <= c <= "\u00ff" else "?" for c in text)
     return "".join(_SPECIAL.get(c, p) for c, p in zip(text, printable, strict=True))
 

@@ -10,18 +10,25 @@ from kdbench.analysis.tables.table import Table
 KINDS = ("first", "spread", "difference", "bracket")
 """What an entry may consist of: an accuracy or another text, its standard deviation, a difference, and what stands in
 brackets."""
-_STARTS = re.compile(r" (?=[±↑↓\[]|0\.00$)")
-"""Before a part; a difference of zero has no arrow."""
+_PARTS = re.compile(r"(\S*)(?: (± \S+))?(?: ([↑↓]\S+|0\.00))?(?: (\[.*\]))?")
+"""A difference of zero has no arrow."""
+_SIGN = re.compile(r"(?<![A-Za-z0-9.)\]_-])-(?=[0-9.])")
+"""A hyphen that is the sign of a number."""
 _INTEGER = re.compile(r"[0-9]+(?=\.)")
 
 
 def parts(text: str) -> tuple[str, str, str, str]:
-    """Take a text apart into the kinds of parts; a missing one is empty."""
-    first, *others = _STARTS.split(text)
-    starts = {"±": "spread", "[": "bracket"}
-    by_kind = {"first": first} | {starts.get(part[0], "difference"): part for part in others}
-    first, spread, difference, bracket = (by_kind.get(kind, "") for kind in KINDS)
+    """Take a text apart into the kinds of parts; a missing one is empty, and another text than these is the first."""
+    match = _PARTS.fullmatch(text)
+    if match is None:
+        return text, "", "", ""
+    first, spread, difference, bracket = (part or "" for part in match.groups())
     return first, spread, difference, bracket
+
+
+def with_minus_signs(text: str) -> str:
+    """Return a text for print, in which signs of negative numbers are no hyphens."""
+    return _SIGN.sub("\N{MINUS SIGN}", text)
 
 
 def num_spreads(table: Table) -> int:
