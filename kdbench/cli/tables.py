@@ -97,9 +97,9 @@ def table(
     """Print finished cells, or published values, as tables."""
     from kdbench.analysis.published.tables import with_published
     from kdbench.analysis.published.values import load_published
-    from kdbench.analysis.tables.columns import split_pairs
     from kdbench.analysis.tables.differences import choose_baseline
     from kdbench.analysis.tables.layouts import detail, paper
+    from kdbench.analysis.tables.pages import split_pairs
 
     check_captions(caption, label, form)
     if published is not None and runs is None:

@@ -14,9 +14,9 @@ from fake_records import fake_record, write_records
 from pdf_type import UNCOMPRESSED, type_sizes
 from test_comparison import split
 
-from kdbench.analysis.tables.columns import split_pairs
 from kdbench.analysis.tables.entries import accuracy, with_difference
 from kdbench.analysis.tables.layouts import paper
+from kdbench.analysis.tables.pages import split_pairs, split_rows
 from kdbench.analysis.tables.parts import parts, with_minus_signs
 from kdbench.analysis.tables.render import render
 from kdbench.analysis.tables.table import MISSING, Entry, Table, words
@@ -75,6 +75,38 @@ def test_pairs_are_split_into_as_few_tables_as_fit(num_pairs: int, sizes: list[i
 
 def test_without_a_limit_a_table_stays_as_it_is() -> None:
     assert split_pairs(wide(13), None) == [wide(13)]
+
+
+def long(*sizes: int, note: str = "a note") -> Table:
+    places = [(group, row) for group, size in enumerate(sizes) for row in range(size)]
+    rows = tuple(words(f"g{group}" if row == 0 else "", f"m{group}-{row}") for group, row in places)
+    return Table("long", (("", "method"),), rows, (note,), 2, grouped=True, label="tab:l")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "lines_per_row", "expected"),
+    [
+        ((20, 20), 1, [40]),
+        ((20, 20), 2, [20, 20]),
+        ((30, 10, 30), 1, [40, 30]),
+        ((100,), 1, [44, 44, 12]),
+        ((1, 50), 1, [1, 44, 6]),
+    ],
+)
+def test_long_tables_are_split_between_groups(sizes: tuple[int, ...], lines_per_row: int, expected: list[int]) -> None:
+    table = long(*sizes)
+    pages = split_rows(table, lines_per_row)
+    assert [len(page.rows) for page in pages] == expected
+    assert [row[1] for page in pages for row in page.rows] == [row[1] for row in table.rows]
+    assert all(page.rows[0][0].text for page in pages)
+    assert [page.label for page in pages] == ["tab:l", *[""] * (len(pages) - 1)]
+    assert [page.notes for page in pages][-1] == ("a note",)
+    assert all("continued" in page.title for page in pages[1:])
+
+
+def test_many_notes_move_to_the_next_page_with_the_last_group() -> None:
+    pages = split_rows(long(10, 10, 10, note="word " * 400), 1)
+    assert [len(page.rows) for page in pages] == [20, 10]
 
 
 @pytest.mark.parametrize(

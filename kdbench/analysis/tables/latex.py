@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
+from kdbench.analysis.tables.pages import split_rows
 from kdbench.analysis.tables.parts import KINDS, missing_digits, num_spreads, parts, with_minus_signs
 from kdbench.analysis.tables.table import Entry, Table
 
@@ -60,22 +61,28 @@ def escape(text: str) -> str:
 
 def latex(tables: Sequence[Table]) -> str:
     """Render tables as floats with their notes below, in one file."""
-    return "".join([_BEGIN, *map(_float, tables), "\\csname kdbenchend\\endcsname\n"])
+    pages = [part for table in tables for part in split_rows(table, 2 if _is_stacked(table) else 1)]
+    return "".join([_BEGIN, *map(_float, pages), "\\csname kdbenchend\\endcsname\n"])
+
+
+def _is_stacked(table: Table) -> bool:
+    """Return whether deviations and differences stand below the accuracies, which leaves place for more columns."""
+    return num_spreads(table) > 1
 
 
 def _float(table: Table) -> str:
     letters = table.footnotes
     notes = [rf"\textsuperscript{{{letter}}}~{_sentence(text)}" for text, letter in letters.items()]
     notes += [_sentence(note) for note in table.notes]
-    num_stacked = num_spreads(table)
-    size = r"\footnotesize\setlength{\tabcolsep}{1.5pt}" if num_stacked > 1 else r"\small\setlength{\tabcolsep}{4pt}"
-    name = "table*" if num_stacked > _MAX_NARROW else "table"
+    stacked = _is_stacked(table)
+    size = r"\footnotesize\setlength{\tabcolsep}{1.5pt}" if stacked else r"\small\setlength{\tabcolsep}{4pt}"
+    name = "table*" if num_spreads(table) > _MAX_NARROW else "table"
     lines = [
         rf"\begin{{{name}}}[htbp]",
         rf"\centering{size}\setlength{{\belowcaptionskip}}{{6pt}}{_RAISED}",
         rf"\caption{{{escape(table.title)}}}" + (rf"\label{{{table.label}}}" if table.label else ""),
         r"\setbox0=\hbox{%",
-        *_tabular(table, letters, stacked=num_stacked > 1),
+        *_tabular(table, letters, stacked=stacked),
         _FIT,
         r"\par\smallskip\footnotesize\raggedright",
         *notes,
