@@ -98,7 +98,7 @@ class Selection:
         UserError
             Some files could not be read as records; the message lists them.
         """
-        for remark in self.remarks:
+        for remark in dict.fromkeys(self.remarks):
             sys.stderr.write(f"{remark}\n")
         _report_incomplete(self.records)
 

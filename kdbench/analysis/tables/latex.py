@@ -127,12 +127,20 @@ def _head(table: Table, num_labels: int, size: str) -> Iterator[list[str]]:
         label = next(filter(None, reversed(line[: table.num_labels])), "")
         cells = [""] * (num_labels - 1) + [size + escape(label)]
         if depth == len(table.heads):
-            yield cells + [size + escape(column[-1]) for column in columns]
+            yield cells + [_head_cell(column[-1], size) for column in columns]
             continue
         for heads, run in itertools.groupby(column[:depth] for column in columns):
-            width, text = len(list(run)), size + escape(heads[-1])
+            width, text = len(list(run)), _head_cell(heads[-1], size)
             cells.append(rf"\multicolumn{{{width}}}{{c}}{{{text}}}" if width > 1 else text)
         yield cells
+
+
+def _head_cell(text: str, size: str) -> str:
+    """Return a cell of the head; of small ones, what is in brackets, such as a hash, stands on a line of its own."""
+    name, bracket, rest = text.partition(" (")
+    if not (size and bracket):
+        return size + escape(text)
+    return rf"\shortstack{{{size}{escape(name)}\\{size}{escape(f'({rest}')}}}"
 
 
 def _row(cells: Sequence[str]) -> str:
