@@ -38,7 +38,7 @@ _SPECIAL = {
 }
 _MARKS = {"": "{}", "best": r"\textbf{{{}}}", "second": r"\underline{{{}}}"}
 _SMALL = ("spread", "difference")
-"""Parts of an entry that are set small."""
+"""Parts of an entry that are set small, as those in brackets are where they stand on a line of their own."""
 _MAX_NARROW = 4
 """Largest number of stacked columns that a column of a two-column paper has place for."""
 _BEGIN = r"""% Part of a paper: \input this file, with \usepackage{booktabs,graphicx}. It also compiles on its own.
@@ -61,13 +61,19 @@ def escape(text: str) -> str:
 
 def latex(tables: Sequence[Table]) -> str:
     """Render tables as floats with their notes below, in one file."""
-    pages = [part for table in tables for part in split_rows(table, 2 if _is_stacked(table) else 1)]
+    pages = [part for table in tables for part in split_rows(table, _num_lines(table))]
     return "".join([_BEGIN, *map(_float, pages), "\\csname kdbenchend\\endcsname\n"])
 
 
 def _is_stacked(table: Table) -> bool:
     """Return whether deviations and differences stand below the accuracies, which leaves place for more columns."""
     return num_spreads(table) > 1
+
+
+def _num_lines(table: Table) -> int:
+    """Return how many lines a row takes: accuracies, what follows them, and values in brackets."""
+    brackets = any(parts(entry.text)[3] for row in table.rows for entry in row[table.num_labels :])
+    return 2 + brackets if _is_stacked(table) else 1
 
 
 def _float(table: Table) -> str:
@@ -99,20 +105,22 @@ def _tabular(table: Table, letters: Mapping[str, str], *, stacked: bool) -> Iter
     yield r"\toprule"
     yield from map(_row, _head(table, num_labels, r"\scriptsize " if stacked else ""))
     yield r"\midrule"
-    columns = [_aligned([row[number] for row in table.rows]) for number in range(table.num_labels, len(table.heads[0]))]
+    small = KINDS[1:] if stacked else _SMALL
+    numbers = zip(*(row[table.num_labels :] for row in table.rows), strict=True)
+    columns = [_aligned(entries, small) for entries in numbers]
     for number, row in enumerate(table.rows):
         if table.starts_group(number):
             yield r"\midrule"
         if first and row[0].text:
             yield rf"\multicolumn{{{num_labels + num_numbers}}}{{@{{}}l}}{{\itshape {escape(row[0].text)}}} \\"
         labels = [escape(entry.text) + _references(entry, letters) for entry in row[first : table.num_labels]]
-        numbers = list(zip(row[table.num_labels :], (column[number] for column in columns), strict=True))
+        pairs = list(zip(row[table.num_labels :], (column[number] for column in columns), strict=True))
         if not stacked:
-            yield _row([*labels, *(_marked(entry, " ".join(filter(None, cell)), letters) for entry, cell in numbers)])
+            yield _row([*labels, *(_marked(entry, " ".join(filter(None, cell)), letters) for entry, cell in pairs)])
             continue
-        yield _row([*labels, *(_marked(entry, cell[0], letters, apart=True) for entry, cell in numbers)])
+        yield _row([*labels, *(_marked(entry, cell[0], letters, apart=True) for entry, cell in pairs)])
         for line in (slice(1, 3), slice(3, 4)):
-            below = [r"\hspace{.8pt}".join(filter(None, cell[line])).replace("$ ", "$") for _, cell in numbers]
+            below = [r"\hspace{.8pt}".join(filter(None, cell[line])).replace("$ ", "$") for _, cell in pairs]
             if any(below):
                 yield _row([""] * num_labels + below)
         yield r"\addlinespace[2pt]"
@@ -155,13 +163,13 @@ def _sentence(text: str) -> str:
     return f"{escape((text[:1].upper() if is_word else text[:1]) + text[1:])}."
 
 
-def _aligned(entries: Sequence[Entry]) -> list[list[str]]:
+def _aligned(entries: Sequence[Entry], small: Sequence[str]) -> list[list[str]]:
     """Return the parts of the entries of a column, those of a kind with as many digits before their decimal points."""
     kinds = []
     for kind, texts in zip(KINDS, zip(*(parts(entry.text) for entry in entries), strict=True), strict=True):
         missing = [rf"\phantom{{{'0' * number}}}" if number else "" for number in missing_digits(texts)]
         cells = [blank + escape(text) for blank, text in zip(missing, texts, strict=True)]
-        kinds.append([rf"{{\scriptsize {cell}}}" if cell else "" for cell in cells] if kind in _SMALL else cells)
+        kinds.append([rf"{{\scriptsize {cell}}}" if cell else "" for cell in cells] if kind in small else cells)
     return [list(cells) for cells in zip(*kinds, strict=True)]
 
 
