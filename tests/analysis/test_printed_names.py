@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from cells import Typed
@@ -11,7 +11,7 @@ from fake_records import fake_record, write_records
 from test_comparison import split
 
 from kdbench.analysis.comparison import Comparison
-from kdbench.analysis.plots.pictures import Material, draw_pairs
+from kdbench.analysis.plots.pictures import OF_PAIRS, Material, Picture, draw_pairs
 from kdbench.analysis.printed_names import read_printed_names
 from kdbench.analysis.tables.layouts import paper
 from kdbench.analysis.tables.leaderboard import leaderboard, leaderboard_table
@@ -84,7 +84,7 @@ def test_labels_heads_and_notes_have_printed_names() -> None:
         assert not [name for name in ("reviewkd", "wrn_40_2", "wrn_16_2", "ce") if name in text.split()]
 
 
-def test_typed_labels_are_found_and_name_files() -> None:
+def test_typed_labels_are_found_and_name_files(monkeypatch: pytest.MonkeyPatch) -> None:
     comparison = printed(*records("kd", chosen={"temperature": 2}))
     row = next(row for row in comparison.rows if row.method == "kd")
     assert (row.label, row.typed) == ("KD temperature=2", "kd temperature=2")
@@ -92,8 +92,9 @@ def test_typed_labels_are_found_and_name_files() -> None:
     (pair,) = comparison.pairs
     assert (pair.name, pair.typed) == ("WRN-40-2 > WRN-16-2", "wrn_40_2 > wrn_16_2")
     assert comparison.result(row, pair)
+    monkeypatch.setitem(cast("dict[str, Picture]", OF_PAIRS), "top1", Picture("", "", lambda *given: given[2]))
     drawn = dict(draw_pairs(["top1"], Material(comparison, {}), "base"))
-    assert "WRN-40-2 > WRN-16-2" in str(drawn["top1"])
+    assert drawn["top1"] == "base-top1-wrn_40_2-wrn_16_2"
 
 
 def test_teachers_of_one_network_keep_their_hashes() -> None:
