@@ -53,6 +53,8 @@ class ComparedPair:
     """First letters of the hash of the teacher's weights, and of its id if weights do not tell teachers apart."""
     teacher_label: str = field(default="", compare=False)
     """Network of the teacher, with its hashes if several teachers of this network are compared."""
+    student_label: str = field(default="", compare=False)
+    """Name of the student in tables."""
 
     @property
     def id_hash(self) -> str:
@@ -61,8 +63,22 @@ class ComparedPair:
 
     @property
     def name(self) -> str:
-        """``TEACHER > STUDENT``, with the label of the teacher."""
-        return f"{self.teacher_label} > {self.student}" if self.teacher else f"{self.student}, student only"
+        """``TEACHER > STUDENT``, by their labels."""
+        return _arrow(self.teacher_label, self.student_label)
+
+    @property
+    def typed(self) -> str:
+        """`name` with the names of networks that users type, whatever tables call them."""
+        return _arrow(self.teacher + self.teacher_label.removeprefix(self.teacher_network), self.student)
+
+    @property
+    def teacher_network(self) -> str:
+        """The label of the teacher without its hashes."""
+        return self.teacher_label.removesuffix(f" ({self.hashes})")
+
+
+def _arrow(teacher: str, student: str) -> str:
+    return f"{teacher} > {student}" if teacher else f"{student}, student only"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +99,18 @@ class Row:
     """Where its settings were chosen; empty where no search chose them."""
     epochs: int = 0
     """Of students that were trained for longer than the comparison's rules say, without a teacher; 0 for all others."""
+    printed: str = field(default="", compare=False)
+    """Name that papers print for the method; empty where tables have the typed one."""
+
+    @property
+    def name(self) -> str:
+        """Name of the method in tables, with which the label begins."""
+        return self.printed or self.method
+
+    @property
+    def typed(self) -> str:
+        """The label that users type, whatever tables call the method."""
+        return self.method + self.label.removeprefix(self.name)
 
     @property
     def changed(self) -> dict[str, Any]:
@@ -151,8 +179,8 @@ class Comparison:
         return all(result and self.seeds(pair) <= set(result.frame.index) for pair, result in results)
 
     def matching(self, name: str) -> list[Row]:
-        """Return the row of this label; without one, all rows of this method."""
-        labels = [row for row in self.rows if _words(row.label) == _words(name)]
+        """Return the row of this label, printed or typed; without one, all rows of this method."""
+        labels = [row for row in self.rows if _words(name) in (_words(row.label), _words(row.typed))]
         return labels or [row for row in self.rows if squeeze(row.method) == squeeze(name)]
 
     def find(self, name: str) -> Row:

@@ -52,7 +52,7 @@ def _with_labels(pairs: Sequence[ComparedPair]) -> list[ComparedPair]:
         is_copy = copies[pair.teacher, pair.teacher_weights] > 1 or not weights
         hashes = ", ".join(filter(None, (weights, f"id {pair.id_hash[:num_id]}" if is_copy else "")))
         label = f"{pair.teacher} ({hashes})" if networks[pair.teacher] > 1 else pair.teacher
-        labelled.append(replace(pair, hashes=hashes, teacher_label=label))
+        labelled.append(replace(pair, hashes=hashes, teacher_label=label, student_label=pair.student))
     return labelled
 
 

@@ -62,6 +62,10 @@ class Filters:
     alternatives."""
     methods: Sequence[str] = ()
     """Labels of rows, or methods, which stand for all their rows where no row has that label."""
+    families: Sequence[str] = ()
+    """Families of methods to keep."""
+    without_families: Sequence[str] = ()
+    """Families of methods to leave out."""
     pairs: Sequence[str] = ()
     """Names of pairs, pairs of networks, or sets of pairs."""
     baselines: Sequence[str] = ()
@@ -77,6 +81,8 @@ class _Filter:
     match: Callable[[Comparison, str], Sequence[Any]]
     known: Callable[[Comparison], Sequence[str]]
     """All names of this kind in a comparison."""
+    leaves_out: bool = False
+    """Whether rows of these names are left out, so that a comparison need not have any."""
 
     def check(self, comparisons: Sequence[Comparison]) -> None:
         for name in self.names:
@@ -84,7 +90,8 @@ class _Filter:
                 known = list(dict.fromkeys(text for comparison in comparisons for text in self.known(comparison)))
                 if self.kind == "protocol":
                     raise UserError(f"no records under {name}: there are records under {'; '.join(known)}")
-                raise unknown_name(self.kind, name, known, f"the {self.kind}s are {', '.join(known)}")
+                kinds = "families" if self.kind == "family" else f"{self.kind}s"
+                raise unknown_name(self.kind, name, known, f"the {kinds} are {', '.join(known)}")
 
     def missing(self, comparison: Comparison) -> list[str]:
         """Return the names that match nothing in a comparison."""
@@ -110,6 +117,8 @@ def select(comparisons: Sequence[Comparison], filters: Filters) -> tuple[list[Co
     lacking: dict[str, list[str]] = {}
     for part in _parts(filters):
         part.check(selected)
+        if part.leaves_out:
+            continue
         missing = {comparison.title: part.missing(comparison) for comparison in selected}
         without = [title for title, names in missing.items() if len(names) == len(part.names)]
         selected = [comparison for comparison in selected if comparison.title not in without]
@@ -138,8 +147,12 @@ def _parts(filters: Filters) -> Iterator[_Filter]:
         yield _Filter("rule", words, _rules, partial(_rule_words, key))
     if filters.methods:
         yield _Filter("row", filters.methods, Comparison.matching, lambda c: [row.label for row in c.rows])
+    if filters.families:
+        yield _Filter("family", filters.families, _of_family, _families)
+    if filters.without_families:
+        yield _Filter("family", filters.without_families, _of_family, _families, leaves_out=True)
     if filters.pairs:
-        yield _Filter("pair", filters.pairs, _pairs, lambda c: [pair.name for pair in c.pairs])
+        yield _Filter("pair", filters.pairs, _pairs, _pair_words)
     if filters.baselines:
         yield _Filter("row", filters.baselines, _only_row, lambda c: [row.label for row in c.rows])
 
@@ -167,6 +180,20 @@ def _rule_words(key: str, comparison: Comparison) -> list[str]:
 def _only_row(comparison: Comparison, name: str) -> list[Row]:
     rows = comparison.matching(name)
     return rows if len(rows) == 1 else []
+
+
+def _of_family(comparison: Comparison, name: str) -> list[Row]:
+    return [row for row in comparison.rows if row.family == name.lower()]
+
+
+def _families(comparison: Comparison) -> list[str]:
+    return [row.family for row in comparison.rows]
+
+
+def _pair_words(comparison: Comparison) -> list[str]:
+    """Return the pairs of a comparison, and the sets of pairs that have some of them."""
+    sets = [name for name in named_pairs() if _pairs(comparison, name)]
+    return [*(pair.name for pair in comparison.pairs), *sets]
 
 
 def _pairs(comparison: Comparison, text: str) -> list[ComparedPair]:
@@ -206,11 +233,17 @@ def _is_teacher(pair: ComparedPair, wanted: TeacherSpec) -> bool:
 
 
 def _narrowed(comparison: Comparison, filters: Filters) -> Comparison:
-    """Drop the rows and pairs that were not named; the student-only baseline is kept."""
+    """Drop the rows and pairs that were not named; the student-only baseline is kept, and those that are named."""
     rows, pairs = comparison.rows, comparison.pairs
-    if filters.methods:
-        named = {row for name in (*filters.methods, *filters.baselines) for row in comparison.matching(name)}
-        rows = tuple(row for row in rows if row in named or row == comparison.student_only)
+    kept = {comparison.student_only, *(row for name in filters.baselines for row in comparison.matching(name))}
+    for names, match, keep in (
+        (filters.methods, Comparison.matching, True),
+        (filters.families, _of_family, True),
+        (filters.without_families, _of_family, False),
+    ):
+        if names:
+            matches = {row for name in names for row in match(comparison, name)}
+            rows = tuple(row for row in rows if row in kept or (row in matches) == keep)
     if filters.pairs:
         selected = {pair for text in filters.pairs for pair in _pairs(comparison, text)}
         pairs = tuple(pair for pair in pairs if pair in selected)

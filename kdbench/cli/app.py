@@ -11,6 +11,7 @@ import typer
 from kdbench.cli import (
     bench,
     cache,
+    comparing,
     data,
     demo,
     evaluate,
@@ -50,8 +51,8 @@ for command in (
     train.train,
     tables.table,
     tables.leaderboard,
-    tables.compare,
-    tables.claims,
+    comparing.compare,
+    comparing.claims,
     search.search,
     report.report,
     plot.plot,

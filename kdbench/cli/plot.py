@@ -9,12 +9,15 @@ import typer
 
 from kdbench.cli.options import DeviceOption, DownloadOption, echo, progress_bar
 from kdbench.cli.selection import (
+    FamiliesOption,
     MethodsOption,
+    NamesOption,
     PairsOption,
     ProtocolFilter,
     RulesOption,
     RunsArgument,
     Selection,
+    WithoutFamiliesOption,
     read_selection,
 )
 from kdbench.errors import UserError
@@ -44,7 +47,10 @@ def plot(
     form: Annotated[
         Literal["svg", "pdf"] | None, typer.Option("--format", help="Format of the files. [default: both]")
     ] = None,
+    names: NamesOption = "typed",
     methods: MethodsOption = None,
+    families: FamiliesOption = None,
+    without_families: WithoutFamiliesOption = None,
     pairs: PairsOption = None,
     protocol: ProtocolFilter = None,
     rules: RulesOption = None,
@@ -78,7 +84,16 @@ def plot(
 
     if name != "tsne" and (data or download or device is not None):
         raise UserError(f"--data, --download and --device are for 'kdbench plot tsne': {name} needs no data")
-    selection = read_selection(runs, protocol=protocol, rules=rules, methods=methods, pairs=pairs)
+    selection = read_selection(
+        runs,
+        protocol=protocol,
+        rules=rules,
+        methods=methods,
+        families=families,
+        without_families=without_families,
+        pairs=pairs,
+        names=names,
+    )
     problems: list[str] = []
     with progress_bar(Console(stderr=True)) as progress:
         task = progress.add_task("reading", total=1.0)

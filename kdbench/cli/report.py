@@ -10,11 +10,14 @@ import typer
 
 from kdbench.cli.options import echo, progress_bar
 from kdbench.cli.selection import (
+    FamiliesOption,
     MethodsOption,
+    NamesOption,
     PairsOption,
     ProtocolFilter,
     RulesOption,
     RunsArgument,
+    WithoutFamiliesOption,
     read_selection,
 )
 
@@ -24,7 +27,10 @@ def report(
     out: Annotated[Path, typer.Option(help="Folder of the report; created if missing.", metavar="DIR")] = Path(
         "report"
     ),
+    names: NamesOption = "typed",
     methods: MethodsOption = None,
+    families: FamiliesOption = None,
+    without_families: WithoutFamiliesOption = None,
     pairs: PairsOption = None,
     protocol: ProtocolFilter = None,
     rules: RulesOption = None,
@@ -38,10 +44,26 @@ def report(
     from kdbench.analysis.report import write_report
 
     # Without --out: the folder of the report must not change the report.
-    named = [] if protocol is None else [protocol]
-    options = (("--protocol", named), ("--rules", rules), ("--methods", methods), ("--pairs", pairs))
+    options = (
+        ("--protocol", [] if protocol is None else [protocol]),
+        ("--rules", rules),
+        ("--names", [] if names == "typed" else [names]),
+        ("--methods", methods),
+        ("--families", families),
+        ("--without-families", without_families),
+        ("--pairs", pairs),
+    )
     words = [word for option, values in options for value in values or [] for word in (option, value)]
-    selection = read_selection(runs, protocol=protocol, rules=rules, methods=methods, pairs=pairs)
+    selection = read_selection(
+        runs,
+        protocol=protocol,
+        rules=rules,
+        methods=methods,
+        families=families,
+        without_families=without_families,
+        pairs=pairs,
+        names=names,
+    )
     terminal = Console(stderr=True)
     with progress_bar(terminal) as progress:
         task = progress.add_task("reading", total=1.0)

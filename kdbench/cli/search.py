@@ -9,13 +9,13 @@ import typer
 
 from kdbench.cli.options import print_tables
 from kdbench.cli.selection import RunsArgument, end_with_problems
-from kdbench.cli.tables import Form
+from kdbench.cli.table_options import FormOption
 
 
 def search(
     runs: RunsArgument = Path("runs"),
     trials: Annotated[bool, typer.Option("--trials", help="A line for each trial, the best first.")] = False,
-    form: Form = "terminal",
+    form: FormOption = "terminal",
 ) -> None:
     """Show what searches of settings tried, what they cost, and what they chose.
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
@@ -25,6 +25,17 @@ RunsArgument = Annotated[Path, typer.Argument(help="Folder of runs, or any folde
 MethodsOption = Annotated[
     list[str] | None, typer.Option("--methods", help="Only these rows; may be repeated or separated by commas.")
 ]
+FamiliesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--families",
+        help="Only methods of these families: logits, features, relations, contrast, none (without a teacher); may be "
+        "repeated or separated by commas.",
+    ),
+]
+WithoutFamiliesOption = Annotated[
+    list[str] | None, typer.Option("--without-families", help="No methods of these families; as --families.")
+]
 PairsOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -41,6 +52,9 @@ RulesOption = Annotated[
         metavar="KEY=VALUE",
     ),
 ]  # fmt: skip
+Names = Literal["typed", "printed"]
+NamesHelp = "Names of methods and networks: as you type them, or as papers print them, such as ReviewKD and WRN-40-2."
+NamesOption = Annotated[Names, typer.Option("--names", help=NamesHelp)]
 BaselineOption = Annotated[
     str | None, typer.Option("--baseline", help="Row that differences refer to. [default: the student-only baseline]")
 ]
@@ -84,7 +98,7 @@ class Selection:
         UserError
             Some files could not be read as records; the message lists them.
         """
-        for remark in self.remarks:
+        for remark in dict.fromkeys(self.remarks):
             sys.stderr.write(f"{remark}\n")
         _report_incomplete(self.records)
 
@@ -95,11 +109,16 @@ def read_selection(
     protocol: str | None = None,
     rules: list[str] | None = None,
     methods: list[str] | None = None,
+    families: list[str] | None = None,
+    without_families: list[str] | None = None,
     pairs: list[str] | None = None,
     baseline: str | None = None,
     reported: Reported = "last",
+    names: Names = "typed",
 ) -> Selection:
     """Read the records of a folder, and select the comparisons that have what options name.
+
+    Options name methods, networks and pairs as users type them, whatever ``names`` the tables have.
 
     Raises
     ------
@@ -115,6 +134,8 @@ def read_selection(
         protocols=[protocol] if protocol is not None else [],
         rules=rules or [],
         methods=split_names(methods),
+        families=split_names(families),
+        without_families=split_names(without_families),
         pairs=pairs or [],
         baselines=[baseline] if baseline is not None else [],
     )
@@ -126,6 +147,12 @@ def read_selection(
             raise UserError(f"no finished runs but trials in {runs}: {quoted('kdbench', 'search', runs)} shows them")
         raise UserError(f"no finished cells in {runs}: run 'kdbench demo', 'kdbench train' or 'kdbench grid run' first")
     selected, remarks = select(comparisons, filters)
+    if names == "printed":
+        from kdbench.analysis.printed_names import read_printed_names
+
+        printed = read_printed_names()
+        selected = [printed.comparison(comparison) for comparison in selected]
+        remarks.extend(printed.problems)
     return Selection(selected, records, lacking + remarks)
 
 

@@ -151,5 +151,5 @@ def named_pairs() -> dict[str, PairSet]:
 
 
 def usual_pairs() -> list[Pair]:
-    """Return the pairs of all sets, in the order of papers."""
-    return [pair for members in named_pairs().values() for pair in members.pairs]
+    """Return the pairs of all sets, in the order of the first set that has them."""
+    return list(dict.fromkeys(pair for members in named_pairs().values() for pair in members.pairs))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kdbench.errors import UserError
-from kdbench.experiment.pairs import named_pairs
+from kdbench.experiment.pairs import named_pairs, usual_pairs
 from kdbench.experiment.protocol import Protocol, load_protocol, protocol_names
 from kdbench.experiment.registry import load_method
 from kdbench.experiment.settings import parse_settings, resolve_settings
@@ -93,8 +93,9 @@ def test_what_a_protocol_names_exists(name: str) -> None:
 
 def test_named_pairs_have_published_accuracies() -> None:
     pairs = named_pairs()
-    assert [len(members.pairs) for members in pairs.values()] == [7, 6, 2]
-    assert [members.protocol for members in pairs.values()] == ["cifar100-crd-v1"] * 2 + ["imagenet-crd-v1"]
+    assert [len(members.pairs) for members in pairs.values()] == [7, 6, 6, 5, 6, 7, 2]
+    assert [members.protocol for members in pairs.values()] == ["cifar100-crd-v1"] * 6 + ["imagenet-crd-v1"]
+    assert len(usual_pairs()) == len(set(usual_pairs())) == 7 + 6 + 4 + 2  # LSKD's add four
     for members in pairs.values():
         accuracy = load_protocol(members.protocol).accuracy
         for pair in members.pairs:

@@ -123,7 +123,7 @@ def draw_pairs(
 ) -> Iterator[tuple[str, Plot | str]]:
     """Draw pictures of each pair, and yield each with its name; a text gives the reason for a missing one."""
     pairs = material.comparison.pairs
-    pair_names = distinct_names([pair.name for pair in pairs])
+    pair_names = distinct_names([pair.typed for pair in pairs])
     for number, (pair, pair_name) in enumerate(zip(pairs, pair_names, strict=True)):
         for step, name in enumerate(names):
             on_progress(f"drawing {name} of {pair.name}", (number + step / len(names)) / len(pairs))
@@ -175,7 +175,8 @@ def _classes(material: Material, pair: ComparedPair, name: str) -> Plot | str:
         return plot
     rows = [row for row in answers.by_row if row != baseline]
     if baseline is None and rows:
-        return f"No gains by class on {pair.name}: there is no student-only baseline; train {pair.student} by itself."
+        remedy = f"train {pair.student_label} by itself"
+        return f"No gains by class on {pair.name}: there is no student-only baseline; {remedy}."
     if baseline and rows and baseline in answers.by_row:
         return f"No gains by class on {pair.name}: no method and {baseline.label} share a seed."
     return _no_predictions("gains by class", pair, answers)

@@ -14,6 +14,7 @@ from kdbench.analysis.tables.differences import Versus, pooled_entry
 from kdbench.analysis.tables.entries import LEVEL, fixed
 from kdbench.analysis.tables.leaderboard import Leaderboard, Standing
 from kdbench.analysis.tables.notes import measure_note
+from kdbench.analysis.tables.parts import with_minus_signs
 
 _FAMILY_NAMES = {"none": "student only", "": "no family"}
 _UNITS = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
@@ -151,7 +152,7 @@ def differences_plot(comparison: Comparison, baseline: Row, results: Sequence[Ve
         if interval:
             axes.plot([interval.low, interval.high], [height, height], color=look.colour, linewidth=2.2, zorder=3)
         axes.scatter([versus.mean], [height], s=36, marker=look.marker, color=look.colour, zorder=4)
-        text = pooled_entry(versus).text + ("" if same_n else f" (n = {versus.num_seeds})")
+        text = with_minus_signs(pooled_entry(versus).text) + ("" if same_n else f" (n = {versus.num_seeds})")
         axes.annotate(
             text, (1, height), (6, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center",
             fontsize=10,

@@ -76,10 +76,10 @@ def with_published(
     for row in dict.fromkeys(row for row, _ in values):
         row_values = [values.get((row, pair)) for pair in comparison.pairs]
         entries = [_published_entry(value) if value else Entry(MISSING) for value in row_values]
-        block.append((*words("" if block else "published", row.label), *entries, *words("")))
+        block.append((*words("" if block else "published", row.label), *entries))
     pairs = [_networks_of(pair) for pair in comparison.pairs]
     for _, label, *cells in _method_rows(published, more, pairs, epochs=True):
-        block.append((*words("" if block else "published"), label, *cells, *words("")))
+        block.append((*words("" if block else "published"), label, *cells))
     return replace(table, rows=(*table.rows, *block), keys=(*table.keys, *(None for _ in block)), notes=notes)
 
 

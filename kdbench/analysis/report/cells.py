@@ -96,7 +96,7 @@ class Cells:
             for seed, cell in zip(result.frame.index.tolist(), _records(result.frame), strict=True):
                 key = cell["cell"][: self.digits]
                 if key not in self.cells:
-                    networks = pair.name if cell["teacher"] else pair.student
+                    networks = pair.name if cell["teacher"] else pair.student_label
                     curve = curves.by_folder.get(cell["folder"])
                     self.cells[key] = self._cell(f"{row.label}, {networks}, seed {seed}", section, cell, curve)
 

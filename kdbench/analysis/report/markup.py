@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from markupsafe import Markup
 
+from kdbench.analysis.tables.parts import with_minus_signs
 from kdbench.analysis.tables.table import MISSING, Entry, Table
 
 _NUMBER = re.compile(r"(<?)([+-]?\d+(?:\.\d+)?)([kM]?)")
@@ -132,7 +133,7 @@ def _cell(entry: Entry, content: Markup, *, number: bool, label: bool, sortable:
 
 def _content(entry: Entry, ident: str, letters: Mapping[str, str]) -> Markup:
     spoken = Markup('<span class="heard">{}</span>').format(_SPOKEN[entry.mark]) if entry.mark else ""
-    text = "–" if entry.text == MISSING else entry.text
+    text = "–" if entry.text == MISSING else with_minus_signs(entry.text)
     content = Markup(_TAGS[entry.mark]).format(text, spoken)  # noqa: S704
     if not entry.notes:
         return content

@@ -150,7 +150,7 @@ def _labels_by_weight(weights: Mapping[Row, _RowWeight]) -> dict[str, list[str]]
 
 def _remarks(weights: Mapping[Row, _RowWeight]) -> list[str]:
     """Return a note with what the files of methods say about their weights."""
-    remarks = [f"{row.method}: {weight.note}" for row, weight in weights.items() if weight.note]
+    remarks = [f"{row.name}: {weight.note}" for row, weight in weights.items() if weight.note]
     return [f"about these weights: {'; '.join(dict.fromkeys(remarks))}"] if remarks else []
 
 

@@ -233,7 +233,7 @@ def choose_baseline(comparison: Comparison, name: str | None) -> Row:
 
 def holm_note(results: Sequence[Versus]) -> str:
     """Say which comparisons the p values were corrected for."""
-    sizes = Counter(versus.row.method for versus in results)
+    sizes = Counter(versus.row.name for versus in results)
     shared = ", ".join(f"{number} rows of {method}" for method, number in sizes.items() if number > 1)
     methods = f"the {len(sizes)} methods" if len(sizes) > 1 else "the one method"
     return f"Holm p: p corrected for {methods} that this table compares with the baseline" + (
@@ -244,7 +244,7 @@ def holm_note(results: Sequence[Versus]) -> str:
 def dependence_notes(comparison: Comparison, *, by_teacher: bool = False) -> list[str]:
     """Return a warning if pairs share networks."""
     teachers = Counter(pair.teacher_label for pair in comparison.pairs if pair.teacher)
-    students = Counter(pair.student for pair in comparison.pairs)
+    students = Counter(pair.student_label for pair in comparison.pairs)
     shared = sorted({name for counts in (teachers, students) for name, number in counts.items() if number > 1})
     if by_teacher or not shared:
         return []

@@ -134,7 +134,7 @@ def paper(
                 for row in rows
             ]
         )
-    lines = [(*words("", "Teacher"), *map(_teacher_entry, comparison.pairs), Entry(""))]
+    lines = [(*words("", "Teacher"), *map(_teacher_entry, comparison.pairs))]
     keys: list[Row | None] = [None]
     if comparison.student_only:
         students = [(pair, comparison.result(comparison.student_only, pair)) for pair in comparison.pairs]
@@ -148,16 +148,16 @@ def paper(
             )
             for pair, result in students
         ]
-        lines.append((*words("", "Student"), *entries, views_entry(comparison.student_only)))
+        lines.append((*words("", "Student"), *entries))
         keys.append(comparison.student_only)
     families = [row.family for row in rows]
     for number, row in enumerate(rows):
         first = number == 0 or families[number - 1] != row.family
         labels = Entry(row.family if first else ""), label_entry(comparison, row)
-        lines.append((*labels, *(column[number] for column in columns), views_entry(row)))
+        lines.append((*labels, *(column[number] for column in columns)))
     heads = (
-        ("", "teacher", *(pair.teacher_label or MISSING for pair in comparison.pairs), ""),
-        ("", "student", *(pair.student for pair in comparison.pairs), "views"),
+        ("", "teacher", *(pair.teacher_label or MISSING for pair in comparison.pairs)),
+        ("", "student", *(pair.student_label for pair in comparison.pairs)),
     )
     return Table(
         comparison.title,
@@ -243,7 +243,7 @@ def _seeds(seeds: Iterable[int]) -> str:
 def _pair_title(pair: ComparedPair) -> str:
     if not pair.teacher:
         return pair.name
-    return f"{pair.teacher} ({teacher_accuracy(pair)}, {pair.hashes}) > {pair.student}"
+    return f"{pair.teacher_network} ({teacher_accuracy(pair)}, {pair.hashes}) > {pair.student_label}"
 
 
 def views_entry(row: Row) -> Entry:

@@ -35,7 +35,7 @@ def label_entry(comparison: Comparison, row: Row, notes: tuple[str, ...] = ()) -
     """Make an entry of the label of a row, with a note if its method was run in several variants."""
     number = comparison.num_variants[row.method]
     choice = (
-        f"one of {number} variants of {row.method} that were run: to choose one by these accuracies is a choice on the "
+        f"one of {number} variants of {row.name} that were run: to choose one by these accuracies is a choice on the "
         "test set, and biased upwards"
     )
     return Entry(row.label, notes=(*notes, choice) if number > 1 and not (row.epochs or row.tuning) else notes)
@@ -44,7 +44,7 @@ def label_entry(comparison: Comparison, row: Row, notes: tuple[str, ...] = ()) -
 def teacher_notes(comparison: Comparison) -> list[str]:
     """Return a note with the accuracy and the hash of the weights of each teacher, and the warnings about them."""
     teachers = {
-        (pair.teacher_id, pair.teacher_weights): f"{pair.teacher} {teacher_accuracy(pair)} ({pair.hashes})"
+        (pair.teacher_id, pair.teacher_weights): f"{pair.teacher_network} {teacher_accuracy(pair)} ({pair.hashes})"
         for pair in comparison.pairs
         if pair.teacher
     }
@@ -123,9 +123,9 @@ def guessing_notes(comparison: Comparison, pairs: Sequence[ComparedPair]) -> lis
 
 def _teacher_warnings(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list[str]:
     """Return notes on teachers' own runs that are left out, and on teachers that were not checked or are too weak."""
-    students = {pair.student for pair in pairs}
+    students = {pair.student: pair.student_label for pair in pairs}
     notes = [
-        f"the own run of the teacher {network} (seed {seed}) is not a run of the student {network}"
+        f"the own run of the teacher {students[network]} (seed {seed}) is not a run of the student {students[network]}"
         for network, seed in comparison.teacher_runs
         if network in students
     ]

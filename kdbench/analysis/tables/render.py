@@ -6,15 +6,17 @@ import csv
 import io
 import re
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from tabulate import tabulate
 
 from kdbench.analysis.tables.latex import latex
-from kdbench.analysis.tables.table import MISSING, Entry, Table
+from kdbench.analysis.tables.parts import parts
+from kdbench.analysis.tables.table import MISSING, Entry, Mark, Table
 from kdbench.utils.text import printable
 
 _NUMBER = re.compile(r"[+-]?[0-9.]+(e[+-]?[0-9]+)?")
+_MARKS = get_args(Mark)
 Format = Literal["terminal", "markdown", "latex", "csv"]
 
 
@@ -28,17 +30,40 @@ def render(tables: Sequence[Table], form: Format) -> str:
 
 
 def _terminal(table: Table) -> str:
-    wrap = {"": "{}", "best": "*{}*", "second": "_{}_"}
     letters = table.footnotes
+    labels = [
+        [printable(entry.text) + _references(entry, letters) for entry in row[: table.num_labels]] for row in table.rows
+    ]
+    columns = [
+        _aligned(column, letters) for column in zip(*(row[table.num_labels :] for row in table.rows), strict=True)
+    ]
     rows: list[list[str]] = []
-    for number, row in enumerate(table.rows):
+    for number, row in enumerate(labels):
         if table.starts_group(number):
-            rows.append([""] * len(row))
-        rows.append([wrap[entry.mark].format(printable(entry.text)) + _references(entry, letters) for entry in row])
+            rows.append([""] * len(table.heads[0]))
+        rows.append([*row, *(column[number] for column in columns)])
     heads = ["\n".join(map(printable, column)) for column in zip(*table.heads, strict=True)]
-    body = tabulate(rows, headers=heads, tablefmt="simple", colalign=_align(table), disable_numparse=True)
+    body = tabulate(rows, headers=heads, tablefmt="simple", colalign=_align(table), disable_numparse=True,
+                    preserve_whitespace=True)  # fmt: skip
     lines = [line.rstrip() for line in body.split("\n")]
     return "\n".join([printable(table.title), "", *lines, "", *map(printable, _all_notes(table)), ""])
+
+
+def _aligned(entries: Sequence[Entry], letters: Mapping[str, str]) -> list[str]:
+    """Return the texts of the entries of a column, whose parts stand below each other where entries have several."""
+    marks = {"": " ", "best": "*", "second": "_"} if any(entry.mark for entry in entries) else dict.fromkeys(_MARKS, "")
+    texts = [parts(printable(entry.text)) for entry in entries]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    lines = []
+    for entry, text in zip(entries, texts, strict=True):
+        cell = " ".join(part.rjust(size) for part, size in zip(text, widths, strict=True) if size)
+        body = cell.strip()
+        mark, after = marks[entry.mark], len(cell) - len(cell.rstrip())
+        before = len(cell) - after - len(body)
+        lines.append(f"{' ' * before}{mark}{body}{mark}{' ' * after}")
+    references = [_references(entry, letters) for entry in entries]
+    size = max(map(len, references), default=0)
+    return [line + reference.ljust(size) for line, reference in zip(lines, references, strict=True)]
 
 
 def _markdown(table: Table) -> str:

@@ -38,6 +38,8 @@ class Table:
     """Whether the first column names groups of rows, on the first row of each."""
     keys: tuple[Any, ...] = ()
     """What each row is about, for code that adds to the table; empty if no code does."""
+    label: str = ""
+    """Label by which a paper in LaTeX refers to it; empty for none."""
 
     @property
     def footnotes(self) -> dict[str, str]:
