@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
@@ -24,6 +25,8 @@ from kdbench.engine.progress import Diverged
 from kdbench.engine.run import Run
 from kdbench.engine.run_state import resume, save
 from kdbench.errors import UserError
+from kdbench.teachers.sources import NetworkSource
+from kdbench.utils.precision import Precision
 
 
 class Refused(Exception):
@@ -57,7 +60,7 @@ class Watched:
         protocol = tiny_protocol(self.dataset, **changes)
         teacher, student = PAIRS[self.pair]
         cell = make_cell(protocol, self.method, teacher, student, seed, self.settings)
-        source = make_source(teacher, protocol, self.dataset) if cell.teacher else None
+        source = copy.deepcopy(_ready_teacher(teacher, protocol.precision)) if cell.teacher else None
         batches = Batches(DeviceData(self.dataset, protocol, CPU), protocol, seed)
         try:
             return Run(cell, batches, source, Options(runs=self.folder, device=CPU))
@@ -74,7 +77,7 @@ class Watched:
             run.skip_pretraining()
             yield run
 
-    @cached_property
+    @functools.cached_property
     def outcome(self) -> list[Epoch] | Exception:
         """The first epoch of each phase, watched, or what went wrong in them."""
         try:
@@ -89,7 +92,7 @@ class Watched:
             raise self.outcome
         return self.outcome
 
-    @cached_property
+    @functools.cached_property
     def halves(self) -> list[Halves]:
         """Of each phase, an epoch that is interrupted before its last step: by then all has changed that changes."""
         found = []
@@ -102,7 +105,7 @@ class Watched:
             found.append(Halves(first, second, state_hash(second)))
         return found
 
-    @cached_property
+    @functools.cached_property
     def elsewhere(self) -> list[str]:
         """What is trained and remembered after the first step of each phase in another process."""
         return first_steps_elsewhere([(self.method, self.pair, self.settings)])[0]
@@ -117,6 +120,15 @@ class Halves:
     second: Run
     restored: str
     """Hash of what the second run begins with."""
+
+
+@functools.cache
+def _ready_teacher(network: str, precision: Precision) -> NetworkSource:
+    """Make the teacher of every run on generated images, its batch norms fused; a run may spoil its copy alone."""
+    dataset = from_arrays("generated", tiny_arrays())
+    source = make_source(network, tiny_protocol(dataset, precision=precision), dataset)
+    source.live.net  # noqa: B018 - made when it is first needed
+    return source
 
 
 def first_steps_elsewhere(cells: Sequence[tuple[str, str, dict[str, Any]]]) -> list[list[str]]:
