@@ -9,7 +9,7 @@ target stands beside it. The plan is regularised: for equal softmaxes, its cost 
 Legend: ``B`` images, ``K`` classes, ``N`` rows of features of each class, ``D`` wide.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -19,6 +19,7 @@ from torch.nn import functional
 from kdbench.functional import at_least_float32, inner_products
 from kdbench.method import (
     Batch,
+    Net,
     Outputs,
     Part,
     Reads,
@@ -38,29 +39,42 @@ from .wkdf import PAPER, decay_factor
 
 FLOOR = 1e-8
 """Added to costs and to what Sinkhorn's iterations divide by."""
-CHUNK = 64
-"""Classes that a class is compared with at once: bounds memory."""
+HELD = 2**30
+"""Bytes of features that the classes take up whose likeness is computed in one pass over the others."""
 
 
-def cka_distances(features: Tensor) -> Tensor:
-    """One minus the linear CKA of each two classes, ``(K, K)``, from features ``(K, N, D)``.
+def cka_distances(rows_from: Callable[[int], Iterable[Tensor]], num_classes: int, held: int = HELD) -> Tensor:
+    """One minus the linear CKA of each two classes, ``(K, K)``.
 
     Rows of the same number are compared, which is an arbitrary pairing of images, as in the authors' code.
+
+    Parameters
+    ----------
+    rows_from
+        Gives the features ``(N, D)`` of a class and of each later one, and is called again for each pass.
+    held
+        Bytes of features that are kept; one class is, however large it is.
     """
-    centred = at_least_float32(features) - at_least_float32(features).mean(dim=1, keepdim=True)
-    alike = centred.new_zeros(len(centred), len(centred))
-    for first, rows in enumerate(centred):
-        for others, place in zip(centred[first:].split(CHUNK), alike[first, first:].split(CHUNK), strict=True):
-            place.copy_(inner_products(rows.mT, others.mT).square().sum(dim=(1, 2)))
-    length = alike.diagonal().sqrt()
-    alike = alike.triu() + alike.triu(1).mT
-    return 1 - alike / (length[:, None] * length).clamp_min(torch.finfo(alike.dtype).tiny)
+    alike: list[list[Tensor]] = [[] for _ in range(num_classes)]
+    first = 0
+    while first < num_classes:
+        block: list[Tensor] = []
+        for rows in rows_from(first):
+            features = at_least_float32(rows)
+            features = features - features.mean(dim=0)
+            if (len(block) + 1) * features.nbytes <= held or not block:
+                block.append(features)
+            for row, mine in zip(alike[first:], block, strict=False):
+                row.append(inner_products(mine.mT, features.mT).square().sum())
+        first += len(block)
+    products = torch.stack([functional.pad(torch.stack(row), (num_classes - len(row), 0)) for row in alike])
+    length = products.diagonal().sqrt()
+    products = products.triu() + products.triu(1).mT
+    return 1 - products / (length[:, None] * length).clamp_min(torch.finfo(products.dtype).tiny)
 
 
-def rows_by_class(features: Iterable[Tensor], labels: Tensor, num_classes: int) -> Tensor:
-    """Features of images ``(B, ...)``, batch by batch, as ``(K, N, D)``: of each class, as many as the smallest has.
-
-    Rows of a map ``(B, D, H, W)`` are its images' positions.
+def first_of_classes(labels: Tensor, num_classes: int) -> Tensor:
+    """Places ``(K, M)`` of the first images of each class, of as many as the smallest has.
 
     Raises
     ------
@@ -70,12 +84,63 @@ def rows_by_class(features: Iterable[Tensor], labels: Tensor, num_classes: int) 
     images = labels.bincount(minlength=num_classes)
     if not images.all():
         raise ValueError(
-            f"WKD-L compares classes by their training images, but class {int(images.argmin())} has none: set "
+            f"WKD compares classes by their training images, but class {int(images.argmin())} has none: set "
             'distances = "classifier"'
         )
-    maps = torch.cat([each[:, :, None] if each.ndim == 2 else each.flatten(2) for each in features])
-    places = [(labels == label).nonzero()[: int(images.min()), 0] for label in range(num_classes)]
-    return torch.stack([maps[place.to(maps.device)].mT.flatten(0, 1) for place in places])
+    return torch.stack([(labels == label).nonzero()[: int(images.min()), 0] for label in range(num_classes)])
+
+
+def rows_by_class(features: Iterable[Tensor], num_images: int) -> Iterator[Tensor]:
+    """Features ``(N, D)`` of each class in turn, from those of its images ``(B, ...)``, batch by batch.
+
+    Rows of a map ``(B, D, H, W)`` are its images' positions.
+
+    Parameters
+    ----------
+    num_images
+        Of each class.
+    """
+    waiting = None
+    for each in features:
+        maps = each[:, :, None] if each.ndim == 2 else each.flatten(2)
+        waiting = maps if waiting is None else torch.cat([waiting, maps])
+        while len(waiting) >= num_images:
+            yield waiting[:num_images].mT.flatten(0, 1)
+            waiting = waiting[num_images:]
+
+
+def surveyed_parts(distances: str) -> frozenset[Part]:
+    """Return the part of the teacher's outputs from which the distances of classes are computed, if any."""
+    parts: dict[str, frozenset[Part]] = {"maps": frozenset({"stages"}), "logits": frozenset({"logits"})}
+    return parts.get(distances, frozenset())
+
+
+def surveyed_distances(
+    distances: str, outputs: Callable[[Tensor], Iterable[Outputs]], labels: Tensor, num_classes: int
+) -> Tensor:
+    """Return the distances ``(K, K)`` of classes by CKA, from what the teacher says of their training images."""
+    places = first_of_classes(labels, num_classes)
+
+    def rows_from(first: int) -> Iterator[Tensor]:
+        of_images = outputs(places[first:].flatten())
+        features = (each.stages[-1] if distances == "maps" else each.logits for each in of_images)
+        return rows_by_class(features, places.shape[1])
+
+    return cka_distances(rows_from, num_classes)
+
+
+def classifier_distances(teacher: Net, distances: str) -> Tensor:
+    """Return one minus the cosine of each two classes' weights in the classifier, ``(K, K)``.
+
+    Raises
+    ------
+    ValueError
+        The distances are to be those of maps, which the teacher does not show.
+    """
+    if distances == "maps" and not teacher.shapes:
+        raise ValueError(f'{teacher.name} shows no feature maps: set distances = "logits"')
+    weights = functional.normalize(teacher.backbone.head().weight.detach(), dim=1)
+    return 1 - inner_products(weights, weights)
 
 
 def transport_costs(
@@ -100,6 +165,35 @@ def transport_costs(
         theirs = teacher / (inner_products(ours, kernel.mT) + FLOOR)
         ours = student / (inner_products(theirs, kernel) + FLOOR)
     return (inner_products(ours, (kernel * cost).mT) * theirs).sum(dim=1)
+
+
+def transport_loss(
+    student: Tensor,
+    teacher: Tensor,
+    targets: Tensor,
+    distances: Tensor,
+    *,
+    temperature: float,
+    sharpness: float,
+    regularization: float,
+    iterations: int,
+) -> Tensor:
+    """Cost of the plan between the softmaxes over the other classes, mean over images.
+
+    Parameters
+    ----------
+    student, teacher
+        Logits ``(B, K)``.
+    distances
+        ``(K, K)``; ``sharpness`` says how fast the cost rises with them, and 0 that they are the cost.
+    """
+    others = torch.arange(student.shape[1], device=targets.device) != targets[:, None]
+    ours, theirs = (
+        functional.softmax((at_least_float32(logits) / temperature).masked_fill(~others, -torch.inf), 1)
+        for logits in (student, teacher)
+    )
+    cost = torch.relu(1 - (-sharpness * distances).exp() if sharpness else distances) + FLOOR
+    return transport_costs(ours, theirs, others, cost, regularization, iterations).mean()
 
 
 class WKDL(TaskMethod):
@@ -143,37 +237,26 @@ class WKDL(TaskMethod):
 
     def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
-        teacher = setup.teacher
-        if self.config.distances == "maps" and not teacher.shapes:
-            raise ValueError(f'{teacher.name} shows no feature maps: set distances = "logits"')
-        weights = functional.normalize(teacher.backbone.head().weight.detach(), dim=1)
-        self.register_buffer("distances", 1 - inner_products(weights, weights))
+        self.register_buffer("distances", classifier_distances(setup.teacher, self.config.distances))
 
     @classmethod
     def surveys(cls, config: Any) -> frozenset[Part]:
-        """Return what the distances of classes are computed from."""
-        parts: dict[str, frozenset[Part]] = {"maps": frozenset({"stages"}), "logits": frozenset({"logits"})}
-        return parts.get(config.distances, frozenset())
+        return surveyed_parts(config.distances)
 
-    def survey(self, outputs: Iterable[Outputs], labels: Tensor) -> Mapping[str, Tensor]:
-        """Return the distances of classes by CKA."""
-        maps = self.config.distances == "maps"
-        features = (each.stages[-1] if maps else each.logits for each in outputs)
-        return {"distances": cka_distances(rows_by_class(features, labels, len(self.distances)))}
-
-    def costs(self) -> Tensor:
-        """Return the cost of moving probability between two classes, ``(K, K)``."""
-        sharpness = self.config.sharpness
-        distances = 1 - (-sharpness * self.distances).exp() if sharpness else self.distances
-        return torch.relu(distances) + FLOOR
+    def survey(self, outputs: Callable[[Tensor], Iterable[Outputs]], labels: Tensor) -> Mapping[str, Tensor]:
+        return {"distances": surveyed_distances(self.config.distances, outputs, labels, len(self.distances))}
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        config, targets = self.config, batch.targets
-        others = torch.arange(student.logits.shape[1], device=targets.device) != targets[:, None]
-        ours, theirs = (
-            functional.softmax((at_least_float32(side.logits) / config.temperature).masked_fill(~others, -torch.inf), 1)
-            for side in (student, teacher)
+        config = self.config
+        cost = transport_loss(
+            student.logits,
+            teacher.logits,
+            batch.targets,
+            self.distances,
+            temperature=config.temperature,
+            sharpness=config.sharpness,
+            regularization=config.regularization,
+            iterations=config.iterations,
         )
-        cost = transport_costs(ours, theirs, others, self.costs(), config.regularization, config.iterations).mean()
         factor = config.logit_weight * decay_factor(batch.progress, config.decay_start)
-        return {"target": target_loss(student.logits, teacher.logits, targets), "transport": factor * cost}
+        return {"target": target_loss(student.logits, teacher.logits, batch.targets), "transport": factor * cost}

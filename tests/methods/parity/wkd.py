@@ -49,7 +49,8 @@ def computed(case: Case) -> Values:
     if case.file.startswith("net_"):
         yield from of_networks(case)
     elif case.file.startswith("cost_matrix"):
-        yield "out.cost_matrix", wkdl.cka_distances(case.tensor("in.class_features"))
+        rows = case.tensor("in.class_features")
+        yield "out.cost_matrix", wkdl.cka_distances(lambda first: rows[first:], len(rows), held=3 * rows[0].nbytes)
     else:
         yield from of_outputs(case)
 
