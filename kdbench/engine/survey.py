@@ -47,9 +47,7 @@ def fill_surveyed(method: Method, cell: Cell, batches: Batches, source: TeacherS
         method.get_buffer(name).copy_(value)
 
 
-def _outputs(
-    batches: Batches, source: NetworkSource, parts: frozenset[Part]
-) -> Callable[[Tensor], Iterator[Outputs]]:
+def _outputs(batches: Batches, source: NetworkSource, parts: frozenset[Part]) -> Callable[[Tensor], Iterator[Outputs]]:
     """Return what runs the teacher on training images, by their places among those that are trained on."""
     dataset, live = batches.data.dataset, source.live
     sized = dataset.with_side(live.side) if live.side else dataset

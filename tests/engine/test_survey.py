@@ -20,7 +20,9 @@ def test_a_survey_is_of_the_plain_training_images_and_is_made_once(tiny_npz: Pat
     distances = first.method.get_buffer("distances")
     assert first.source is not None
     assert first.source.net is not None
-    images = first.data.dataset.unaugmented(wkdl.first_of_classes(first.batches.labels, 3).flatten(), torch.device("cpu"))
+    images = first.data.dataset.unaugmented(
+        wkdl.first_of_classes(first.batches.labels, 3).flatten(), torch.device("cpu")
+    )
     maps = [first.source.net(each, {"stages"}, "teacher").stages[-1].detach() for _, each in images.batches()]
     rows = list(wkdl.rows_by_class(maps, 14))
     expected = wkdl.cka_distances(lambda begin: rows[begin:], 3)

@@ -154,7 +154,11 @@ BROKEN: list[tuple[str, dict[str, str], str]] = [
     ("no waiting", {"loss": "ours.detach().numpy()"}, r"line 36: Waits: it waits for the value of a tensor"),
     ("no waiting", {"loss": "ce = ours[ours > 0].mean()"}, r"line 36: Waits: it waits for a shape that depends on"),
     ("no waiting", {"loss": "ce = ce if mine > 0 else -ce"}, r"line 36: Waits: it waits for the value of a tensor"),
-    ("no waiting", {"loss": "ce = ours[ours.argmax(dim=1).unique()].sum()"}, r"line 36: Waits: it waits for a shape that depends on"),
+    (
+        "no waiting",
+        {"loss": "ce = ours[ours.argmax(dim=1).unique()].sum()"},
+        r"line 36: Waits: it waits for a shape that depends on",
+    ),
     (
         "in place",
         {"init": 'self.register_buffer("mean", torch.zeros(()))', "loss": "self.mean = 0.9 * self.mean + ce.detach()"},
