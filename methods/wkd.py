@@ -30,10 +30,11 @@ from kdbench.method import (
     weight,
 )
 
+from ._class_distances import classifier_distances, surveyed_distances, surveyed_parts
 from ._task import TaskMethod
 from .nkd import target_loss
 from .wkdf import PAPER, decay_factor, moment_errors, projector
-from .wkdl import classifier_distances, surveyed_distances, surveyed_parts, transport_loss
+from .wkdl import transport_loss
 
 
 class WKD(TaskMethod):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kdbench.functional import cross_entropy
 from kdbench.method import Method
-from kdbench.methods import nkd, wkd, wkdf, wkdl
+from kdbench.methods import _class_distances, nkd, wkd, wkdf, wkdl
 from kdbench.net import Outputs
 from parity._networks import fill_added, formula_net, images_of, names_of, summed_gradients
 from parity._wiring import Values, gradients, load_weights, net_of, state, total, weight_leaves
@@ -52,7 +52,10 @@ def computed(case: Case) -> Values:
         yield from of_networks(case)
     elif case.file.startswith("cost_matrix"):
         rows = case.tensor("in.class_features")
-        yield "out.cost_matrix", wkdl.cka_distances(lambda first: rows[first:], len(rows), held=3 * rows[0].nbytes)
+        yield (
+            "out.cost_matrix",
+            _class_distances.cka_distances(lambda first: rows[first:], len(rows), held=3 * rows[0].nbytes),
+        )
     else:
         yield from of_outputs(case)
 
