@@ -23,7 +23,7 @@ class Waits(Exception):
 @contextlib.contextmanager
 def no_waiting() -> Iterator[None]:
     """Raise Waits inside, where the value of a tensor decides what is done next or how large a result is."""
-    with _Calls(), _Operations():
+    with _Calls(), _Operations():  # type: ignore[no-untyped-call]
         yield
 
 
