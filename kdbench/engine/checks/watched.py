@@ -48,6 +48,7 @@ class Watched:
     def __init__(self, method: str, pair: str, folder: Path, settings: dict[str, Any] | None = None) -> None:
         self.method, self.pair, self.folder, self.settings = method, pair, folder, settings or {}
         self.dataset = from_arrays("generated", tiny_arrays())
+        self._teachers: dict[Precision, NetworkSource] = {}
 
     def run(self, seed: int = 1, **changes: Any) -> Run:
         """Build a run at its beginning, under a protocol with some changes.
@@ -60,12 +61,18 @@ class Watched:
         protocol = tiny_protocol(self.dataset, **changes)
         teacher, student = PAIRS[self.pair]
         cell = make_cell(protocol, self.method, teacher, student, seed, self.settings)
-        source = copy.deepcopy(_ready_teacher(teacher, protocol.precision)) if cell.teacher else None
+        source = self._teacher(protocol.precision) if cell.teacher else None
         batches = Batches(DeviceData(self.dataset, protocol, CPU), protocol, seed)
         try:
             return Run(cell, batches, source, Options(runs=self.folder, device=CPU))
         except UserError as error:
             raise Refused(str(error.__context__ or error)) from None
+
+    def _teacher(self, precision: Precision) -> NetworkSource:
+        """Return the method's own copy of the teacher, which no other method sees if this one spoils it."""
+        if precision not in self._teachers:
+            self._teachers[precision] = copy.deepcopy(_ready_teacher(PAIRS[self.pair][0], precision))
+        return self._teachers[precision]
 
     def runs(self, **changes: Any) -> Iterator[Run]:
         """Build a run for each phase at the beginning of that phase: pre-training, if there is some, and the rest."""
@@ -124,7 +131,7 @@ class Halves:
 
 @functools.cache
 def _ready_teacher(network: str, precision: Precision) -> NetworkSource:
-    """Make the teacher of every run on generated images, its batch norms fused; a run may spoil its copy alone."""
+    """Make the teacher of all methods on generated images, its batch norms fused."""
     dataset = from_arrays("generated", tiny_arrays())
     source = make_source(network, tiny_protocol(dataset, precision=precision), dataset)
     source.live.net  # noqa: B018 - made when it is first needed
