@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
@@ -157,7 +157,7 @@ class Method(nn.Module, abc.ABC):
         """Return the parts of the teacher's outputs that `survey` is given; by default none, and it is not called."""
         return frozenset()
 
-    def survey(self, outputs: Iterable[Outputs], labels: Tensor) -> Mapping[str, Tensor]:
+    def survey(self, outputs: Callable[[Tensor], Iterable[Outputs]], labels: Tensor) -> Mapping[str, Tensor]:
         """Return buffers of the method, by name, from what the teacher says of the training set before the first step.
 
         What is returned may depend on the outputs alone, on no other setting: it is computed once for a teacher and a
@@ -166,7 +166,9 @@ class Method(nn.Module, abc.ABC):
         Parameters
         ----------
         outputs
-            Of the training images without augmentation, one forward pass of images after another, without gradients.
+            Runs the teacher, without gradients, on training images without augmentation, by their places ``(M,)`` in
+            ``labels``; gives one forward pass of images after another. It may be called again, in place of keeping
+            outputs that memory does not hold.
         labels
             Class numbers of these images, ``(N,)``, on the CPU.
         """

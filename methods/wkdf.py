@@ -87,6 +87,28 @@ class Bottleneck(nn.Module):
         return self.bn(self.conv3(self.conv2(self.conv1(maps))))  # type: ignore[no-any-return]
 
 
+def projector(student: Shape, teacher: Shape, grid: int, *, bottleneck: bool) -> Bottleneck | SizingConnector:
+    """Return what takes the student's last map to the teacher's channels.
+
+    Raises
+    ------
+    ValueError
+        A cell of the grid has one position, which has no deviation.
+    """
+    connector = Bottleneck(student, teacher) if bottleneck else SizingConnector(student, teacher)
+    with torch.no_grad():
+        projected = connector.eval()(torch.zeros(1, *student)).shape[2:]
+    connector.train()
+    for sides in (projected, teacher[1:]):
+        rows, columns = (min(end - begin for begin, end in bounds(side, grid)) for side in sides)
+        if rows * columns < 2:
+            raise ValueError(
+                f"grid = {grid} leaves cells of one position in maps of {sides[0]} x {sides[1]}, which have no "
+                "deviation: choose a smaller grid, or other networks"
+            )
+    return connector
+
+
 class WKDF(TaskMethod):
     """Squared errors of the moments of channels in the cells of the last stage."""
 
@@ -122,21 +144,9 @@ class WKDF(TaskMethod):
 
     def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
-        ours, theirs = setup.student.shapes[-1], setup.teacher.shapes[-1]
-        connector: Bottleneck | SizingConnector
-        connector = Bottleneck(ours, theirs) if self.config.bottleneck else SizingConnector(ours, theirs)
-        self.connector = connector
-        with torch.no_grad():
-            projected = connector.eval()(torch.zeros(1, *ours)).shape[2:]
-        connector.train()
-        self.min_images = connector.min_images
-        for sides in (projected, theirs[1:]):
-            rows, columns = (min(end - begin for begin, end in bounds(side, self.config.grid)) for side in sides)
-            if rows * columns < 2:
-                raise ValueError(
-                    f"grid = {self.config.grid} leaves cells of one position in maps of {sides[0]} x {sides[1]}, which "
-                    "have no deviation: choose a smaller grid, or other networks"
-                )
+        shapes = setup.student.shapes[-1], setup.teacher.shapes[-1]
+        self.connector = projector(*shapes, self.config.grid, bottleneck=self.config.bottleneck)
+        self.min_images = self.connector.min_images
 
     def projected(self, maps: Tensor) -> Tensor:
         """Return the student's map at the teacher's channels."""

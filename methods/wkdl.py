@@ -6,10 +6,10 @@ target stands beside it. The plan is regularised: for equal softmaxes, its cost 
 
 ``cost of two classes = 1 - exp(-sharpness * (1 - CKA))``
 
-Legend: ``B`` images, ``K`` classes, ``N`` rows of features of each class, ``D`` wide.
+Legend: ``B`` images, ``K`` classes.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -32,50 +32,13 @@ from kdbench.method import (
     weight,
 )
 
+from ._class_distances import classifier_distances, surveyed_distances, surveyed_parts
 from ._task import TaskMethod
 from .nkd import target_loss
 from .wkdf import PAPER, decay_factor
 
 FLOOR = 1e-8
 """Added to costs and to what Sinkhorn's iterations divide by."""
-CHUNK = 64
-"""Classes that a class is compared with at once: bounds memory."""
-
-
-def cka_distances(features: Tensor) -> Tensor:
-    """One minus the linear CKA of each two classes, ``(K, K)``, from features ``(K, N, D)``.
-
-    Rows of the same number are compared, which is an arbitrary pairing of images, as in the authors' code.
-    """
-    centred = at_least_float32(features) - at_least_float32(features).mean(dim=1, keepdim=True)
-    alike = centred.new_zeros(len(centred), len(centred))
-    for first, rows in enumerate(centred):
-        for others, place in zip(centred[first:].split(CHUNK), alike[first, first:].split(CHUNK), strict=True):
-            place.copy_(inner_products(rows.mT, others.mT).square().sum(dim=(1, 2)))
-    length = alike.diagonal().sqrt()
-    alike = alike.triu() + alike.triu(1).mT
-    return 1 - alike / (length[:, None] * length).clamp_min(torch.finfo(alike.dtype).tiny)
-
-
-def rows_by_class(features: Iterable[Tensor], labels: Tensor, num_classes: int) -> Tensor:
-    """Features of images ``(B, ...)``, batch by batch, as ``(K, N, D)``: of each class, as many as the smallest has.
-
-    Rows of a map ``(B, D, H, W)`` are its images' positions.
-
-    Raises
-    ------
-    ValueError
-        A class has no images.
-    """
-    images = labels.bincount(minlength=num_classes)
-    if not images.all():
-        raise ValueError(
-            f"WKD-L compares classes by their training images, but class {int(images.argmin())} has none: set "
-            'distances = "classifier"'
-        )
-    maps = torch.cat([each[:, :, None] if each.ndim == 2 else each.flatten(2) for each in features])
-    places = [(labels == label).nonzero()[: int(images.min()), 0] for label in range(num_classes)]
-    return torch.stack([maps[place.to(maps.device)].mT.flatten(0, 1) for place in places])
 
 
 def transport_costs(
@@ -100,6 +63,35 @@ def transport_costs(
         theirs = teacher / (inner_products(ours, kernel.mT) + FLOOR)
         ours = student / (inner_products(theirs, kernel) + FLOOR)
     return (inner_products(ours, (kernel * cost).mT) * theirs).sum(dim=1)
+
+
+def transport_loss(
+    student: Tensor,
+    teacher: Tensor,
+    targets: Tensor,
+    distances: Tensor,
+    *,
+    temperature: float,
+    sharpness: float,
+    regularization: float,
+    iterations: int,
+) -> Tensor:
+    """Cost of the plan between the softmaxes over the other classes, mean over images.
+
+    Parameters
+    ----------
+    student, teacher
+        Logits ``(B, K)``.
+    distances
+        ``(K, K)``; ``sharpness`` says how fast the cost rises with them, and 0 that they are the cost.
+    """
+    others = torch.arange(student.shape[1], device=targets.device) != targets[:, None]
+    ours, theirs = (
+        functional.softmax((at_least_float32(logits) / temperature).masked_fill(~others, -torch.inf), 1)
+        for logits in (student, teacher)
+    )
+    cost = torch.relu(1 - (-sharpness * distances).exp() if sharpness else distances) + FLOOR
+    return transport_costs(ours, theirs, others, cost, regularization, iterations).mean()
 
 
 class WKDL(TaskMethod):
@@ -143,37 +135,26 @@ class WKDL(TaskMethod):
 
     def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
-        teacher = setup.teacher
-        if self.config.distances == "maps" and not teacher.shapes:
-            raise ValueError(f'{teacher.name} shows no feature maps: set distances = "logits"')
-        weights = functional.normalize(teacher.backbone.head().weight.detach(), dim=1)
-        self.register_buffer("distances", 1 - inner_products(weights, weights))
+        self.register_buffer("distances", classifier_distances(setup.teacher, self.config.distances))
 
     @classmethod
     def surveys(cls, config: Any) -> frozenset[Part]:
-        """Return what the distances of classes are computed from."""
-        parts: dict[str, frozenset[Part]] = {"maps": frozenset({"stages"}), "logits": frozenset({"logits"})}
-        return parts.get(config.distances, frozenset())
+        return surveyed_parts(config.distances)
 
-    def survey(self, outputs: Iterable[Outputs], labels: Tensor) -> Mapping[str, Tensor]:
-        """Return the distances of classes by CKA."""
-        maps = self.config.distances == "maps"
-        features = (each.stages[-1] if maps else each.logits for each in outputs)
-        return {"distances": cka_distances(rows_by_class(features, labels, len(self.distances)))}
-
-    def costs(self) -> Tensor:
-        """Return the cost of moving probability between two classes, ``(K, K)``."""
-        sharpness = self.config.sharpness
-        distances = 1 - (-sharpness * self.distances).exp() if sharpness else self.distances
-        return torch.relu(distances) + FLOOR
+    def survey(self, outputs: Callable[[Tensor], Iterable[Outputs]], labels: Tensor) -> Mapping[str, Tensor]:
+        return {"distances": surveyed_distances(self.config.distances, outputs, labels, len(self.distances))}
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        config, targets = self.config, batch.targets
-        others = torch.arange(student.logits.shape[1], device=targets.device) != targets[:, None]
-        ours, theirs = (
-            functional.softmax((at_least_float32(side.logits) / config.temperature).masked_fill(~others, -torch.inf), 1)
-            for side in (student, teacher)
+        config = self.config
+        cost = transport_loss(
+            student.logits,
+            teacher.logits,
+            batch.targets,
+            self.distances,
+            temperature=config.temperature,
+            sharpness=config.sharpness,
+            regularization=config.regularization,
+            iterations=config.iterations,
         )
-        cost = transport_costs(ours, theirs, others, self.costs(), config.regularization, config.iterations).mean()
         factor = config.logit_weight * decay_factor(batch.progress, config.decay_start)
-        return {"target": target_loss(student.logits, teacher.logits, targets), "transport": factor * cost}
+        return {"target": target_loss(student.logits, teacher.logits, batch.targets), "transport": factor * cost}

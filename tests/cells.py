@@ -77,6 +77,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "crld": {},
     "wkdf": {},
     "wkdl": {},
+    "wkd": {},
     "fcfd": {},
 }
 # Settings with which a method does not depend on the order of a batch, where that is not its default.
@@ -105,6 +106,8 @@ REFUSED = {
     ("fcfd", "vit>cnn"): "at least 2 stages",
     ("wkdf", "timm"): "cells of one position",
     ("wkdf", "vit>cnn"): "cells of one position",
+    ("wkd", "timm"): "cells of one position",
+    ("wkd", "vit>cnn"): "cells of one position",
     ("catkd", "vit>cnn"): "tokens, not a feature map",
     ("sdkd", "vit>cnn"): "tokens, not a feature map",
     ("sddkd", "vit>cnn"): "tokens, not a feature map",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -47,11 +47,16 @@ def fill_surveyed(method: Method, cell: Cell, batches: Batches, source: TeacherS
         method.get_buffer(name).copy_(value)
 
 
-def _outputs(batches: Batches, source: NetworkSource, parts: frozenset[Part]) -> Iterator[Outputs]:
+def _outputs(batches: Batches, source: NetworkSource, parts: frozenset[Part]) -> Callable[[Tensor], Iterator[Outputs]]:
+    """Return what runs the teacher on training images, by their places among those that are trained on."""
     dataset, live = batches.data.dataset, source.live
-    images = (dataset.with_side(live.side) if live.side else dataset).unaugmented(batches.trained, batches.data.device)
-    for _, each in images.batches():
-        yield live.outputs(each, parts)
+    sized = dataset.with_side(live.side) if live.side else dataset
+
+    def outputs(places: Tensor) -> Iterator[Outputs]:
+        for _, images in sized.unaugmented(batches.trained[places], batches.data.device).batches():
+            yield live.outputs(images, parts)
+
+    return outputs
 
 
 def _read(path: Path) -> Mapping[str, Tensor] | None:

@@ -10,7 +10,7 @@ import torch
 from cells import make_run
 
 from kdbench.engine.survey import FOLDER
-from kdbench.methods import wkdl
+from kdbench.methods import _class_distances, wkdl
 
 pytestmark = pytest.mark.once
 
@@ -20,9 +20,12 @@ def test_a_survey_is_of_the_plain_training_images_and_is_made_once(tiny_npz: Pat
     distances = first.method.get_buffer("distances")
     assert first.source is not None
     assert first.source.net is not None
-    images = first.data.dataset.unaugmented(torch.arange(42), first.options.device)
+    images = first.data.dataset.unaugmented(
+        _class_distances.first_of_classes(first.batches.labels, 3).flatten(), torch.device("cpu")
+    )
     maps = [first.source.net(each, {"stages"}, "teacher").stages[-1].detach() for _, each in images.batches()]
-    expected = wkdl.cka_distances(wkdl.rows_by_class(maps, first.batches.labels, 3))
+    rows = list(_class_distances.rows_by_class(maps, 14))
+    expected = _class_distances.cka_distances(lambda begin: rows[begin:], 3)
     torch.testing.assert_close(distances, expected, atol=1e-4, rtol=1e-4)
     (file,) = (tmp_path / FOLDER).iterdir()
     with mock.patch.object(wkdl.WKDL, "survey", side_effect=AssertionError):

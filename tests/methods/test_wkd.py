@@ -8,7 +8,7 @@ from random_maps import maps
 from random_outputs import random_logits
 from stub_nets import stub_net, stub_setup
 
-from kdbench.methods import wkdf, wkdl
+from kdbench.methods import _class_distances, wkdf, wkdl
 
 pytestmark = pytest.mark.once
 
@@ -46,21 +46,26 @@ def test_classes_of_rotated_features_are_alike_and_those_of_orthogonal_ones_are_
     rows = torch.linalg.qr(rows - rows.mean(dim=0)).Q
     first, second = rows[:, :3], rows[:, 3:6]
     turn = torch.linalg.qr(maps(1)[0, 0, :3, :3]).Q
-    distances = wkdl.cka_distances(torch.stack([first, 2 * first @ turn + 1, second]))
+    rows = torch.stack([first, 2 * first @ turn + 1, second])
     expected = torch.tensor([[0, 0, 1], [0, 0, 1], [1, 1, 0]]).double()
-    torch.testing.assert_close(distances, expected, atol=1e-9, rtol=0)
+    for held in (0, 2 * first.nbytes, _class_distances.HELD):
+        distances = _class_distances.cka_distances(lambda begin: rows[begin:], 3, held)
+        torch.testing.assert_close(distances, expected, atol=1e-9, rtol=0)
 
 
 def test_rows_are_the_positions_of_the_first_images_of_each_class() -> None:
     features, labels = maps(0, channels=2, size=2), torch.tensor([1, 0, 1, 1, 0, 0])
     labels[5] = 1
-    rows = wkdl.rows_by_class([features[:4], features[4:]], labels, 2)
-    assert rows.shape == (2, 8, 2)
-    torch.testing.assert_close(rows[0], torch.cat([features[1].flatten(1).T, features[4].flatten(1).T]))
-    torch.testing.assert_close(rows[1, 4:], features[2].flatten(1).T)
-    torch.testing.assert_close(wkdl.rows_by_class([features[:, :, 0, 0]], labels, 2)[1, 1], features[2, :, 0, 0])
+    places = _class_distances.first_of_classes(labels, 2)
+    assert places.tolist() == [[1, 4], [0, 2]]
+    ordered = features[places.flatten()]
+    first, second = _class_distances.rows_by_class([ordered[:1], ordered[1:]], 2)
+    torch.testing.assert_close(first, torch.cat([features[1].flatten(1).T, features[4].flatten(1).T]))
+    torch.testing.assert_close(second[4:], features[2].flatten(1).T)
+    *_, last = _class_distances.rows_by_class([ordered[:, :, 0, 0]], 2)
+    torch.testing.assert_close(last[1], features[2, :, 0, 0])
     with pytest.raises(ValueError, match='class 2 has none: set distances = "classifier"'):
-        wkdl.rows_by_class([features], labels, 3)
+        _class_distances.first_of_classes(labels, 3)
 
 
 def test_the_plan_meets_the_students_softmax_and_nearly_the_teachers() -> None:

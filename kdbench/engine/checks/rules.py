@@ -13,9 +13,9 @@ from typing import final
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
 from kdbench.data.views import order
+from kdbench.engine.checks import waiting
 from kdbench.engine.checks.epoch import same, state_hash, trained
 from kdbench.engine.checks.small import NUM_STEPS, begin, steps
 from kdbench.engine.checks.watched import Refused, Watched
@@ -195,17 +195,15 @@ def fp16(watched: Watched) -> None:
 
 def no_waiting(watched: Watched) -> None:
     """Raise Broken if a step waits for the device."""
-    # Tensors that have shapes but no values; what asks for a value fails, and so does what no CUDA graph can record.
     for epoch in watched.epochs:
         run = epoch.run
         run.rewind()
         step = begin(run)
         try:
-            with FakeTensorMode(allow_non_fake_inputs=True):
+            with waiting.no_waiting():
                 step()
-        except (DataDependentOutputException, DynamicOutputShapeException) as error:
-            what = "the value of a tensor" if isinstance(error, DataDependentOutputException) else "a shape of values"
-            raise Broken(f"{method_source(watched.method).place_of(error)}: it waits for {what}") from None
+        except waiting.Waits as error:
+            raise Broken(method_source(watched.method).place_of(error)) from None
 
 
 def in_place(watched: Watched) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
@@ -24,6 +25,8 @@ from kdbench.engine.progress import Diverged
 from kdbench.engine.run import Run
 from kdbench.engine.run_state import resume, save
 from kdbench.errors import UserError
+from kdbench.teachers.sources import NetworkSource
+from kdbench.utils.precision import Precision
 
 
 class Refused(Exception):
@@ -45,6 +48,7 @@ class Watched:
     def __init__(self, method: str, pair: str, folder: Path, settings: dict[str, Any] | None = None) -> None:
         self.method, self.pair, self.folder, self.settings = method, pair, folder, settings or {}
         self.dataset = from_arrays("generated", tiny_arrays())
+        self._teachers: dict[Precision, NetworkSource] = {}
 
     def run(self, seed: int = 1, **changes: Any) -> Run:
         """Build a run at its beginning, under a protocol with some changes.
@@ -57,12 +61,18 @@ class Watched:
         protocol = tiny_protocol(self.dataset, **changes)
         teacher, student = PAIRS[self.pair]
         cell = make_cell(protocol, self.method, teacher, student, seed, self.settings)
-        source = make_source(teacher, protocol, self.dataset) if cell.teacher else None
+        source = self._teacher(protocol.precision) if cell.teacher else None
         batches = Batches(DeviceData(self.dataset, protocol, CPU), protocol, seed)
         try:
             return Run(cell, batches, source, Options(runs=self.folder, device=CPU))
         except UserError as error:
             raise Refused(str(error.__context__ or error)) from None
+
+    def _teacher(self, precision: Precision) -> NetworkSource:
+        """Return the method's own copy of the teacher, which no other method sees if this one spoils it."""
+        if precision not in self._teachers:
+            self._teachers[precision] = copy.deepcopy(_ready_teacher(PAIRS[self.pair][0], precision))
+        return self._teachers[precision]
 
     def runs(self, **changes: Any) -> Iterator[Run]:
         """Build a run for each phase at the beginning of that phase: pre-training, if there is some, and the rest."""
@@ -74,7 +84,7 @@ class Watched:
             run.skip_pretraining()
             yield run
 
-    @cached_property
+    @functools.cached_property
     def outcome(self) -> list[Epoch] | Exception:
         """The first epoch of each phase, watched, or what went wrong in them."""
         try:
@@ -89,7 +99,7 @@ class Watched:
             raise self.outcome
         return self.outcome
 
-    @cached_property
+    @functools.cached_property
     def halves(self) -> list[Halves]:
         """Of each phase, an epoch that is interrupted before its last step: by then all has changed that changes."""
         found = []
@@ -102,7 +112,7 @@ class Watched:
             found.append(Halves(first, second, state_hash(second)))
         return found
 
-    @cached_property
+    @functools.cached_property
     def elsewhere(self) -> list[str]:
         """What is trained and remembered after the first step of each phase in another process."""
         return first_steps_elsewhere([(self.method, self.pair, self.settings)])[0]
@@ -117,6 +127,15 @@ class Halves:
     second: Run
     restored: str
     """Hash of what the second run begins with."""
+
+
+@functools.cache
+def _ready_teacher(network: str, precision: Precision) -> NetworkSource:
+    """Make the teacher of all methods on generated images, its batch norms fused."""
+    dataset = from_arrays("generated", tiny_arrays())
+    source = make_source(network, tiny_protocol(dataset, precision=precision), dataset)
+    source.live.net  # noqa: B018 - made when it is first needed
+    return source
 
 
 def first_steps_elsewhere(cells: Sequence[tuple[str, str, dict[str, Any]]]) -> list[list[str]]:

@@ -1,6 +1,8 @@
-"""WKD-L and WKD-F, and what both together give: their terms are added."""
+"""WKD-L, WKD-F and WKD, whose terms are those of both."""
 
 from __future__ import annotations
+
+from dataclasses import asdict
 
 import torch
 from parity_files import Case
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 
 from kdbench.functional import cross_entropy
 from kdbench.method import Method
-from kdbench.methods import nkd, wkdf, wkdl
+from kdbench.methods import _class_distances, nkd, wkd, wkdf, wkdl
 from kdbench.net import Outputs
 from parity._networks import fill_added, formula_net, images_of, names_of, summed_gradients
 from parity._wiring import Values, gradients, load_weights, net_of, state, total, weight_leaves
@@ -49,7 +51,11 @@ def computed(case: Case) -> Values:
     if case.file.startswith("net_"):
         yield from of_networks(case)
     elif case.file.startswith("cost_matrix"):
-        yield "out.cost_matrix", wkdl.cka_distances(case.tensor("in.class_features"))
+        rows = case.tensor("in.class_features")
+        yield (
+            "out.cost_matrix",
+            _class_distances.cka_distances(lambda first: rows[first:], len(rows), held=3 * rows[0].nbytes),
+        )
     else:
         yield from of_outputs(case)
 
@@ -91,6 +97,11 @@ def of_outputs(case: Case) -> Values:
         yield "out.std_loss", terms["deviation"] / factor
         parameters = weight_leaves(method.connector, NAMES)
         yield "out.projected_s", method.projected(maps[0])
+    if maps and "in.cost_matrix" in case.arrays:
+        both = wkd.WKD(wkd.WKD.Config(**(asdict(features) | asdict(config))), stub_setup(*nets)).to(case.dtype)
+        both.get_buffer("distances").copy_(case.tensor("in.cost_matrix"))
+        load_weights(case, both.connector, NAMES)
+        terms, parameters = both.loss(student, teacher, batch), weight_leaves(both.connector, NAMES)
     loss = total(terms)
     yield "out.total", loss
     loss.backward()
