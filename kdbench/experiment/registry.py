@@ -11,6 +11,7 @@ import typing
 from importlib import metadata
 from types import ModuleType
 
+from kdbench.config import Base, Config, base_of
 from kdbench.errors import UserError
 from kdbench.experiment import own_folders, user_methods
 from kdbench.experiment.own_code import CodeSource, Kind, find_code
@@ -93,7 +94,7 @@ def _flaw_of_settings(method: type[Method]) -> str | None:
             f"{method.__name__} has a setting {' and a setting '.join(hidden)}, which is how records call the name and "
             "the VERSION of the method: rename the setting"
         )
-    for hook in (method.views, method.all_reads, method.pretraining):
+    for hook in (method.views, method.all_reads, method.pretraining, method.term_groups):
         try:
             hook(config)
         except Exception as error:
@@ -154,6 +155,25 @@ def load_method(name: str) -> type[Method]:
     if flaw := _flaw(candidates[0]) if len(candidates) == 1 else _flaw_of_candidates(candidates):
         raise source.unusable(f"{source.where}: {flaw}")
     return typing.cast("type[Method]", candidates[0])
+
+
+def load_base(name: str, config: Config | None = None) -> Base:
+    """Return a method for another one to be built on, by default with its default settings.
+
+    Raises
+    ------
+    UserError
+        There is no such method, or it cannot be used.
+    """
+    name = method_name(name)
+    method = load_method(name)
+    return Base(name, method, config or method.Config())
+
+
+def method_version(name: str, config: Config) -> int:
+    """Return a method's VERSION with that of its base added, if it has one: whichever is raised, this is."""
+    base, version = base_of(config), load_method(name).VERSION
+    return version + method_version(base.name, base.config) if base else version
 
 
 def _module(source: CodeSource) -> ModuleType:
