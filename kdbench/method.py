@@ -10,7 +10,19 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from kdbench.config import Base, choice, count, fraction, freeze, later, non_negative, positive, resource, temperature, weight
+from kdbench.config import (
+    Base,
+    choice,
+    count,
+    fraction,
+    freeze,
+    later,
+    non_negative,
+    positive,
+    resource,
+    temperature,
+    weight,
+)
 from kdbench.config import Config as BaseConfig
 from kdbench.net import Net, Outputs, Part, Shape
 from kdbench.seam import (

@@ -78,6 +78,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "wkdf": {},
     "wkdl": {},
     "fcfd": {},
+    "dot": {},
+    "deepkd": {},
 }
 # Settings with which a method does not depend on the order of a batch, where that is not its default.
 UNORDERED: dict[str, dict[str, Any]] = {

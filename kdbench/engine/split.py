@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any, final
 
@@ -45,10 +46,14 @@ class SplitSGD(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, rules: OptimizerRules, parameters: Sequence[nn.Parameter], groups: Sequence[TermGroup], learning_rate: float
+        self,
+        rules: OptimizerRules,
+        parameters: Sequence[nn.Parameter],
+        groups: Sequence[TermGroup],
+        learning_rate: float,
     ) -> None:
         check_momenta(rules, groups)
-        self._rules, self._groups = rules, tuple(groups)
+        self._rules, self._parameters, self._groups = rules, tuple(parameters), tuple(groups)
         self._step_supports_amp_scaling = True  # a step that overflows in fp16 is left out without waiting for it
         shared = [{"params": [parameter.detach() for parameter in parameters]} for _ in groups]
         super().__init__(shared, {"lr": learning_rate})
@@ -59,11 +64,15 @@ class SplitSGD(torch.optim.Optimizer):
         for group in self.param_groups:
             yield from group["params"]
 
-    def add(self, number: int, gradients: Sequence[Tensor | None]) -> None:
-        """Add gradients of all parameters to those of a group, given by its number; None where there is none."""
-        for tensor, gradient in zip(self.param_groups[number]["params"], gradients, strict=True):
-            if gradient is not None:
-                tensor.grad = gradient if tensor.grad is None else tensor.grad.add_(gradient)
+    @contextlib.contextmanager
+    def collecting(self, number: int) -> Iterator[None]:
+        """Let a backward pass add to the gradients of a group, given by its number."""
+        pairs = list(zip(self._parameters, self.param_groups[number]["params"], strict=True))
+        for parameter, tensor in pairs:
+            parameter.grad = tensor.grad
+        yield
+        for parameter, tensor in pairs:
+            tensor.grad, parameter.grad = parameter.grad, None
 
     def sums(self) -> list[Tensor]:
         """Return the gradient of the whole loss of each parameter that has one."""

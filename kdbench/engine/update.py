@@ -68,15 +68,9 @@ class StepUpdate:
         """Add the gradients of each group of terms apart, by one backward pass for each through the one graph."""
         parts = self._parts(terms)
         for number, part in enumerate(parts):
-            if not part.requires_grad:
-                continue
-            gradients = torch.autograd.grad(
-                self.scaler.scale(part * share),
-                self._phase.parameters,
-                retain_graph=number < len(parts) - 1,
-                allow_unused=True,
-            )
-            optimizer.add(number, gradients)
+            with optimizer.collecting(number):
+                if part.requires_grad:
+                    self.scaler.scale(part * share).backward(retain_graph=number < len(parts) - 1)
 
     def _parts(self, terms: Mapping[str, Tensor]) -> list[Tensor]:
         """Return the sum of the terms of each group.
@@ -89,7 +83,9 @@ class StepUpdate:
         groups, named = self._phase.groups, set[str]().union(*(group.terms or () for group in self._phase.groups))
         parts = [[name for name in terms if name in (group.terms or terms.keys() - named)] for group in groups]
         if not all(parts) or sum(map(len, parts)) < len(terms):
-            listed = " and ".join("the others" if each.terms is None else ", ".join(sorted(each.terms)) for each in groups)
+            listed = " and ".join(
+                "the others" if each.terms is None else ", ".join(sorted(each.terms)) for each in groups
+            )
             raise UserError(
                 f"the loss has the terms {', '.join(terms)}, and its gradients are to be kept apart by {listed}: each "
                 "group needs a term of the loss, and each term a group"

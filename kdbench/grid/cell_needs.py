@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from kdbench.data.groups import Layout
 from kdbench.data.images import DataShape
 from kdbench.data.views import check_plan
+from kdbench.engine.split import check_momenta
 from kdbench.engine.step import Step, check_batches
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.registry import load_method

@@ -117,13 +117,13 @@ def _spaces(given: Mapping[str, Any], methods: Sequence[str]) -> dict[str, dict[
         method = find_name("method", name, methods, f"the methods of this grid are {', '.join(methods)}")
         if not isinstance(table, dict):
             raise UserError(f"space of {method} must be a table, [search.space.{method}], not {shown(table)}")
-        table = flat(method, table)
-        settings = _settings(method, table)
+        named = flat(method, table)
+        settings = _settings(method, named)
         spaces[method] = {
             find_name("setting", key, settings, f"the settings of {method} are {', '.join(settings)}"): _searched(
                 f"space of {method}: {key}", value
             )
-            for key, value in table.items()
+            for key, value in named.items()
         }
     return spaces
 
