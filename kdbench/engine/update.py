@@ -80,17 +80,16 @@ class StepUpdate:
         UserError
             A group has no term, or a term no group.
         """
-        groups, named = self._phase.groups, set[str]().union(*(group.terms or () for group in self._phase.groups))
-        parts = [[name for name in terms if name in (group.terms or terms.keys() - named)] for group in groups]
-        if not all(parts) or sum(map(len, parts)) < len(terms):
-            listed = " and ".join(
-                "the others" if each.terms is None else ", ".join(sorted(each.terms)) for each in groups
-            )
+        groups = self._phase.groups
+        named = [name for group in groups for name in group.terms or ()]
+        parts = [group.terms or terms.keys() - set(named) for group in groups]
+        if not all(parts) or sorted(name for part in parts for name in part) != sorted(terms):
+            listed = " and ".join(", ".join(sorted(group.terms or {"the others"})) for group in groups)
             raise UserError(
                 f"the loss has the terms {', '.join(terms)}, and its gradients are to be kept apart by {listed}: each "
-                "group needs a term of the loss, and each term a group"
+                "group needs a term of the loss, and each term one group"
             )
-        return [torch.stack([at_least_float32(terms[name]) for name in part]).sum() for part in parts]
+        return [torch.stack([at_least_float32(terms[name]) for name in terms if name in part]).sum() for part in parts]
 
     def apply(self) -> Tensor:
         """Let the optimiser do its step and the method remember; return the loss terms ``(num_terms,)``.
