@@ -9,6 +9,7 @@ import inspect
 import itertools
 import math
 import textwrap
+import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, dataclass_transform, final
@@ -210,6 +211,12 @@ def base_of(config: Config) -> Base | None:
     """Return the method that the one with these settings is built on, if it is built on one."""
     base = getattr(config, BASE, None)
     return base if isinstance(base, Base) else None
+
+
+@functools.cache
+def is_built_on_another(config: type[Any]) -> bool:
+    """Return whether a ``Config`` is that of a method that is built on another one."""
+    return typing.get_type_hints(config).get(BASE) is Base
 
 
 def value_of(config: Config, name: str) -> Any:

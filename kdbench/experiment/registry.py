@@ -8,10 +8,12 @@ import importlib
 import inspect
 import pkgutil
 import typing
+from collections.abc import Mapping
 from importlib import metadata
 from types import ModuleType
+from typing import Any
 
-from kdbench.config import Base, Config, base_of
+from kdbench.config import BASE, Base, Config, base_of, is_built_on_another
 from kdbench.errors import UserError
 from kdbench.experiment import own_folders, user_methods
 from kdbench.experiment.own_code import CodeSource, Kind, find_code
@@ -174,6 +176,14 @@ def method_version(name: str, config: Config) -> int:
     """Return a method's VERSION with that of its base added, if it has one: whichever is raised, this is."""
     base, version = base_of(config), load_method(name).VERSION
     return version + method_version(base.name, base.config) if base else version
+
+
+def wraps_student(name: str, settings: Mapping[str, Any]) -> bool:
+    """Return whether a method makes another network of the student; one that is built on another has that one's."""
+    method = load_method(name)
+    if is_built_on_another(method.Config):
+        method = load_base(settings[BASE]).method if BASE in settings else method.Config().base.method
+    return method.wrap is not Method.wrap
 
 
 def _module(source: CodeSource) -> ModuleType:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from kdbench.config import BASE, Base, deciding
+from kdbench.config import BASE, Base, deciding, is_built_on_another
 from kdbench.errors import UserError
 from kdbench.experiment.pairs import Pair
 from kdbench.experiment.registry import load_base, load_method, method_name, method_source
@@ -123,11 +123,6 @@ def resolve_settings(
     if base:
         chosen |= {f"{base_name}.{key}": value for key, value in base.chosen.items()}
     return Settings(resolved, chosen, source)
-
-
-def is_built_on_another(config: type[Any]) -> bool:
-    """Return whether a ``Config`` is that of a method that is built on another one."""
-    return typing.get_type_hints(config).get(BASE) is Base
 
 
 def flat(name: str, table: dict[str, Any]) -> dict[str, Any]:
