@@ -39,6 +39,12 @@ TASK = "ce"
 """The term that is the task's; all others are those of distillation."""
 
 
+def base_of(config: Any) -> type[Method]:
+    """Return the method that is trained."""
+    base: type[Method] = config.base.method
+    return base
+
+
 class DOT(Method):
     """Another method whose task and distillation have momenta of their own."""
 
@@ -71,19 +77,19 @@ class DOT(Method):
 
     @classmethod
     def reads(cls, config: Any, phase: PhaseName) -> Reads:
-        return config.base.method.reads(config.base.config, phase)
+        return base_of(config).reads(config.base.config, phase)
 
     @classmethod
     def views(cls, config: Any) -> ViewPlan:
-        return config.base.method.views(config.base.config)
+        return base_of(config).views(config.base.config)
 
     @classmethod
     def pretraining(cls, config: Any) -> float:
-        return config.base.method.pretraining(config.base.config)
+        return base_of(config).pretraining(config.base.config)
 
     @classmethod
     def surveys(cls, config: Any) -> frozenset[Part]:
-        return config.base.method.surveys(config.base.config)
+        return base_of(config).surveys(config.base.config)
 
     @classmethod
     def term_groups(cls, config: Any) -> tuple[TermGroup, ...]:
@@ -92,7 +98,7 @@ class DOT(Method):
 
     def __init__(self, config: Any, setup: Setup) -> None:
         super().__init__(config, setup)
-        self.base: Method = config.base.method(config.base.config, setup)
+        self.base = base_of(config)(config.base.config, setup)
         self.min_images = self.base.min_images
 
     def pretrain(self, student: Net) -> Pretraining:

@@ -83,7 +83,7 @@ class SplitSGD(torch.optim.Optimizer):
         return zip(*(group["params"] for group in self.param_groups), strict=True)
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         """Update the parameters; in fp16 by the scale, and with the verdict on all groups, that the scaler has left."""
         assert closure is None
         scale, overflow = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)

@@ -13,7 +13,7 @@ from importlib import metadata
 from types import ModuleType
 from typing import Any
 
-from kdbench.config import BASE, Base, Config, base_of, is_built_on_another
+from kdbench.config import BASE, Base, Config, base_of
 from kdbench.errors import UserError
 from kdbench.experiment import own_folders, user_methods
 from kdbench.experiment.own_code import CodeSource, Kind, find_code
@@ -181,8 +181,8 @@ def method_version(name: str, config: Config) -> int:
 def wraps_student(name: str, settings: Mapping[str, Any]) -> bool:
     """Return whether a method makes another network of the student; one that is built on another has that one's."""
     method = load_method(name)
-    if is_built_on_another(method.Config):
-        method = load_base(settings[BASE]).method if BASE in settings else method.Config().base.method
+    if base := base_of(method.Config()):
+        method = load_method(settings.get(BASE, base.name))
     return method.wrap is not Method.wrap
 
 

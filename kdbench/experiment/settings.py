@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from kdbench.config import BASE, Base, deciding, is_built_on_another
+from kdbench.config import BASE, Base, base_of, deciding, is_built_on_another
 from kdbench.errors import UserError
 from kdbench.experiment.pairs import Pair
 from kdbench.experiment.registry import load_base, load_method, method_name, method_source
@@ -102,9 +102,9 @@ def resolve_settings(
     if teacher:
         source = recipes[0].source if recipes else f"defaults; no published settings for {pair} on {dataset}"
     base: Settings | None = None
-    if is_built_on_another(config):
+    if default := base_of(config()):
         word = values.pop(BASE, None)
-        base_name = method_name(word) if word else config().base.name
+        base_name = method_name(word) if word else default.name
         base = resolve_settings(
             base_name,
             dataset=dataset,
