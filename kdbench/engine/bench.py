@@ -184,7 +184,7 @@ class Bench:
             teacher=self._ref if kind.READS.teacher else None,
             student=student,
             method=method,
-            method_version=method_version(method, resolved.config),
+            method_version=method_version(method, resolved.values()),
             settings=resolved,
             seed=1,
         )

@@ -67,7 +67,7 @@ def resolve_cell(names: Names, protocol: Protocol, runs: Path, teachers: Teacher
         teacher=ref if kind.READS.teacher else None,
         student=student,
         method=method,
-        method_version=method_version(method, resolved.config),
+        method_version=method_version(method, resolved.values()),
         settings=resolved,
         seed=seed,
         init=names.init,

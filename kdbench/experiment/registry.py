@@ -172,10 +172,21 @@ def load_base(name: str, config: Config | None = None) -> Base:
     return Base(name, method, config or method.Config())
 
 
-def method_version(name: str, config: Config) -> int:
-    """Return a method's VERSION with that of its base added, if it has one: whichever is raised, this is."""
-    base, version = base_of(config), load_method(name).VERSION
-    return version + method_version(base.name, base.config) if base else version
+def method_version(name: str, settings: Mapping[str, Any]) -> int:
+    """Return a method's VERSION with that of its base added, if it has one: whichever is raised, this is.
+
+    Parameters
+    ----------
+    settings
+        Plain values, as a record has them.
+    """
+    method = load_method(name)
+    base = base_of(method.Config())
+    if base is None:
+        return method.VERSION
+    owner = settings.get(BASE, base.name)
+    own = {key.removeprefix(f"{owner}."): value for key, value in settings.items() if key.startswith(f"{owner}.")}
+    return method.VERSION + method_version(owner, own)
 
 
 def wraps_student(name: str, settings: Mapping[str, Any]) -> bool:

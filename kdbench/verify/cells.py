@@ -26,22 +26,21 @@ def cell_of(record: Mapping[str, Any]) -> Cell:
     student, _, init = config["student"].partition("@")
     teacher = TeacherRef(**config["teacher"]) if config["teacher"] else None
     protocol = protocol_of(config["protocol"], f"the record of cell {record['cell'][:8]}")
-    chosen = {key: value for key, value in config["method"].items() if key not in {"name", "version"}}
-    network = teacher.network if teacher else None
-    settings = resolve_settings(name, dataset=protocol.dataset, teacher=network, student=student, chosen=chosen)
     for what, then, now in (
-        (f"method {name}", version, method_version(name, settings.config)),
+        (f"method {name}", version, method_version(name, config["method"])),
         (f"network {student}", config.get("student_version"), network_version(student)),
     ):
         if then != now:
             raise UserError(f"it is of version {then} of {what}, which has version {now} here")
+    chosen = {key: value for key, value in config["method"].items() if key not in {"name", "version"}}
+    network = teacher.network if teacher else None
     cell = Cell(
         protocol=protocol,
         teacher=teacher,
         student=student,
         method=name,
         method_version=version,
-        settings=settings,
+        settings=resolve_settings(name, dataset=protocol.dataset, teacher=network, student=student, chosen=chosen),
         seed=config["seed"],
         init=init,
         student_version=config.get("student_version"),

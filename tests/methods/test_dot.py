@@ -36,7 +36,7 @@ def resolved(**chosen: Any) -> Settings:
 def cell_of(settings: Settings) -> Cell:
     return Cell(
         protocol=load_protocol("cifar100-crd-v1"), teacher=None, student="resnet20", method="dot",
-        method_version=method_version("dot", settings.config), settings=settings, seed=1,
+        method_version=method_version("dot", settings.values()), settings=settings, seed=1,
     )  # fmt: skip
 
 

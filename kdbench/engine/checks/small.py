@@ -74,7 +74,7 @@ def make_cell(
         teacher=TeacherRef(teacher, "file:0") if kind.READS.teacher else None,
         student=student,
         method=method,
-        method_version=method_version(method, resolved.config),
+        method_version=method_version(method, resolved.values()),
         settings=resolved,
         seed=seed,
     )
