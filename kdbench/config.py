@@ -9,6 +9,7 @@ import inspect
 import itertools
 import math
 import textwrap
+import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, dataclass_transform, final
@@ -17,6 +18,8 @@ from kdbench.space import Searched
 from kdbench.utils.values import shown
 
 _BOUNDS, _RESOURCE, _LATER, _SEARCH = "bounds", "resource", "later", "search"
+BASE = "base"
+"""The setting by which a method names the one that it is built on."""
 _LARGEST = 1e100
 """The largest size of a number: its square and its cube can still be computed."""
 
@@ -63,6 +66,8 @@ class Config:
             for value in _numbers_in(getattr(self, field.name)):
                 if not -_LARGEST <= value <= _LARGEST:
                     raise ValueError(f"{field.name} must be a finite number, at most {_LARGEST:g}, not {shown(value)}")
+            if isinstance(field.default, Base) and not isinstance(getattr(self, field.name), Base):
+                raise ValueError(f"{field.name} must be a method, not {shown(getattr(self, field.name))}")
         for name, bounds in bounds_of(type(self)).items():  # type: ignore[arg-type]
             if (value := getattr(self, name)) not in bounds:
                 raise ValueError(f"{name} must be {bounds}, not {shown(value)}")
@@ -70,6 +75,22 @@ class Config:
 
     def check(self) -> None:
         """Raise ValueError for settings that do not fit each other; by default all do."""
+
+
+@final
+@dataclass(frozen=True, slots=True, repr=False)
+class Base:
+    """Another method, with its settings, that a method is built on: the value of a setting called ``base``.
+
+    `kdbench.experiment.registry.load_base` makes it by its name. Its own settings are called ``NAME.SETTING``.
+    """
+
+    name: str
+    method: type[Any]
+    config: Config
+
+    def __repr__(self) -> str:
+        return repr(self.name)
 
 
 def _numbers_in(value: Any) -> Iterator[float]:
@@ -173,13 +194,40 @@ def _said(config: type[Any], key: str) -> dict[str, Any]:
 
 
 def deciding(config: Config) -> dict[str, Any]:
-    """Return the settings that decide results, as plain values."""
-    return {
+    """Return the settings that decide results, as plain values; those of a base by their dotted names."""
+    values = {
         field.name: value
         for field in dataclasses.fields(config)
         for value in (getattr(config, field.name),)
         if not field.metadata.get(_RESOURCE) and not (field.metadata.get(_LATER) and value == field.default)
     }
+    base = values.get(BASE)
+    if not isinstance(base, Base):
+        return values
+    return values | {BASE: base.name} | {f"{base.name}.{name}": value for name, value in deciding(base.config).items()}
+
+
+def base_of(config: Config) -> Base | None:
+    """Return the method that the one with these settings is built on, if it is built on one."""
+    base = getattr(config, BASE, None)
+    return base if isinstance(base, Base) else None
+
+
+@functools.cache
+def is_built_on_another(config: type[Any]) -> bool:
+    """Return whether a ``Config`` is that of a method that is built on another one."""
+    return typing.get_type_hints(config).get(BASE) is Base
+
+
+def value_of(config: Config, name: str) -> Any:
+    """Return a setting, one of the base by its dotted name; KeyError if there is none."""
+    owner, point, setting = name.partition(".")
+    if not point:
+        return getattr(config, name)
+    base = base_of(config)
+    if base is None or base.name != owner:
+        raise KeyError(name)
+    return getattr(base.config, setting)
 
 
 def freeze(config: type[Config]) -> None:

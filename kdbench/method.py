@@ -10,10 +10,23 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor, nn
 
+from kdbench.config import (
+    Base,
+    choice,
+    count,
+    fraction,
+    freeze,
+    later,
+    non_negative,
+    positive,
+    resource,
+    temperature,
+    weight,
+)
 from kdbench.config import Config as BaseConfig
-from kdbench.config import choice, count, fraction, freeze, later, non_negative, positive, resource, temperature, weight
 from kdbench.net import Net, Outputs, Part, Shape
 from kdbench.seam import (
+    ONE_GROUP,
     PLAIN,
     Batch,
     Loss,
@@ -23,12 +36,15 @@ from kdbench.seam import (
     Reads,
     Rows,
     Setup,
+    TermGroup,
     ViewPlan,
 )
 from kdbench.space import among, linear, log
 
 __all__ = [
+    "ONE_GROUP",
     "PLAIN",
+    "Base",
     "Batch",
     "Loss",
     "Method",
@@ -42,6 +58,7 @@ __all__ = [
     "Rows",
     "Setup",
     "Shape",
+    "TermGroup",
     "ViewPlan",
     "among",
     "choice",
@@ -180,6 +197,14 @@ class Method(nn.Module, abc.ABC):
         Modules that stand in it are no part of the method. What is drawn here comes from the method's stream.
         """
         return setup.student
+
+    @classmethod
+    def term_groups(cls, config: Any) -> tuple[TermGroup, ...]:  # noqa: ARG003
+        """Return groups of the terms of ``loss`` whose gradients and momenta are kept apart; by default there is one.
+
+        Each group more is one more backward pass of each step. In pre-training there is one group.
+        """
+        return ONE_GROUP
 
     @abc.abstractmethod
     def loss(

@@ -210,6 +210,30 @@ A method with a memory returns a pair: the terms, and the rows that `Method.reme
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TermGroup:
+    """Terms of the loss that share a gradient, which is kept apart from those of other groups.
+
+    Each group has its own momentum, and all of them update the parameters, one after another in their order.
+    """
+
+    terms: frozenset[str] | None
+    """Names of the terms; None for all that no other group names."""
+    momentum: float = 0.0
+    """What is added to the protocol's momentum, where the gradients of all groups reach a parameter."""
+    partial_momentum: float = 0.0
+    """The same where those of some groups alone do."""
+    weight_decay: Literal["yes", "no", "partial"] = "yes"
+    """Whether the protocol's weight decay enters this group's momentum.
+
+    ``partial``: where the gradients of some groups alone reach a parameter, and not in its first step.
+    """
+
+
+ONE_GROUP = (TermGroup(terms=None),)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pretraining:
     """What is trained before the protocol's first epoch, by a loss of its own; all else is frozen and in eval mode.
 

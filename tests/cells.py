@@ -79,6 +79,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "wkdl": {},
     "wkd": {},
     "fcfd": {},
+    "dot": {},
+    "deepkd": {},
 }
 # Settings with which a method does not depend on the order of a batch, where that is not its default.
 UNORDERED: dict[str, dict[str, Any]] = {

@@ -16,7 +16,7 @@ import pandas as pd
 from kdbench.analysis.publishing.folder import flaws, is_published
 from kdbench.errors import UserError
 from kdbench.experiment.folder import CONFIG, FAILURE, RECORD, parse_record
-from kdbench.experiment.identity import identity_hash, identity_text
+from kdbench.experiment.identity import METHOD_CODE, identity_hash, identity_text
 from kdbench.experiment.pairs import teacher_name
 from kdbench.experiment.record_checks import check_record
 from kdbench.experiment.test_sets import TEST_SETS
@@ -196,7 +196,7 @@ def _row(record: dict[str, Any], folder: str) -> dict[str, Any]:
         "teacher_code": sys.intern(", ".join(filter(None, (_code(each.get("source", "")) for each in members)))),
         "method": sys.intern(method["name"]),
         "method_version": method["version"],
-        "code": _code(record.get("method_source", "")),
+        "code": sys.intern("".join(_code(record.get(name, "")) for name in METHOD_CODE)),
         "family": sys.intern(record.get("family", "")),
         "settings": _shared(settings),
         "chosen": _shared(record["settings_chosen"]),

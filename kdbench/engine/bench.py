@@ -29,7 +29,7 @@ from kdbench.engine.run import Run
 from kdbench.experiment.cell import Cell, TeacherRef
 from kdbench.experiment.pairs import Pair
 from kdbench.experiment.protocol import Protocol
-from kdbench.experiment.registry import load_method
+from kdbench.experiment.registry import load_method, method_version
 from kdbench.experiment.settings import resolve_settings
 from kdbench.method import PLAIN, ViewPlan
 from kdbench.models.build import build_net
@@ -176,15 +176,16 @@ class Bench:
     def cell(self, method: str, settings: dict[str, Any] | None = None, student: str | None = None) -> Cell:
         """Return a cell of the pair."""
         kind, student = load_method(method), student or self.student
+        resolved = resolve_settings(
+            method, dataset=self.protocol.dataset, teacher=self.teacher, student=student, chosen=settings
+        )
         return Cell(
             protocol=self.protocol,
             teacher=self._ref if kind.READS.teacher else None,
             student=student,
             method=method,
-            method_version=kind.VERSION,
-            settings=resolve_settings(
-                method, dataset=self.protocol.dataset, teacher=self.teacher, student=student, chosen=settings
-            ),
+            method_version=method_version(method, resolved.values()),
+            settings=resolved,
             seed=1,
         )
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kdbench.config import base_of
 from kdbench.experiment.cell import Cell
+from kdbench.experiment.identity import METHOD_CODE
 from kdbench.experiment.own_code import CodeSource
 from kdbench.experiment.registry import method_source
 from kdbench.models import own_network
@@ -14,8 +16,10 @@ from kdbench.models import own_network
 def code_of(cell: Cell) -> dict[str, CodeSource]:
     """Return where a cell's code comes from, by the dotted field of a record that holds it."""
     members = cell.teacher.members if cell.teacher else ()
+    base = base_of(cell.settings.config)
     sources = {
         "method_source": method_source(cell.method),
+        "base_source": method_source(base.name) if base else None,
         "student_source": own_network(cell.student),
         **{_of_teacher(number, len(members)): own_network(each.network) for number, each in enumerate(members)},
     }
@@ -27,7 +31,7 @@ def texts_of(record: Mapping[str, Any]) -> dict[str, object]:
     teacher = record.get("teacher") or {}
     members = teacher.get("members", [teacher])
     texts = {_of_teacher(number, len(members)): each.get("source", "") for number, each in enumerate(members)}
-    return {name: record.get(name, "") for name in ("method_source", "student_source")} | texts
+    return {name: record.get(name, "") for name in (*METHOD_CODE, "student_source")} | texts
 
 
 def _of_teacher(number: int, num_members: int) -> str:

@@ -10,7 +10,9 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from kdbench.engine.split import SplitSGD
 from kdbench.experiment.rule_groups import OptimizerRules, ScheduleRules
+from kdbench.method import ONE_GROUP, TermGroup
 
 
 @final
@@ -38,9 +40,14 @@ class LearningRate:
 
 
 def build_optimizer(
-    rules: OptimizerRules, parameters: Sequence[nn.Parameter], learning_rate: float
+    rules: OptimizerRules,
+    parameters: Sequence[nn.Parameter],
+    learning_rate: float,
+    groups: Sequence[TermGroup] = ONE_GROUP,
 ) -> torch.optim.Optimizer:
     """Return a fresh optimiser, fused: one kernel updates many parameters, and the fp16 scaler never waits for it."""
+    if len(groups) > 1:
+        return SplitSGD(rules, parameters, groups, learning_rate)
     if rules.name == "AdamW":
         assert rules.betas is not None
         # The warning is about steps that are never recorded; the fused kernel is the same either way.
@@ -85,9 +92,21 @@ def clip_gradients(
 ) -> None:
     """Scale the gradient down to the largest norm that the rules allow, if they do; never waits for the device.
 
+    The norm is that of the gradient of the whole loss; where its parts are kept apart, all get the same factor.
+
     A norm that is not finite leaves gradients that are not: in fp16 the scaler then leaves the step out, and otherwise
     the run diverges as it would without clipping.
     """
-    if rules.gradient_clip is not None:
-        scaler.unscale_(optimizer)
+    if rules.gradient_clip is None:
+        return
+    scaler.unscale_(optimizer)
+    if not isinstance(optimizer, SplitSGD):
         nn.utils.clip_grad_norm_(parameters, rules.gradient_clip)
+        return
+    norm = nn.utils.get_total_norm(optimizer.sums())
+    nn.utils.clip_grads_with_norm_(trained(optimizer), rules.gradient_clip, norm)
+
+
+def trained(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Return the tensors whose gradients an optimiser takes."""
+    return [tensor for group in optimizer.param_groups for tensor in group["params"]]

@@ -12,7 +12,7 @@ from torch import nn
 from kdbench.engine.optim import LearningRate, build_optimizer
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.rule_groups import OptimizerRules, ScheduleRules
-from kdbench.method import Loss, Method, Reads
+from kdbench.method import ONE_GROUP, Loss, Method, Reads, TermGroup
 from kdbench.net import Net
 
 
@@ -37,6 +37,8 @@ class Phase:
     """Of the trained ones, what is not."""
     parameters: tuple[nn.Parameter, ...]
     """What the optimiser changes."""
+    groups: tuple[TermGroup, ...] = ONE_GROUP
+    """Of the loss's terms, whose gradients are kept apart."""
 
     def stream_epoch(self, epoch: int) -> int:
         """Return the number by which streams, views and saved states call an epoch of this phase, counted from 1.
@@ -67,7 +69,7 @@ class Phase:
 
     def optimizer(self, rules: OptimizerRules) -> torch.optim.Optimizer:
         """Return a fresh optimiser by the protocol's rules, before the phase's first epoch."""
-        return build_optimizer(rules, self.parameters, self.learning_rate(1, 0))
+        return build_optimizer(rules, self.parameters, self.learning_rate(1, 0), self.groups)
 
 
 def phases_of(cell: Cell, method: Method, student: Net, steps: int) -> tuple[Phase, ...]:
@@ -97,6 +99,7 @@ def phases_of(cell: Cell, method: Method, student: Net, steps: int) -> tuple[Pha
         trained=modules,
         frozen=frozen,
         parameters=tuple(p for p in trainable if id(p) not in stays),
+        groups=method.term_groups(method.config),
     )
     if first is None:
         return (main,)

@@ -100,6 +100,7 @@ def make_record(
         **({"student_source": code["student_source"]} if "student_source" in code else {}),
         "method": cell.method,
         "method_source": code["method_source"],
+        **({"base_source": code["base_source"]} if "base_source" in code else {}),
         "family": load_method(cell.method).FAMILY,
         "settings": cell.settings.values(),
         "settings_chosen": cell.settings.chosen,

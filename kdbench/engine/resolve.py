@@ -10,7 +10,7 @@ from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell, TeacherRef
 from kdbench.experiment.pairs import JOIN, TeacherSpec
 from kdbench.experiment.protocol import Protocol
-from kdbench.experiment.registry import load_method, method_name
+from kdbench.experiment.registry import load_method, method_name, method_version
 from kdbench.experiment.settings import resolve_settings
 from kdbench.models import network_version
 from kdbench.models.build import check_name
@@ -67,7 +67,7 @@ def resolve_cell(names: Names, protocol: Protocol, runs: Path, teachers: Teacher
         teacher=ref if kind.READS.teacher else None,
         student=student,
         method=method,
-        method_version=kind.VERSION,
+        method_version=method_version(method, resolved.values()),
         settings=resolved,
         seed=seed,
         init=names.init,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from kdbench.data.batches import Batches
 from kdbench.data.groups import Layout
 from kdbench.engine.phase import Phase
+from kdbench.engine.split import check_momenta
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.registry import load_method
@@ -113,6 +114,7 @@ def build_step(
     with seeded(cell.seed, "init", "method"):
         method = method_class(cell.settings.config, setup)
         net = method.wrap(setup)
+    check_momenta(protocol.rules.optimizer, method.term_groups(cell.settings.config))
     check_batches(method, batches.layout)
     return Step(net, method, protocol.precision, compiled=compiled)
 

@@ -13,6 +13,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from kdbench.config import base_of
 from kdbench.data.batches import Batches
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.registry import load_method
@@ -37,7 +38,7 @@ def fill_surveyed(method: Method, cell: Cell, batches: Batches, source: TeacherS
         return
     if not isinstance(source, NetworkSource):
         raise ValueError(f"there is no network that teaches: {source.absent if source else 'the cell has no teacher'}")
-    path = runs / FOLDER / f"{cell.method}-{_key(cell, batches, source, parts)}.safetensors"
+    path = runs / FOLDER / f"{'-'.join(_methods(cell))}-{_key(cell, batches, source, parts)}.safetensors"
     values = _read(path)
     if values is None:
         values = method.survey(_outputs(batches, source, parts), batches.labels)
@@ -67,9 +68,15 @@ def _read(path: Path) -> Mapping[str, Tensor] | None:
         return None
 
 
+def _methods(cell: Cell) -> list[str]:
+    """Return the names of a cell's method and of the one that it is built on."""
+    base = base_of(cell.settings.config)
+    return [cell.method, *([base.name] if base else [])]
+
+
 def _key(cell: Cell, batches: Batches, source: NetworkSource, parts: frozenset[Part]) -> str:
     """Return a hash of all that the result depends on: the teacher's outputs, the images and the method."""
     identity = asdict(Identity.of(source.teacher.card, cell.protocol, batches.data.dataset))
     trained = hashlib.sha256(batches.trained.numpy().tobytes()).hexdigest()
-    key = [identity, trained, sorted(parts), cell.method, cell.method_version]
+    key = [identity, trained, sorted(parts), *_methods(cell), cell.method_version]
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]

@@ -20,10 +20,10 @@ from kdbench.data.decoding.decode import as_rgb, central_pixels
 from kdbench.engine.described import Described, described, no_size
 from kdbench.errors import UserError
 from kdbench.experiment.cell import TeacherRef
-from kdbench.experiment.registry import load_method
+from kdbench.experiment.registry import load_method, wraps_student
 from kdbench.experiment.rule_groups import AugmentationRules
 from kdbench.experiment.settings import resolve_settings
-from kdbench.method import Method, Setup
+from kdbench.method import Setup
 from kdbench.models import build_backbone
 from kdbench.models.weights import load_weights, read_weights, weights_hash
 from kdbench.net import Net
@@ -221,7 +221,7 @@ def _build(source: Described, num_classes: int) -> Net:
 
 def is_wrapped(source: Described) -> bool:
     """Return whether a network is what a method built around the student of its name."""
-    return source.config is not None and load_method(source.config["method"]["name"]).wrap is not Method.wrap
+    return source.config is not None and wraps_student(source.config["method"]["name"], source.config["method"])
 
 
 def _wrapped(student: Net, config: Mapping[str, Any], source: Described) -> Net:

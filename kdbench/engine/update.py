@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from typing import final
 
 import torch
@@ -10,9 +11,11 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kdbench.data.groups import Group
-from kdbench.engine.optim import clip_gradients
+from kdbench.engine.optim import clip_gradients, trained
 from kdbench.engine.phase import Phase
+from kdbench.engine.split import SplitSGD
 from kdbench.engine.step import Step, StepObserver
+from kdbench.errors import UserError
 from kdbench.experiment.protocol import Protocol
 from kdbench.functional import at_least_float32
 from kdbench.method import Batch, Rows
@@ -53,10 +56,40 @@ class StepUpdate:
             self._optimizer.zero_grad(set_to_none=True)
             self._values, self._remembered = torch.zeros_like(values), []
         self.terms = tuple(terms)
-        self.scaler.scale(values.sum() * group.share).backward()
+        if isinstance(self._optimizer, SplitSGD):
+            self._add_split(self._optimizer, terms, group.share)
+        else:
+            self.scaler.scale(values.sum() * group.share).backward()
         self._values += values.detach() * group.share
         if rows:
             self._remembered.append(rows)
+
+    def _add_split(self, optimizer: SplitSGD, terms: Mapping[str, Tensor], share: float) -> None:
+        """Add the gradients of each group of terms apart, by one backward pass for each through the one graph."""
+        parts = self._parts(terms)
+        for number, part in enumerate(parts):
+            with optimizer.collecting(number):
+                if part.requires_grad:
+                    self.scaler.scale(part * share).backward(retain_graph=number < len(parts) - 1)
+
+    def _parts(self, terms: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return the sum of the terms of each group.
+
+        Raises
+        ------
+        UserError
+            A group has no term, or a term no group.
+        """
+        groups = self._phase.groups
+        named = [name for group in groups for name in group.terms or ()]
+        parts = [group.terms or terms.keys() - set(named) for group in groups]
+        if not all(parts) or sorted(name for part in parts for name in part) != sorted(terms):
+            listed = " and ".join(", ".join(sorted(group.terms or {"the others"})) for group in groups)
+            raise UserError(
+                f"the loss has the terms {', '.join(terms)}, and its gradients are to be kept apart by {listed}: each "
+                "group needs a term of the loss, and each term one group"
+            )
+        return [torch.stack([at_least_float32(terms[name]) for name in terms if name in part]).sum() for part in parts]
 
     def apply(self) -> Tensor:
         """Let the optimiser do its step and the method remember; return the loss terms ``(num_terms,)``.
@@ -64,7 +97,7 @@ class StepUpdate:
         Gradients, terms and rows are those of all processes.
         """
         with self._ranks.unbroken():
-            gradients = [parameter.grad for parameter in self._phase.parameters if parameter.grad is not None]
+            gradients = [tensor.grad for tensor in trained(self._optimizer) if tensor.grad is not None]
             self._ranks.sum([*gradients, self._values])
             clip_gradients(self._rules, self._phase.parameters, self._optimizer, self.scaler)
             self.scaler.step(self._optimizer)

@@ -102,6 +102,7 @@ class Cell:
     student: str
     method: str
     method_version: int
+    """See `kdbench.experiment.registry.method_version`."""
     settings: Settings
     seed: int
     init: str = ""

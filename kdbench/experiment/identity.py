@@ -6,6 +6,8 @@ import hashlib
 import json
 from typing import Any
 
+METHOD_CODE = ("method_source", "base_source")
+"""Fields of a record that hold the code of its method, and of the one that this is built on, if it is."""
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 

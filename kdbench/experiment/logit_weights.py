@@ -17,6 +17,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, final
 
+from kdbench.config import BASE
 from kdbench.errors import UserError
 from kdbench.experiment.own_folders import folders_of
 from kdbench.utils.reading import Missing, Unreadable, read_toml
@@ -45,7 +46,12 @@ class LogitWeight:
     """What else a reader should know; may be empty."""
 
     def total(self, settings: Mapping[str, Any]) -> Range | None:
-        """Return the lowest and the highest total with some settings; None if one is missing or no number."""
+        """Return the lowest and the highest total with some settings; None if one is missing or no number.
+
+        ``base`` in place of numbers is the total of the method that a method is built on.
+        """
+        if BASE in self.factors and isinstance(settings.get(BASE), str):
+            return _total_of_base(settings)
         try:
             weights = {
                 term: math.prod(1.0 if name == CONSTANT else number(settings.get(name)) for name in names_in(term))
@@ -64,6 +70,13 @@ class LogitWeight:
             for name, factor in self.factors.items()
         )
         return " + ".join(" ".join(filter(None, part)) for part in parts) or "0"
+
+
+def _total_of_base(settings: Mapping[str, Any]) -> Range | None:
+    base = settings[BASE]
+    weight = logit_weights([base]).get(base)
+    own = {key.removeprefix(f"{base}."): value for key, value in settings.items() if key.startswith(f"{base}.")}
+    return weight.total(own) if weight else None
 
 
 def names_in(term: str) -> list[str]:

@@ -8,9 +8,12 @@ import importlib
 import inspect
 import pkgutil
 import typing
+from collections.abc import Mapping
 from importlib import metadata
 from types import ModuleType
+from typing import Any
 
+from kdbench.config import BASE, Base, Config, base_of
 from kdbench.errors import UserError
 from kdbench.experiment import own_folders, user_methods
 from kdbench.experiment.own_code import CodeSource, Kind, find_code
@@ -93,7 +96,7 @@ def _flaw_of_settings(method: type[Method]) -> str | None:
             f"{method.__name__} has a setting {' and a setting '.join(hidden)}, which is how records call the name and "
             "the VERSION of the method: rename the setting"
         )
-    for hook in (method.views, method.all_reads, method.pretraining):
+    for hook in (method.views, method.all_reads, method.pretraining, method.term_groups):
         try:
             hook(config)
         except Exception as error:
@@ -154,6 +157,44 @@ def load_method(name: str) -> type[Method]:
     if flaw := _flaw(candidates[0]) if len(candidates) == 1 else _flaw_of_candidates(candidates):
         raise source.unusable(f"{source.where}: {flaw}")
     return typing.cast("type[Method]", candidates[0])
+
+
+def load_base(name: str, config: Config | None = None) -> Base:
+    """Return a method for another one to be built on, by default with its default settings.
+
+    Raises
+    ------
+    UserError
+        There is no such method, or it cannot be used.
+    """
+    name = method_name(name)
+    method = load_method(name)
+    return Base(name, method, config or method.Config())
+
+
+def method_version(name: str, settings: Mapping[str, Any]) -> int:
+    """Return a method's VERSION with that of its base added, if it has one: whichever is raised, this is.
+
+    Parameters
+    ----------
+    settings
+        Plain values, as a record has them.
+    """
+    method = load_method(name)
+    base = base_of(method.Config())
+    if base is None:
+        return method.VERSION
+    owner = settings.get(BASE, base.name)
+    own = {key.removeprefix(f"{owner}."): value for key, value in settings.items() if key.startswith(f"{owner}.")}
+    return method.VERSION + method_version(owner, own)
+
+
+def wraps_student(name: str, settings: Mapping[str, Any]) -> bool:
+    """Return whether a method makes another network of the student; one that is built on another has that one's."""
+    method = load_method(name)
+    if base := base_of(method.Config()):
+        method = load_method(settings.get(BASE, base.name))
+    return method.wrap is not Method.wrap
 
 
 def _module(source: CodeSource) -> ModuleType:

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from kdbench.config import deciding
+from kdbench.config import BASE, Base, base_of, deciding, is_built_on_another
 from kdbench.errors import UserError
 from kdbench.experiment.pairs import Pair
-from kdbench.experiment.registry import load_method, method_name, method_source
+from kdbench.experiment.registry import load_base, load_method, method_name, method_source
 from kdbench.utils.reading import Missing, Unreadable, parse_word, read_toml
 from kdbench.utils.values import number, shown, whole_number
 
@@ -80,6 +80,8 @@ def resolve_settings(
 ) -> Settings:
     """Return a method's hyper-parameters for a pair: defaults, then its recipe, then what the user chose.
 
+    Those of the method that it is built on, called ``NAME.SETTING``, are resolved in the same way: its recipe counts.
+
     Raises
     ------
     UserError
@@ -88,21 +90,71 @@ def resolve_settings(
     config = load_method(name).Config
     if not isinstance(chosen or {}, dict):
         raise UserError(f"settings of method {name} must be a dictionary, not {shown(chosen)}")
-    chosen = _typed(name, config, chosen or {})
     pair = str(Pair.of(teacher, student)) if teacher else ""
     recipes = [recipe for recipe in load_recipes(name) if recipe.dataset == dataset and pair in recipe.pairs]
     if len(recipes) > 1:
         file = method_source(name).recipe_file
         raise UserError(f"{file} has {len(recipes)} recipes for {pair} on {dataset}: keep one")
-    published = _typed(name, config, recipes[0].settings) if recipes else {}
+    published, of_base = _split(name, recipes[0].settings) if recipes else ({}, {})
+    chosen, chosen_of_base = _split(name, chosen or {})
+    values = _typed(name, config, published) | _typed(name, config, chosen)
     source = "defaults"
     if teacher:
         source = recipes[0].source if recipes else f"defaults; no published settings for {pair} on {dataset}"
+    base: Settings | None = None
+    if default := base_of(config()):
+        word = values.pop(BASE, None)
+        base_name = method_name(word) if word else default.name
+        base = resolve_settings(
+            base_name,
+            dataset=dataset,
+            teacher=teacher,
+            student=student,
+            chosen=_of_base(name, base_name, of_base) | _of_base(name, base_name, chosen_of_base),
+        )
+        values[BASE] = load_base(base_name, base.config)
+        source = f"{source}; {base_name}: {base.source}"
     try:
-        resolved = config(**{**published, **chosen})
-        return Settings(resolved, {key: value for key, value in chosen.items() if key in deciding(resolved)}, source)
+        resolved = config(**values)
     except ValueError as error:
         raise UserError(f"method {name}: {error}") from None
+    plain = deciding(resolved)
+    chosen = {key: plain[key] for key in chosen if key in plain}
+    if base:
+        chosen |= {f"{base_name}.{key}": value for key, value in base.chosen.items()}
+    return Settings(resolved, chosen, source)
+
+
+def flat(name: str, table: dict[str, Any]) -> dict[str, Any]:
+    """Return settings of a method with those of its base by their dotted names, as TOML's tables have them."""
+    config = load_method(name).Config
+    if not is_built_on_another(config):
+        return table
+    settings: dict[str, Any] = {}
+    for key, value in table.items():
+        nested = isinstance(value, dict) and key not in typing.get_type_hints(config)
+        settings |= {f"{key}.{inner}": each for inner, each in value.items()} if nested else {key: value}
+    return settings
+
+
+def _split(name: str, table: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Divide settings into those of a method, and those of its base by their dotted names."""
+    settings = flat(name, table)
+    if not is_built_on_another(load_method(name).Config):
+        return settings, {}
+    of_base = {key: value for key, value in settings.items() if "." in key}
+    return {key: value for key, value in settings.items() if key not in of_base}, of_base
+
+
+def _of_base(name: str, base: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings of a base by their own names; UserError if one is another method's."""
+    own = {}
+    for key, value in settings.items():
+        owner, _, setting = key.partition(".")
+        if method_name(owner) != base:
+            raise UserError(f"method {name} has no setting {key!r}: its base is {base}; set base={owner} for another")
+        own[setting] = value
+    return own
 
 
 def parse_settings(words: list[str], methods: list[str]) -> dict[str, list[dict[str, Any]]]:
@@ -135,12 +187,14 @@ def parse_settings(words: list[str], methods: list[str]) -> dict[str, list[dict[
 
 def _meant(key: str, methods: list[str]) -> list[tuple[str, str]]:
     """Return the methods and their setting that a key of ``--set`` means."""
-    method, dot, setting = key.partition(".")
-    if dot:
+    method, point, setting = key.partition(".")
+    if point:
         name = method_name(method)
-        if name not in methods:
-            raise UserError(f"--set {key}: method {name} is not among those of --method")
-        return [(name, setting)]
+        if name in methods:
+            return [(name, setting)]
+        if matches := [(each, key) for each in methods if is_built_on_another(load_method(each).Config)]:
+            return matches
+        raise UserError(f"--set {key}: method {name} is not among those of --method")
     if len(methods) == 1:
         return [(methods[0], key)]
     matches = [(name, key) for name in methods if key in typing.get_type_hints(load_method(name).Config)]
@@ -157,12 +211,14 @@ def _typed(name: str, config: type, chosen: dict[str, Any]) -> dict[str, Any]:
     for key, value in chosen.items():
         if key not in hints:
             known = ", ".join(sorted(hints)) or "none"
-            raise UserError(f"method {name} has no setting {key!r}: its settings are {known}")
+            more = ", and those of its base as NAME.SETTING" if is_built_on_another(config) else ""
+            raise UserError(f"method {name} has no setting {key!r}: its settings are {known}{more}")
         typed[key] = _convert(name, key, value, hints[key])
     return typed
 
 
 def _convert(name: str, key: str, value: Any, kind: Any) -> Any:
+    kind = str if kind is Base else kind
     options = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
     with contextlib.suppress(ValueError):
         if kind in _NUMBERS:

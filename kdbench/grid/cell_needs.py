@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from kdbench.data.groups import Layout
 from kdbench.data.images import DataShape
 from kdbench.data.views import check_plan
+from kdbench.engine.split import check_momenta
 from kdbench.engine.step import Step, check_batches
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.registry import load_method
@@ -100,6 +101,8 @@ def _need(cell: Cell, student: Net, teachers: Sequence[Net], data: DataShape, la
     if reason := unsupported(cell):
         raise ValueError(reason)
     check_plan(Wanted.by(cell).plan, data.image_size)
+    groups = load_method(cell.method).term_groups(cell.settings.config)
+    check_momenta(optimizer, groups)
     plain = _bytes(student.backbone.state_dict()) + _trained(student) * _values_kept(optimizer)
     with without_values():
         setup = Setup(
@@ -113,7 +116,7 @@ def _need(cell: Cell, student: Net, teachers: Sequence[Net], data: DataShape, la
         method = load_method(cell.method)(cell.settings.config, setup)
         step = Step(method.wrap(setup), method)
     check_batches(method, Layout(len(labels), schedule))
-    kept = _trained(step) * _values_kept(optimizer)
+    kept = _trained(step) * _values_kept(optimizer) * len(groups)
     state = _bytes(step.student.backbone.state_dict()) + _bytes(method.state_dict()) + kept
     device = [
         *step.parameters(),
@@ -122,7 +125,7 @@ def _need(cell: Cell, student: Net, teachers: Sequence[Net], data: DataShape, la
     ]
     return CellNeed(
         state=state,
-        device=sum(tensor.nbytes for tensor in device) + _trained(step) + kept,
+        device=sum(tensor.nbytes for tensor in device) + _trained(step) * len(groups) + kept,
         method=state - plain,
     )
 

@@ -16,6 +16,7 @@ from kdbench.experiment.pairs import Pair, named_pairs
 from kdbench.experiment.protocol import load_protocol
 from kdbench.experiment.registry import load_method, method_names
 from kdbench.experiment.rule_groups import MAX_EPOCHS
+from kdbench.experiment.settings import flat
 from kdbench.grid.search_table import SearchTable, read_search, seeds_taken
 from kdbench.models import canonical_network, network_sources, parse_pair
 from kdbench.utils.names import find_name
@@ -254,7 +255,7 @@ def _of_methods(
     for name, table in tables.items():
         with error_context(path, f"[method.{name}]", table):
             method = _named("method", name, methods, "of this grid")
-            settings[method] = _settings(_typed(table, dict, "a table of settings"))
+            settings[method] = _settings(flat(method, _typed(table, dict, "a table of settings")))
             has_epochs = _EPOCHS in table and _EPOCHS not in {each.name for each in fields(load_method(method).Config)}
         if has_epochs:
             with error_context(path, f"[method.{name}] {_EPOCHS}", table[_EPOCHS]):

@@ -11,8 +11,9 @@ from typing import Any, final
 from kdbench.config import space_of
 from kdbench.errors import UserError
 from kdbench.experiment.pairs import Pair
-from kdbench.experiment.registry import load_method
+from kdbench.experiment.registry import load_method, method_name
 from kdbench.experiment.rule_groups import MAX_EPOCHS
+from kdbench.experiment.settings import flat
 from kdbench.search.study import study_seeds
 from kdbench.space import Among, Range, Searched
 from kdbench.utils.names import find_name
@@ -114,16 +115,25 @@ def _spaces(given: Mapping[str, Any], methods: Sequence[str]) -> dict[str, dict[
     spaces = {method: dict(space_of(load_method(method).Config)) for method in methods}
     for name, table in given.items():
         method = find_name("method", name, methods, f"the methods of this grid are {', '.join(methods)}")
-        settings = [each.name for each in dataclasses.fields(load_method(method).Config)]
         if not isinstance(table, dict):
             raise UserError(f"space of {method} must be a table, [search.space.{method}], not {shown(table)}")
+        named = flat(method, table)
+        settings = _settings(method, named)
         spaces[method] = {
             find_name("setting", key, settings, f"the settings of {method} are {', '.join(settings)}"): _searched(
                 f"space of {method}: {key}", value
             )
-            for key, value in table.items()
+            for key, value in named.items()
         }
     return spaces
+
+
+def _settings(method: str, table: Mapping[str, Any]) -> list[str]:
+    """Return the settings of a method, and those of the methods whose settings a table names as ``NAME.SETTING``."""
+    settings = [each.name for each in dataclasses.fields(load_method(method).Config)]
+    for base in sorted({method_name(owner) for owner, point, _ in (key.partition(".") for key in table) if point}):
+        settings += [f"{base}.{each.name}" for each in dataclasses.fields(load_method(base).Config)]
+    return settings
 
 
 def _multiples(name: str, value: Any) -> Searched:

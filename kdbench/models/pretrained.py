@@ -108,12 +108,12 @@ def find_source(text: str, network: str, *, identify: bool = True) -> Source:
         except RuntimeError as error:  # of a user that there is not
             raise UserError(f"{text!r} names no file ({one_line(error)}): type its path") from None
         return Source(path, _identified(path, network) if identify and path.is_file() else None)
-    name, dot, tag = rest.partition(".")
+    name, point, tag = rest.partition(".")
     owner = canonical_network(prefix + name)
     if network not in {owner, twin_of(owner)}:
         raise UserError(f"{text!r} names weights of {owner}, not of {network}")
     for published in _published(owner):
-        if dot and published.name.lower() == f"{owner}.{tag}".lower():
+        if point and published.name.lower() == f"{owner}.{tag}".lower():
             return Source(_cached(published) or _download(published), published)
     names = ", ".join(published.name for published in _published(owner))
     raise UserError(f"there are no weights {text!r}: {f'type one of {names}' if names else 'none are published'}")

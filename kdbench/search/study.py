@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
+from kdbench.config import value_of
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.identity import identity_hash, identity_text
 from kdbench.experiment.pairs import Pair
@@ -141,8 +142,8 @@ class Study:
         What the settings are on this pair by default, they are on the other one as well.
         """
         config, default = self.trials[trial].settings.config, target.settings.config
-        settings = {name: getattr(config, name) for name in self.space}
-        changed = {name: value for name, value in settings.items() if value != getattr(default, name)}
+        settings = {name: value_of(config, name) for name in self.space}
+        changed = {name: value for name, value in settings.items() if value != value_of(default, name)}
         point = (Point({}, {}), *self.points)[trial]
         return self.apply(Point(changed, point.multiples), target)
 

@@ -8,7 +8,7 @@ from typing import Any
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell, TeacherRef
 from kdbench.experiment.protocol import protocol_of
-from kdbench.experiment.registry import load_method
+from kdbench.experiment.registry import method_version
 from kdbench.experiment.settings import resolve_settings
 from kdbench.models import network_version
 
@@ -26,9 +26,8 @@ def cell_of(record: Mapping[str, Any]) -> Cell:
     student, _, init = config["student"].partition("@")
     teacher = TeacherRef(**config["teacher"]) if config["teacher"] else None
     protocol = protocol_of(config["protocol"], f"the record of cell {record['cell'][:8]}")
-    method = load_method(name)
     for what, then, now in (
-        (f"method {name}", version, method.VERSION),
+        (f"method {name}", version, method_version(name, config["method"])),
         (f"network {student}", config.get("student_version"), network_version(student)),
     ):
         if then != now:

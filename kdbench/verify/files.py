@@ -192,6 +192,8 @@ def _code_texts(record: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], st
     """Yield methods and networks of a record, each with what it says of their code."""
     config = record["config"]
     yield ("method", config["method"]["name"]), str(record.get("method_source", ""))
+    if "base_source" in record:
+        yield ("method", config["method"]["base"]), str(record["base_source"])
     yield ("network", config["student"].partition("@")[0]), str(record.get("student_source", ""))
     for member in _members(record):
         yield ("network", member["network"]), str(member.get("source", ""))

@@ -19,6 +19,7 @@ from random_outputs import built, outputs, random_logits
 from stub_nets import stub_batch, terms_of
 
 from kdbench.cli.method_page import method_page
+from kdbench.config import BASE, deciding
 from kdbench.errors import UserError
 from kdbench.experiment import own_folders
 from kdbench.experiment.logit_weights import CONSTANT, USUAL, LogitWeight, logit_weights, names_in, read_logit_weight
@@ -31,9 +32,9 @@ def test_every_method_says_it_by_numbers_among_its_settings(name: str) -> None:
     weight, config = logit_weights([name])[name], load_method(name).Config
     hints = get_type_hints(config)
     named = {part for term in weight.factors for part in names_in(term)}
-    assert all(hints[key] in {float, int} for key in named - {CONSTANT})
+    assert all(hints[key] in {float, int} for key in named - {CONSTANT, BASE})
     assert ("kd_weight" in named) == ("kd_weight" in {field.name for field in dataclasses.fields(config)})
-    assert weight.total(dataclasses.asdict(config())) is not None
+    assert weight.total(deciding(config())) is not None
 
 
 TEMPERATURES = {"mlld": (4.0, 3.0, 5.0, 2.0, 6.0), "ctkd": (1 + 20 / (1 + math.exp(-1)),)}

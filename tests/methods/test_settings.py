@@ -105,6 +105,7 @@ IMAGENET: dict[str, tuple[dict[str, Any] | None, dict[str, Any] | None]] = {
     # R34>R18 and R50>MobileNetV1; only what differs from the defaults, and None where nothing is published
     "kd": ({"ce_weight": 0.5, "kd_weight": 0.5, "temperature": 1.0},) * 2,
     "at": ({}, {}),
+    "dot": ({"delta": 0.09},) * 2,
     "crd": ({}, {}),
     "ofd": (None, {"ofd_weight": 1e-4}),
     "reviewkd": (

@@ -18,7 +18,7 @@ from kdbench.analysis.publishing.searches import add_searches, search_files, stu
 from kdbench.analysis.records import as_frame, folders_below
 from kdbench.errors import UserError
 from kdbench.experiment.folder import CONFIG, METRICS, PREDICTIONS, PRETRAINING, RECORD, parse_record
-from kdbench.experiment.identity import identity_text
+from kdbench.experiment.identity import METHOD_CODE, identity_text
 from kdbench.experiment.own_code import CodeSource
 from kdbench.utils.files import explain_os_errors, sha256_of, write_atomic
 from kdbench.utils.names import safe_name
@@ -167,7 +167,7 @@ def _changed_code(record: Mapping[str, Any]) -> CodeSource | None:
     """Return what of the user's code has changed since a record was made."""
     teacher = record["teacher"] or {}
     members = teacher.get("members", [teacher])
-    texts = [record.get(name, "") for name in ("method_source", "student_source")]
+    texts = [record.get(name, "") for name in (*METHOD_CODE, "student_source")]
     texts += [member.get("source", "") for member in members]
     if not any("sha256:" in str(text) for text in texts):  # nothing of the user's own
         return None
@@ -175,7 +175,9 @@ def _changed_code(record: Mapping[str, Any]) -> CodeSource | None:
     from kdbench.models import own_network  # noqa: PLC0415 - it needs torch
 
     networks = record["student"].partition("@")[0], *(member.get("network", "") for member in members)
-    sources = method_sources().get(record["config"]["method"]["name"]), *map(own_network, networks)
+    method = record["config"]["method"]
+    methods = method["name"], method["base"] if "base_source" in record else ""
+    sources = *map(method_sources().get, methods), *map(own_network, networks)
     pairs = zip(sources, texts, strict=True)
     return next((source for source, text in pairs if source and source.changed_since(str(text))), None)
 
@@ -190,13 +192,13 @@ def _changed_left_out(
     cells: Iterator[tuple[str, dict[str, Any], dict[str, bytes]]], published: Published
 ) -> dict[str, dict[str, bytes]]:
     """Return files by place, without records of methods whose code differs under one VERSION."""
-    kept, codes = {}, defaultdict[tuple[str, int], set[str]](set)
+    kept, codes = {}, defaultdict[tuple[str, str, int], set[str]](set)
     for place, record, contents in cells:
         method = record["config"]["method"]
-        key = method["name"], method["version"]
-        codes[key].add(str(record.get("method_source", "")).partition("sha256:")[2])
+        key = method["name"], method["base"] if "base_source" in record else "", method["version"]
+        codes[key].add("".join(str(record.get(name, "")).partition("sha256:")[2] for name in METHOD_CODE))
         kept[place] = (key, contents)
-    for (name, version), hashes in codes.items():
+    for (name, _, version), hashes in codes.items():
         if len(hashes) > 1:
             published.left_out.append(
                 f"records of {name} are left out: their code differs under VERSION {version}; publish those of one code"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.engine.checks.small import NUM_STEPS, steps
+from kdbench.engine.optim import trained as optimised
 from kdbench.engine.run import Run
 from kdbench.engine.step import StepObserver
 from kdbench.method import Batch
@@ -137,10 +138,11 @@ class _Watcher(StepObserver):
         epoch, run = self._epoch, self._run
         epoch.changed |= {name for name, tensor in self._given.items() if not torch.equal(tensor, self._before[name])}
         epoch.terms.append(dict(zip(names, values.tolist(), strict=True)))
+        gradients = [(each.data_ptr(), each.grad) for each in optimised(run.optimizer) if each.grad is not None]
         for name, parameter in trained(run).items():
-            if parameter.grad is not None:
+            for gradient in (each for place, each in gradients if place == parameter.data_ptr()):
                 epoch.reached.add(name)
-                epoch.non_finite |= set() if parameter.grad.isfinite().all() else {name}
+                epoch.non_finite |= set() if gradient.isfinite().all() else {name}
         epoch.state_hashes.append(state_hash(run))
         if len(epoch.terms) == 1:
             epoch.places = places(run), {}

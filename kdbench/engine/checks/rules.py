@@ -23,9 +23,9 @@ from kdbench.engine.progress import Diverged
 from kdbench.engine.run import Run
 from kdbench.engine.step import StepObserver
 from kdbench.errors import UserError
-from kdbench.experiment.registry import load_method, method_source
+from kdbench.experiment.registry import load_method, method_source, wraps_student
 from kdbench.experiment.settings import load_recipes, resolve_settings
-from kdbench.method import PLAIN, Method
+from kdbench.method import PLAIN
 from kdbench.models import parse_pair
 from kdbench.models.build import build_net
 from kdbench.models.evaluate import predict
@@ -152,7 +152,7 @@ def seeds(watched: Watched) -> None:
 
 def paired(watched: Watched) -> None:
     """Raise Broken unless student, order and views are those of all methods."""
-    wraps = load_method(watched.method).wrap is not Method.wrap
+    wraps = wraps_student(watched.method, watched.settings)
     for epoch in watched.epochs:
         run = epoch.run
         plain = build_net(run.cell.student, run.cell.protocol, watched.dataset, seed=run.cell.seed, purpose="student")

@@ -16,7 +16,7 @@ from kdbench.engine.outcomes import Outcomes
 from kdbench.engine.run import Run
 from kdbench.experiment.cell import Cell, TeacherRef
 from kdbench.experiment.protocol import Protocol, load_protocol
-from kdbench.experiment.registry import load_method
+from kdbench.experiment.registry import load_method, method_version
 from kdbench.experiment.settings import resolve_settings
 from kdbench.models.build import build_net
 from kdbench.models.evaluate import evaluate, predict
@@ -68,13 +68,14 @@ def make_cell(
 ) -> Cell:
     """Return a cell whose teacher is one of :func:`make_teacher`."""
     kind = load_method(method)
+    resolved = resolve_settings(method, dataset=protocol.dataset, teacher=teacher, student=student, chosen=settings)
     return Cell(
         protocol=protocol,
         teacher=TeacherRef(teacher, "file:0") if kind.READS.teacher else None,
         student=student,
         method=method,
-        method_version=kind.VERSION,
-        settings=resolve_settings(method, dataset=protocol.dataset, teacher=teacher, student=student, chosen=settings),
+        method_version=method_version(method, resolved.values()),
+        settings=resolved,
         seed=seed,
     )
 
