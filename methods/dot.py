@@ -9,7 +9,7 @@ With momentum 0.9 and delta 0.075 a gradient of distillation counts for 40 steps
 that distillation weighs seven times what its loss weights say.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -104,7 +104,7 @@ class DOT(Method):
     def pretrain(self, student: Net) -> Pretraining:
         return self.base.pretrain(student)
 
-    def survey(self, outputs: Iterable[Outputs], labels: Tensor) -> Mapping[str, Tensor]:
+    def survey(self, outputs: Callable[[Tensor], Iterable[Outputs]], labels: Tensor) -> Mapping[str, Tensor]:
         return {f"base.{name}": value for name, value in self.base.survey(outputs, labels).items()}
 
     def wrap(self, setup: Setup) -> Net:
