@@ -136,7 +136,7 @@ def extra_parameters(name: str, protocol: Protocol, setup: Setup) -> tuple[str, 
         return UNSUPPORTED, str(error)
     except Exception as error:
         return "fails", method_source(name).place_of(error)
-    return f"{countextra_parameters(setup.student, net, method):,}", ""
+    return f"{count_extra_parameters(setup.student, net, method):,}", ""
 
 
 def why_unsupported(name: str, pair: Pair) -> str:

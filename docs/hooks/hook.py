@@ -1,0 +1,60 @@
+"""What mkdocs calls: pages of methods and commands are made of the code, so that none is forgotten or out of date."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from pathlib import Path
+from typing import Any
+
+import command_pages
+import method_pages
+import public_names
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+from kdbench.cli.method_page import MethodPage
+from kdbench.experiment.registry import method_names
+
+_LOG = logging.getLogger("mkdocs.hooks")
+"""A warning fails a strict build."""
+_CHECKOUT = Path(__file__).parents[2]
+
+
+@functools.cache
+def _methods() -> list[MethodPage]:
+    return method_pages.in_order(MethodPage.of(name) for name in method_names())
+
+
+def on_config(config: MkDocsConfig) -> None:
+    """Put the generated pages below the headings that mkdocs.yml has for them."""
+    headings: dict[str, list[Any]] = {}
+    for page in _methods():
+        entry = {method_pages.title(page): f"methods/{page.name}.md"}
+        headings.setdefault(method_pages.family(page), []).append(entry)
+    _section(config, "Methods").extend({heading: entries} for heading, entries in headings.items())
+    _section(config, "Commands").extend({name: f"commands/{name}.md"} for name in command_pages.commands())
+
+
+def _section(config: MkDocsConfig, heading: str) -> list[Any]:
+    return next(entry[heading] for entry in config.nav or [] if heading in entry)
+
+
+def on_files(files: Files, config: MkDocsConfig) -> None:
+    """Add the generated pages."""
+    pages = {f"commands/{name}.md": command_pages.markdown(name) for name in command_pages.commands()}
+    for page in _methods():
+        pages[f"methods/{page.name}.md"] = method_pages.markdown(page, method_pages.extras(page.name))
+    for place, text in pages.items():
+        files.append(File.generated(config, place, content=text))
+
+
+def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
+    """Put the tables of methods and commands where their pages say so, and look for public names without a text."""
+    if names := public_names.shown(markdown):
+        for name in public_names.undocumented(names, _CHECKOUT):
+            _LOG.warning("%s has no docstring, and %s shows it", name, page.file.src_uri)
+    return markdown.replace("<!-- methods -->", method_pages.index(_methods())).replace(
+        "<!-- commands -->", command_pages.index()
+    )
