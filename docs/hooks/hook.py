@@ -20,6 +20,7 @@ from kdbench.experiment.registry import method_names
 _LOG = logging.getLogger("mkdocs.hooks")
 """A warning fails a strict build."""
 _CHECKOUT = Path(__file__).parents[2]
+_PLOTS = sorted((_CHECKOUT / "results" / "cifar10-subset" / "plots").glob("*.svg"))
 
 
 @functools.cache
@@ -48,6 +49,8 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
         pages[f"methods/{page.name}.md"] = method_pages.markdown(page, method_pages.extras(page.name))
     for place, text in pages.items():
         files.append(File.generated(config, place, content=text))
+    for plot in _PLOTS:
+        files.append(File.generated(config, f"assets/gallery/{plot.name}", abs_src_path=str(plot)))
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
@@ -55,6 +58,21 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     if names := public_names.shown(markdown):
         for name in public_names.undocumented(names, _CHECKOUT):
             _LOG.warning("%s has no docstring, and %s shows it", name, page.file.src_uri)
-    return markdown.replace("<!-- methods -->", method_pages.index(_methods())).replace(
-        "<!-- commands -->", command_pages.index()
-    )
+    for place, make in _TABLES.items():
+        if place in markdown:
+            markdown = markdown.replace(place, make())
+    return markdown
+
+
+def _plots() -> str:
+    """Return the plots of the gallery, each with its title."""
+    pictures = [f"<figure markdown>\n![{plot.stem}](assets/gallery/{plot.name})\n</figure>" for plot in _PLOTS]
+    return "\n\n".join(['<div class="kd-pictures" markdown>', *pictures, "</div>"])
+
+
+_TABLES = {
+    "<!-- methods -->": lambda: method_pages.index(_methods()),
+    "<!-- commands -->": command_pages.index,
+    "<!-- plots -->": _plots,
+}
+"""What stands in place of a comment of a page."""

@@ -66,8 +66,7 @@ def index(pages: Sequence[MethodPage]) -> str:
     for heading, members in _grouped(pages).items():
         rows = [
             (
-                f"[{escaped(title(page))}]({page.name}.md)",
-                code(page.name),
+                f"[{escaped(title(page))}]({page.name}.md)<br>{code(page.name)}",
                 str(page.method_class.PAPER.year) if page.method_class.PAPER else NOTHING,
                 prose(_one_sentence(page)),
                 _parts(page.reads.teacher),
@@ -75,7 +74,7 @@ def index(pages: Sequence[MethodPage]) -> str:
             )
             for page in members
         ]
-        heads = ("method", "name", "year", "idea", "reads of the teacher", "views")
+        heads = ("method", "year", "idea", "reads of the teacher", "views")
         parts.append(f"## {heading}\n\n{table(heads, rows)}")
     return "\n\n".join(parts)
 
