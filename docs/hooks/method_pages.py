@@ -45,7 +45,7 @@ def title(page: MethodPage) -> str:
 def family(page: MethodPage) -> str:
     """Return the heading under which a method stands."""
     name = page.method_class.FAMILY
-    return {"none": "Without a method"}.get(name, name.capitalize())
+    return {"none": "No distillation"}.get(name, name.capitalize())
 
 
 def in_order(pages: Iterable[MethodPage]) -> list[MethodPage]:
@@ -102,7 +102,6 @@ def markdown(page: MethodPage, extra: Sequence[Extra]) -> str:
     if page.method_class.DEVIATIONS:
         parts += [
             "## Where paper and code differ",
-            "What is said here is what the defaults do.",
             "\n".join(f"- {prose(text)}" for text in page.method_class.DEVIATIONS),
         ]
     parts += _published(page.name)
@@ -121,7 +120,7 @@ def _try(page: MethodPage) -> str:
     pair = next(iter(named_pairs().values()))
     teacher = f" --teacher {pair.pairs[0].teacher}" if page.reads.teacher else ""
     rules = f"--protocol {pair.protocol}{teacher} --student {pair.pairs[0].student}"
-    return f"```\nkdbench train {rules} --method {page.name} --seed 1 --data data\n```"
+    return f"```\nkdbench train {rules} \\\n  --method {page.name} --seed 1 --data data\n```"
 
 
 def _parts(parts: Iterable[str]) -> str:
@@ -212,8 +211,8 @@ def _published(name: str) -> list[str]:
         return []
     sources = [(key, source) for key, source in _values(datasets()[0]).sources.items() if key in keys]
     intro = (
-        "Top-1 in %, as printed by the sources below. "
-        "They are shown beside results of `kdbench claims`, and never ranked or tested with them."
+        "Top-1 in %, as the sources below print them. "
+        "`kdbench claims` shows them beside your results; they are never ranked or tested with these."
     )
     named = "\n".join(f"- {code(key)}: {link(source.title, source.url)}" for key, source in sources)
     return ["## Published values", intro, *parts, "### Sources", named]
@@ -221,10 +220,11 @@ def _published(name: str) -> list[str]:
 
 def _published_table(frame: pd.DataFrame) -> str:
     rows = []
-    for row in frame.sort_values(["teacher", "student"], kind="stable").to_dict("records"):
-        spread = "" if pd.isna(row["std"]) else f" ± {row['std']:.2f}"
+    for row in frame.to_dict("records"):
+        spread = "" if pd.isna(row["std"]) else f"&nbsp;±&nbsp;{row['std']:.2f}"
         top5 = "" if pd.isna(row["top5"]) else f" (top-5 {row['top5']:.2f})"
-        remarks = [text for text in (row["differs"], row["note"], row["network_note"]) if text]
+        notes = escaped("; ".join(text for text in (row["note"], row["network_note"]) if text))
+        compared = code(row["protocol"]) if row["protocol"] else escaped(f"none: {row['differs']}")
         rows.append(
             (
                 code(str(Pair.parse(row["pair"]))),
@@ -233,9 +233,8 @@ def _published_table(frame: pd.DataFrame) -> str:
                 f"{row['teacher_top1']:.2f}",
                 f"{row['student_top1']:.2f}",
                 code(row["source"]),
-                code(row["protocol"]) if row["protocol"] else "no protocol",
-                escaped("; ".join(remarks)),
+                f"{compared}; {notes}" if notes else compared,
             )
         )
-    heads = ("pair", "top-1", "runs", "teacher", "student", "source", "comparable with", "remarks")
+    heads = ("pair", "top-1", "runs", "teacher", "student", "source", "comparable with")
     return table(heads, rows)

@@ -58,7 +58,7 @@ def test_published_values_stand_with_their_sources(fast: None) -> None:
     import method_pages
 
     seen = read(method_pages.markdown(method_page.MethodPage.of("crd"), []))
-    assert re.search(r"^\| wrn_40_2>wrn_16_2 \| 75\.48 .*\| crd \| cifar100-crd-v1 \|", seen, flags=re.MULTILINE)
+    assert re.search(r"^\| wrn_40_2>wrn_16_2 \| 75\.48.*\| crd \| cifar100-crd-v1[; ]", seen, flags=re.MULTILINE)
     assert "- crd: Tian et al., Contrastive Representation Distillation" in seen
 
 
@@ -162,12 +162,3 @@ def test_a_public_name_without_a_docstring_is_named(tmp_path: Path) -> None:
     assert public_names.undocumented(["shown_package"], tmp_path) == [
         "shown_package.Given.unknown", "shown_package.Given.method", "shown_package.silent",
     ]  # fmt: skip
-
-
-def test_every_name_that_a_method_may_import_is_documented() -> None:
-    pytest.importorskip("griffe")
-    import public_names
-
-    names = public_names.shown((ROOT / "docs" / "api.md").read_text(encoding="utf-8"))
-    assert {"kdbench", "kdbench.method", "kdbench.functional", "kdbench.space", "kdbench.errors"} <= set(names)
-    assert public_names.undocumented(names, ROOT) == []
