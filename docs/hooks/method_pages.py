@@ -223,7 +223,7 @@ def _published_table(frame: pd.DataFrame) -> str:
     for row in frame.to_dict("records"):
         spread = "" if pd.isna(row["std"]) else f"&nbsp;±&nbsp;{row['std']:.2f}"
         top5 = "" if pd.isna(row["top5"]) else f" (top-5 {row['top5']:.2f})"
-        notes = escaped("; ".join(text for text in (row["note"], row["network_note"]) if text))
+        notes = escaped("; ".join(text for text in (row["contested"], row["note"], row["network_note"]) if text))
         compared = code(row["protocol"]) if row["protocol"] else escaped(f"none: {row['differs']}")
         rows.append(
             (
