@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 from pathlib import Path
 from typing import Any
@@ -24,17 +25,15 @@ _PLOTS = sorted((_CHECKOUT / "results" / "cifar10-subset" / "plots").glob("*.svg
 
 
 @functools.cache
-def _methods() -> list[MethodPage]:
-    return method_pages.in_order(MethodPage.of(name) for name in method_names())
+def _families() -> dict[str, list[MethodPage]]:
+    return method_pages.by_family(MethodPage.of(name) for name in method_names())
 
 
 def on_config(config: MkDocsConfig) -> None:
     """Put the generated pages below the headings that mkdocs.yml has for them."""
-    headings: dict[str, list[Any]] = {}
-    for page in _methods():
-        entry = {method_pages.title(page): f"methods/{page.name}.md"}
-        headings.setdefault(method_pages.family(page), []).append(entry)
-    _section(config, "Methods").extend({heading: entries} for heading, entries in headings.items())
+    for heading, members in _families().items():
+        entries = [{method_pages.title(page): f"methods/{page.name}.md"} for page in members]
+        _section(config, "Methods").append({heading: entries})
     _section(config, "Commands").extend({name: f"commands/{name}.md"} for name in command_pages.commands())
 
 
@@ -45,7 +44,7 @@ def _section(config: MkDocsConfig, heading: str) -> list[Any]:
 def on_files(files: Files, config: MkDocsConfig) -> None:
     """Add the generated pages."""
     pages = {f"commands/{name}.md": command_pages.markdown(name) for name in command_pages.commands()}
-    for page in _methods():
+    for page in itertools.chain(*_families().values()):
         pages[f"methods/{page.name}.md"] = method_pages.markdown(page, method_pages.extras(page.name))
     for place, text in pages.items():
         files.append(File.generated(config, place, content=text))
@@ -71,7 +70,7 @@ def _plots() -> str:
 
 
 _TABLES = {
-    "<!-- methods -->": lambda: method_pages.index(_methods()),
+    "<!-- methods -->": lambda: method_pages.index(_families()),
     "<!-- commands -->": command_pages.index,
     "<!-- plots -->": _plots,
 }

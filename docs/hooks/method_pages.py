@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from kdbench.experiment.pairs import Pair, named_pairs
 from kdbench.experiment.protocol import load_protocol
 from kdbench.experiment.settings import Recipe
 from kdbench.method import Paper
-from kdbench.teachers.cache import STORED
+from kdbench.teachers.demand import Wanted
 
 NOTHING = "–"
 
@@ -42,28 +42,24 @@ def title(page: MethodPage) -> str:
     return page.summary.partition(": ")[0].replace("`", "")
 
 
-def family(page: MethodPage) -> str:
-    """Return the heading under which a method stands."""
-    name = page.method_class.FAMILY
-    return {"none": "No distillation"}.get(name, name.capitalize())
+def by_family(pages: Iterable[MethodPage]) -> dict[str, list[MethodPage]]:
+    """Return the methods of each family by year, under the family's heading."""
+    groups: dict[str, list[MethodPage]] = {}
+    for page in sorted(pages, key=_place):
+        family = page.method_class.FAMILY
+        groups.setdefault("No distillation" if family == "none" else family.capitalize(), []).append(page)
+    return groups
 
 
-def in_order(pages: Iterable[MethodPage]) -> list[MethodPage]:
-    """Sort methods by family and year."""
-    return sorted(
-        pages,
-        key=lambda page: (
-            position(page.method_class.FAMILY, FAMILIES),
-            page.method_class.PAPER.year if page.method_class.PAPER else 0,
-            page.name,
-        ),
-    )
+def _place(page: MethodPage) -> tuple[int, int, str]:
+    paper = page.method_class.PAPER
+    return position(page.method_class.FAMILY, FAMILIES), paper.year if paper else 0, page.name
 
 
-def index(pages: Sequence[MethodPage]) -> str:
+def index(families: Mapping[str, Sequence[MethodPage]]) -> str:
     """Return a table of the methods of each family."""
     parts = []
-    for heading, members in _grouped(pages).items():
+    for heading, members in families.items():
         rows = [
             (
                 f"[{escaped(title(page))}]({page.name}.md)<br>{code(page.name)}",
@@ -77,13 +73,6 @@ def index(pages: Sequence[MethodPage]) -> str:
         heads = ("method", "year", "idea", "reads of the teacher", "views")
         parts.append(f"## {heading}\n\n{table(heads, rows)}")
     return "\n\n".join(parts)
-
-
-def _grouped(pages: Sequence[MethodPage]) -> dict[str, list[MethodPage]]:
-    groups: dict[str, list[MethodPage]] = {}
-    for page in pages:
-        groups.setdefault(family(page), []).append(page)
-    return groups
 
 
 def _one_sentence(page: MethodPage) -> str:
@@ -132,7 +121,7 @@ def _cost(page: MethodPage, extra: Sequence[Extra]) -> str:
     strong = f", {views.num_strong} of them strongly augmented" if views.num_strong else ""
     if not reads:
         passes = "none: it has no teacher"
-    elif reads <= STORED and not views.num_strong:
+    elif Wanted(seed=1, plan=views, parts=reads, epochs=range(1)).cacheable:
         passes = "none with a [cache](../reference/caches.md); 1 for each view without one"
     else:
         passes = "1 for each view: what it reads is not kept in a cache"
