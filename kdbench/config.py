@@ -114,7 +114,7 @@ def weight(default: float, *, later: bool = False, resource: bool = False, searc
     resource
         See `resource`.
     search
-        What a search tries: `log`, `linear` or `among` of :mod:`kdbench.space`; by default it leaves the setting alone.
+        What a search tries: `log`, `linear` or `among` of `kdbench.space`; by default it leaves the setting alone.
     """
     return _field(default, Bounds(0), later=later, resource=resource, search=search)
 

@@ -14,7 +14,15 @@ class UserError(ValueError):
 
 
 class Interrupted(BaseException):
-    """A signal came and the state is saved; ``signum`` is the signal. Not an error, so no ``Exception``."""
+    """A signal came and the state is saved. Not an error, so no ``Exception``.
+
+    Parameters
+    ----------
+    text
+        What happened, and what to type to resume.
+    signum
+        The signal.
+    """
 
     def __init__(self, text: str, signum: int) -> None:
         super().__init__(text)

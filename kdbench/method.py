@@ -92,6 +92,7 @@ class Method(nn.Module, abc.ABC):
     FAMILY: ClassVar[str]
     """Logits, features, relations, contrast, or none."""
     PAPER: ClassVar[Paper | None] = None
+    """Where it was published; None for what is no published method."""
     READS: ClassVar[Reads]
     """What the loss reads with the usual settings. A method that names no part of the teacher here has none."""
     MIN_STAGES: ClassVar[int] = 0
@@ -120,6 +121,7 @@ class Method(nn.Module, abc.ABC):
     def __init__(self, config: Any, setup: Setup) -> None:
         super().__init__()
         self.config = config
+        """The settings, an instance of ``Config``."""
         if setup.student.num_classes < self.MIN_CLASSES:
             raise ValueError(
                 f"{type(self).__name__} needs at least {self.MIN_CLASSES} classes, not {setup.student.num_classes}: "

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 Part = Literal["logits", "penultimate", "map", "stem", "stages", "preact"]
+"""A part of a network's outputs; `Outputs` describes each."""
 PARTS: frozenset[Part] = frozenset(get_args(Part))
 LOGITS: frozenset[Part] = frozenset({"logits"})
 Shape = tuple[int, int, int]
@@ -62,14 +63,8 @@ class Outputs:
         absent: Mapping[Part, str] | None = None,
     ) -> None:
         self._owner = owner
-        self._parts: dict[str, Any] = {
-            "logits": logits,
-            "penultimate": penultimate,
-            "map": map,
-            "stem": stem,
-            "stages": stages,
-            "preact": preact,
-        }
+        self._parts: dict[str, Any] = {"logits": logits, "penultimate": penultimate, "map": map, "stem": stem}
+        self._parts |= {"stages": stages, "preact": preact}
         self._weight, self._bias = weight, bias
         self._absent: Mapping[Any, str] = absent or {}
 
@@ -130,10 +125,8 @@ class Outputs:
             return first
         parts: dict[str, Any] = {}
         for name, part in first.parts().items():
-            views = [each._parts[name] for each in outputs]
-            parts[name] = (
-                tuple(map(torch.cat, zip(*views, strict=True))) if isinstance(part, tuple) else torch.cat(views)
-            )
+            rows = [each._parts[name] for each in outputs]
+            parts[name] = tuple(map(torch.cat, zip(*rows, strict=True))) if isinstance(part, tuple) else torch.cat(rows)
         return cls(first._owner, **parts, weight=first._weight, bias=first._bias, absent=first._absent)
 
     def parts(self) -> dict[str, Tensor | tuple[Tensor, ...]]:
@@ -156,9 +149,13 @@ class Features:
     """What a backbone computes below its classifier; None where it has no such maps."""
 
     penultimate: Tensor
+    """The classifier's input, ``(B, D)``."""
     stages: tuple[Tensor, ...]
+    """Maps at the end of each stage, shallow to deep."""
     preact: tuple[Tensor, ...] | None
+    """The maps of ``stages`` before their last ReLU."""
     stem: Tensor | None
+    """The map that enters the first stage."""
     map: Tensor | None = None
     """The map whose mean over positions is ``penultimate``."""
 
@@ -170,8 +167,9 @@ class Segments:
     steps: tuple[Callable[[Tensor], Tensor], ...]
     """From each map of ``stages`` to the next one, the last through ``close``; one fewer than there are stages."""
     close: Callable[[Tensor], Tensor] = field(default_factory=nn.Identity)
-    """Batch norm after the last map of ``stages``, where there is one; ``finish`` goes on to ``penultimate``."""
+    """Batch norm after the last map of ``stages``, where there is one."""
     finish: Callable[[Tensor], Tensor]
+    """From what ``close`` returns to ``penultimate``."""
     activated: bool = True
     """Whether a ReLU has the last word in each map of ``stages``."""
 
@@ -223,13 +221,7 @@ class Net(nn.Module):
     std: Tensor
 
     def __init__(
-        self,
-        name: str,
-        backbone: Backbone,
-        *,
-        mean: Sequence[float],
-        std: Sequence[float],
-        image_size: tuple[int, int],
+        self, name: str, backbone: Backbone, *, mean: Sequence[float], std: Sequence[float], image_size: tuple[int, int]
     ) -> None:
         super().__init__()
         self.name = name
@@ -237,14 +229,17 @@ class Net(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.image_size = image_size
-        training = self.training
         with torch.no_grad():
             dry = self.eval().backbone.features(torch.zeros(1, 3, *image_size), maps=True)
-        self.train(training)
+        self.train()
         self.shapes: tuple[Shape, ...] = tuple(map(_shape, dry.stages))
+        """Of the maps of ``stages``."""
         self.stem_shape: Shape | None = None if dry.stem is None else _shape(dry.stem)
+        """Of ``stem``; None without one."""
         self.map_shape: Shape | None = None if dry.map is None else _shape(dry.map)
+        """Of ``map``; None without one."""
         self.has_preact: bool = dry.preact is not None
+        """Whether there is ``preact``."""
         reasons: dict[Part, str] = {
             "map": "" if self.map_shape else f"{name}: {backbone.map_absence()}",
             "stem": "" if self.stem_shape else f"{name} shows no map before its stages",

@@ -22,10 +22,13 @@ class Paper:
     """Where a method was published."""
 
     title: str
+    """Title as printed."""
     authors: str
     """Family names, in order."""
     venue: str
+    """Conference or journal; empty for a preprint."""
     year: int
+    """Year of the venue, or of the preprint."""
     arxiv: str | None = None
     """Number on arXiv, such as 1503.02531."""
 
@@ -43,6 +46,11 @@ class Paper:
 @dataclass(frozen=True, slots=True, init=False)
 class Reads:
     """Parts that a loss reads of the outputs of student and teacher; a network of which nothing is read is not run.
+
+    Parameters
+    ----------
+    student, teacher
+        Names of parts of `Outputs`.
 
     Raises
     ------
@@ -71,7 +79,14 @@ class ViewPlan:
 
     Every image is flipped once (or not), then each view turns it by its number of quarter turns and crops it on
     its own. View 0 is the plain view, which all methods share for one seed, epoch and image. Behind these stand views
-    that are flipped and cropped on their own and then strongly augmented; see :mod:`kdbench.data.randaugment`.
+    that are flipped and cropped on their own and then strongly augmented; see `kdbench.data.randaugment`.
+
+    Parameters
+    ----------
+    quarter_turns
+        Of each view that is not strongly augmented; the first is 0.
+    num_strong
+        Number of strongly augmented views.
     """
 
     quarter_turns: tuple[int, ...] = (0,)
@@ -102,6 +117,7 @@ class ViewPlan:
 
 
 PLAIN = ViewPlan()
+"""One plain view of each image."""
 
 
 @final
@@ -161,7 +177,21 @@ class Batch:
 
 @final
 class Setup:
-    """What a method is built from: the two networks, the training labels and the length of training."""
+    """What a method is built from: the two networks, the training labels and the length of training.
+
+    Parameters
+    ----------
+    student, teacher
+        The networks; no teacher where there is none, or where no network teaches.
+    labels
+        ``(N,)``, class numbers of the training images.
+    epochs, steps_per_epoch
+        Length of training; of the protocol's epochs, without pre-training.
+    group_size
+        Images that a loss is given at once; the last groups of an epoch may have fewer.
+    no_teacher
+        Why there is no teacher, for messages.
+    """
 
     def __init__(
         self,
@@ -177,11 +207,9 @@ class Setup:
         self.student = student
         self._teacher, self._no_teacher = teacher, no_teacher
         self.labels = labels
-        """``(N,)``, class numbers of the training images."""
         self.epochs = epochs
         self.steps_per_epoch = steps_per_epoch
         self.group_size = group_size
-        """Images that a loss is given at once; the last groups of an epoch may have fewer."""
 
     @property
     def teacher(self) -> Net:
@@ -242,6 +270,7 @@ class Pretraining:
     """
 
     loss: Loss
+    """What is minimised."""
     train: tuple[nn.Module, ...]
     """Of the method and the student; what the loss does not reach stays as it is."""
     freeze: tuple[nn.Module, ...] = ()

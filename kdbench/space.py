@@ -16,7 +16,15 @@ DIGITS = 3
 @final
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Numbers from ``low`` to ``high``, equally likely on the scale."""
+    """Numbers from ``low`` to ``high``, equally likely on the scale.
+
+    Parameters
+    ----------
+    low, high
+        The ends, which belong to it.
+    scale
+        ``log`` or ``linear``.
+    """
 
     low: float
     high: float
@@ -45,7 +53,13 @@ class Range:
 @final
 @dataclass(frozen=True, slots=True)
 class Among:
-    """A few values, equally likely."""
+    """A few values, equally likely.
+
+    Parameters
+    ----------
+    values
+        Two or more, all of them different.
+    """
 
     values: tuple[Any, ...]
 
@@ -67,6 +81,7 @@ class Among:
 
 
 Searched = Range | Among
+"""What a search tries of a setting."""
 
 
 def log(low: float, high: float) -> Range:

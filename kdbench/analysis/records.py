@@ -36,6 +36,7 @@ class UnfinishedCell:
     """A cell that was started and has no record."""
 
     folder: Path
+    """The cell's folder."""
     config: dict[str, Any]
     """The cell's configuration, with its changed settings as ``chosen``."""
     failure: str
@@ -49,6 +50,7 @@ class Records:
     frame: pd.DataFrame
     """One row per record, see :func:`as_frame`."""
     unfinished: list[UnfinishedCell]
+    """Cells that were started and have no record."""
     problems: list[str]
     """Files that could not be read as records, each with the reason."""
     studies: tuple[WrittenStudy, ...] = ()

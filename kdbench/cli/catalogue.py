@@ -40,7 +40,7 @@ def methods(pair: Pair | None, protocol: Protocol) -> tuple[Rows, list[str]]:
     pair
         If given, the parameters that each method trains beside the student are counted under ``protocol``.
     """
-    setup = _setup(pair, protocol) if pair else None
+    setup = setup_of(pair, protocol) if pair else None
     sources = {name: method_source(name) for name in method_names()}
     rows: Rows = []
     remarks = []
@@ -61,7 +61,7 @@ def methods(pair: Pair | None, protocol: Protocol) -> tuple[Rows, list[str]]:
                 "pre-training": pretraining_length(method_class),
             }
             if setup:
-                number, remark = _extra_parameters(name, protocol, setup)
+                number, remark = extra_parameters(name, protocol, setup)
                 row |= {"extra parameters": number}
                 remarks += [f"{number}, {name}: {remark}"] if remark else []
             row |= {"paper": paper_line(name)}
@@ -87,7 +87,7 @@ def pretraining_length(method_class: type[Method]) -> str:
     return f"{100 * fraction:g} %" if fraction else ""
 
 
-def _setup(pair: Pair, protocol: Protocol) -> Setup:
+def setup_of(pair: Pair, protocol: Protocol) -> Setup:
     """Make what methods are built from, without loading the protocol's images."""
     teacher, student = (_net(name, protocol.name) for name in (pair.teacher.network, pair.student))
     labels = _placeholder(protocol).train_labels
@@ -124,7 +124,7 @@ class _Undrawn(TorchFunctionMode):
         return keywords["tensor"] if func is nn.init.kaiming_uniform_ else func(*args, **keywords)
 
 
-def _extra_parameters(name: str, protocol: Protocol, setup: Setup) -> tuple[str, str]:
+def extra_parameters(name: str, protocol: Protocol, setup: Setup) -> tuple[str, str]:
     """Count the parameters that a method trains beside the student; else return what is wrong, and why."""
     teacher, student = setup.teacher.name, setup.student.name
     try:
@@ -142,7 +142,7 @@ def _extra_parameters(name: str, protocol: Protocol, setup: Setup) -> tuple[str,
 def why_unsupported(name: str, pair: Pair) -> str:
     """Return why a method does not support a pair; empty if it does."""
     protocol = load_protocol(next(members.protocol for members in named_pairs().values() if pair in members.pairs))
-    number, reason = _extra_parameters(name, protocol, _setup(pair, protocol))
+    number, reason = extra_parameters(name, protocol, setup_of(pair, protocol))
     return reason if number == UNSUPPORTED else ""
 
 
@@ -220,7 +220,7 @@ LISTS = {"networks": networks, "datasets": datasets, "protocols": protocols, "pa
 def about(name: str) -> tuple[str, str]:
     """Return the first line of a method's module docstring, and the rest of it without the legend of its shapes."""
     text = inspect.getdoc(inspect.getmodule(load_method(name))) or name
-    summary, _, rest = text.partition("\n\nLegend:")[0].replace("``", "").partition("\n\n")
+    summary, _, rest = text.partition("\n\nLegend:")[0].partition("\n\n")
     return " ".join(summary.split()), rest.rstrip()
 
 
@@ -229,4 +229,4 @@ def paper_line(name: str) -> str:
     if paper := load_method(name).PAPER:
         return f"{textwrap.shorten(paper.title, 72, placeholder=' ...')} ({paper.venue or paper.place})"
     summary, _ = about(name)
-    return (summary.partition(": ")[2] or summary).rstrip(".")
+    return (summary.partition(": ")[2] or summary).replace("``", "").rstrip(".")

@@ -47,11 +47,11 @@ def train(
     init
         Weights that the student's training starts from, a file or published ones by name; fresh ones by default.
     cache
-        ``auto``, ``on`` or ``off``: see :meth:`Session.run_all`.
+        ``auto``, ``on`` or ``off``: see `Session.run_all`.
     observer
-        Is called with a :class:`kdbench.engine.progress.Progress` while training.
+        Is called with a `kdbench.engine.progress.Progress` while training.
     runs, data, dataset, epochs, precision, device, devices, download, save_every, workers, compile
-        See :meth:`Session.open`.
+        See `Session.open`.
 
     Returns
     -------

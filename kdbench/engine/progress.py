@@ -12,15 +12,20 @@ from kdbench.experiment.cell import Cell
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a running cell is. ``top1`` is the test accuracy after the last whole epoch, in percent."""
+    """Where a running cell is."""
 
     epoch: int
-    """Of pre-training, or of the protocol's epochs."""
+    """Current epoch of this phase, from 1."""
     epochs: int
+    """Number of epochs in this phase: of pre-training, or the protocol's."""
     pretraining: bool
+    """Whether the phase is pre-training."""
     fraction: float
+    """Share of the cell that is done, in [0, 1]."""
     top1: float | None
+    """Accuracy on the test set after the last whole epoch, in percent; None before the first one ends."""
     seconds_left: float | None
+    """Estimate; None while there is too little to estimate it from."""
 
 
 Observer = Callable[[Progress], None]

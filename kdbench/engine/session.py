@@ -54,18 +54,20 @@ class Session:
         Folder of runs.
     data
         Where data sets are read.
+    device, download, save_every, compile
+        See `Session.open`.
     scheduler
         Knows about the jobs of other processes that work on cells.
     given
         The data set that the user named, in place of the protocol's.
     workers, report
-        See :meth:`kdbench.data.place.DataPlace.open`.
+        See `kdbench.data.place.DataPlace.open`.
     devices
         Of each cell; ``device`` is then that of this process.
     predictions
         Whether cells leave their predictions for the test images.
     max_epochs
-        See :class:`kdbench.engine.options.Options`.
+        See `kdbench.engine.options.Options`.
     """
 
     protocol: Protocol
@@ -105,12 +107,12 @@ class Session:
     ) -> Session:
         """Resolve names; ``data`` is a folder, ``data`` by default, or a data set in place of the protocol's.
 
-        Such a data set is ``npz:FILE`` or image files, ``folder:DIR``; see :mod:`kdbench.data.place`. ``dataset`` is
+        Such a data set is ``npz:FILE`` or image files, ``folder:DIR``; see `kdbench.data.place`. ``dataset`` is
         the name of another known one, which is run under the protocol's other rules. ``workers`` are
         the processes that decode image files, by default as many as the job has CPUs. ``devices`` of this machine, or
         of those on which torchrun or Slurm has started this process, compute each cell, with the same result.
 
-        The process is prepared for training: see :func:`kdbench.utils.device.prepare_process`.
+        The process is prepared for training: see `kdbench.utils.device.prepare_process`.
 
         Raises
         ------
@@ -197,7 +199,7 @@ class Session:
     ) -> Cell:
         """Resolve one cell; ``teacher`` is ``NETWORK``, with ``:EPOCHS`` or ``@HASH``, or one that need not exist yet.
 
-        ``init`` is the hash of weights to start from; see :func:`kdbench.engine.inits.bring`.
+        ``init`` is the hash of weights to start from; see `kdbench.engine.inits.bring`.
 
         Raises
         ------
@@ -266,7 +268,7 @@ class Session:
         together: int | None = None,
         watch: Watch | None = None,
     ) -> None:
-        """Build the caches that :meth:`run_all` would build for these cells.
+        """Build the caches that `run_all` would build for these cells.
 
         Raises
         ------
@@ -297,7 +299,7 @@ class Session:
     ) -> Cell:
         """Return the cell that trains a teacher: a baseline of as many epochs as the protocol gives its teachers.
 
-        ``hold_out`` and ``epochs``: see :meth:`kdbench.experiment.protocol.Protocol.for_teachers`.
+        ``hold_out`` and ``epochs``: see `kdbench.experiment.protocol.Protocol.for_teachers`.
         """
         if epochs is not None:
             with argument("--epochs"):
@@ -320,7 +322,7 @@ class Session:
         """Train a network without a teacher, or find its finished cell, and make it a teacher.
 
         ``image_size`` is the side of the images that it takes, in pixels; by default they are the student's.
-        ``hold_out`` and ``epochs``: see :meth:`teacher_cell`.
+        ``hold_out`` and ``epochs``: see `teacher_cell`.
         """
         with argument("--hold-out"):
             flag(hold_out)
@@ -337,7 +339,7 @@ class Session:
         key: str | None = None,
         image_size: int | None = None,
     ) -> TeacherCard:
-        """Import a checkpoint as a teacher; see :func:`kdbench.teachers.make.import_teacher`."""
+        """Import a checkpoint as a teacher; see `kdbench.teachers.make.import_teacher`."""
         expected = _expected(expected)
         self.with_side(image_size)  # checks it
         return import_teacher(
@@ -355,7 +357,7 @@ class Session:
     def import_logits(
         self, file: str | Path, name: str = "", *, expected: float | None = None
     ) -> tuple[TeacherCard, float]:
-        """Import a file of logits as a teacher; see :func:`kdbench.teachers.logits.import_logits`."""
+        """Import a file of logits as a teacher; see `kdbench.teachers.logits.import_logits`."""
         return import_logits(
             Path(file),
             name,

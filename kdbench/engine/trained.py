@@ -47,7 +47,9 @@ class Trained(nn.Module):
     """
 
     mean: Tensor
+    """Of each channel of images in [0, 1], ``(1, 3, 1, 1)``."""
     std: Tensor
+    """Standard deviation of each channel, ``(1, 3, 1, 1)``."""
 
     def __init__(self, net: Net, rules: AugmentationRules) -> None:
         super().__init__()
@@ -60,6 +62,7 @@ class Trained(nn.Module):
         self.width = net.width
         """``D``."""
         self.backbone = net.backbone
+        """The network below and with its classifier, whose state dict is that of its checkpoint."""
         self.register_buffer("mean", net.mean, persistent=False)
         self.register_buffer("std", net.std, persistent=False)
         self.rules = seen_rules(rules, net.image_size)

@@ -17,12 +17,15 @@ class PublishedValue:
     method: str
     """Published name."""
     top1: float
+    """Mean accuracy."""
     top5: float | None = None
     """None where the source prints none."""
     std: float | None
+    """Standard deviation over the runs; None if unknown."""
     n: int | None
     """Number of runs that the value is the mean of; None if unknown."""
     epoch: PublishedEpoch
+    """Epoch whose accuracy it is."""
     source: str
     """Key of the source that the value is attributed to."""
     also_in: tuple[str, ...]
@@ -30,6 +33,7 @@ class PublishedValue:
     differs: str
     """Why the value is not comparable with results under the protocol; empty if it is."""
     note: str
+    """What else must be known to read the value; may be empty."""
     contested: str = ""
     """Why others doubt the value; empty if none does."""
 

@@ -2,7 +2,7 @@
 
 Training rules differ from table to table, and most sources repeat values of others. So published values are never
 ranked or tested with our results. Only values of the same pair and method under the same protocol are comparable; each
-value says whether it is: see :meth:`Published.values_for`.
+value says whether it is: see `Published.values_for`.
 """
 
 from __future__ import annotations
@@ -60,9 +60,13 @@ class Published:
     """
 
     dataset: str
+    """Name of the data set."""
     frame: pd.DataFrame
+    """A row for each value."""
     sources: dict[str, Source]
+    """All sources by key."""
     methods: dict[str, PublishedMethod]
+    """All published methods by published name."""
     networks: dict[str, PublishedNetwork]
     """Of this data set, by kdbench's names: those of which something must be known."""
     aliases: dict[str, str]
