@@ -9,8 +9,9 @@ Legend: ``B`` images; maps ``(B, C, H, W)``.
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from kdbench.functional import at_least_float32, mean_squared_error, to_smaller_size
+from kdbench.functional import at_least_float32, to_smaller_size
 from kdbench.method import Batch, Paper, PhaseName, Pretraining, Reads, Setup, count, log, non_negative, weight
 from kdbench.net import Net, Outputs
 
@@ -20,14 +21,13 @@ from ._task import TaskMethod, task_reads
 
 def hint_loss(regressed: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared error of maps ``(B, C, H, W)`` over all elements; of two sizes the smaller one is taken."""
-    return mean_squared_error(*to_smaller_size(at_least_float32(regressed), at_least_float32(teacher)))
+    return functional.mse_loss(*to_smaller_size(at_least_float32(regressed), at_least_float32(teacher)))
 
 
 class FitNet(TaskMethod):
     """Mean squared error between a regressed student stage and the same stage of the teacher."""
 
     FAMILY = "features"
-    VERSION = 2  # the regressor's batch norm sums its gradients in another order
     PAPER = Paper(
         "FitNets: Hints for Thin Deep Nets", "Romero, Ballas, Kahou, Chassang, Gatta, Bengio", "ICLR", 2015, "1412.6550"
     )

@@ -27,7 +27,7 @@ class LayerPasses(StepObserver):
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._calls: list[tuple[nn.Module, tuple[Any, ...]]] = []
+        self.calls: list[tuple[nn.Module, tuple[Any, ...]]] = []
 
     @classmethod
     def of(cls, run: Run, batches: Batches, source: TeacherSource) -> LayerPasses:
@@ -54,7 +54,7 @@ class LayerPasses(StepObserver):
 
     def _note(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         if next(module.children(), None) is None:
-            self._calls.append((module, tuple(_leaf(value) for value in inputs)))
+            self.calls.append((module, tuple(_leaf(value) for value in inputs)))
 
     def _autocast(self) -> Any:
         return autocast(self._run.options.device, self._run.cell.protocol.precision)
@@ -62,7 +62,7 @@ class LayerPasses(StepObserver):
     def __call__(self) -> None:
         """Run the layers."""
         with self._autocast():
-            outputs = [module(*inputs) for module, inputs in self._calls]
+            outputs = [module(*inputs) for module, inputs in self.calls]
         trained = [output for output in outputs if output.requires_grad]
         torch.autograd.backward(trained, [output.detach() for output in trained])
 
