@@ -74,7 +74,8 @@ class Fusion(nn.Module):
         afterwards, and no copy holds both.
         """
         assert self.att_conv is not None
-        size, convolution = (mixed.shape[2], mixed.shape[3]), self.att_conv[0]
+        convolution, size = self.att_conv[0], (mixed.shape[2], mixed.shape[3])
+        assert isinstance(convolution, nn.Conv2d)
         own, other = convolution.weight.chunk(2, dim=1)
         scores = functional.conv2d(mixed, own, convolution.bias) + enlarged(functional.conv2d(deeper, other), size)
         attention = scores.sigmoid()
