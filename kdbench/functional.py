@@ -17,6 +17,7 @@ __all__ = [
     "cross_entropy",
     "deepest_pairs",
     "inner_products",
+    "mean_squared_error",
     "pooled_to",
     "to_smaller_size",
     "warmup_factor",
@@ -81,6 +82,28 @@ def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0)
     return functional.cross_entropy(
         at_least_float32(logits), targets, reduction="none", label_smoothing=label_smoothing
     )
+
+
+def mean_squared_error(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Return the mean squared difference of all elements, whose gradient has its channels last where ``ours`` has.
+
+    That of PyTorch's own function is always contiguous. The backward pass of a batch norm in front of it, which then
+    goes through two orders of memory at once, took ten times as long on a CPU.
+
+    Parameters
+    ----------
+    ours, theirs
+        Tensors of one shape, such as maps ``(B, C, H, W)``.
+
+    Returns
+    -------
+    Tensor
+        Scalar, at least float32.
+    """
+    sides = at_least_float32(ours), at_least_float32(theirs)
+    if ours.ndim == 4 and not ours.is_contiguous() and ours.is_contiguous(memory_format=torch.channels_last):
+        sides = sides[0].permute(0, 2, 3, 1), sides[1].permute(0, 2, 3, 1)
+    return functional.mse_loss(*sides)
 
 
 def warmup_factor(progress: float, warmup: float) -> float:

@@ -18,7 +18,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdbench.functional import at_least_float32, inner_products
-from kdbench.method import Batch, Paper, Reads, Rows, Setup, count, fraction, log, non_negative, temperature, weight
+from kdbench.method import (
+    Batch,
+    Paper,
+    Reads,
+    Rows,
+    Setup,
+    count,
+    fraction,
+    later,
+    log,
+    non_negative,
+    temperature,
+    weight,
+)
 from kdbench.net import Outputs
 
 from ._task import TaskMethod
@@ -58,6 +71,14 @@ def draw_negatives(targets: Tensor, labels: Tensor, num: int, largest_class: int
     return candidates.new_empty(len(targets), 1 + num).scatter_(1, column, candidates)[:, 1:]
 
 
+def products(rows: Tensor, bank: Tensor) -> Tensor:
+    """All inner products ``(A, N)`` of ``(A, D)`` and ``(N, D)``, in bfloat16 for a bank in it, else in float32."""
+    if bank.dtype != torch.bfloat16:
+        return inner_products(rows, bank)
+    with torch.autocast(rows.device.type, enabled=False):
+        return rows.to(bank.dtype) @ bank.mT
+
+
 def contrast_scores(
     embedding: Tensor, bank: Tensor, columns: Tensor, temperature: float, max_products: int = 2**26
 ) -> Tensor:
@@ -65,17 +86,20 @@ def contrast_scores(
 
     At most ``max_products`` products, or those of one image, are held at once.
     """
-    parts = [inner_products(rows, bank).gather(1, own) for rows, own in _chunks(embedding, columns, bank, max_products)]
+    parts = [
+        at_least_float32(products(rows, bank).gather(1, own))
+        for rows, own in _chunks(embedding, columns, bank, max_products)
+    ]
     return (torch.cat(parts) if len(parts) > 1 else parts[0]) / temperature
 
 
 def weighted_rows(weights: Tensor, bank: Tensor, columns: Tensor, max_products: int = 2**26) -> Tensor:
     """Sums ``(B, D)`` of bank rows ``columns`` ``(B, 1 + K)``, each times its weight; the scores' way back."""
     parts = [
-        inner_products(own.new_zeros(len(own), len(bank)).scatter_add_(1, places, own), bank.T)
+        products(own.new_zeros(len(own), len(bank)).scatter_add_(1, places, own), bank.T)
         for own, places in _chunks(weights, columns, bank, max_products)
     ]
-    return torch.cat(parts)
+    return at_least_float32(torch.cat(parts))
 
 
 def _chunks(rows: Tensor, columns: Tensor, bank: Tensor, max_products: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -149,6 +173,8 @@ class CRD(TaskMethod):
         """Added to the denominators of the noise-contrastive estimate."""
         max_products: int = count(2**26, resource=True)
         """Inner products held at once, 256 MiB; with a larger bank a batch is taken some images at a time."""
+        half_products: bool = later(False)
+        """Multiply with the banks in bfloat16: faster where the processor computes in it; scores keep two digits."""
 
     labels: Tensor
     student_bank: Tensor
@@ -205,6 +231,7 @@ class CRD(TaskMethod):
     def _contrast(self, embedding: Tensor, bank: Tensor, log_z: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss, and the ``log Z`` in it: that of these images until a first batch has set one."""
         config, size = self.config, bank.shape[0]
+        bank = bank.bfloat16() if config.half_products else bank
         scores = contrast_scores(embedding.detach(), bank, columns, config.temperature, config.max_products)
         log_z = torch.where(log_z.isinf(), log_normaliser(scores, size).to(log_z.dtype), log_z)
         log_ratios = scores.sub_(log_z)

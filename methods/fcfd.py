@@ -14,9 +14,8 @@ import itertools
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from kdbench.functional import at_least_float32, warmup_factor
+from kdbench.functional import mean_squared_error, warmup_factor
 from kdbench.method import Batch, Outputs, Paper, Reads, Setup, Shape, fraction, log, temperature, weight
 from kdbench.models.layers import conv3x3, running_statistics_kept
 from kdbench.net import Net, Segments
@@ -63,7 +62,7 @@ def map_error(ours: Tensor, teacher: Tensor, *, last: bool) -> Tensor:
     pairs = [(ours, teacher)]
     if last:
         pairs.append((torch.relu(ours).mean(dim=(2, 3)), torch.relu(teacher).mean(dim=(2, 3))))
-    return torch.stack([functional.mse_loss(at_least_float32(a), at_least_float32(b)) for a, b in pairs]).sum()
+    return torch.stack([mean_squared_error(*pair) for pair in pairs]).sum()
 
 
 class FCFD(TaskMethod):

@@ -81,6 +81,7 @@ class KDSVD(TaskMethod):
     """
 
     FAMILY = "features"
+    VERSION = 2  # on the CPU the vectors come from a decomposition
     PAPER = Paper(
         "Self-supervised Knowledge Distillation Using Singular Value Decomposition",
         "Lee, Kim, Song", "ECCV", 2018, "1807.06819",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdbench.functional import at_least_float32, deepest_pairs, pooled_to, warmup_factor
+from kdbench.functional import at_least_float32, deepest_pairs, mean_squared_error, pooled_to, warmup_factor
 from kdbench.method import Batch, Method, Outputs, Paper, Reads, Setup, count, fraction, linear, log, weight
 
 POOLED_SIZES = (4, 2, 1)
@@ -26,16 +26,24 @@ def hcl_loss(fused: Tensor, teacher: Tensor) -> Tensor:
     The whole map weighs 1 and each smaller average-pooled size half of the one before; sizes that are not smaller
     than the map are left out.
     """
-    fused, teacher = at_least_float32(fused), at_least_float32(teacher)
-    total, weight, weights = functional.mse_loss(fused, teacher), 1.0, 1.0
+    difference = at_least_float32(fused) - at_least_float32(teacher)
+    total, weight, weights = mean_squared_error(fused, teacher), 1.0, 1.0
     for size in POOLED_SIZES:
-        if size >= min(fused.shape[2:]):
+        rows, columns = difference.shape[2:]
+        if size >= min(rows, columns):
             continue
         weight /= 2
-        pooled = [pooled_to(maps, (size, size)) for maps in (fused, teacher)]
-        total = total + weight * functional.mse_loss(pooled[0], pooled[1])
+        pooled = pooled_to(difference, (size, size))
+        total = total + weight * pooled.square().mean()
         weights += weight
+        if rows % size == columns % size == 0:  # means of equal windows, whose means are those of larger windows
+            difference = pooled
     return total / weights
+
+
+def enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps ``(B, C, H, W)`` at a size by their nearest values; as they are if they have it."""
+    return maps if maps.shape[2:] == size else functional.interpolate(maps, size, mode="nearest")
 
 
 class Fusion(nn.Module):
@@ -54,14 +62,24 @@ class Fusion(nn.Module):
     def forward(self, maps: Tensor, deeper: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Return the teacher-like map at ``size`` and what is handed on to the next shallower block."""
         mixed: Tensor = self.conv1(maps)
-        if self.att_conv is not None:
-            assert deeper is not None
-            deeper = functional.interpolate(deeper, mixed.shape[2:], mode="nearest")
-            attention = self.att_conv(torch.cat([mixed, deeper], dim=1))
-            mixed = mixed * attention[:, :1] + deeper * attention[:, 1:]
-        if mixed.shape[2:] != size:
-            mixed = functional.interpolate(mixed, size, mode="nearest")
+        if deeper is not None:
+            mixed = self.attend(mixed, deeper)
+        mixed = enlarged(mixed, size)
         return self.conv2(mixed), mixed
+
+    def attend(self, mixed: Tensor, deeper: Tensor) -> Tensor:
+        """Return the mixture of maps ``(B, C, H, W)`` with deeper ones, by weights at each position.
+
+        A convolution of both, one behind the other, is the sum of one of each: that of the smaller maps is enlarged
+        afterwards, and no copy holds both.
+        """
+        assert self.att_conv is not None
+        convolution, size = self.att_conv[0], (mixed.shape[2], mixed.shape[3])
+        assert isinstance(convolution, nn.Conv2d)
+        own, other = convolution.weight.chunk(2, dim=1)
+        scores = functional.conv2d(mixed, own, convolution.bias) + enlarged(functional.conv2d(deeper, other), size)
+        attention = scores.sigmoid()
+        return mixed * attention[:, :1] + enlarged(deeper, size) * attention[:, 1:]
 
 
 class ReviewKD(Method):
@@ -72,6 +90,7 @@ class ReviewKD(Method):
     """
 
     FAMILY = "features"
+    VERSION = 2  # the loss is summed in another order
     min_images = 2  # the pooled embedding goes through batch norm as a map of one pixel
     PAPER = Paper("Distilling Knowledge via Knowledge Review", "Chen, Liu, Zhao, Jia", "CVPR", 2021, "2104.09044")
     MIN_STAGES = 1

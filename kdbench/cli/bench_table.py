@@ -65,20 +65,28 @@ def table(
                 else ", each a CUDA graph without parts to time"
             ),
             *([_of_files(loading)] if loading else []),
-            "x student only: relative to a student-only step on plain views"
-            + ("; loss: method's loss and the backward pass" if rows[0].parts else ""),
+            "x student only: relative to a student-only step on plain views",
+            *([_OF_PARTS] if rows[0].parts else []),
             f"{grid}: {hours['live']:.1f} h with a live teacher, {hours['cached']:.1f} h with a cache",
             f"before that: {training:.1f} h to train the teacher, {build:.1f} h to build the cache ({views:,} views)",
         ),
     )
 
 
+_OF_PARTS = (
+    "layers: passes of those that the method adds; loss: what is left of a step; "
+    "x lower bound: relative to data, teacher, student and layers"
+)
+
+
 def _shares(row: Row) -> dict[str, str]:
     """Return the parts of a step in per cent; none where a step has no parts that can be timed."""
     if row.parts is None:
         return {}
-    parts = row.parts | {"loss": max(row.step - sum(row.parts.values()), 0.0)}
-    return {f"{name} %": f"{100 * seconds / row.step:.0f}" for name, seconds in parts.items()}
+    bound = sum(row.parts.values())
+    parts = row.parts | {"loss": max(row.step - bound, 0.0)}
+    shares = {f"{name} %": f"{100 * seconds / row.step:.0f}" for name, seconds in parts.items()}
+    return shares | {"x lower bound": f"{row.step / bound:.2f}"}
 
 
 def _seconds(row: Row) -> float:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from kdbench.data.batches import Batches, DeviceData
 from kdbench.data.images import Dataset
+from kdbench.engine.bench_layers import LayerPasses
 from kdbench.engine.lockstep import Lockstep
 from kdbench.engine.options import Options
 from kdbench.engine.outcomes import Outcomes
@@ -84,16 +85,13 @@ class Stepper:
     """Takes the first steps of an epoch over and over, as training does."""
 
     def __init__(self, cells: Sequence[Cell], batches: Batches, source: TeacherSource | None, options: Options) -> None:
-        self._runs = [Run(cell, batches, source if cell.teacher else None, options) for cell in cells]
+        self._runs = [_run(cell, batches, source, options) for cell in cells]
         self._outcomes = Outcomes(cells)
         self._lockstep = Lockstep(self._runs, batches, self._outcomes, options)
         # Whole batches; of fewer images than that there is one, of all.
         self._steps = min(_STEPS, max(1, batches.num_images // batches.schedule.batch_size))
         if batches.epoch != 1:
             batches.begin(1)
-        for run in self._runs:
-            run.skip_pretraining()
-            run.begin_epoch()
         self._lockstep.open_readers(self._runs)
 
     def __call__(self) -> None:
@@ -254,14 +252,18 @@ class Bench:
 
         return work
 
+    def layers_step(self, cell: Cell, source: TeacherSource) -> Work:
+        """Forward and backward passes of the layers that a method adds."""
+        batches = self.batches(plan_of(cell))
+        return LayerPasses.of(_run(cell, batches, source, self.options), batches, source)
+
 
 @final
 class _OnViews:
     """A student alone on several views of each image: the mean cross entropy over all of them."""
 
     def __init__(self, cell: Cell, batches: Batches, plan: ViewPlan, options: Options) -> None:
-        self._run = Run(cell, batches, None, options)
-        self._run.begin_epoch()
+        self._run = _run(cell, batches, None, options)
         self._batches, self._plan = batches, plan
 
     def __call__(self) -> None:
@@ -272,6 +274,14 @@ class _OnViews:
             run.begin_group(group)
             run.add(replace(group, index=group.index.repeat(self._plan.num_views)), images, Outputs("teacher"))
         run.update()
+
+
+def _run(cell: Cell, batches: Batches, source: TeacherSource | None, options: Options) -> Run:
+    """Return a cell at the first step of the protocol's first epoch."""
+    run = Run(cell, batches, source if cell.teacher else None, options, surveyed=False)
+    run.skip_pretraining()
+    run.begin_epoch()
+    return run
 
 
 def plan_of(cell: Cell) -> ViewPlan:

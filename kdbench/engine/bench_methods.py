@@ -24,7 +24,8 @@ class Row:
     ratio: float
     """Steps of the student alone, on plain views, that take as long."""
     parts: dict[str, float] | None
-    """Of data, teacher and student, what is left of a step being the loss; None where a step is recorded whole."""
+    """Of data, teacher, student and the method's layers, which are the lower bound of a step; what is left is the loss.
+    None where a step is recorded whole."""
     loaded: float | None = None
     """Seconds of one step on the images of a loader."""
 
@@ -65,6 +66,7 @@ def measure(
         for kind, source in sources.items():
             if not whole:
                 works[f"teacher {kind}"] = bench.teacher_step(cell, source)
+                works["layers"] = bench.layers_step(cell, source)
             works[kind] = Stepper([cell], bench.batches(plan), source, bench.options)
         times = alternate(works, rounds, device, lambda part, method=method: observe(method, part))  # type: ignore[misc]
         middle = {name: statistics.median(seconds) for name, seconds in times.items()}
@@ -91,4 +93,9 @@ def measure(
 
 def _parts(seconds: Mapping[str, float], kind: str) -> dict[str, float]:
     student = seconds.get("alone on its views", seconds["alone"]) - seconds["data"]
-    return {"data": seconds["data"], "teacher": seconds.get(f"teacher {kind}", 0.0), "student": student}
+    return {
+        "data": seconds["data"],
+        "teacher": seconds.get(f"teacher {kind}", 0.0),
+        "student": student,
+        "layers": seconds.get("layers", 0.0),
+    }

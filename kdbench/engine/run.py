@@ -47,6 +47,8 @@ class Run:
     ----------
     permit
         Is called right before each write and raises if this process may not write any more.
+    surveyed
+        Whether the method computes what it wants over the training set; steps that are timed do without.
 
     Raises
     ------
@@ -61,6 +63,8 @@ class Run:
         source: TeacherSource | None,
         options: Options,
         permit: Callable[[], None] = lambda: None,
+        *,
+        surveyed: bool = True,
     ) -> None:
         device = options.device
         self.cell, self.batches, self.options, self.permit = cell, batches, options, permit
@@ -74,7 +78,8 @@ class Run:
             compiled = options.compile and device.type != "cuda"
             teacher, no_teacher = (source.net, source.absent) if source else (None, "")
             self.module = build_step(cell, student, batches, teacher, no_teacher=no_teacher, compiled=compiled)
-            fill_surveyed(self.module.method, cell, batches, source, options.runs)
+            if surveyed:
+                fill_surveyed(self.module.method, cell, batches, source, options.runs)
         except Unread:
             raise
         except ValueError as error:

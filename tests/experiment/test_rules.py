@@ -76,7 +76,7 @@ def cell_of(protocol: Protocol) -> Cell:
 def test_cells_keep_the_ids_that_they_had() -> None:
     """Ids as commit 3321ff5 computed them: protocols, with and without overrides, pairs and methods.
 
-    Only a method whose VERSION is raised may have another one.
+    But for the VERSION of a method, which was 1 then.
     """
     ids = json.loads((DATA / "cell_ids.json").read_bytes())
     assert len(ids) == 486
@@ -84,7 +84,7 @@ def test_cells_keep_the_ids_that_they_had() -> None:
         protocol, *overrides, pair, method = name.split()
         changes = tomllib.loads("\n".join(_as_toml(word) for words in overrides for word in words.split(",")))
         cell = make_cell(load_protocol(protocol).override(**changes), method, *pair.split(">"))
-        assert cell.id[:16] == expected, name
+        assert dataclasses.replace(cell, method_version=1).id[:16] == expected, name
 
 
 def _as_toml(word: str) -> str:

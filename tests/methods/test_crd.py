@@ -167,3 +167,23 @@ def test_a_bound_on_memory_is_no_part_of_a_cells_identity() -> None:
     assert small.config.max_products == 1000
     assert "max_products" not in small.values()
     assert small.chosen == {"temperature": 0.1}
+
+
+def test_half_products_change_a_loss_and_its_gradient_by_rounding_alone() -> None:
+    """Banks stay in float32. Off, the setting is no part of a cell's identity."""
+    found = []
+    for half in (False, True):
+        torch.manual_seed(0)
+        module = built(crd.CRD, num_negatives=20, half_products=half)
+        assert isinstance(module, crd.CRD)
+        index = torch.tensor([7, 3, 20])
+        student = outputs("student", 3)
+        student.penultimate.requires_grad_()
+        terms, _ = module.distill(student, outputs("teacher", 3, seed=1), stub_batch(index % 10, index=index))
+        (gradient,) = torch.autograd.grad(terms["crd"], student.penultimate)
+        found.append((terms["crd"], gradient))
+        assert module.student_bank.dtype == torch.float32
+    torch.testing.assert_close(found[0], found[1], rtol=0.03, atol=0.01 * found[0][1].abs().max().item())
+    assert not torch.equal(found[0][1], found[1][1])
+    usual = resolve_settings("crd", dataset="digits", teacher="resnet20", student="resnet8", chosen={})
+    assert "half_products" not in usual.values()

@@ -10,12 +10,19 @@ from random_maps import maps
 from random_outputs import rng, seeds
 from stub_nets import stub_net, stub_setup
 
-from kdbench.methods import kdsvd
+from kdbench.methods import _eigenvectors, kdsvd
 from kdbench.methods._eigenvectors import leading_eigenvectors, right_vectors
 
 pytestmark = pytest.mark.once
 
 
+@pytest.fixture(params=["by_decomposition", "by_powers"])
+def find(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take eigenvectors as the CPU does, or as all other devices do."""
+    monkeypatch.setattr(_eigenvectors, "by_decomposition", getattr(_eigenvectors, request.param))
+
+
+@pytest.mark.usefixtures("find")
 @pytest.mark.parametrize("shape", [(3, 12, 5), (3, 5, 12), (1, 1, 4)])
 def test_singular_vectors_and_their_gradients_are_those_of_an_svd(shape: tuple[int, ...]) -> None:
     gradients, found = [], []
@@ -34,6 +41,7 @@ def test_singular_vectors_and_their_gradients_are_those_of_an_svd(shape: tuple[i
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.usefixtures("find")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("diagonal", [(0, 0, 0), (1, 1, 1), (2, 1, 1), (5, 0, 0), (1e-30, 0, 0)])
 def test_equal_and_zero_eigenvalues_have_finite_vectors_and_gradients(
@@ -72,6 +80,14 @@ def test_kdsvd_takes_maps_of_zeros() -> None:
         loss = kdsvd.kdsvd_losses(student, theirs, 1, "channels").sum()
         assert loss.isfinite()
         assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(loss, student))
+
+
+@pytest.mark.usefixtures("find")
+def test_a_matrix_that_is_not_finite_stops_nothing_and_changes_no_other() -> None:
+    grams = torch.eye(3).repeat(2, 1, 1)
+    grams[1] *= torch.nan
+    vectors, _ = leading_eigenvectors(grams, 1)
+    assert vectors[0].norm() == pytest.approx(1)
 
 
 def test_kdsvd_refuses_networks_that_it_cannot_compare() -> None:
