@@ -8,14 +8,23 @@ TYPE_CHECKING = False  # typing's own takes as long to import as all that the co
 if TYPE_CHECKING:
     from typing import Any
 
+    from kdbench.analysis.api import leaderboard, table
+    from kdbench.analysis.records import read_records
     from kdbench.engine.api import train
     from kdbench.engine.session import Session
     from kdbench.engine.trained import load
 
-__all__ = ["Session", "UserError", "load", "train"]
+__all__ = ["Session", "UserError", "leaderboard", "load", "read_records", "table", "train"]
 
-_PLACES = {"Session": "session", "load": "trained", "train": "api"}
-"""Modules of public names in kdbench.engine."""
+_PLACES = {
+    "Session": "engine.session",
+    "leaderboard": "analysis.api",
+    "load": "engine.trained",
+    "read_records": "analysis.records",
+    "table": "analysis.api",
+    "train": "engine.api",
+}
+"""Modules of public names."""
 
 
 def __getattr__(name: str) -> Any:
@@ -26,5 +35,5 @@ def __getattr__(name: str) -> Any:
         from kdbench.utils.platform import check_platform  # noqa: PLC0415
 
         check_platform()
-        return getattr(import_module(f"kdbench.engine.{_PLACES[name]}"), name)
+        return getattr(import_module(f"kdbench.{_PLACES[name]}"), name)
     raise AttributeError(f"module 'kdbench' has no attribute {name!r}")

@@ -57,7 +57,7 @@ class Records:
     """The searches whose files are there."""
 
 
-def read_records(runs: Path) -> Records:
+def read_records(runs: str | Path) -> Records:
     """Read all records below a folder; ``problems`` lists the files that are not records.
 
     Of a published folder, they are also what differs from the hashes in its list.
@@ -67,6 +67,7 @@ def read_records(runs: Path) -> Records:
     UserError
         The folder does not exist, or two records are of one cell.
     """
+    runs = Path(runs)
     if not runs.is_dir():
         raise UserError(f"the folder {runs} does not exist: 'kdbench demo' and 'kdbench train' create one")
     rows: list[dict[str, Any]] = []
