@@ -1,6 +1,6 @@
 """Compare methods from Python: a teacher, students with and without it, a table and a leaderboard.
 
-    python examples/compare.py               # about 2 minutes on 2 cores, nothing is downloaded
+    python examples/compare.py               # about a minute on 2 cores, nothing is downloaded
     python examples/compare.py --epochs 1    # to see that it runs
 
 It prints the accuracy of each student as it finishes, then the table of all and the ranks of the methods.
@@ -16,7 +16,6 @@ METHODS = ["ce", "kd", "dkd", "crd"]  # ce is the student without a teacher
 
 
 def main() -> None:
-    """Train what is missing, and print the comparison."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--epochs", type=int, help="of teacher and students; the protocol's by default")
     parser.add_argument("--seeds", type=int, default=3)

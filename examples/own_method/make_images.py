@@ -11,4 +11,4 @@ digits = load_digits()
 for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
     place = folder / ("val" if number % 4 == 0 else "train") / str(label)
     place.mkdir(parents=True, exist_ok=True)
-    Image.fromarray((pixels * 255 / 16).astype("uint8")).resize((40, 40)).save(place / f"{number:04}.png")
+    Image.fromarray((pixels * 255 / 16).astype("uint8")).resize((20, 20)).save(place / f"{number:04}.png")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A method of your own, on a network and images of your own: from a folder of files to a table.
 #
-#   bash examples/own_method/run.sh               # about 2 minutes on 2 cores, nothing is downloaded
+#   bash examples/own_method/run.sh               # about a minute on 2 cores, nothing is downloaded
 #   bash examples/own_method/run.sh --epochs 1    # options are those of kdbench train
 #
 # own/ holds the method "sure", the network "smallnet" and the rules "digit-images-v1".

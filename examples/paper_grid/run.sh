@@ -1,16 +1,15 @@
 #!/usr/bin/env bash
 # From a paper's grid file to its table in LaTeX and its figures.
 #
-#   bash examples/paper_grid/run.sh             # about 4 minutes on 2 cores, nothing is downloaded
+#   bash examples/paper_grid/run.sh             # about 2 minutes on 2 cores, nothing is downloaded
 #   bash examples/paper_grid/run.sh my.toml     # the same for a grid of your own
 #
 # It writes table.tex (\input it, with booktabs) and figures/*.pdf: differences to the student without a teacher,
 # accuracy against cost, and ranks.
-# It prints what is left to run, then the progress, the files and the leaderboard.
+# It prints each cell that is done, the files and the leaderboard. What a grid will take says: kdbench grid plan my.toml
 set -euo pipefail
 grid=${1:-$(dirname "$0")/paper.toml}
 
-kdbench grid plan "$grid"
 kdbench grid run "$grid" --jobs 2
 kdbench table runs --layout paper --format latex >table.tex
 for figure in differences cost ranks; do

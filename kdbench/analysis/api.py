@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from kdbench.analysis.comparison import Comparison
 from kdbench.analysis.records import read_records
@@ -13,11 +13,12 @@ from kdbench.analysis.tables import leaderboard as boards
 from kdbench.analysis.tables.layouts import detail, paper
 from kdbench.analysis.tables.render import Format, render
 from kdbench.errors import UserError
+from kdbench.utils.values import argument, choice
+
+Layout = Literal["detail", "paper"]
 
 
-def table(
-    runs: str | Path = "runs", *, layout: Literal["detail", "paper"] = "detail", form: Format = "terminal"
-) -> str:
+def table(runs: str | Path = "runs", *, layout: Layout = "detail", form: Format = "terminal") -> str:
     """Return finished cells as tables; what ``kdbench table`` prints.
 
     Parameters
@@ -32,9 +33,11 @@ def table(
     Raises
     ------
     kdbench.UserError
-        The folder does not exist, or has no finished cells.
+        The folder does not exist, or has no finished cells; or there is no such layout or form.
     """
-    comparisons = _comparisons(runs)
+    with argument("layout"):
+        choice(layout, get_args(Layout))
+    comparisons = _comparisons(runs, form)
     if layout == "paper":
         return render([paper(comparison) for comparison in comparisons], form)
     return render([detail(comparison, pair) for comparison in comparisons for pair in comparison.pairs], form)
@@ -45,13 +48,15 @@ def leaderboard(runs: str | Path = "runs", *, form: Format = "terminal") -> str:
 
     Parameters and errors are those of :func:`table`.
     """
-    comparisons = _comparisons(runs)
+    comparisons = _comparisons(runs, form)
     notes = boards.stability_notes(comparisons)
     ranked = map(boards.leaderboard, comparisons)
     return render([boards.leaderboard_table(*both) for both in zip(ranked, notes, strict=True)], form)
 
 
-def _comparisons(runs: str | Path) -> list[Comparison]:
+def _comparisons(runs: str | Path, form: Format) -> list[Comparison]:
+    with argument("form"):
+        choice(form, get_args(Format))
     records = read_records(runs)
     for problem in records.problems:
         warnings.warn(problem, stacklevel=3)
