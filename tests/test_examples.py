@@ -63,7 +63,10 @@ def test_grid_of_a_paper(tmp_path: Path) -> None:
     printed = run(tmp_path, "bash", EXAMPLES / "paper_grid" / "run.sh", small)
     assert printed.count("done    ") == 6  # cells
     assert "digits-demo-v2, with epochs=1: 2 pairs" in printed  # of the leaderboard
-    assert r"\begin{tabular}" in (tmp_path / "table.tex").read_text(encoding="utf-8")
+    table = (tmp_path / "table.tex").read_text(encoding="utf-8")
+    assert r"\caption{Top-1 of students on digits" in table
+    assert r"\label{tab:digits}" in table
+    assert "WRN-16-2" in table
     figures = sorted(path.stem.rpartition("-")[2] for path in (tmp_path / "figures").glob("*.pdf"))
     assert figures == ["cost", "differences", "ranks"]
 

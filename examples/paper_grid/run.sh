@@ -11,7 +11,8 @@ set -euo pipefail
 grid=${1:-$(dirname "$0")/paper.toml}
 
 kdbench grid run "$grid" --jobs 2
-kdbench table runs --layout paper --format latex >table.tex
+kdbench table runs --layout paper --format latex --label tab:digits \
+  --caption "Top-1 of students on digits in percent, mean and deviation over seeds." >table.tex
 for figure in differences cost ranks; do
   kdbench plot "$figure" runs --out figures --format pdf
 done

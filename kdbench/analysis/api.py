@@ -11,14 +11,16 @@ from kdbench.analysis.records import read_records
 from kdbench.analysis.splitting import split
 from kdbench.analysis.tables import leaderboard as boards
 from kdbench.analysis.tables.layouts import detail, paper
-from kdbench.analysis.tables.render import Format, render
+from kdbench.analysis.tables.render import render
 from kdbench.errors import UserError
 from kdbench.utils.values import argument, choice
 
 Layout = Literal["detail", "paper"]
+Form = Literal["terminal", "markdown", "csv"]
+"""LaTeX, with captions, labels and printed names, is written by the commands."""
 
 
-def table(runs: str | Path = "runs", *, layout: Layout = "detail", form: Format = "terminal") -> str:
+def table(runs: str | Path = "runs", *, layout: Layout = "detail", form: Form = "terminal") -> str:
     """Return finished cells as tables; what ``kdbench table`` prints.
 
     Parameters
@@ -28,7 +30,7 @@ def table(runs: str | Path = "runs", *, layout: Layout = "detail", form: Format 
     layout
         ``detail``: all metrics of each pair; ``paper``: methods x pairs.
     form
-        ``terminal``, ``markdown``, ``latex`` or ``csv``.
+        ``terminal``, ``markdown`` or ``csv``; ``kdbench table --format latex`` writes LaTeX.
 
     Raises
     ------
@@ -43,7 +45,7 @@ def table(runs: str | Path = "runs", *, layout: Layout = "detail", form: Format 
     return render([detail(comparison, pair) for comparison in comparisons for pair in comparison.pairs], form)
 
 
-def leaderboard(runs: str | Path = "runs", *, form: Format = "terminal") -> str:
+def leaderboard(runs: str | Path = "runs", *, form: Form = "terminal") -> str:
     """Return methods ranked over all pairs, with the cost of each; what ``kdbench leaderboard`` prints.
 
     Parameters and errors are those of :func:`table`.
@@ -54,9 +56,9 @@ def leaderboard(runs: str | Path = "runs", *, form: Format = "terminal") -> str:
     return render([boards.leaderboard_table(*both) for both in zip(ranked, notes, strict=True)], form)
 
 
-def _comparisons(runs: str | Path, form: Format) -> list[Comparison]:
+def _comparisons(runs: str | Path, form: Form) -> list[Comparison]:
     with argument("form"):
-        choice(form, get_args(Format))
+        choice(form, get_args(Form))
     records = read_records(runs)
     for problem in records.problems:
         warnings.warn(problem, stacklevel=3)
