@@ -184,6 +184,11 @@ def test_tables_say_it_of_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "ctkd: the temperature is learnt; dkd: TCKD" in notes["detail"][1]
 
 
+def test_where_all_heavy_weights_are_unknown_nothing_is_said_of_kd(tmp_path: Path) -> None:
+    (note,) = notes_of(tmp_path, ("nkd", {"gamma": 1.5}))["paper"][:1]
+    assert note.endswith("(0.9): unknown for nkd")
+
+
 def test_nothing_is_said_where_no_method_has_a_logit_term(tmp_path: Path) -> None:
     assert notes_of(tmp_path, ("at", {"kd_weight": 0.0})) == {"paper": [], "detail": []}
 

@@ -113,7 +113,8 @@ def heavy_logit_notes(comparison: Comparison, pairs: Sequence[ComparedPair]) -> 
     labels = _labels_by_weight(weights)
     listed = "; ".join(f"{text} for {', '.join(labels[text])}" for text in sorted(labels, key=_largest_first))
     rule = f"where it is or may be more than twice that of plain KD ({USUAL})"
-    return [f"{_TOTAL}, {rule}: {listed}; plain KD, too, may gain from such a weight", *_remarks(weights)]
+    advice = "; plain KD, too, may gain from such a weight" if labels.keys() - {_UNKNOWN} else ""
+    return [f"{_TOTAL}, {rule}: {listed}{advice}", *_remarks(weights)]
 
 
 class _RowWeight(NamedTuple):
