@@ -137,9 +137,7 @@ def test_the_readme_is_a_front_page() -> None:
 
 def test_the_readme_lists_every_method_in_its_family() -> None:
     lines = re.findall(r"^- (\w+): (\[.*)$", section(README, "Methods"), flags=re.MULTILINE)
-    listed = {
-        name: family for family, names in lines for name in re.findall(r"\[(\w+)\]\(methods/\1\.py\)", names)
-    }
+    listed = {name: family for family, names in lines for name in re.findall(r"\[(\w+)\]\(methods/\1\.py\)", names)}
     assert listed == {name: load_method(name).FAMILY for name in method_names()}
 
 
