@@ -91,7 +91,7 @@ def test_values_of_many_sources_keep_disagreements_and_differing_rules_apart() -
     assert under.title == "Published under cifar100-crd-v1"
     dkd = column(under, "resnet110 resnet20")["DKD"]
     assert dkd.text == "71.06"
-    assert dkd.notes == ("lskd; also 71.73 (pckd), 70.91 (ldrld-notes)",)
+    assert dkd.notes == ("printed by lskd; also 71.73 (pckd), 70.91 (ldrld-notes)",)
     assert column(under, "resnet110 resnet20")["Teacher"].text == "74.31"
     titles = {table.title for table in apart}
     assert "Published by sskd, not comparable" in titles

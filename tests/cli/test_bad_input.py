@@ -10,7 +10,6 @@ import shutil
 import signal
 import sys
 import traceback
-import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +17,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import typer
 from answers import fault_of_message
+from command_parameters import all_parameters
 from fake_records import fake_record, write_records
 from image_folder import write_folder
 from searched_runs import write_search
 
 from kdbench import cli
 from kdbench.analysis.publishing.making import publish
-from kdbench.cli.app import app
 from kdbench.engine.session import Session
 from kdbench.experiment import own_folders
 
@@ -112,17 +110,6 @@ ALWAYS = 150
 
 
 @dataclass(frozen=True)
-class Parameter:
-    """An option or an argument of a command."""
-
-    name: str
-    option: str
-    """As it is typed; empty for an argument."""
-    is_flag: bool
-    is_number: bool
-
-
-@dataclass(frozen=True)
 class Case:
     """One command with one bad value."""
 
@@ -142,30 +129,6 @@ class Case:
 
     def __str__(self) -> str:
         return f"{self.command} {self.parameter} {ascii(self.value)[:40]}"
-
-
-def parameters_of(function: Any) -> list[Parameter]:
-    """The parameters of a command, from the annotations of its function."""
-    parameters = []
-    for name, hint in typing.get_type_hints(function, include_extras=True).items():
-        if typing.get_origin(hint) is typing.Annotated:
-            kind, info = typing.get_args(hint)[:2]
-            is_option = isinstance(info, typer.models.OptionInfo)
-            spellings = [each for each in (info.default, *(info.param_decls or ())) if str(each).startswith("--")]
-            option = str([*spellings, f"--{name.replace('_', '-')}"][0]) if is_option else ""
-            kinds = set(typing.get_args(kind)) | {kind}
-            parameters.append(Parameter(name, option, bool in kinds, not kinds.isdisjoint((int, float, list[int]))))
-    return parameters
-
-
-def all_parameters() -> dict[str, list[Parameter]]:
-    """The parameters of every command, by its name with that of its group before it."""
-    functions = {}
-    apps = [("", app), *((f"{group.name} ", group.typer_instance) for group in app.registered_groups)]
-    for prefix, each in apps:
-        for command in each.registered_commands:
-            functions[f"{prefix}{command.name}"] = command.callback
-    return {name: parameters_of(function) for name, function in functions.items()}
 
 
 PARAMETERS = all_parameters()

@@ -175,12 +175,18 @@ def test_tables_say_it_of_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     unit, unknown = "total weight of the logit terms, in units of the batch mean of T^2 KL", "../../other, broken, nkd"
     heavy = f"unknown for {unknown}; 9 for dkd; 5 for theirs; 1 to 3 for mine"
     assert notes["paper"][0] == (
-        f"{unit}, where it is or may be more than twice that of kd (0.9): {heavy}; kd, too, may gain from such a weight"
+        f"{unit}, where it is or may be more than twice that of plain KD (0.9): {heavy}; "
+        "plain KD, too, may gain from such a weight"
     )
     assert notes["detail"][0] == f"{unit}: {heavy}; 1.8 for crd; 0.9 for kd; 0.5 for ctkd; 0 for the others"
     assert notes["paper"][1].startswith("about these weights: dkd: TCKD and NCKD, ")
     assert "ctkd" not in notes["paper"][1]
     assert "ctkd: the temperature is learnt; dkd: TCKD" in notes["detail"][1]
+
+
+def test_where_all_heavy_weights_are_unknown_nothing_is_said_of_kd(tmp_path: Path) -> None:
+    (note,) = notes_of(tmp_path, ("nkd", {"gamma": 1.5}))["paper"][:1]
+    assert note.endswith("(0.9): unknown for nkd")
 
 
 def test_nothing_is_said_where_no_method_has_a_logit_term(tmp_path: Path) -> None:

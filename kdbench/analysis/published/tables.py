@@ -123,7 +123,7 @@ def _with_brackets(
 
 
 def _published_entry(value: PublishedValue) -> Entry:
-    best = f"{value.source}, {_BEST}" if value.epoch == "best" else ""
+    best = f"{_BEST} ({value.source})" if value.epoch == "best" else ""
     return number_entry(value.top1, value.std, best, value.contested)
 
 
@@ -229,7 +229,7 @@ def _most_printed(values: pd.DataFrame, *, reasons: bool, epochs: bool) -> Entry
         notes.append(f"top-5: {fixed(first['top5'])} %")
     if len(others):
         texts = (f"{fixed(v)} ({source})" for v, source in zip(others["top1"], others["source"], strict=True))
-        notes.append(f"{first['source']}; also {', '.join(texts)}")
+        notes.append(f"printed by {first['source']}; also {', '.join(texts)}")
     entry = number_entry(float(first["top1"]), None if math.isnan(first["std"]) else float(first["std"]))
     return replace(entry, notes=tuple(notes))
 

@@ -112,8 +112,9 @@ def heavy_logit_notes(comparison: Comparison, pairs: Sequence[ComparedPair]) -> 
         return []
     labels = _labels_by_weight(weights)
     listed = "; ".join(f"{text} for {', '.join(labels[text])}" for text in sorted(labels, key=_largest_first))
-    rule = f"where it is or may be more than twice that of kd ({USUAL})"
-    return [f"{_TOTAL}, {rule}: {listed}; kd, too, may gain from such a weight", *_remarks(weights)]
+    rule = f"where it is or may be more than twice that of plain KD ({USUAL})"
+    advice = "; plain KD, too, may gain from such a weight" if labels.keys() - {_UNKNOWN} else ""
+    return [f"{_TOTAL}, {rule}: {listed}{advice}", *_remarks(weights)]
 
 
 class _RowWeight(NamedTuple):
