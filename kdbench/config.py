@@ -86,8 +86,11 @@ class Base:
     """
 
     name: str
+    """Name of the method."""
     method: type[Any]
+    """Its class."""
     config: Config
+    """Its settings."""
 
     def __repr__(self) -> str:
         return repr(self.name)

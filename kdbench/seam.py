@@ -258,6 +258,7 @@ class TermGroup:
 
 
 ONE_GROUP = (TermGroup(terms=None),)
+"""All terms in one group, which is what most methods have."""
 
 
 @final
