@@ -53,6 +53,7 @@ def test_every_method_and_network_of_kdbench_has_a_printed_name() -> None:
     names = read_printed_names()
     assert set(method_names()) <= names.methods.keys()
     assert names.methods["reviewkd"] == "ReviewKD"
+    assert names.methods["dot"] == "DOT", "the base is a setting, which the label has behind the name"
     assert {name for name in NETWORKS if not name[:1].isupper()} <= names.networks.keys()
 
 
