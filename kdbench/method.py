@@ -40,6 +40,7 @@ from kdbench.seam import (
     ViewPlan,
 )
 from kdbench.space import among, linear, log
+from kdbench.utils.text import counted
 
 __all__ = [
     "ONE_GROUP",
@@ -130,8 +131,8 @@ class Method(nn.Module, abc.ABC):
         for net in (setup.student, *([setup.teacher] if self.READS.teacher and self.MIN_STAGES else [])):
             if len(net.shapes) < self.MIN_STAGES:
                 raise ValueError(
-                    f"{type(self).__name__} needs networks of at least {self.MIN_STAGES} "
-                    f"stage{'s' if self.MIN_STAGES > 1 else ''}, but {net.name} has {len(net.shapes)}: choose another "
+                    f"{type(self).__name__} needs networks of at least {counted(self.MIN_STAGES, 'stage')}, "
+                    f"but {net.name} has {len(net.shapes)}: choose another "
                     "network, or a method that reads logits or penultimate features"
                 )
 

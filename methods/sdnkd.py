@@ -41,7 +41,4 @@ class SDNKD(RegionMethod):
     def compare(self, student: Tensor, teacher: Tensor, targets: Tensor) -> dict[str, Tensor]:
         config = self.config
         target = (-cross_entropy(teacher, targets)).exp() * cross_entropy(student, targets)
-        return {
-            "target": target,
-            "soft": config.gamma * soft_cross_entropy(student, teacher, config.temperature),
-        }
+        return {"target": target, "soft": config.gamma * soft_cross_entropy(student, teacher, config.temperature)}

@@ -12,18 +12,7 @@ import torch
 from torch import Tensor
 
 from kdbench.functional import at_least_float32
-from kdbench.method import (
-    Batch,
-    Method,
-    Outputs,
-    Paper,
-    Reads,
-    fraction,
-    linear,
-    log,
-    temperature,
-    weight,
-)
+from kdbench.method import Batch, Method, Outputs, Paper, Reads, fraction, linear, log, temperature, weight
 
 from .kd import kl_per_image
 

@@ -68,7 +68,4 @@ class WSLD(Method):
         config = self.config
         weights = image_weights(student.logits, teacher.logits, batch.targets)
         soft = weights * soft_cross_entropy(student.logits, teacher.logits, config.temperature)
-        return {
-            "ce": config.ce_weight * batch.cross_entropy(student.logits).mean(),
-            "soft": config.alpha * soft.mean(),
-        }
+        return {"ce": config.ce_weight * batch.cross_entropy(student.logits).mean(), "soft": config.alpha * soft.mean()}

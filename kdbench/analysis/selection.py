@@ -90,6 +90,8 @@ class _Filter:
                 known = list(dict.fromkeys(text for comparison in comparisons for text in self.known(comparison)))
                 if self.kind == "protocol":
                     raise UserError(f"no records under {name}: there are records under {'; '.join(known)}")
+                if self.kind == "pair" and name in named_pairs():
+                    raise UserError(f"no record is of a pair of {name}: the pairs are {', '.join(known)}")
                 kinds = "families" if self.kind == "family" else f"{self.kind}s"
                 raise unknown_name(self.kind, name, known, f"the {kinds} are {', '.join(known)}")
 

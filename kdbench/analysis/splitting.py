@@ -28,6 +28,7 @@ from kdbench.analysis.searches import Search, searches_for, searches_of
 from kdbench.experiment.identity import identity_text
 from kdbench.experiment.pairs import JOIN
 from kdbench.experiment.protocol import load_protocol, protocol_names
+from kdbench.utils.text import inflected
 
 
 def split(records: Records) -> list[Comparison]:
@@ -226,9 +227,10 @@ def _labelled(rows: set[Row]) -> dict[Row, Row]:
     """Add labels that distinguish rows, and missing families; returns the new rows by the old ones."""
     labels = {row: f"{row.method} {settings_text(row.changed)}".strip() for row in rows}
     labels = {row: f"{label} ({row.tuning})" if row.tuning else label for row, label in labels.items()}
-    labels = {row: f"{label} ({row.epochs} epochs)" if row.epochs else label for row, label in labels.items()}
+    lengths = {row: f" ({row.epochs} {inflected('epoch', row.epochs)})" if row.epochs else "" for row in rows}
+    labels = {row: f"{label}{lengths[row]}" for row, label in labels.items()}
     labels = _distinguished(labels, {row: f"version {row.version}" for row in rows})
-    labels = _distinguished(labels, {row: f"{row.views} views" for row in rows if row.views})
+    labels = _distinguished(labels, {row: f"{row.views} {inflected('view', row.views)}" for row in rows if row.views})
     labels = _distinguished(labels, {row: f"code {row.code or 'unknown'}" for row in rows if row.views})
     return {row: replace(row, label=labels[row], family=row.family or _family(row.method)) for row in rows}
 

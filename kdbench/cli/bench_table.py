@@ -10,6 +10,7 @@ from kdbench.engine.bench import Bench, forward_seconds
 from kdbench.engine.bench_methods import Row
 from kdbench.teachers.demand import Wanted, visited
 from kdbench.teachers.pairs import PoolPairs
+from kdbench.utils.text import counted
 
 
 def table(
@@ -46,7 +47,7 @@ def table(
     live = {row.method: _seconds(row) for row in rows if row.outputs != "cache"}
     best = live | {row.method: _seconds(row) for row in rows if row.outputs == "cache"}
     build, views = _build_hours(bench, rows, seeds)
-    grid = f"{len(live)} methods x {seeds} seeds x {protocol.epochs} epochs"
+    grid = f"{counted(len(live), 'method')} x {counted(seeds, 'seed')} x {counted(protocol.epochs, 'epoch')}"
     hours = {
         name: seeds * sum(step * steps[method] for method, step in step_seconds.items()) / 3600
         for name, step_seconds in (("live", live), ("cached", best))

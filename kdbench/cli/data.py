@@ -12,7 +12,7 @@ import typer
 from kdbench.cli.options import DataOption, DownloadOption, echo
 from kdbench.cli.output import write_utf8
 from kdbench.errors import UserError
-from kdbench.utils.text import printable
+from kdbench.utils.text import counted, printable
 
 if TYPE_CHECKING:
     from kdbench.data.files.listing import ImageFiles
@@ -118,7 +118,7 @@ def data_check(word: WordArgument) -> None:
     _print_summary(word, files)
     if broken:
         more = f"; the first {_MOST_SHOWN} are named" if broken > _MOST_SHOWN else ""
-        echo(f"{broken:,} of {total:,} images cannot be used{more}: copy them again, or remove them")
+        echo(f"{broken:,} of {counted(total, 'image')} cannot be used{more}: copy them again, or remove them")
         raise typer.Exit(1)
     echo(f"all {total:,} images can be decoded")
 
@@ -189,6 +189,6 @@ def _print_summary(word: str, files: ImageFiles) -> None:
 
     total = int(files.train.sizes.sum() + files.test.sizes.sum())
     echo(
-        f"{word}: {len(files.train):,} training and {len(files.test):,} test images of {files.num_classes:,} classes, "
-        f"{size(total)}\nfingerprint {files.fingerprint}"
+        f"{word}: {len(files.train):,} training and {len(files.test):,} test images of "
+        f"{counted(files.num_classes, 'class')}, {size(total)}\nfingerprint {files.fingerprint}"
     )

@@ -60,7 +60,7 @@ def equal_lines(grid: Grid) -> list[str]:
     by_pair, reasons = equal_epochs(grid, data_shape(grid.session))
     texts = []
     for pair, by_epochs in by_pair.items():
-        first, *others = (f"{number} epochs {{}}as {', '.join(names)}" for number, names in by_epochs.items())
+        first, *others = (f"{counted(num, 'epoch')} {{}}as {', '.join(names)}" for num, names in by_epochs.items())
         parts = "; for ".join((first.format("costs as much "), *(each.format("") for each in others)))
         texts.append(f"equal compute: {pair}: {baseline} for {parts}")
     if texts:
@@ -83,15 +83,15 @@ def time_lines(estimate: GridEstimate) -> list[str]:
     known = total - unknown - len(speed.failed)
     if not total:
         return ["time: nothing is left to run"]
-    texts = []
+    texts, variants = [], counted(total, "variant")
     if unknown:
         where = f" on {speed.device}" if speed.device else ""
         texts.append(
-            f"time: unknown for {unknown} of {total} variants (cells that differ only in their seed), none of which "
-            f"was run{where}: add --measure to time a few steps of each here"
+            f"time: unknown for {unknown} of {variants} (cells that differ only in their seed), none of "
+            f"which was run{where}: add --measure to time a few steps of each here"
         )
     if speed.failed:
-        texts.append(f"time: {len(speed.failed)} of {total} variants could not be timed, and are not included")
+        texts.append(f"time: {len(speed.failed)} of {variants} could not be timed, and are not included")
     if known:
         which = f"the other {counted(known, 'variant')}: " if known < total else ""
         text = f"time: {which}about {clock(estimate.seconds)} with one worker ({speed.device})"
@@ -101,13 +101,13 @@ def time_lines(estimate: GridEstimate) -> list[str]:
         texts.append(text)
     if speed.measured:
         texts.append(
-            f"time: {len(speed.measured)} of {total} variants were timed on a few training steps, without the "
+            f"time: {len(speed.measured)} of {variants} were timed on a few training steps, without the "
             "evaluation after each epoch"
         )
         if speed.images_per_second:
             texts.append(
                 f"time: {speed.images_per_second:,.0f} images a second are decoded on this machine; "
-                f"{len(speed.starved)} of the {len(speed.measured)} variants wait for them"
+                f"{len(speed.starved)} of {counted(len(speed.measured), 'variant')} wait for them"
             )
         elif estimate.is_streamed:
             texts.append("time: timed on noise, without decoding: name the images with --data KIND:DIR to time it too")

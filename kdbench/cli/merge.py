@@ -33,7 +33,7 @@ def merge(
             echo(f"warning: {line}")
         brought = [counted(merged.cells, "cell"), counted(merged.teachers, "teacher")]
         if merged.searches:
-            brought.append(f"{merged.searches:,} {'search' if merged.searches == 1 else 'searches'}")
+            brought.append(counted(merged.searches, "search"))
         if merged.starts:
             brought.append(f"{counted(merged.starts, 'file')} of weights to start from")
         there = f"; {merged.there:,} were there already" if merged.there else ""

@@ -43,9 +43,7 @@ def publish(
         progress.add_task(f"reading {runs}")
         published = write(runs, out, by)
     replaced = f", {published.replaced:,} replaced by other results" if published.replaced else ""
-    searches = (
-        f"; {published.searches:,} {'search' if published.searches == 1 else 'searches'}" if published.searches else ""
-    )
+    searches = f"; {counted(published.searches, 'search')}" if published.searches else ""
     echo(f"{out}: {counted(published.cells, 'cell')}, {published.added:,} added{replaced}{searches}")
     echo(f"type {next_command(context, 'leaderboard', out)} to read it as others will")
     end_with_problems(published.left_out)

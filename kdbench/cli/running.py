@@ -15,6 +15,7 @@ from kdbench.cli.options import console, echo
 from kdbench.cli.output import write_error
 from kdbench.errors import UserError
 from kdbench.utils.scheduler import Scheduler
+from kdbench.utils.text import counted
 
 if TYPE_CHECKING:
     from kdbench.engine.session import Session
@@ -208,5 +209,5 @@ def bring(session: Session, network: str, weights: str) -> str:
     init, other_classes = brought(session, network, weights)
     if other_classes is not None:
         classes = session.dataset.num_classes
-        echo(f"{weights}: its classifier of {other_classes} classes is replaced by a fresh one of {classes}")
+        echo(f"{weights}: its classifier of {counted(other_classes, 'class')} is replaced by a fresh one of {classes}")
     return init

@@ -67,12 +67,13 @@ def track(
         looks = 0
         while True:
             for folder in sender.send(scheduler):
-                progress.update(task, description=f"{tracked.num_sent:,} rows sent; {folder}")
+                progress.update(task, description=f"{counted(tracked.num_sent, 'row')} sent; {folder}")
                 if stop.signum is not None:
                     break
             looks = 0 if tracked.running else looks + 1
             if stop.signum is None and watch and looks < _QUIET_LOOKS:
-                progress.update(task, description=f"{tracked.num_sent:,} rows sent; waiting for the next epoch")
+                sent = counted(tracked.num_sent, "row")
+                progress.update(task, description=f"{sent} sent; waiting for the next epoch")
                 _wait(stop)
             if stop.signum is not None:
                 raise Interrupted(

@@ -16,6 +16,7 @@ from kdbench.experiment.protocol import Protocol
 from kdbench.experiment.registry import load_method
 from kdbench.experiment.settings import Settings
 from kdbench.utils.names import safe_name
+from kdbench.utils.text import counted
 from kdbench.utils.values import argument, whole_number
 
 _SEED = "\0seed"
@@ -174,7 +175,7 @@ class Cell:
     def __str__(self) -> str:
         pair = Pair(self.teacher.name, self.student_label) if self.teacher else self.student_label
         chosen = "".join(f" {key}={value}" for key, value in self.settings.chosen.items())
-        epochs = f" for {self.protocol.epochs} epochs" if self.names_epochs else ""
+        epochs = f" for {counted(self.protocol.epochs, 'epoch')}" if self.names_epochs else ""
         return f"{self.method}{chosen} {pair}{epochs} seed {self.seed}"
 
 

@@ -65,6 +65,8 @@ class LogitWeight:
     @property
     def formula(self) -> str:
         """The sum in words: ``kd_weight``, or ``0 to 1 delta + 2``; ``0`` for no terms."""
+        if BASE in self.factors:
+            return "that of the base"
         parts = (
             (range_text(factor) if name == CONSTANT or factor != (1, 1) else "", name if name != CONSTANT else "")
             for name, factor in self.factors.items()

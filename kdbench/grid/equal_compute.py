@@ -12,6 +12,7 @@ from kdbench.experiment.registry import load_method
 from kdbench.grid.grid import Grid
 from kdbench.grid.shapes import forward_flops, shape_at
 from kdbench.method import PhaseName
+from kdbench.utils.text import counted
 
 _STUDENT_PASSES = 3
 """Forward passes that cost as much as a forward and a backward pass, which computes two gradients for each product."""
@@ -88,4 +89,4 @@ def _epochs(cell: Cell, student: int, teacher: int) -> int:
 
 
 def _name(cell: Cell) -> str:
-    return f"{cell.method} for {cell.protocol.epochs} epochs" if cell.names_epochs else cell.method
+    return f"{cell.method} for {counted(cell.protocol.epochs, 'epoch')}" if cell.names_epochs else cell.method

@@ -29,6 +29,7 @@ from kdbench.grid.variants import Variant, variants_of
 from kdbench.teachers.cache_list import list_caches
 from kdbench.utils.device import processor
 from kdbench.utils.files import free_space
+from kdbench.utils.text import inflected
 from kdbench.utils.values import number, whole_number
 
 _MAX_RECORDS = 3
@@ -119,7 +120,7 @@ def this_device(device: torch.device) -> str:
 
 def device_words(name: str, device_type: str, threads: int) -> str:
     """Name a device; the name of a CPU includes its threads, since its speed depends on them."""
-    return name if device_type != "cpu" else f"{name} with {threads} thread{'' if threads == 1 else 's'}"
+    return name if device_type != "cpu" else f"{name} with {threads} {inflected('thread', threads)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from kdbench.models.starts import Start
 from kdbench.models.timm_adapter import TimmBackbone
 from kdbench.models.weights import classifier_names, load_weights, own_classifier
 from kdbench.net import Net
+from kdbench.utils.text import counted
 
 
 def check_given(network: str) -> None:
@@ -53,7 +54,8 @@ def load_source(net: Net, source: Source, key: str | None = None, *, any_classes
         load_weights(net, weights, source.origin)
         return Loaded("", chosen=False)
     if not any_classes:
-        raise UserError(f"{source.origin} is no {net.name} with {net.num_classes} classes: it has {classes} classes")
+        wanted, there = (counted(number, "class") for number in (net.num_classes, classes))
+        raise UserError(f"{source.origin} is no {net.name} with {wanted}: it has {there}")
     load_weights(net, weights | own_classifier(net), source.origin)
     return Loaded("", chosen=False, other_classes=classes)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from kdbench.errors import UserError
 from kdbench.net import Net
 from kdbench.utils.files import write_atomic
-from kdbench.utils.text import one_line
+from kdbench.utils.text import counted, one_line
 
 COUNTER = "num_batches_tracked"
 """How the entries end that count a batch norm's batches; torch 0.4.0 did not save them."""
@@ -77,7 +77,7 @@ def load_weights(net: Net, weights: Mapping[str, Tensor], origin: str, names: Ma
     expected = net.backbone.state_dict()
     names = names or {}
     if misfit := describe_misfit(net, weights, names):
-        raise UserError(f"{origin} is no {net.name} with {net.num_classes} classes: {misfit}")
+        raise UserError(f"{origin} is no {net.name} with {counted(net.num_classes, 'class')}: {misfit}")
     for name, value in weights.items():
         if not name.endswith(COUNTER) and (reason := _unusable(value, expected[name])):
             raise UserError(f"{origin} cannot be used: entry {names.get(name, name)} {reason}")
@@ -95,8 +95,8 @@ def describe_misfit(net: Net, weights: Mapping[str, Tensor], names: Mapping[str,
         return ""
     if (classes := other_classes(net, weights)) is not None:
         return (
-            f"it has {classes} classes. Name the right data set with --protocol, or with --data where it is a file; "
-            "'kdbench teacher train --from' trains such weights for other classes"
+            f"it has {counted(classes, 'class')}. Name the right data set with --protocol, or with --data where it is "
+            "a file; 'kdbench teacher train --from' trains such weights for other classes"
         )
     parts = [
         f"{len(entries)} {what} ({names.get(entries[0], entries[0])}{', ...' if len(entries) > 1 else ''})"

@@ -25,7 +25,7 @@ from kdbench.net import Net
 from kdbench.teachers.cards import CARD, TeacherCard, card_folder, list_teachers, read_card
 from kdbench.teachers.load import TeacherMismatch, agrees, check_code, check_expected, keep_predictions, measure
 from kdbench.utils.files import write_json
-from kdbench.utils.text import printable
+from kdbench.utils.text import counted, printable
 
 
 def register_trained(runs: Path, cell: Cell, record: dict[str, Any], image_size: int | None = None) -> TeacherCard:
@@ -45,7 +45,7 @@ def register_trained(runs: Path, cell: Cell, record: dict[str, Any], image_size:
     mean, std = start.normalisation if start and start.normalisation else (None, None)
     epochs = cell.protocol.epochs if cell.protocol.rules.optimizer.learning_rate else 0  # random weights
     trained = f"trained here{f' from {start.origin}' if start else ''}" if epochs else "random weights"
-    length = f", {epochs} epochs" if epochs else ""
+    length = f", {counted(epochs, 'epoch')}" if epochs else ""
     size = f", images of {image_size} x {image_size}" if image_size else ""
     held_out = cell.protocol.rules.evaluation.validation
     without = f", {100 * held_out:g} % held out" if held_out else ""

@@ -28,7 +28,12 @@ def clock(seconds: float) -> str:
 
 def counted(number: int, noun: str) -> str:
     """Format a number with its noun, e.g. 1 cell, 1,200 cells."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {inflected(noun, number)}"
+
+
+def inflected(noun: str, number: int) -> str:
+    """Return a noun as it stands behind a number, e.g. cell behind 1, searches behind 2."""
+    return noun if number == 1 else f"{noun}{'es' if noun.endswith(('s', 'rch', 'tch')) else 's'}"
 
 
 def one_line(error: Exception) -> str:

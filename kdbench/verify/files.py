@@ -16,7 +16,7 @@ from kdbench.models import own_network
 from kdbench.models.weights import read_weights, weights_hash
 from kdbench.teachers.cards import TeacherCard
 from kdbench.utils.reading import Missing, Unreadable, parse_json, read_text
-from kdbench.utils.text import one_line
+from kdbench.utils.text import counted, one_line
 from kdbench.verify.findings import Check, Finding, Verdict
 from kdbench.verify.stored import StoredCell, StoredTeacher
 
@@ -140,7 +140,7 @@ def _metrics(folder: Path, record: Mapping[str, Any]) -> Result:
     except Unreadable as error:
         raise _Differs(f"{METRICS} {error}") from None
     if [row.get("epoch") for row in rows] != list(range(1, record["epochs"] + 1)):
-        raise _Differs(f"{METRICS} does not have one line for each of {record['epochs']} epochs")
+        raise _Differs(f"{METRICS} does not have one line for each of {counted(record['epochs'], 'epoch')}")
     try:
         check_last_epoch(record, rows[-1])
     except ValueError as error:

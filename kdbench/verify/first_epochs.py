@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final, final
 
 from kdbench.utils.reading import Missing, Unreadable
+from kdbench.utils.text import counted
 from kdbench.verify.files import read_rows
 from kdbench.verify.findings import Verdict
 from kdbench.verify.stored import StoredCell
@@ -88,9 +89,9 @@ def _phrases(
     """Say how closely losses, accuracies and weights agree."""
     if steps:
         yield (
-            f"losses of the first {len(steps)} steps differ by {largest:.1e} at most"
+            f"losses of the first {counted(len(steps), 'step')} differ by {largest:.1e} at most"
             if largest
-            else (f"losses of the first {len(steps)} steps are equal")
+            else f"losses of the first {counted(len(steps), 'step')} are equal"
         )
     for then, now in epochs:
         if "top1" in now:

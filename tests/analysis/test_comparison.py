@@ -118,7 +118,7 @@ def test_teachers_with_other_weights_are_pairs_of_their_own(teacher: dict[str, s
     [
         ({"chosen": {"temperature": 2.0}}, {"ce", "kd", "kd temperature=2.0"}),
         ({"version": 2}, {"ce", "kd (version 1)", "kd (version 2)"}),
-        ({"views": 4}, {"ce", "kd (1 views)", "kd (4 views)"}),
+        ({"views": 4}, {"ce", "kd (1 view)", "kd (4 views)"}),
         ({"settings": {"weight": 3.0}}, {"ce", "kd weight=None", "kd weight=3.0"}),
         ({"method_source": "file kd.py sha256:0a1b2c3d"}, {"ce", "kd (code unknown)", "kd (code 0a1b2c3d)"}),
     ],

@@ -168,12 +168,12 @@ def test_rank_stability_without_an_order_is_nan() -> None:
     ("call", "text"),
     [
         (lambda: friedman(np.ones((2, 9))), "2 methods: at least 3"),
-        (lambda: friedman(np.ones((3, 1))), "1 blocks: at least 2 pairs"),
+        (lambda: friedman(np.ones((3, 1))), "1 block: at least 2 pairs"),
         (lambda: friedman(np.ones(3)), "methods x blocks"),
         (lambda: friedman([[1.0, 2.0], [1.0, math.nan], [2.0, 3.0]]), "a score in every block"),
         (lambda: friedman(np.ones((3, 3)), level=95), "level 95"),
-        (lambda: wilcoxon_holm(np.ones((1, 9))), "1 methods: at least 2"),
-        (lambda: rank_stability({"a": 1.0}, {"a": 2.0, "b": 1.0}), "1 common methods"),
+        (lambda: wilcoxon_holm(np.ones((1, 9))), "1 method: at least 2"),
+        (lambda: rank_stability({"a": 1.0}, {"a": 2.0, "b": 1.0}), "1 common method"),
         (lambda: rank_stability({"a": 1.0, "b": math.nan}, {"a": 2.0, "b": 1.0}), "must be finite"),
     ],
 )

@@ -108,7 +108,7 @@ def test_the_band_of_seeds() -> None:
 def test_without_metrics_the_page_says_so(tmp_path: Path) -> None:
     write_runs(tmp_path / "runs", records(), metrics=False)
     page = report(tmp_path / "runs", tmp_path / "out")
-    assert "none of the 16 cells has a readable metrics.jsonl" in page.text
+    assert "of 16 cells, none has a readable metrics.jsonl" in page.text
     assert not list((tmp_path / "out" / "plots").glob("*top1*"))
 
 
@@ -178,7 +178,7 @@ def test_many_seeds_are_listed_and_read_in_part(tmp_path: Path) -> None:
     links = [target for target in page.values("href") if target.startswith("#cell/")]
     assert len(links) == CELLS_LISTED
     assert "and 3 more" in page.text
-    assert "3 more cells are left out" in page.text
+    assert "without 3 more cells" in page.text
     assert [seed for _, seed in page.data["more"]["c1-0-1"]] == [11, 12, 13]
     assert len(page.data["cells"]) == many
     assert sum(cell[7] is not None for cell in page.data["cells"].values()) == CELLS_READ

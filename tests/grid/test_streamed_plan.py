@@ -188,7 +188,7 @@ def test_a_plan_of_files_says_what_decoding_takes(
     write_grid(tmp_path / "g.toml", NAME, "resnet8>resnet8", ["ce"])
     code, out, err = typed("grid", "plan", "g.toml", "--data", f"folder:{digits}", "--measure", "--device", "cpu")
     assert (code, err) == (0, "")
-    assert "time: 1,234 images a second are decoded on this machine; 0 of the 1 variants wait for them" in out
+    assert "time: 1,234 images a second are decoded on this machine; 0 of 1 variant wait for them" in out
     assert " for the list of 60 images\n" in out
 
 

@@ -27,7 +27,7 @@ def opened(npz: Path, runs: Path, teacher_epochs: int | None) -> kdbench.Session
 def test_a_teacher_has_its_own_epochs_and_is_found_by_them(tiny_npz: Path, tmp_path: Path) -> None:
     session, plain = opened(tiny_npz, tmp_path, 1), opened(tiny_npz, tmp_path, None)
     card = session.train_teacher("resnet8")
-    assert (card.epochs, card.origin) == (1, "trained here, seed 0, 1 epochs")
+    assert (card.epochs, card.origin) == (1, "trained here, seed 0, 1 epoch")
     baseline = session.cell(method="ce", student="resnet8", seed=0)
     assert baseline.id == plain.teacher_cell("resnet8").id != session.teacher_cell("resnet8").id
     assert session.teacher_cell("resnet8").protocol.epochs == 1

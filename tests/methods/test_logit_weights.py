@@ -200,3 +200,4 @@ def test_the_usual_weight_is_that_of_kd() -> None:
 def test_the_page_of_a_method_says_it() -> None:
     page = " ".join(method_page("dkd").split())
     assert "Logit terms: total weight alpha + beta, by default 9, in units of the batch mean of T^2 KL; TCKD" in page
+    assert "Logit terms: total weight that of the base, by default 0.9, in" in " ".join(method_page("dot").split())

@@ -121,7 +121,7 @@ def test_their_normalisation_goes_with_them_to_the_student_and_to_the_teacher(se
     assert net.std.flatten().tolist() == pytest.approx(OWN[1])
     card = session.train_teacher("resnet8", init=init)
     assert card.normalisation == OWN
-    assert card.origin == "trained here from here, seed 0, 1 epochs"
+    assert card.origin == "trained here from here, seed 0, 1 epoch"
     path = card_folder(session.runs, session.protocol.name, card) / "teacher.json"
     assert read_card(path) == card
     teacher = load_teacher(session.runs, card, session.protocol, session.dataset, CPU)

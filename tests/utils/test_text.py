@@ -1,8 +1,13 @@
-"""Messages that quote what was typed stay one short, printable line."""
+"""Numbers have the right noun; messages that quote what was typed stay one short, printable line."""
 
 from __future__ import annotations
 
-from kdbench.utils.text import message_line
+from kdbench.utils.text import counted, inflected, message_line
+
+
+def test_nouns_follow_their_numbers() -> None:
+    assert [counted(number, "epoch") for number in (0, 1, 1200)] == ["0 epochs", "1 epoch", "1,200 epochs"]
+    assert [inflected(noun, 2) for noun in ("class", "search", "batch")] == ["classes", "searches", "batches"]
 
 
 def test_control_characters_are_spelt() -> None:

@@ -15,6 +15,7 @@ from kdbench.analysis.stats.paired import Interval, t_interval, t_quantile
 from kdbench.analysis.tables.entries import BEST_ON_TEST, LEVEL, accuracy, fixed, interval_entry
 from kdbench.analysis.tables.table import MISSING, Entry, Table, words
 from kdbench.experiment.protocol import load_protocol, protocol_names
+from kdbench.utils.text import counted
 
 Verdict = Literal["agrees", "below", "above", "not comparable"]
 _TEACHER = 0.1
@@ -148,7 +149,7 @@ def ledger_table(comparison: Comparison, claims: Sequence[Claim]) -> Table:
         (heads,),
         tuple(rows),
         (
-            f"{len(claims)} published values: {summary}",
+            f"{counted(len(claims), 'published value')}: {summary}",
             f"difference: ours minus published in percentage points; agrees: its {LEVEL} % interval contains zero",
             "interval: Welch's if the source gives its standard deviation and number of runs; otherwise our standard "
             "deviation stands in for theirs, and one run for an unknown number of runs",

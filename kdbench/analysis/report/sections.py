@@ -186,15 +186,16 @@ def _add_curve_notes(section: Section, curves: Curves) -> None:
     num_missing = curves.num_read - len(curves.by_folder)
     if not curves.by_folder:
         section.missing["curves"] = (
-            f"No curves: none of the {curves.num_read} cells has a readable metrics.jsonl in its folder."
+            f"No curves: of {counted(curves.num_read, 'cell')}, none has a readable metrics.jsonl in its folder."
         )
     elif num_missing:
-        cells = "cell without a" if num_missing == 1 else "cells without a"
-        section.curve_notes.append(f"{num_missing} {cells} readable metrics.jsonl left out of the curves.")
+        section.curve_notes.append(
+            f"{counted(num_missing, 'cell')} without a readable metrics.jsonl left out of the curves."
+        )
     if curves.num_skipped:
         section.curve_notes.append(
-            f"Curves show the first {CELLS_READ} seeds of each method and pair; {curves.num_skipped} more cells are "
-            "left out."
+            f"Curves show the first {CELLS_READ} seeds of each method and pair, without "
+            f"{counted(curves.num_skipped, 'more cell')}."
         )
     section.curve_notes += [f"{problem}." for problem in curves.problems]
 

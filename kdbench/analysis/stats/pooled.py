@@ -25,6 +25,7 @@ from kdbench.analysis.stats.paired import (
     standard_deviation,
     t_quantile,
 )
+from kdbench.utils.text import counted
 
 MIN_CLUSTERS = 3
 
@@ -148,7 +149,7 @@ def _of_clusters(means: Floats, clusters: Sequence[str]) -> tuple[float, float]:
     num = len(names)
     if num < MIN_CLUSTERS:
         raise ValueError(
-            f"{num} clusters ({', '.join(names)}) cannot show how much clusters vary: "
+            f"{counted(num, 'cluster')} ({', '.join(names)}) cannot show how much clusters vary: "
             f"use pairs of at least {MIN_CLUSTERS} clusters, or leave the clusters out"
         )
     sums = np.bincount(which, weights=means)

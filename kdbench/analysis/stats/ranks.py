@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from kdbench.analysis.stats.multiple import holm
 from kdbench.analysis.stats.paired import TOLERANCE, Floats, check_level, midranks, wilcoxon_p
+from kdbench.utils.text import counted
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -211,7 +212,7 @@ def rank_stability(first: Mapping[str, float], second: Mapping[str, float]) -> S
 
     names = sorted(first.keys() & second.keys())
     if len(names) < 2:
-        raise ValueError(f"{len(names)} common methods: an order needs at least two")
+        raise ValueError(f"{counted(len(names), 'common method')}: an order needs at least two")
     scores = np.array([[first[name] for name in names], [second[name] for name in names]], dtype=float)
     if not np.isfinite(scores).all():
         raise ValueError("scores must be finite: leave out the methods without one")
@@ -229,9 +230,11 @@ def _matrix(scores: npt.ArrayLike, least: int, blocks: int = 2) -> Floats:
     if array.ndim != 2:
         raise ValueError(f"scores must be methods x blocks, got the shape {array.shape}")
     if array.shape[0] < least:
-        raise ValueError(f"{array.shape[0]} methods: at least {least} are needed; use paired() for two")
+        raise ValueError(f"{counted(array.shape[0], 'method')}: at least {least} are needed; use paired() for two")
     if array.shape[1] < blocks:
-        raise ValueError(f"{array.shape[1]} blocks: at least {blocks} pairs of networks or data sets are needed")
+        raise ValueError(
+            f"{counted(array.shape[1], 'block')}: at least {blocks} pairs of networks or data sets are needed"
+        )
     if not np.isfinite(array).all():
         raise ValueError("every method needs a score in every block: run the missing cells, or leave the block out")
     return array

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from kdbench.analysis.comparison import ComparedPair, Comparison, Row
 from kdbench.experiment.logit_weights import UNIT, USUAL, Range, logit_weights, range_text
 from kdbench.experiment.pairs import JOIN, LOGITS
+from kdbench.utils.text import counted
 
 _HEAVY = 2 * USUAL
 """Tables of many pairs name the rows whose logit terms weigh more."""
@@ -36,8 +37,8 @@ def compute_notes(comparison: Comparison, pairs: Sequence[ComparedPair]) -> list
         if len(counts) > 1:
             notes.append(f"unequal compute, in {what}: {_listed(counts, sorted(counts, reverse=True))}")
     for number, methods in sorted(pretraining.items()):
-        verb, unit = "adds" if len(methods) == 1 else "add", "epochs" if number > 1 else "epoch"
-        notes.append(f"unequal compute: {', '.join(methods)} {verb} {number} {unit} of pre-training")
+        verb = "adds" if len(methods) == 1 else "add"
+        notes.append(f"unequal compute: {', '.join(methods)} {verb} {counted(number, 'epoch')} of pre-training")
     return notes + _teacher_notes(comparison, pairs)
 
 

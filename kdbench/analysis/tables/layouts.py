@@ -23,6 +23,7 @@ from kdbench.analysis.tables.notes import (
 )
 from kdbench.analysis.tables.searches import search_notes
 from kdbench.analysis.tables.table import MISSING, Entry, Mark, Table, words
+from kdbench.utils.text import counted, inflected
 
 Marks = Literal["clear", "all", "none"]
 """When best and second best are marked: if the interval to the next best excludes zero, always, or never."""
@@ -216,7 +217,7 @@ def _missing_notes(result: Result | None, seeds: set[int], usual: int) -> tuple[
     if result is None:
         return ("not run",)
     failures = Counter(f"failed ({cell.failure})" if cell.failure else "not finished" for cell in result.unfinished)
-    notes = [f"{number} {'seed' if number == 1 else 'seeds'} {failure}" for failure, number in failures.items()]
+    notes = [f"{counted(number, 'seed')} {failure}" for failure, number in failures.items()]
     missing = seeds - set(result.frame.index) - {cell.config["seed"] for cell in result.unfinished}
     if missing:
         notes.append(f"no record of {_seeds(missing)}")
@@ -237,7 +238,7 @@ def _gap_notes(what: str, values: Mapping[int, float], reference: Mapping[int, f
 def _seeds(seeds: Iterable[int]) -> str:
     numbers = sorted(seeds)
     more = f" and {len(numbers) - _MAX_SEEDS} more" if len(numbers) > _MAX_SEEDS else ""
-    return f"{'seed' if len(numbers) == 1 else 'seeds'} {', '.join(map(str, numbers[:_MAX_SEEDS]))}{more}"
+    return f"{inflected('seed', len(numbers))} {', '.join(map(str, numbers[:_MAX_SEEDS]))}{more}"
 
 
 def _pair_title(pair: ComparedPair) -> str:
@@ -273,8 +274,8 @@ def _paper_notes(
     comparison: Comparison, baseline: Row | None, marks: Marks, reported: Reported, usual: int
 ) -> list[str]:
     return [
-        f"{measure_note(comparison, reported)}; mean ± standard deviation (ddof 1), n = {usual} seeds unless noted; "
-        "a teacher is one network",
+        f"{measure_note(comparison, reported)}; mean ± standard deviation (ddof 1), n = {counted(usual, 'seed')} "
+        "unless noted; a teacher is one network",
         f"↑ ↓: difference to {baseline.label} in percentage points, paired by seed" if baseline else "",
         _RULES[marks],
         _APART if marks != "none" and any(row.tuning for row in comparison.rows) else "",

@@ -29,6 +29,7 @@ from kdbench.analysis.tables.scores import rank_rows, ranked_scores, row_means
 from kdbench.analysis.tables.searches import search_notes
 from kdbench.analysis.tables.table import MISSING, Entry, Table, words
 from kdbench.errors import UserError
+from kdbench.utils.text import counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +120,7 @@ def pairwise_table(comparison: Comparison, reported: Reported = "last") -> Table
         for first, second in itertools.combinations(order, 2)
     ]
     return Table(
-        f"{comparison.title}: pairwise comparison of methods over {len(comparison.pairs)} pairs",
+        f"{comparison.title}: pairwise comparison of methods over {counted(len(comparison.pairs), 'pair')}",
         (("method", "above", "ranks", "Nemenyi p", "Wilcoxon-Holm p"),),
         tuple(rows),
         (
@@ -141,7 +142,7 @@ def leaderboard_table(board: Leaderboard, stability: Sequence[str] = ()) -> Tabl
     for standing in board.standings:
         place = 1 + sum(other.rank < standing.rank - TOLERANCE for other in board.standings)
         missing = len(comparison.pairs) - standing.num_pairs
-        notes = [f"not ranked: {missing} of {len(comparison.pairs)} pairs have no record"] if missing else []
+        notes = [f"not ranked: {missing} of {counted(len(comparison.pairs), 'pair')} have no record"] if missing else []
         has_unfinished = any(result.unfinished for result in comparison.results_of(standing.row))
         notes += ["some of its cells are not finished"] if has_unfinished else []
         versus = standing.versus
@@ -166,7 +167,7 @@ def leaderboard_table(board: Leaderboard, stability: Sequence[str] = ()) -> Tabl
     baseline = comparison.student_only.label if comparison.student_only else "the student-only baseline"
     heads = "place", "method", "rank", f"{measure} %", f"gain [{LEVEL} %]", "Holm p", "w/t/l"
     return Table(
-        f"{comparison.title}: {len(comparison.pairs)} {'pair' if len(comparison.pairs) == 1 else 'pairs'}",
+        f"{comparison.title}: {counted(len(comparison.pairs), 'pair')}",
         ((*heads, "pairs", "records", "views", "teacher", "time x", "parameters"),),
         tuple(rows),
         (
@@ -197,7 +198,7 @@ def _gain_entry(standing: Standing) -> Entry:
     entry = pooled_entry(versus)
     if versus.num_seeds == standing.num_runs:
         return entry
-    return replace(entry, notes=(*entry.notes, f"gain: n = {versus.num_seeds} of {standing.num_runs} runs"))
+    return replace(entry, notes=(*entry.notes, f"gain: n = {versus.num_seeds} of {counted(standing.num_runs, 'run')}"))
 
 
 def stability_notes(comparisons: Sequence[Comparison], reported: Reported = "last") -> list[list[str]]:

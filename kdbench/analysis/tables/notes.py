@@ -15,20 +15,21 @@ from kdbench.analysis.tables.table import Entry
 from kdbench.experiment.pairs import JOIN, LOGITS, TeacherSpec
 from kdbench.teachers.doubts import ENSEMBLE, FILE, UNCHECKED, at_chance, below_student, trained_for
 from kdbench.utils.guessing import is_guess
+from kdbench.utils.text import counted
 
 
 def measure_note(comparison: Comparison, reported: Reported) -> str:
     """Describe what is reported of a comparison: data set, unit and epoch."""
-    data, epochs = comparison.dataset, comparison.rules["epochs"]
+    data, epochs = comparison.dataset, counted(comparison.rules["epochs"], "epoch")
     if reported == "best":
-        return f"top-1 on the test set of {data} in % in the best of {epochs} epochs; {BEST_ON_TEST}"
+        return f"top-1 on the test set of {data} in % in the best of {epochs}; {BEST_ON_TEST}"
     if reported == "validation":
-        return f"top-1 on the test set of {data} in % in that of {epochs} epochs which is best on the held-out images"
+        return f"top-1 on the test set of {data} in % in that of {epochs} which is best on the held-out images"
     means = {
         "balanced_accuracy": ", the mean of the accuracies of its classes; accuracies of teachers are top-1",
         "macro_f1": ", the mean of the F1 of its classes; accuracies of teachers are top-1",
     }.get(reported, "")
-    return f"{MEASURES[reported]} on the test set of {data} in % after the last of {epochs} epochs{means}"
+    return f"{MEASURES[reported]} on the test set of {data} in % after the last of {epochs}{means}"
 
 
 def label_entry(comparison: Comparison, row: Row, notes: tuple[str, ...] = ()) -> Entry:

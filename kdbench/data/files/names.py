@@ -47,7 +47,7 @@ class Progress:
         if time.monotonic() >= self._next:
             self._pause = min(2 * self._pause, _LONGEST)
             self._next = time.monotonic() + self._pause
-            number = f"{done:,} of {total:,} files" if total else counted(done, "file")
+            number = f"{done:,} of {counted(total, 'file')}" if total else counted(done, "file")
             self._report(f"{self._work}: {number}")
 
 
@@ -125,7 +125,7 @@ def require_named(kind: str, word: str, class_names: tuple[str, ...], num_train:
     other = next((name for name in class_names if not WORDNET_ID.fullmatch(name)), None)
     if expected is None or (present == expected and other is None):
         return
-    has, must = (f"{k:,} classes, {n:,} training and {m:,} test images" for k, n, m in (present, expected))
+    has, must = (f"{counted(k, 'class')}, {n:,} training and {m:,} test images" for k, n, m in (present, expected))
     named = f"; {other!r} is no WordNet id" if other is not None else ""
     raise UserError(
         f"{word} has {has}, but what is called {kind} has {must}{named}: complete it, or type folder:DIR for other data"
