@@ -6,6 +6,7 @@ import html
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -64,6 +65,24 @@ def test_marks_arrows_and_footnotes() -> None:
     assert r"\underline{73.5}\textsuperscript{a}" in latex
     assert r"\multicolumn{2}{c}{t1}" in latex
     assert latex.count("\\midrule") == 2
+
+
+@pytest.mark.parametrize(
+    ("note", "line"),
+    [
+        ("the teacher is one network", "The teacher is one network."),
+        ("top-1 in percent", "Top-1 in percent."),
+        ("teachers: a", "Teachers: a."),
+        ("wrn_16_2 > resnet8: weak", r"wrn\_16\_2 $>$ resnet8: weak."),
+        ("vgg13 > b: weak", r"vgg13 $>$ b: weak."),
+        ("tiny > small: weak", r"tiny $>$ small: weak."),
+        ("dkd temperature=2: 20 trials", "dkd temperature=2: 20 trials."),
+        ("at has its default settings", "at has its default settings."),
+        ("n = 2", "n = 2."),
+    ],
+)
+def test_notes_in_latex_are_sentences_that_keep_names(note: str, line: str) -> None:
+    assert line in render([replace(TABLE, notes=(note,))], "latex").splitlines()
 
 
 def test_words_of_users_are_words_in_markdown() -> None:

@@ -8,7 +8,8 @@ their own, and families of methods, too. A table that is wider than the text nev
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 from kdbench.analysis.tables.pages import split_rows
 from kdbench.analysis.tables.parts import KINDS, missing_digits, num_spreads, parts, with_minus_signs
@@ -39,6 +40,8 @@ _SPECIAL = {
 _MARKS = {"": "{}", "best": r"\textbf{{{}}}", "second": r"\underline{{{}}}"}
 _SMALL = ("spread", "difference")
 """Parts of an entry that are set small, as those in brackets are where they stand on a line of their own."""
+_WORD = re.compile(r"([a-z]{2,}(?:[-'][a-z0-9]+)*)[:;,]?(?= (?!>)|$)")
+"""A word with which a note begins, and no name such as ``wrn_40_2``, ``vgg8``, ``epochs=7`` or ``a_b > c``."""
 _MAX_NARROW = 4
 """Largest number of stacked columns that a column of a two-column paper has place for."""
 _BEGIN = r"""% Part of a paper: \input this file, with \usepackage{booktabs,graphicx}. It also compiles on its own.
@@ -61,8 +64,10 @@ def escape(text: str) -> str:
 
 def latex(tables: Sequence[Table]) -> str:
     """Render tables as floats with their notes below, in one file."""
-    pages = [part for table in tables for part in split_rows(table, _num_lines(table))]
-    return "".join([_BEGIN, *map(_float, pages), "\\csname kdbenchend\\endcsname\n"])
+    labels = [entry.text for table in tables for row in table.rows for entry in row[: table.num_labels]]
+    names = {word for label in labels for word in label.split()[:1]}
+    floats = [_float(part, names) for table in tables for part in split_rows(table, _num_lines(table))]
+    return "".join([_BEGIN, *floats, "\\csname kdbenchend\\endcsname\n"])
 
 
 def _is_stacked(table: Table) -> bool:
@@ -76,10 +81,10 @@ def _num_lines(table: Table) -> int:
     return 2 + brackets if _is_stacked(table) else 1
 
 
-def _float(table: Table) -> str:
+def _float(table: Table, names: Container[str]) -> str:
     letters = table.footnotes
-    notes = [rf"\textsuperscript{{{letter}}}~{_sentence(text)}" for text, letter in letters.items()]
-    notes += [_sentence(note) for note in table.notes]
+    notes = [rf"\textsuperscript{{{letter}}}~{_sentence(text, names)}" for text, letter in letters.items()]
+    notes += [_sentence(note, names) for note in table.notes]
     stacked = _is_stacked(table)
     size = r"\footnotesize\setlength{\tabcolsep}{1.5pt}" if stacked else r"\small\setlength{\tabcolsep}{4pt}"
     name = "table*" if num_spreads(table) > _MAX_NARROW else "table"
@@ -157,10 +162,14 @@ def _row(cells: Sequence[str]) -> str:
     return f"{{}}{row}" if row.startswith(("[", "*")) else row
 
 
-def _sentence(text: str) -> str:
-    """Write a note as a sentence; a symbol such as n or p at its beginning stays as it is."""
-    is_word = text[1:2].isalpha()
-    return f"{escape((text[:1].upper() if is_word else text[:1]) + text[1:])}."
+def _sentence(text: str, names: Container[str]) -> str:
+    """Write a note as a sentence; a symbol such as n or p, or a name, at its beginning stays as it is.
+
+    A name is what labels a row, what has other characters than words have, or the first network of a pair.
+    """
+    word = _WORD.match(text)
+    starts_with_word = word is not None and word[1] not in names
+    return f"{escape((text[:1].upper() if starts_with_word else text[:1]) + text[1:])}."
 
 
 def _aligned(entries: Sequence[Entry], small: Sequence[str]) -> list[list[str]]:
