@@ -19,7 +19,7 @@ from typing import final
 from kdbench.analysis.comparison import ComparedPair, Comparison, Row
 from kdbench.analysis.published.own import read_files
 from kdbench.errors import UserError
-from kdbench.experiment.own_folders import folders_of
+from kdbench.experiment.beside_code import NETWORK, method_files, own_files
 from kdbench.experiment.pairs import TeacherSpec
 from kdbench.utils.reading import Missing, Unreadable, read_toml
 from kdbench.utils.values import shown
@@ -72,20 +72,19 @@ def read_printed_names() -> PrintedNames:
     files = read_files()
     methods = {each.kdbench: each.label for each in files.methods.values() if each.kdbench}
     methods |= {method: files.methods[name].label for method, name in files.aliases.items()}
-    package = Path(str(resources.files("kdbench.methods")))
     text = (resources.files("kdbench.analysis") / "printed_networks.toml").read_text(encoding="utf-8")
     problems: list[str] = []
     return PrintedNames(
-        methods | _said([package, *reversed(folders_of("methods"))], problems),
-        tomllib.loads(text) | _said(reversed(folders_of("networks")), problems),
+        methods | _said(method_files(), problems),
+        tomllib.loads(text) | _said(own_files(NETWORK), problems),
         tuple(problems),
     )
 
 
-def _said(folders: Iterable[Path], problems: list[str]) -> dict[str, str]:
-    """Return what the TOML files in folders say, those of later folders first; others are added to ``problems``."""
+def _said(files: Mapping[str, Path], problems: list[str]) -> dict[str, str]:
+    """Return the names that files say; those that cannot be used are added to ``problems``."""
     names = {}
-    for file in (file for folder in folders for file in sorted(folder.glob("[!_.]*.toml"))):
+    for typed, file in sorted(files.items()):
         try:
             name = read_toml(file).get(_KEY)
             if name is not None and not (isinstance(name, str) and name.strip()):
@@ -98,7 +97,7 @@ def _said(folders: Iterable[Path], problems: list[str]) -> dict[str, str]:
             problems.append(f"{file} is left out: {error}")
         else:
             if name is not None:
-                names[file.stem] = name.strip()
+                names[typed] = name.strip()
     return names
 
 

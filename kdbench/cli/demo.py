@@ -12,7 +12,6 @@ import typer
 from kdbench.cli.grid_running import OpenGrid, cells_to_run, open_grid, start
 from kdbench.cli.options import DEMO, DeviceOption, RunsOption, command_line, echo, next_command, print_tables
 from kdbench.errors import UserError
-from kdbench.utils.text import counted
 
 if TYPE_CHECKING:
     from kdbench.experiment.protocol import Protocol
@@ -88,7 +87,7 @@ def _show(context: typer.Context, opened: OpenGrid) -> None:
     print_tables([detail(comparison, column) for column in comparison.pairs], "terminal")
     echo()
     echo(
-        f"The teacher trained for {counted(protocol.teacher_epochs, 'epoch')}, the students for {protocol.epochs}: "
+        f"The teacher trained for {protocol.teacher_epochs} epochs, the students for {protocol.epochs}: "
         "a teacher helps most where training is short.\n"
         "Digits are easy: students that train longer learn them from the labels alone, and the gains shrink.\n"
         "The table shows how a comparison is made; it does not decide which method is best."

@@ -120,12 +120,13 @@ def _check_free(kind: str, name: str, target: Path) -> None:
 
 def _code(kind: str, name: str) -> tuple[Mapping[str, CodeSource], str]:
     """Return all methods, or all networks but timm's, by name, and why there can be none of a new name."""
+    from kdbench.experiment.beside_code import METHOD, NETWORK
+
     if kind == "method":
-        from kdbench.experiment.registry import METHOD, method_sources
+        from kdbench.experiment.registry import method_sources
 
         return method_sources(), METHOD.flaw_of_name(name)
     from kdbench.models import network_sources
-    from kdbench.models.own import NETWORK
 
     return network_sources(), NETWORK.flaw_of_name(name)
 

@@ -7,19 +7,15 @@ without the method's code.
 from __future__ import annotations
 
 import contextlib
-import importlib.resources
-import importlib.util
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from importlib import metadata
-from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, final
 
 from kdbench.config import BASE
 from kdbench.errors import UserError
-from kdbench.experiment.own_folders import folders_of
+from kdbench.experiment.beside_code import method_files
 from kdbench.utils.reading import Missing, Unreadable, read_toml
 from kdbench.utils.values import number, shown
 
@@ -27,8 +23,6 @@ UNIT = "the batch mean of T^2 KL"
 USUAL = 0.9
 """That of plain distillation, kd, by default."""
 _TABLE, _NOTE = "logit_weight", "note"
-_METHODS = "kdbench.methods"
-"""The package of kdbench's methods, and the group of entry points of others."""
 CONSTANT = "constant"
 """In place of a setting: a weight that the method's code fixes."""
 Range = tuple[float, float]
@@ -134,27 +128,9 @@ def logit_weights(methods: Collection[str]) -> dict[str, LogitWeight]:
 
     Methods without such a file are left out, and those whose file does not say it or cannot be read.
     """
-    package = Path(str(importlib.resources.files(_METHODS)))
-    folders = (*folders_of("methods"), package)
-    files = {file.stem: file for folder in folders for file in sorted(folder.glob("[!_.]*.toml"))}
-    if not files.keys() >= set(methods):
-        files = _beside_installed() | files
-    weights = {}
+    files, weights = method_files(), {}
     for method in methods:
         with contextlib.suppress(UserError):
             if method in files and (weight := read_logit_weight(files[method])):
                 weights[method] = weight
     return weights
-
-
-def _beside_installed() -> dict[str, Path]:
-    """Return the files beside methods of installed packages; nothing of these is run."""
-    files: dict[str, Path] = {}
-    for point in metadata.entry_points(group=_METHODS):
-        package, *names = point.module.split(".")
-        spec = importlib.util.find_spec(package)
-        for name in names:
-            spec = PathFinder.find_spec(name, spec.submodule_search_locations or []) if spec else None
-        if spec and spec.origin:
-            files.setdefault(point.name, Path(spec.origin).with_suffix(".toml"))
-    return files

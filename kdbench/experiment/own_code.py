@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib
+import importlib.util
 import re
 import sys
 import textwrap
@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import final
@@ -91,7 +92,8 @@ class CodeSource:
     @property
     def recipe_file(self) -> Path:
         """Path of a recipe file beside its module; the file need not exist."""
-        return (self.file or Path(self.module().__file__ or "")).with_suffix(".toml")
+        file = self.file or module_file(self.module_name) or Path(self.module().__file__ or "")
+        return file.with_suffix(".toml")
 
     def changed_since(self, text: str) -> bool:
         """Return whether a user's code was other code when a record or a state was made."""
@@ -185,7 +187,7 @@ def _collected(
     path: tuple[str, ...],
 ) -> dict[str, CodeSource]:
     sources: dict[str, CodeSource] = {}
-    for source in (*built_in(), *_in_folders(kind, folders), *_installed(kind, path)):
+    for source in (*built_in(), *_in_folders(kind, folders), *installed(kind, path)):
         other = sources.setdefault(key(source.name), source)
         if other != source:
             whose = "another" if other.own else "kdbench's own"
@@ -207,7 +209,8 @@ def _in_folders(kind: Kind, folders: tuple[Path, ...]) -> Iterator[CodeSource]:
 
 
 @functools.lru_cache(maxsize=2)
-def _installed(kind: Kind, path: tuple[str, ...]) -> tuple[CodeSource, ...]:
+def installed(kind: Kind, path: tuple[str, ...]) -> tuple[CodeSource, ...]:
+    """Return the sources that installed packages name, of the packages in ``path``, which is that of imports."""
     sources: dict[tuple[str, str], CodeSource] = {}
     for package in metadata.distributions(path=list(path)):
         for point in package.entry_points.select(group=kind.group):
@@ -215,3 +218,12 @@ def _installed(kind: Kind, path: tuple[str, ...]) -> tuple[CodeSource, ...]:
             source = CodeSource(kind, point.name, origin, point.module, own=True)
             sources.setdefault((package.name, point.name), source)  # the first on the path is the one that is imported
     return tuple(sources.values())
+
+
+def module_file(name: str) -> Path | None:
+    """Return the file of a module, of which nothing is run, nor of its packages; None if it is not found."""
+    package, *names = name.split(".")
+    spec = importlib.util.find_spec(package)
+    for each in names:
+        spec = PathFinder.find_spec(each, spec.submodule_search_locations or []) if spec else None
+    return Path(spec.origin) if spec and spec.origin else None

@@ -15,12 +15,12 @@ from typing import Any
 
 from kdbench.config import BASE, Base, Config, base_of
 from kdbench.errors import UserError
-from kdbench.experiment import own_folders, user_methods
-from kdbench.experiment.own_code import CodeSource, Kind, find_code
+from kdbench.experiment import own_folders
+from kdbench.experiment.beside_code import METHOD
+from kdbench.experiment.own_code import CodeSource, find_code
 from kdbench.method import Method
 from kdbench.utils.names import find_name
 
-METHOD = Kind("method", "methods", "kdbench.methods", user_methods.__name__)
 _PACKAGE = "kdbench.methods"
 _OLD_READS = ("teacher_reads", "student_reads", "needs", "own_needs", "pretraining_needs", "all_needs")
 """Names by which methods once said what they read."""

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 from kdbench.errors import UserError
 from kdbench.experiment import own_folders
+from kdbench.experiment.beside_code import NETWORK
 from kdbench.experiment.own_code import CodeSource, find_code
 from kdbench.experiment.pairs import Pair
-from kdbench.models.own import NETWORK, build_own, version_of
+from kdbench.models.own import build_own, version_of
 
 if TYPE_CHECKING:
     from kdbench.net import Backbone

@@ -12,15 +12,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from kdbench.errors import UserError
-from kdbench.experiment import user_networks
-from kdbench.experiment.own_code import CodeSource, Kind
+from kdbench.experiment.own_code import CodeSource
 
 if TYPE_CHECKING:
     from torch import nn
 
     from kdbench.net import Backbone
 
-NETWORK = Kind("network", "networks", "kdbench.networks", user_networks.__name__)
 _GIVEN = ("num_classes", "image_size")
 """What the ``__init__`` of a network may take."""
 

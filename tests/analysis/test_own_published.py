@@ -8,6 +8,7 @@ import pytest
 import tomli_w
 from cells import Typed
 from fake_records import fake_grid, write_records
+from own_files import install
 from test_comparison import split
 from test_layouts import column
 
@@ -73,6 +74,14 @@ def test_values_of_a_file_stand_among_those_of_kdbench(own: Path) -> None:
     assert (other.std, other.n) == (None, None)
     assert published.select(sources=["somebody table 2"]).frame["top1"].tolist() == [76.5, 74.0]
     assert published.select(methods=["mine"]).frame["method"].tolist() == ["mine", "mine"]
+
+
+def test_values_beside_modules_of_packages_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, "kd_published", "theirs")
+    (tmp_path / "kd_published" / "theirs.toml").write_text(tomli_w.dumps({"published": [VALUE]}))
+    monkeypatch.syspath_prepend(tmp_path)
+    (value,) = load_published("cifar100").frame.query("method == 'theirs'")["top1"]
+    assert value == VALUE["top1"]
 
 
 def test_a_data_set_without_values_of_kdbench(own: Path) -> None:

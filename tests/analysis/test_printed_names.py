@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 from cells import Typed
 from fake_records import fake_record, write_records
+from own_files import install
 from test_comparison import split
 
 from kdbench.analysis.comparison import Comparison
@@ -114,6 +115,19 @@ def test_ones_own_methods_and_networks_say_theirs(own: Path) -> None:
     comparison = printed(*records("mine", "ours", student="tiny"))
     assert [row.label for row in comparison.rows] == ["Student", "Mine-KD", "CAT-KD"]
     assert comparison.pairs[0].name == "WRN-40-2 > TinyNet"
+
+
+def test_files_beside_modules_of_packages_are_read_without_their_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "kd_printed", "theirs", "others")
+    (tmp_path / "kd_printed" / "__init__.py").write_text("raise AssertionError")
+    (tmp_path / "kd_printed" / "theirs.toml").write_text('printed_as = "Theirs-KD"')
+    (tmp_path / "kd_printed" / "others.toml").write_text('published_as = "CAT-KD"')
+    monkeypatch.syspath_prepend(tmp_path)
+    names = read_printed_names()
+    assert (names.method("theirs"), names.method("others")) == ("Theirs-KD", "CAT-KD")
+    assert not names.problems
 
 
 def test_names_that_would_be_alike_stay_as_they_are_typed(own: Path) -> None:

@@ -154,6 +154,8 @@ def test_tables_say_it_of_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     own.mkdir()
     (own / "mine.toml").write_text("[logit_weight]\nmy_weight = [0.5, 1.5]\n")
     (own / "broken.toml").write_text("[logit_weight]\nmy_weight = 'x'\n")
+    for name in ("mine", "broken"):
+        (own / f"{name}.py").touch()
     monkeypatch.setenv(own_folders.METHODS, str(own))
     site.mkdir()
     install(site, "kd_of_others", "theirs")

@@ -22,7 +22,7 @@ from kdbench.analysis.published.files import (
     read_values,
 )
 from kdbench.errors import UserError
-from kdbench.experiment.own_folders import folders_of
+from kdbench.experiment.beside_code import METHOD, own_files
 from kdbench.experiment.pairs import Pair
 from kdbench.experiment.protocol import load_protocol, protocol_names
 from kdbench.experiment.toml_tables import read_table
@@ -88,8 +88,8 @@ class Files:
             return frame
         return pd.DataFrame([*frame.to_dict("records"), *rows], columns=frame.columns).astype(frame.dtypes)
 
-    def add(self, file: Path) -> None:
-        """Add what a user's file says.
+    def add(self, method: str, file: Path) -> None:
+        """Add what the file beside a user's method says.
 
         Raises
         ------
@@ -106,23 +106,21 @@ class Files:
             raise UserError(f"published_as = {shown(alias)} must be a text")
         if alias is None and not tables:
             return
-        name = _published_name(file.stem, alias, self.methods)
+        name = _published_name(method, alias, self.methods)
         values = [_resolved(read_table(_Value, each, f"[[published]] {n}")) for n, each in enumerate(tables, 1)]
         self.sources.update(_merged(values, name, self.sources))
-        self.aliases[file.stem] = name
+        self.aliases[method] = name
         if name not in self.methods:
-            method = PublishedMethod(name=name, label=name, family="", year=None, paper="", kdbench="")
-            self.methods[name] = method
+            self.methods[name] = PublishedMethod(name=name, label=name, family="", year=None, paper="", kdbench="")
         self._rows.extend(_row(name, value) for value in values)
 
 
 def read_files() -> Files:
-    """Read kdbench's files and those in all folders of methods; one that cannot be used is left out, and named."""
+    """Read kdbench's files and those beside users' methods; one that cannot be used is left out, and named."""
     files = Files()
-    for method in (file for folder in folders_of("methods") for file in sorted(folder.glob("[!_.]*.py"))):
-        file = method.with_suffix(".toml")
+    for method, file in sorted(own_files(METHOD).items()):
         try:
-            files.add(file)
+            files.add(method, file)
         except Missing:
             continue
         except Unreadable as error:
