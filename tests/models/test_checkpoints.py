@@ -159,7 +159,7 @@ def test_weights_that_are_no_numbers_of_the_networks_kind(form: str, tmp_path: P
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        (weights_of(1, classes=1000), "it has 1000 classes."),
+        (weights_of(1, classes=1000), "it has 1,000 classes."),
         (behind("net.", {n: v for n, v in W.items() if n != "fc.bias"}), "1 missing (net.fc.bias)"),
         (behind("net.", W | {"neck.weight": FC}), "1 unknown (net.neck.weight)"),
         (weights_of(1, "resnet14"), "unknown (layer1.1."),
