@@ -13,13 +13,14 @@ from importlib import metadata
 from types import ModuleType
 from typing import Any
 
-from kdbench.config import BASE, Base, Config, base_of
+from kdbench.config import BASE, Base, Config, base_of, is_built_on_another
 from kdbench.errors import UserError
 from kdbench.experiment import own_folders
 from kdbench.experiment.beside_code import METHOD
 from kdbench.experiment.own_code import CodeSource, find_code
 from kdbench.method import Method
 from kdbench.utils.names import find_name
+from kdbench.utils.values import shown
 
 _PACKAGE = "kdbench.methods"
 _OLD_READS = ("teacher_reads", "student_reads", "needs", "own_needs", "pretraining_needs", "all_needs")
@@ -165,10 +166,12 @@ def load_base(name: str, config: Config | None = None) -> Base:
     Raises
     ------
     UserError
-        There is no such method, or it cannot be used.
+        There is no such method, it cannot be used, or it is built on another itself.
     """
     name = method_name(name)
     method = load_method(name)
+    if is_built_on_another(method.Config):  # a record holds the code of one base
+        raise UserError(f"method {name} is built on another one itself: choose one that is not")
     return Base(name, method, config or method.Config())
 
 
@@ -184,7 +187,7 @@ def method_version(name: str, settings: Mapping[str, Any]) -> int:
     base = base_of(method.Config())
     if base is None:
         return method.VERSION
-    owner = settings.get(BASE, base.name)
+    owner = _base_name(base, settings)
     own = {key.removeprefix(f"{owner}."): value for key, value in settings.items() if key.startswith(f"{owner}.")}
     return method.VERSION + method_version(owner, own)
 
@@ -193,8 +196,15 @@ def wraps_student(name: str, settings: Mapping[str, Any]) -> bool:
     """Return whether a method makes another network of the student; one that is built on another has that one's."""
     method = load_method(name)
     if base := base_of(method.Config()):
-        method = load_method(settings.get(BASE, base.name))
+        method = load_method(_base_name(base, settings))
     return method.wrap is not Method.wrap
+
+
+def _base_name(default: Base, settings: Mapping[str, Any]) -> str:
+    name = settings.get(BASE, default.name)
+    if not isinstance(name, str):
+        raise UserError(f"{BASE} must be the name of a method, not {shown(name)}")
+    return name
 
 
 def _module(source: CodeSource) -> ModuleType:

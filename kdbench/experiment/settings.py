@@ -104,7 +104,7 @@ def resolve_settings(
     base: Settings | None = None
     if default := base_of(config()):
         word = values.pop(BASE, None)
-        base_name = method_name(word) if word else default.name
+        base_name = default.name if word is None else word
         base = resolve_settings(
             base_name,
             dataset=dataset,
@@ -126,15 +126,45 @@ def resolve_settings(
 
 
 def flat(name: str, table: dict[str, Any]) -> dict[str, Any]:
-    """Return settings of a method with those of its base by their dotted names, as TOML's tables have them."""
+    """Return settings of a method with those of its base by their dotted names, as TOML's tables have them.
+
+    Raises
+    ------
+    UserError
+        A setting of a base is given twice, or names no method.
+    """
     config = load_method(name).Config
     if not is_built_on_another(config):
         return table
     settings: dict[str, Any] = {}
     for key, value in table.items():
         nested = isinstance(value, dict) and key not in typing.get_type_hints(config)
-        settings |= {f"{key}.{inner}": each for inner, each in value.items()} if nested else {key: value}
+        for inner, each in (
+            {f"{key}.{inner}": each for inner, each in value.items()}.items() if nested else [(key, value)]
+        ):
+            spelled, meant = _spelled(inner, each)
+            if spelled in settings:
+                raise UserError(f"method {name} is given {spelled} twice: keep one")
+            settings[spelled] = meant
     return settings
+
+
+def _spelled(key: Any, value: Any) -> tuple[Any, Any]:
+    """Return a setting with the registered name of the base that it names, as several values may."""
+    if key == BASE:
+        return key, [_base_name(each) for each in value] if isinstance(value, list) else _base_name(value)
+    if not _is_of_base(key):
+        return key, value
+    owner, _, setting = key.partition(".")
+    return f"{method_name(owner)}.{setting}", value
+
+
+def _base_name(word: Any) -> Any:
+    return method_name(word) if isinstance(word, str) else word
+
+
+def _is_of_base(key: Any) -> bool:
+    return isinstance(key, str) and "." in key
 
 
 def _split(name: str, table: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -142,7 +172,7 @@ def _split(name: str, table: dict[str, Any]) -> tuple[dict[str, Any], dict[str, 
     settings = flat(name, table)
     if not is_built_on_another(load_method(name).Config):
         return settings, {}
-    of_base = {key: value for key, value in settings.items() if "." in key}
+    of_base = {key: value for key, value in settings.items() if _is_of_base(key)}
     return {key: value for key, value in settings.items() if key not in of_base}, of_base
 
 
@@ -151,7 +181,7 @@ def _of_base(name: str, base: str, settings: dict[str, Any]) -> dict[str, Any]:
     own = {}
     for key, value in settings.items():
         owner, _, setting = key.partition(".")
-        if method_name(owner) != base:
+        if owner != base:
             raise UserError(f"method {name} has no setting {key!r}: its base is {base}; set base={owner} for another")
         own[setting] = value
     return own

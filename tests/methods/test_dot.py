@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from kdbench.experiment import own_folders
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.logit_weights import logit_weights
 from kdbench.experiment.protocol import load_protocol
-from kdbench.experiment.registry import method_version
+from kdbench.experiment.registry import method_version, wraps_student
 from kdbench.experiment.settings import Settings, parse_settings, resolve_settings
 from kdbench.grid.file import read_grid
 from kdbench.methods.dkd import DKD
@@ -88,7 +89,10 @@ def test_a_base_is_named_on_the_command_line() -> None:
         ({"base": "nobody"}, "unknown method 'nobody'"),
         ({"base": 3}, "base of method dot must be|base must be the name of a method, not 3"),
         ({"base": "ce"}, "base = ce has no teacher"),
-        ({"base": "dot"}, "base = dot has momenta of its own"),
+        ({"base": ""}, "unknown method ''"),
+        ({"base": "dot"}, "method dot is built on another one itself"),
+        ({"kd__temperature": 3, "KD__temperature": 4}, r"method dot is given kd\.temperature twice"),
+        ({"kd": {"temperature": 3}, "kd__temperature": 4}, r"method dot is given kd\.temperature twice"),
         ({"base": "deepkd"}, "base = deepkd has momenta of its own"),
     ],
 )
@@ -96,6 +100,29 @@ def test_what_cannot_be_is_one_line(chosen: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words) as refused:
         resolved(**chosen)
     assert "\n" not in str(refused.value)
+
+
+def test_a_key_that_is_no_text_is_no_setting() -> None:
+    keys: dict[Any, Any] = {1: 2}
+    with pytest.raises(UserError, match="method dot has no setting 1"):
+        resolve_settings("dot", **PAIR, chosen=keys)
+
+
+def test_bases_of_a_grid_have_their_registered_names(tmp_path: Path) -> None:
+    """What a search keeps fixed is compared with what records say."""
+    file = tmp_path / "grid.toml"
+    head = 'protocol = "cifar100-crd-v1"\npairs = ["resnet56>resnet20"]\nmethods = ["dot"]\nseeds = 1\n[method.dot]\n'
+    file.write_text(head + 'base = "DKD"\nDkd.beta = 2.0\n')
+    assert read_grid(file).settings == {"dot": {"base": ("dkd",), "dkd.beta": (2.0,)}}
+    file.write_text(head + 'base = ["DKD", "dkd"]\n')
+    with pytest.raises(UserError, match="base must be one value or a list of different values"):
+        read_grid(file)
+
+
+@pytest.mark.parametrize("read", [method_version, wraps_student])
+def test_a_base_that_is_no_name_is_one_line(read: Callable[[str, dict[str, Any]], object]) -> None:
+    with pytest.raises(UserError, match=r"base must be the name of a method, not \['kd'\]"):
+        read("dot", {"base": ["kd"]})
 
 
 def test_a_grid_has_the_settings_of_bases_as_tables(tmp_path: Path) -> None:
