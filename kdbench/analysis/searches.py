@@ -59,9 +59,14 @@ class Search:
     """Why trials failed, by their numbers."""
 
     @property
+    def method(self) -> str:
+        """The method, with the settings that its trials share."""
+        return " ".join([self.study.method, *(f"{name}={value}" for name, value in self.study.fixed.items())])
+
+    @property
     def label(self) -> str:
         """The method, and the number of the study if there are further ones."""
-        return f"{self.study.method}, study {self.study.study}" if self.study.study > 1 else self.study.method
+        return f"{self.method}, study {self.study.study}" if self.study.study > 1 else self.method
 
     def is_for(self, teacher_id: str, student: str) -> bool:
         """Return whether a pair is the one on which it was made; without a teacher, any of its student."""
@@ -201,6 +206,8 @@ def _failed(study: WrittenStudy, records: Records, cells: Mapping[str, int]) -> 
 def _number(study: WrittenStudy, rules: Mapping[str, Any], chosen: Mapping[str, Any]) -> int:
     """Return which trial a cell is by what it changed; -1 for none of this study."""
     if rules.get("validation") != study.protocol.get("validation") or rules["epochs"] not in study.rungs:
+        return -1
+    if {name: value for name, value in chosen.items() if name not in study.space} != study.fixed:
         return -1
     points: Sequence[Mapping[str, Any]] = ({"settings": {}, "multiples": {}}, *study.points)
     for number, point in enumerate(points):

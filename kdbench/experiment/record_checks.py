@@ -64,7 +64,10 @@ _TEXTS = (
     *("cell", "weights", "data_fingerprint", "epoch_rule", "settings_source", "config.student"),
     *("config.protocol.name", "config.method.name", "environment.device", "environment.versions.torch"),
 )
-_OPTIONAL_TEXTS = ("data_name", "family", "environment.commit", "predictions", "student_source", "teacher.source")
+_OPTIONAL_TEXTS = (
+    *("data_name", "family", "environment.commit", "predictions"),
+    *("base_source", "student_source", "teacher.source"),
+)
 _TABLES = ("overrides", "settings_chosen", "loss")
 _ROUNDING = 1e-6
 """Difference of two percentages that are equal but for rounding."""
@@ -132,6 +135,7 @@ def _check(record: Mapping[str, Any]) -> None:
     texts = {field: _value(record, field) for field in _TEXTS}
     texts |= {field: _value(record, field, optional=True) or "" for field in _OPTIONAL_TEXTS}
     texts |= {"teacher.weights": record["teacher"]["weights"]} if record["teacher"] else {}
+    texts |= {"config.method.base": config["method"]["base"]} if "base_source" in record else {}
     for field, text in texts.items():
         if not isinstance(text, str):
             raise TypeError(f"{field} is {shown(text)}, not a text")

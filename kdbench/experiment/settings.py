@@ -139,10 +139,9 @@ def flat(name: str, table: dict[str, Any]) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for key, value in table.items():
         nested = isinstance(value, dict) and key not in typing.get_type_hints(config)
-        for inner, each in (
-            {f"{key}.{inner}": each for inner, each in value.items()}.items() if nested else [(key, value)]
-        ):
-            spelled, meant = _spelled(inner, each)
+        dotted = {f"{key}.{inner}": each for inner, each in value.items()} if nested else {key: value}
+        for called, each in dotted.items():
+            spelled, meant = _spelled(called, each)
             if spelled in settings:
                 raise UserError(f"method {name} is given {spelled} twice: keep one")
             settings[spelled] = meant

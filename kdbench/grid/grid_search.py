@@ -54,10 +54,12 @@ class GridSearch:
             for method in file.methods:
                 for number in range(1, search.studies + 1):
                     with error_context(file.path, f"[search.space.{method}]", {}):
+                        default, settings = _as_the_grid(by_row[pair, method])[0], file.settings.get(method, {})
                         study = make_study(
                             number,
-                            _as_the_grid(by_row[pair, method])[0],
-                            fixed={key: choices[0] for key, choices in file.settings.get(method, {}).items()},
+                            default,
+                            # What changes no result stands in no record.
+                            fixed={key: each[0] for key, each in settings.items() if key in default.settings.chosen},
                             space=search.spaces[method],
                             rules=search.rules,
                             rungs=search.rungs,

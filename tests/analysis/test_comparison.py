@@ -142,6 +142,11 @@ def test_code_of_an_own_method_makes_a_row_and_a_note() -> None:
     (found,) = split(*ALONE, *(source(seed, first, 70.0) for seed in range(3)))
     assert labels(found) == ["ce", "mine"]
     assert note not in provenance(found)
+    bases = [
+        fake_record("dot", seed, 70.0, settings={"base": name}, base_source=text)
+        for seed, (name, text) in enumerate([("mine", first), ("other", other)])
+    ]
+    assert not any("whose code differs" in each for each in provenance(split(*ALONE, *bases)[0]))
     releases = [fake_record("kd", seed, 70.0, method_source=f"kdbench 0.{seed}.0") for seed in range(3)]
     assert labels(split(*ALONE, *releases)[0]) == ["ce", "kd"]
 

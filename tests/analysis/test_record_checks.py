@@ -52,6 +52,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "a negative count": (lambda r: r.update(per_class={"correct": [-1], "images": [1]}), "something else than counts"),
     "more correct": (lambda r: r.update(per_class={"correct": [2], "images": [1]}), "more correct images than images"),
     "another sum": (lambda r: r.update(per_class={"correct": [6], "images": [10]}), "per class are not its top1"),
+    "no base": (lambda r: r.update(base_source="kdbench 0.2.0"), "is not a kdbench record: 'base' is missing"),
     "a device": (lambda r: r["environment"].update(device=["cpu"]), "environment.device is ['cpu'], not a text"),
 }
 
@@ -65,6 +66,18 @@ def test_a_changed_record_is_told_from_its_configuration_and_its_ranges(name: st
     with pytest.raises(ValueError, match=r"^is ") as refused:
         check_record(record)
     assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("base", "source", "words"),
+    [
+        (["kd"], "kdbench 0.2.0", r"config\.method\.base is \['kd'\], not a text"),
+        ("kd", 1, "base_source is 1, not a text"),
+    ],
+)
+def test_a_base_that_is_no_text_is_told(base: object, source: object, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        check_record(fake_record("dot", 1, 70.0, settings={"base": base}, base_source=source))
 
 
 def test_one_flipped_digit_of_a_record_with_its_hash_is_seen(tmp_path: Path) -> None:

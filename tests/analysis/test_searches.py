@@ -139,6 +139,23 @@ def test_rows_of_a_method_stand_together_and_notes_name_their_search(tmp_path: P
     assert not any(note.startswith("kd (tuned per pair)") for note in search_notes(comparison, [other]))
 
 
+def test_a_search_that_keeps_other_settings_is_not_that_of_a_row(tmp_path: Path) -> None:
+    """Two searches of one method, as of ``dot`` over two bases: each has its trials and its rows."""
+    folder = write_search(tmp_path)
+    other = json.loads((folder / "study.json").read_text()) | {"id": "4567abcd" * 8, "fixed": {"base": "dkd"}}
+    for path in folder.iterdir():
+        copy = folder.with_name("kd-resnet8-study1-4567abcd") / path.name
+        copy.parent.mkdir(exist_ok=True)
+        values = json.loads(path.read_text()) | {"ranking": []}
+        copy.write_text(json.dumps(other if path.name == "study.json" else values))
+    comparison = compared(tmp_path)
+    plain, based = sorted(comparison.searches, key=lambda each: each.label)
+    assert (plain.label, based.label) == ("kd", "kd base=dkd")
+    assert (len(plain.frame) > 0, len(based.frame)) == (True, 0)
+    (note,) = [each for each in search_notes(comparison, comparison.pairs) if each.startswith("kd (tuned per pair)")]
+    assert "for each of" not in note
+
+
 def test_the_best_is_marked_apart_among_rows_of_each_tuning(tmp_path: Path) -> None:
     scores = {0: (60.0, 60.0, 60.0), 1: (64.0, 61.0, 62.0)}
     write_search(tmp_path)

@@ -12,6 +12,7 @@ from kdbench.analysis.comparison import MEASURES, ComparedPair, Comparison, Repo
 from kdbench.analysis.stats.paired import TOLERANCE
 from kdbench.analysis.tables.entries import BEST_ON_TEST, fixed
 from kdbench.analysis.tables.table import Entry
+from kdbench.config import BASE
 from kdbench.experiment.pairs import JOIN, LOGITS, TeacherSpec
 from kdbench.teachers.doubts import ENSEMBLE, FILE, UNCHECKED, at_chance, below_student, trained_for
 from kdbench.utils.guessing import is_guess
@@ -167,8 +168,8 @@ def provenance(comparison: Comparison) -> list[str]:
     codes = defaultdict(set)
     for row in comparison.rows:
         if row.views:
-            codes[row.method, row.version].add(row.code)
-    changed = sorted({method for (method, _), hashes in codes.items() if len(hashes) > 1})
+            codes[row.method, row.changed.get(BASE), row.version].add(row.code)
+    changed = sorted({method for (method, *_), hashes in codes.items() if len(hashes) > 1})
     notes = [
         f"no published settings for these pairs, defaults used: {', '.join(unpublished)}" if unpublished else "",
         f"rows of their own for records of {', '.join(changed)} whose code differs under one VERSION"

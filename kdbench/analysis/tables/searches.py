@@ -52,6 +52,7 @@ def _searches_of(comparison: Comparison, row: Row, pairs: Sequence[ComparedPair]
         each
         for each in comparison.searches
         if each.chosen and (each.study.method, each.study.method_version) == (row.method, row.version)
+        if each.study.fixed == row.changed
         if row.tuning == tuned_on(each.study)
         or (row.tuning == tuned_per_pair(each.study) and any(each.is_for(*names) for names in networks))
     ]
@@ -100,7 +101,7 @@ def _studies_table(title: str, searches: Sequence[Search]) -> Table:
         ((*heads, *best, "chosen settings", "chosen %", "optimism"),),
         tuple(
             (
-                *words(each.study.method, each.study.pair, str(each.study.study), trials_text(each)),
+                *words(each.method, each.study.pair, str(each.study.study), trials_text(each)),
                 *words(rungs_text(each), hours_text(each.hours)),
                 *(Entry(fixed(each.best_of(number)) or MISSING) for number in numbers),
                 *words(chosen_text(each), fixed(each.chosen.mean) if each.chosen else MISSING, optimism_text(each)),
