@@ -10,6 +10,7 @@ from kdbench.data.batches import DeviceData
 from kdbench.data.decoding.streamed import StreamedDataset
 from kdbench.engine.bench import Bench, Stepper, alternate, plan_of, ratio
 from kdbench.engine.loading import steady_seconds
+from kdbench.experiment.registry import load_method
 from kdbench.method import PLAIN
 from kdbench.teachers.demand import Wanted
 
@@ -55,6 +56,8 @@ def measure(
     for method in methods:
         cell = bench.cell(method)
         plan = plan_of(cell)
+        # After pre-training, which may be all that has a teacher.
+        reads_teacher = load_method(method).reads(cell.settings.config, "training").teacher
         works = {"alone": bench.alone_step()}
         if not whole:
             works["data"] = bench.data_step(plan)
@@ -65,8 +68,9 @@ def measure(
             sources["cache"] = bench.cached(cell)
         for kind, source in sources.items():
             if not whole:
-                works[f"teacher {kind}"] = bench.teacher_step(cell, source)
                 works["layers"] = bench.layers_step(cell, source)
+            if not whole and reads_teacher:
+                works[f"teacher {kind}"] = bench.teacher_step(cell, source)
             works[kind] = Stepper([cell], bench.batches(plan), source, bench.options)
         times = alternate(works, rounds, device, lambda part, method=method: observe(method, part))  # type: ignore[misc]
         middle = {name: statistics.median(seconds) for name, seconds in times.items()}

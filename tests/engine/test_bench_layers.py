@@ -11,6 +11,7 @@ from torch import nn
 from kdbench.data.fabricated import random_dataset
 from kdbench.engine.bench import Bench
 from kdbench.engine.bench_layers import LayerPasses
+from kdbench.engine.bench_methods import measure
 from kdbench.engine.options import Options
 from kdbench.experiment.pairs import Pair
 from kdbench.experiment.protocol import load_protocol
@@ -37,3 +38,8 @@ def test_layers_are_those_that_a_loss_runs_and_not_the_networks(bench: Bench, me
         parameter.grad = None
     passes()
     assert all(parameter.grad is not None for parameter in trained)
+
+
+def test_a_teacher_of_pretraining_alone_is_no_part_of_a_step(bench: Bench) -> None:
+    rows, _ = measure(bench, ["kd", "ab"], 1)
+    assert [row.method for row in rows if row.parts and row.parts["teacher"]] == ["kd"] * 2
