@@ -12,7 +12,7 @@ from kdbench.analysis.records import read_records
 from kdbench.experiment.registry import method_names
 
 RESULTS = Path(__file__).parent.parent / "results"
-FOLDERS = {"cifar10": 13, "cifar10-subset": 19, "every-method": 59}
+FOLDERS = {"cifar10": 13, "cifar10-subset": 19, "every-method": 59, "tuned": 81}
 """Folders with records, and how many."""
 
 
@@ -33,6 +33,13 @@ def test_the_stored_tables_are_what_the_stored_records_say(
     code, out, err = typed(words[0], RESULTS / folder / "runs", *words[1:])
     assert (code, err) == (0, "")
     assert out == (RESULTS / folder / file).read_text(encoding="utf-8")
+
+
+@pytest.mark.checkout
+def test_the_stored_search_is_what_the_stored_records_say(typed: Typed) -> None:
+    code, out, err = typed("search", RESULTS / "tuned/runs", "--format", "markdown")
+    assert (code, err) == (0, "")
+    assert out == (RESULTS / "tuned/search.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.checkout
