@@ -63,7 +63,7 @@ class WorkerReport:
     """Summarise what a worker did."""
 
     done: int = 0
-    """Number of cells that were finished."""
+    """Number of cells that this worker finished."""
     failed: list[str] = field(default_factory=list)
     """Messages of the errors."""
     left: list[str] = field(default_factory=list)
@@ -236,9 +236,10 @@ class Worker:
             if isinstance(outcome, NotWritten) and not isinstance(outcome, DoesNotFit):
                 raise outcome
             if isinstance(outcome, dict):
-                # Another worker may have finished it since it was chosen.
-                self._display.done(cell, outcome, existed=not self._display.shows(cell))
-                self._report.done += 1
+                # Another worker may have finished it since it was chosen, and counts it.
+                existed = not self._display.shows(cell)
+                self._display.done(cell, outcome, existed=existed)
+                self._report.done += not existed
             elif not isinstance(outcome, Busy | Superseded):
                 self._note(outcome)
         return outcomes
