@@ -75,13 +75,12 @@ def test_a_plan_says_the_epochs_and_the_line_to_write(tmp_path: Path, typed: Typ
     file, methods = tmp_path / "a.toml", ["dkd", "ce", "pckd", "kd"]
     code, out, err = typed("grid", "plan", write(file, methods=methods), "--runs", tmp_path / "runs")
     assert code == 0, err
-    once, turned = map(int, re.findall(r"for (\d+) epochs", out))
+    once, turned = (int(number.replace(",", "")) for number in re.findall(r"for ([\d,]+) epochs", out))
     for views, number in ((1, once), (4, turned)):  # rounded up
         assert abs(number - views * 240 * (1 + ratio / 3) - 0.5) <= 0.6
     line = f"[method.ce] epochs = [240, {once}, {turned}]"
-    words = (
-        f"equal compute: resnet56>resnet20: ce for {once} epochs costs as much as dkd, kd; for {turned} epochs as pckd"
-    )
+    costs = f"ce for {once:,} epochs costs as much as dkd, kd; for {turned:,} epochs as pckd"
+    words = f"equal compute: resnet56>resnet20: {costs}"
     assert words in out.splitlines()
     assert f"equal compute: {line} in the file adds these rows to the table" in out.splitlines()
     write(file, line.replace("] ", "]\n", 1), methods=methods)
