@@ -6,14 +6,21 @@ what does not fit.
 Legend: ``B`` images, ``K`` classes, ``M`` images and ``N`` rows of features of each class, ``D`` wide.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import abc
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from kdbench.functional import at_least_float32, inner_products
-from kdbench.method import Net, Outputs, Part
+from kdbench.method import Net, Outputs, Part, Setup
+
+from ._task import TaskMethod
+
+PARTS: dict[str, frozenset[Part]] = {"maps": frozenset({"stages"}), "logits": frozenset({"logits"})}
+"""Parts of the teacher's outputs from which distances are computed; those of the classifier need none."""
 
 HELD = 2**30
 """Bytes of features that the classes take up whose likeness is computed in one pass over the others."""
@@ -85,12 +92,6 @@ def rows_by_class(features: Iterable[Tensor], num_images: int) -> Iterator[Tenso
             waiting = waiting[num_images:]
 
 
-def surveyed_parts(distances: str) -> frozenset[Part]:
-    """Return the part of the teacher's outputs from which the distances of classes are computed, if any."""
-    parts: dict[str, frozenset[Part]] = {"maps": frozenset({"stages"}), "logits": frozenset({"logits"})}
-    return parts.get(distances, frozenset())
-
-
 def surveyed_distances(
     distances: str, outputs: Callable[[Tensor], Iterable[Outputs]], labels: Tensor, num_classes: int
 ) -> Tensor:
@@ -117,3 +118,21 @@ def classifier_distances(teacher: Net, distances: str) -> Tensor:
         raise ValueError(f'{teacher.name} shows no feature maps: set distances = "logits"')
     weights = functional.normalize(teacher.backbone.head().weight.detach(), dim=1)
     return 1 - inner_products(weights, weights)
+
+
+class ClassDistanceMethod(TaskMethod, abc.ABC):
+    """A method that knows how far classes are from each other for the teacher, by its setting ``distances``."""
+
+    config: Any
+    distances: Tensor
+
+    def __init__(self, config: Any, setup: Setup) -> None:
+        super().__init__(config, setup)
+        self.register_buffer("distances", classifier_distances(setup.teacher, self.config.distances))
+
+    @classmethod
+    def surveys(cls, config: Any) -> frozenset[Part]:
+        return PARTS.get(config.distances, frozenset())
+
+    def survey(self, outputs: Callable[[Tensor], Iterable[Outputs]], labels: Tensor) -> Mapping[str, Tensor]:
+        return {"distances": surveyed_distances(self.config.distances, outputs, labels, len(self.distances))}

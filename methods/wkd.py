@@ -7,8 +7,7 @@ WKD-L's terms and WKD-F's are added, each with its own weight; see `kdbench.meth
 Legend: ``K`` classes.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +15,6 @@ from torch import Tensor
 from kdbench.method import (
     Batch,
     Outputs,
-    Part,
     Reads,
     Setup,
     among,
@@ -30,14 +28,14 @@ from kdbench.method import (
     weight,
 )
 
-from ._class_distances import classifier_distances, surveyed_distances, surveyed_parts
+from ._class_distances import ClassDistanceMethod
 from ._task import TaskMethod
 from .nkd import target_loss
 from .wkdf import PAPER, decay_factor, moment_errors, projector
 from .wkdl import transport_loss
 
 
-class WKD(TaskMethod):
+class WKD(ClassDistanceMethod):
     """Soft target, transport of probability between the other classes, and moments of the last map."""
 
     FAMILY = "features"
@@ -51,7 +49,6 @@ class WKD(TaskMethod):
         "the authors state it for resnet32x4>resnet8x4, whose setting is the default, and wrn_40_2>ShuffleNetV1 alone",
     )
     config: "Config"
-    distances: Tensor
 
     class Config(TaskMethod.Config):
         """Defaults: the authors' for resnet32x4>resnet8x4."""
@@ -84,14 +81,6 @@ class WKD(TaskMethod):
         shapes = setup.student.shapes[-1], setup.teacher.shapes[-1]
         self.connector = projector(*shapes, self.config.grid, bottleneck=self.config.bottleneck)
         self.min_images = self.connector.min_images
-        self.register_buffer("distances", classifier_distances(setup.teacher, self.config.distances))
-
-    @classmethod
-    def surveys(cls, config: Any) -> frozenset[Part]:
-        return surveyed_parts(config.distances)
-
-    def survey(self, outputs: Callable[[Tensor], Iterable[Outputs]], labels: Tensor) -> Mapping[str, Tensor]:
-        return {"distances": surveyed_distances(self.config.distances, outputs, labels, len(self.distances))}
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         config = self.config

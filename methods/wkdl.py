@@ -9,8 +9,7 @@ target stands beside it. The plan is regularised: for equal softmaxes, its cost 
 Legend: ``B`` images, ``K`` classes.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,9 +19,7 @@ from kdbench.functional import at_least_float32, inner_products
 from kdbench.method import (
     Batch,
     Outputs,
-    Part,
     Reads,
-    Setup,
     count,
     fraction,
     log,
@@ -32,7 +29,7 @@ from kdbench.method import (
     weight,
 )
 
-from ._class_distances import classifier_distances, surveyed_distances, surveyed_parts
+from ._class_distances import ClassDistanceMethod
 from ._task import TaskMethod
 from .nkd import target_loss
 from .wkdf import PAPER, decay_factor
@@ -94,7 +91,7 @@ def transport_loss(
     return transport_costs(ours, theirs, others, cost, regularization, iterations).mean()
 
 
-class WKDL(TaskMethod):
+class WKDL(ClassDistanceMethod):
     """Soft target, and transport of probability between the other classes."""
 
     FAMILY = "logits"
@@ -113,7 +110,6 @@ class WKDL(TaskMethod):
         "the authors state it for resnet32x4>resnet8x4, whose setting is the default, and wrn_40_2>ShuffleNetV1 alone",
     )
     config: "Config"
-    distances: Tensor
 
     class Config(TaskMethod.Config):
         """Defaults: the authors' for resnet32x4>resnet8x4."""
@@ -132,17 +128,6 @@ class WKDL(TaskMethod):
         """Sinkhorn's iterations; the gradient goes through all of them."""
         decay_start: float = fraction(150 / 240)
         """Fraction of training after which the weight falls to 0 along a cosine; 1 switches the decay off."""
-
-    def __init__(self, config: Config, setup: Setup) -> None:
-        super().__init__(config, setup)
-        self.register_buffer("distances", classifier_distances(setup.teacher, self.config.distances))
-
-    @classmethod
-    def surveys(cls, config: Any) -> frozenset[Part]:
-        return surveyed_parts(config.distances)
-
-    def survey(self, outputs: Callable[[Tensor], Iterable[Outputs]], labels: Tensor) -> Mapping[str, Tensor]:
-        return {"distances": surveyed_distances(self.config.distances, outputs, labels, len(self.distances))}
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         config = self.config
