@@ -133,7 +133,7 @@ def _as_default(part: pd.DataFrame, studies: Sequence[WrittenStudy]) -> dict[str
 
 
 def unfinished_runs(records: Records) -> list[UnfinishedCell]:
-    """Return the unfinished cells that are not trials: a failed trial ranks last, and its search goes on."""
+    """Return the unfinished cells that are not trials: a failed trial ranks last, and its search continues."""
     return [cell for cell in records.unfinished if _unfinished(cell, records.studies)]
 
 

@@ -52,7 +52,7 @@ _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._/+-]*")
 
 
 def names_for(names: Names | None, form: Format) -> Names:
-    """Return which names a table has: the ones that are asked for, else printed ones in LaTeX."""
+    """Return the names that a table has: those of the option, else printed ones in LaTeX."""
     return names or ("printed" if form == "latex" else "typed")
 
 
@@ -105,9 +105,9 @@ def captioned(tables: Sequence[Table], captions: Sequence[str] | None, labels: S
                 f"{option} is given {counted(len(words), 'time')} for {counted(len(tables), 'table')}: {titles}; "
                 "give one for each, or select tables with --protocol, --rules or --pairs"
             )
-    tables = (
-        [replace(table, title=caption) for table, caption in zip(tables, captions, strict=True)]
-        if captions
-        else (list(tables))
-    )
-    return [replace(table, label=label) for table, label in zip(tables, labels, strict=True)] if labels else tables
+    made = list(tables)
+    if captions:
+        made = [replace(table, title=caption) for table, caption in zip(made, captions, strict=True)]
+    if labels:
+        made = [replace(table, label=label) for table, label in zip(made, labels, strict=True)]
+    return made

@@ -22,7 +22,6 @@ from kdbench.analysis.tables.notes import guessing_notes, label_entry
 from kdbench.analysis.tables.searches import search_notes
 from kdbench.analysis.tables.table import MISSING, Entry, Table, words
 from kdbench.errors import UserError
-from kdbench.utils.text import counted
 
 MARGIN = 0.2
 """Largest mean difference that counts as a tie, in percentage points."""
@@ -178,7 +177,7 @@ def pooled_table(
     rows = []
     for versus in sorted(results, key=lambda versus: -versus.mean):
         missing = len(comparison.pairs) - len(versus.pairs)
-        notes = (f"{missing} of {counted(len(comparison.pairs), 'pair')} are missing",) if missing else ()
+        notes = (f"{missing} of {len(comparison.pairs)} pairs are missing",) if missing else ()
         rows.append(
             (
                 label_entry(comparison, versus.row, notes),
