@@ -5,6 +5,7 @@ Legend: ``B`` images, ``K`` classes, ``C`` channels.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -21,6 +22,7 @@ __all__ = [
     "pooled_to",
     "to_smaller_size",
     "warmup_factor",
+    "without_autocast",
 ]
 
 _First = TypeVar("_First")
@@ -43,6 +45,15 @@ def at_least_float32(value: Tensor) -> Tensor:
     return value if value.dtype in (torch.float32, torch.float64) else value.float()
 
 
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Return a context in which operations keep the precision of what they are given.
+
+    The meta device, on which `kdbench grid plan` builds methods, has no autocast.
+    """
+    has_one = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if has_one else contextlib.nullcontext()
+
+
 def inner_products(rows: Tensor, others: Tensor) -> Tensor:
     """Return all inner products of two sets of rows, at least in float32, under autocast too.
 
@@ -56,7 +67,7 @@ def inner_products(rows: Tensor, others: Tensor) -> Tensor:
     Tensor
         ``(..., A, C)``.
     """
-    with torch.autocast(rows.device.type, enabled=False):
+    with without_autocast(rows.device):
         return at_least_float32(rows) @ at_least_float32(others).mT
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdbench.functional import at_least_float32, inner_products
+from kdbench.functional import at_least_float32, inner_products, without_autocast
 from kdbench.method import (
     Batch,
     Paper,
@@ -75,7 +75,7 @@ def products(rows: Tensor, bank: Tensor) -> Tensor:
     """All inner products ``(A, N)`` of ``(A, D)`` and ``(N, D)``, in bfloat16 for a bank in it, else in float32."""
     if bank.dtype != torch.bfloat16:
         return inner_products(rows, bank)
-    with torch.autocast(rows.device.type, enabled=False):
+    with without_autocast(rows.device):
         return rows.to(bank.dtype) @ bank.mT
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdbench.functional import at_least_float32, deepest_pairs
+from kdbench.functional import at_least_float32, deepest_pairs, without_autocast
 from kdbench.method import Batch, Outputs, Paper, Reads, Setup, among, count, log, weight
 
 from ._eigenvectors import right_vectors
@@ -53,7 +53,7 @@ def kdsvd_losses(student: Sequence[Tensor], teacher: Sequence[Tensor], num: int,
 
     From stages of maps ``(B, C, H, W)``; one entry for each pair of neighbours.
     """
-    with torch.autocast(student[0].device.type, enabled=False):
+    with without_autocast(student[0].device):
         ours, theirs = list[Tensor](), list[Tensor]()
         for student_maps, teacher_maps in zip(student, teacher, strict=True):
             goal, values = right_vectors(as_matrices(teacher_maps, matrix), num)

@@ -21,7 +21,7 @@ from kdbench.engine.options import Options
 from kdbench.engine.run import Run
 from kdbench.experiment.protocol import load_protocol
 from kdbench.utils.device import prepare_process
-from kdbench.utils.ranks import ALONE, join, leave
+from kdbench.utils.ranks import ALONE, join
 
 ROUNDS, STEPS = 5, 12
 
@@ -66,7 +66,7 @@ def main(size: int, port: int, folder: Path, rank: int) -> None:
         started = time.perf_counter()
         step()
         seconds.append(time.perf_counter() - started)
-    leave()
+    ranks.leave()
     sys.stdout.write(str(statistics.median(seconds)))
 
 

@@ -62,12 +62,14 @@ def train(npz: Path, runs: Path, method: str, kill_at: int | None = None) -> Non
 
 
 def left(runs: Path) -> dict[str, Any]:
-    """Record and metrics of the one cell below a folder, without its times."""
+    """Record and metrics of the one cell below a folder, without its times and the state of the checkout."""
     (path,) = runs.glob(f"**/{RECORD}")
     record = json.loads(path.read_bytes())
     for name in ("train_seconds", "evaluate_seconds", "images_per_second", "peak_memory_mb"):
         del record["cost"][name]
-    del record["record_hash"]  # it covers the times
+    for name in ("commit", "dirty"):  # of the checkout, which may be worked on meanwhile
+        del record["environment"][name]
+    del record["record_hash"]  # it covers all of these
     record["metrics"] = path.with_name("metrics.jsonl").read_text()
     record["files"] = sorted(f.name for f in path.parent.iterdir())
     return record

@@ -21,7 +21,7 @@ from kdbench.engine.evaluation import evaluate_runs
 from kdbench.engine.outcomes import Outcomes
 from kdbench.engine.run import Run
 from kdbench.models.weights import weights_hash
-from kdbench.utils.ranks import ALONE, Ranks, join, leave
+from kdbench.utils.ranks import ALONE, Ranks, join
 
 MOVING = ("running_mean", "running_var", "num_batches_tracked")
 """Running statistics, which are the first group's until they are shared."""
@@ -91,7 +91,7 @@ def main(file: str, npz: str, folder: str, *methods: str) -> None:
         if ranks.leads:
             torch.save(results, file)
     finally:
-        leave()
+        ranks.leave()
 
 
 if __name__ == "__main__":

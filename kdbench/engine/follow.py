@@ -26,7 +26,7 @@ from kdbench.teachers.outputs import Kind
 from kdbench.teachers.sources import TeacherSource
 from kdbench.utils.device import pick_device, prepare_process
 from kdbench.utils.leases import Superseded
-from kdbench.utils.ranks import RankLost, Ranks, leave
+from kdbench.utils.ranks import RankLost, Ranks
 from kdbench.utils.signals import Stop
 
 
@@ -97,11 +97,13 @@ def main() -> None:
             torch.cuda.set_device(arguments["device"])
         session = Session(**arguments)
         prepare_process(session.device)
-        follow(session, cells, meet_leader(session.device))
+        ranks = meet_leader(session.device)
+        try:
+            follow(session, cells, ranks)
+        finally:
+            ranks.leave()
     except UserError as error:
         sys.exit(str(error))
-    finally:
-        leave()
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import torch
 from torch.distributed import TCPStore, rendezvous  # type: ignore[attr-defined]
 
 from kdbench.engine.devices import Place
-from kdbench.utils.ranks import ALONE, RankLost, Ranks, join, leave
+from kdbench.utils.ranks import ALONE, RankLost, Ranks, join
 from kdbench.utils.text import counted, printable
 
 _LOCALHOST: Final = "127.0.0.1"
@@ -67,7 +67,7 @@ class Team(AbstractContextManager["Team"]):
         if error is None:  # otherwise the others are somewhere else, and end when this one has left
             with contextlib.suppress(RankLost):
                 self._ranks.tell({})
-        leave()
+        self._ranks.leave()
         end = time.monotonic() + _LAST_SECONDS
         for process in self._processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -180,15 +180,15 @@ def joined(device: torch.device) -> Ranks:
     assert place
     store, _, _ = next(rendezvous("env://", place.rank, place.size, timeout=_START))
     ranks = join(place.rank, place.size, device, store)
-    if ranks.leads:
-        atexit.register(_dismiss, ranks)
+    atexit.register(_part, ranks)
     return ranks
 
 
-def _dismiss(ranks: Ranks) -> None:
-    with contextlib.suppress(RankLost):
-        ranks.tell({})
-    leave()
+def _part(ranks: Ranks) -> None:
+    if ranks.leads:
+        with contextlib.suppress(RankLost):
+            ranks.tell({})
+    ranks.leave()
 
 
 def meet_leader(device: torch.device) -> Ranks:

@@ -113,6 +113,16 @@ class Ranks:
             distributed.all_gather(texts, padded, group=self._words)
         return [json.loads(bytes(text.tolist())) for text in texts]
 
+    def leave(self) -> None:
+        """Part from the other processes, and wait for the threads that have exchanged something with them.
+
+        One that is left when Python ends may bring the process down: it lets go of a tensor, for which it needs Python.
+        """
+        if self._words is None:
+            return
+        self._words = None
+        _part()
+
     @contextlib.contextmanager
     def unbroken(self) -> Iterator[None]:
         """Do what all processes do, with what they exchange in it.
@@ -150,13 +160,12 @@ def join(rank: int, size: int, device: torch.device, store: Store) -> Ranks:
         distributed.init_process_group(backend, timeout=_GRADIENTS, rank=rank, world_size=size, store=store)
         words = distributed.new_group(backend="gloo", timeout=_WORDS)
     except Exception as error:
-        leave()
+        _part()
         raise RankLost(f"the processes of a cell did not meet ({one_line(error)})") from None
     return Ranks(rank, size, words)
 
 
-def leave() -> None:
-    """Part from the other processes."""
+def _part() -> None:
     if distributed.is_initialized():
         distributed.destroy_process_group()
 
