@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,8 +51,7 @@ def new(
     _check_free(kind, name, target)
     for file in write_start(kind, name, target, {"BASE": DEMO}):
         echo(f"wrote {file}")
-    is_named = target.absolute() in folders_of(f"{kind}s")  # type: ignore[arg-type]
-    place = [] if is_named else ["--own", target.parent]
+    place = [] if _is_searched(kind, target) else ["--own", target.parent]
     echo("Change it, then type:")
     for line in _next_words(kind, name):
         echo(f"  {command_line(context, *place, *line)}")
@@ -97,6 +97,13 @@ def _target(kind: str, folder: Path | None) -> Path:
     elif kind == "method" and folder.absolute() in named(METHODS):
         return folder
     return folder / f"{kind}s"
+
+
+def _is_searched(kind: str, folder: Path) -> bool:
+    """Return whether files in a folder are found as it is: options name it, or it holds kdbench's own methods."""
+    if kind == "method" and folder.samefile(str(resources.files("kdbench.methods"))):
+        return True
+    return folder.absolute() in folders_of(f"{kind}s")  # type: ignore[arg-type]
 
 
 def _check_free(kind: str, name: str, target: Path) -> None:

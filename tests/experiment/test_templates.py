@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from cells import Typed
 from own_files import write_own
 from test_user_methods import ROOT
 
+from kdbench.cli import own
 from kdbench.cli.catalogue import paper_line
 from kdbench.cli.method_page import method_page
 from kdbench.experiment.registry import load_method, method_names
@@ -56,13 +58,25 @@ def test_new_writes_a_start_and_overwrites_nothing(typed: Typed) -> None:
         assert said in err
 
 
+def test_a_start_among_kdbenchs_methods_needs_no_option(
+    typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a checkout, in which --own would find each of kdbench's methods a second time."""
+    monkeypatch.setattr(own, "resources", SimpleNamespace(files=lambda package: tmp_path / package.rpartition(".")[2]))
+    code, out, err = typed("new", "mine", "--dir", tmp_path)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[-3] == "  kdbench validate mine"
+    assert not [line for line in lines if "--own" in line]
+
+
 @pytest.mark.checkout
 @pytest.mark.skipif(not shutil.which("ruff"), reason="needs ruff")
 def test_the_start_keeps_the_house_rules(typed: Typed) -> None:
-    assert typed("new", "mine")[0] == 0
+    assert typed("new", "a_longer_name")[0] == 0
     for words in (["check", "--ignore", "CPY,INP"], ["format", "--check"]):
         done = subprocess.run(
-            ["ruff", words[0], "--config", str(ROOT / "pyproject.toml"), *words[1:], "methods/mine.py"],
+            ["ruff", words[0], "--config", str(ROOT / "pyproject.toml"), *words[1:], "methods/a_longer_name.py"],
             capture_output=True,
             text=True,
             check=False,
