@@ -13,7 +13,16 @@ from typing import Any
 
 import pandas as pd
 
-from kdbench.analysis.comparison import COLUMN, MEASURES, ComparedPair, Comparison, Reported, Row, settings_text
+from kdbench.analysis.comparison import (
+    COLUMN,
+    FAMILIES,
+    MEASURES,
+    ComparedPair,
+    Comparison,
+    Reported,
+    Row,
+    settings_text,
+)
 from kdbench.analysis.records import Records
 from kdbench.analysis.splitting import split
 from kdbench.errors import UserError
@@ -82,18 +91,22 @@ class _Filter:
     known: Callable[[Comparison], Sequence[str]]
     """All names of this kind in a comparison."""
     leaves_out: bool = False
-    """Whether rows of these names are left out, so that a comparison need not have any."""
+    """Whether rows of these names are left out, so that no comparison need have any."""
 
     def check(self, comparisons: Sequence[Comparison]) -> None:
         for name in self.names:
-            if not any(self.match(comparison, name) for comparison in comparisons):
-                known = list(dict.fromkeys(text for comparison in comparisons for text in self.known(comparison)))
-                if self.kind == "protocol":
-                    raise UserError(f"no records under {name}: there are records under {'; '.join(known)}")
-                if self.kind == "pair" and name in named_pairs():
-                    raise UserError(f"no record is of a pair of {name}: the pairs are {', '.join(known)}")
-                kinds = "families" if self.kind == "family" else f"{self.kind}s"
-                raise unknown_name(self.kind, name, known, f"the {kinds} are {', '.join(known)}")
+            is_family = self.kind == "family" and name.lower() in FAMILIES
+            if any(self.match(comparison, name) for comparison in comparisons) or (is_family and self.leaves_out):
+                continue
+            known = list(dict.fromkeys(text for comparison in comparisons for text in self.known(comparison)))
+            if self.kind == "protocol":
+                raise UserError(f"no records under {name}: there are records under {'; '.join(known)}")
+            if self.kind == "pair" and name in named_pairs():
+                raise UserError(f"no record is of a pair of {name}: the pairs are {', '.join(known)}")
+            if is_family:
+                raise UserError(f"no record is of a method of {name}: the families are {', '.join(known)}")
+            kinds = "families" if self.kind == "family" else f"{self.kind}s"
+            raise unknown_name(self.kind, name, known, f"the {kinds} are {', '.join(known)}")
 
     def missing(self, comparison: Comparison) -> list[str]:
         """Return the names that match nothing in a comparison."""
@@ -113,7 +126,7 @@ def select(comparisons: Sequence[Comparison], filters: Filters) -> tuple[list[Co
     Raises
     ------
     UserError
-        No comparison has a protocol, rule, method or pair; the message lists what there is.
+        No comparison has a protocol, rule, method or pair; the message lists what there is. Or no row is left.
     """
     selected, left_out = list(comparisons), []
     lacking: dict[str, list[str]] = {}
@@ -133,6 +146,9 @@ def select(comparisons: Sequence[Comparison], filters: Filters) -> tuple[list[Co
     titles = [comparison.title for comparison in selected if comparison.title in lacking]
     if titles:
         remarks.append("; ".join(f"{title} has no {' and no '.join(lacking[title])}" for title in titles))
+    if selected and not any(_named_rows(comparison, filters) for comparison in selected):
+        raise UserError("no row is left: no method is in all that --methods, --families and --without-families select")
+    remarks.extend(_incomplete_sets(selected, filters.pairs))
     return [_narrowed(comparison, filters) for comparison in selected], remarks
 
 
@@ -234,10 +250,18 @@ def _is_teacher(pair: ComparedPair, wanted: TeacherSpec) -> bool:
     return all(digits.startswith(begin) for (*_, digits), (*_, begin) in pairs)
 
 
-def _narrowed(comparison: Comparison, filters: Filters) -> Comparison:
-    """Drop the rows and pairs that were not named; the student-only baseline is kept, and those that are named."""
-    rows, pairs = comparison.rows, comparison.pairs
-    kept = {comparison.student_only, *(row for name in filters.baselines for row in comparison.matching(name))}
+def _incomplete_sets(comparisons: Sequence[Comparison], names: Sequence[str]) -> Iterator[str]:
+    """Yield a remark on each set of pairs of which no comparison has some."""
+    sets = named_pairs()
+    for name in names:
+        pairs = [str(pair) for pair in sets[name].pairs] if name in sets else []
+        if missing := [pair for pair in pairs if not any(_pairs(comparison, pair) for comparison in comparisons)]:
+            yield f"no record is of these pairs of {name}: {', '.join(missing)}"
+
+
+def _named_rows(comparison: Comparison, filters: Filters) -> tuple[Row, ...]:
+    """Return the rows that methods and families select."""
+    rows = comparison.rows
     for names, match, keep in (
         (filters.methods, Comparison.matching, True),
         (filters.families, _of_family, True),
@@ -245,7 +269,16 @@ def _narrowed(comparison: Comparison, filters: Filters) -> Comparison:
     ):
         if names:
             matches = {row for name in names for row in match(comparison, name)}
-            rows = tuple(row for row in rows if row in kept or (row in matches) == keep)
+            rows = tuple(row for row in rows if (row in matches) == keep)
+    return rows
+
+
+def _narrowed(comparison: Comparison, filters: Filters) -> Comparison:
+    """Drop the rows and pairs that were not named; the student-only baseline is kept, and those that are named."""
+    pairs = comparison.pairs
+    kept = {comparison.student_only, *(row for name in filters.baselines for row in comparison.matching(name))}
+    kept.update(_named_rows(comparison, filters))
+    rows = tuple(row for row in comparison.rows if row in kept)
     if filters.pairs:
         selected = {pair for text in filters.pairs for pair in _pairs(comparison, text)}
         pairs = tuple(pair for pair in pairs if pair in selected)

@@ -42,7 +42,10 @@ TableNamesOption = Annotated[
 ]
 CaptionOption = Annotated[
     list[str] | None,
-    typer.Option("--caption", help="Caption of the table, in place of its title; once for each table that is printed."),
+    typer.Option(
+        "--caption",
+        help="Caption of the table, in place of its title, as plain text; once for each table that is printed.",
+    ),
 ]
 LabelOption = Annotated[
     list[str] | None,
@@ -77,10 +80,15 @@ def check_captions(captions: Sequence[str] | None, labels: Sequence[str] | None,
     Raises
     ------
     UserError
-        A caption is empty, or a label is none of LaTeX or given for another form.
+        A caption is empty or has characters that LaTeX lacks, or a label is none of LaTeX or given for another form.
     """
-    if any(not caption.strip() for caption in captions or []):
-        raise UserError("--caption needs a text: leave it out for the title of the table")
+    from kdbench.analysis.tables.latex import lacking
+
+    for caption in captions or []:
+        if not caption.strip():
+            raise UserError("--caption needs a text: leave it out for the title of the table")
+        if form == "latex" and (missing := lacking(" ".join(caption.split()))):
+            raise UserError(f"--caption {caption!r}: the standard fonts of LaTeX have no {missing}: write it in words")
     if labels and form != "latex":
         raise UserError("--label is for LaTeX: add --format latex, or leave it out")
     for label in labels or []:
@@ -107,7 +115,7 @@ def captioned(tables: Sequence[Table], captions: Sequence[str] | None, labels: S
             )
     made = list(tables)
     if captions:
-        made = [replace(table, title=caption) for table, caption in zip(made, captions, strict=True)]
+        made = [replace(table, title=" ".join(caption.split())) for table, caption in zip(made, captions, strict=True)]
     if labels:
         made = [replace(table, label=label) for table, label in zip(made, labels, strict=True)]
     return made

@@ -43,7 +43,9 @@ if TYPE_CHECKING:
     from kdbench.analysis.tables.table import Table
 
 PER_TABLE = 7
-"""Largest number of pairs in a table of LaTeX: that of CRD's larger table, which fits a text 5.5 inches wide."""
+"""Largest number of pairs in a table of LaTeX: that of CRD's larger table, which fits an article of 345 pt in 7 pt."""
+_PER_TABLE_BESIDE = 6
+"""The same with published values in brackets, which are wider."""
 
 
 def table(
@@ -88,7 +90,7 @@ def table(
         int | None,
         typer.Option(
             help="In the paper layout, largest number of pairs in a table; further ones are in tables of their own. "
-            f"[default: {PER_TABLE} in LaTeX, else all]",
+            f"[default: {PER_TABLE} in LaTeX, {_PER_TABLE_BESIDE} with --beside, else all]",
             metavar="N",
             min=1,
         ),
@@ -146,7 +148,8 @@ def table(
             return [detail(comparison, pair, reported, base) for pair in comparison.pairs]
         ours = paper(comparison, base, marks or "clear", reported)
         whole = with_published(ours, comparison, values, beside=beside, others=others) if values else ours
-        return split_pairs(whole, per_table or (PER_TABLE if form == "latex" else None))
+        most = _PER_TABLE_BESIDE if beside else PER_TABLE
+        return split_pairs(whole, per_table or (most if form == "latex" else None))
 
     print_tables(captioned(selection.each(tables_of), caption, label), form)
     selection.finish()
@@ -200,12 +203,20 @@ def _published(
     families: list[str],
     without_families: list[str],
 ) -> list[Table]:
+    from kdbench.analysis.comparison import FAMILIES
     from kdbench.analysis.published.printed import printed_table
     from kdbench.analysis.published.tables import published_tables
     from kdbench.analysis.published.values import load_published
     from kdbench.experiment.pairs import named_pairs
+    from kdbench.utils.names import unknown_name
 
+    for name in (*split_names(families), *split_names(without_families)):
+        if name.lower() not in FAMILIES:
+            raise unknown_name("family", name, FAMILIES, f"the families are {', '.join(FAMILIES)}")
     sets = named_pairs()
+    for name in pairs or []:
+        if name not in sets and ">" not in name:
+            raise unknown_name("pair", name, sets, f"type 'TEACHER>STUDENT', or a set: {', '.join(sets)}")
     networks = [str(pair) for name in pairs or [] for pair in (sets[name].pairs if name in sets else (name,))]
     published = load_published(dataset)
     for problem in published.problems:
@@ -224,7 +235,7 @@ def _published(
 
 def _of_families(values: Published, families: list[str] | None, without_families: list[str] | None) -> Published:
     """Return the values of methods of some families, or of no such families."""
-    kept, dropped = split_names(families), split_names(without_families)
+    kept, dropped = ([name.lower() for name in split_names(words)] for words in (families, without_families))
     of_methods = values.frame["method"].map({name: method.family for name, method in values.methods.items()})
     frame = values.frame[~of_methods.isin(dropped) & (of_methods.isin(kept) if kept else True)]
     return replace(values, frame=frame.reset_index(drop=True))

@@ -155,14 +155,19 @@ def test_numbers_stand_below_each_other_in_the_terminal() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs pdflatex: apt-get install texlive-latex-recommended")
-def test_thirteen_pairs_are_two_tables_without_type_below_seven_points(
-    runs: Path, tmp_path: Path, typed: Typed
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--caption", "Same family, 5 % & more", "--caption", "Different_family", "--label", "tab:a", "--label", "b"],
+        ["--published", "cifar100", "--beside", "--label", "tab:a", "--label", "b", "--label", "c"],
+    ],
+    ids=["two tables", "published values in brackets"],
+)
+def test_thirteen_pairs_are_tables_without_type_below_seven_points(
+    words: list[str], runs: Path, tmp_path: Path, typed: Typed
 ) -> None:
     """In the 345 pt of an article of LaTeX, less than any venue's text is wide."""
-    words = ["--caption", "Same family, 5 % & more", "--caption", "Different_family"]
-    code, out, err = typed(
-        "table", runs, "--layout", "paper", "--format", "latex", *words, "--label", "tab:a", "--label", "b"
-    )
+    code, out, err = typed("table", runs, "--layout", "paper", "--format", "latex", *words)
     assert (code, err) == (0, "")
     (tmp_path / "tables.tex").write_text(out, encoding="utf-8")
     (tmp_path / "paper.tex").write_text(
@@ -194,6 +199,10 @@ def test_thirteen_pairs_are_two_tables_without_type_below_seven_points(
         ("table", ["--per-table", "3"], "--per-table needs the paper layout"),
         ("leaderboard", ["--families", "logit"], "unknown family 'logit': did you mean logits"),
         ("leaderboard", ["--without-families", "x"], "the families are none, logits, features, contrast"),
+        ("table", ["--families", "relations"], "no record is of a method of relations: the families are none, logits,"),
+        ("leaderboard", ["--families", "logits", "--methods", "crd"], "no row is left"),
+        ("compare", ["--families", "contrast", "--without-families", "contrast"], "no row is left"),
+        ("leaderboard", ["--format", "latex", "--caption", "n ≥ 3 and ≥ 4"], "fonts of LaTeX have no ≥: write it"),
         ("table", ["--pairs", "crd-cross-family"], "did you mean crd-same-family or crd-different-family"),
     ],
 )
@@ -202,6 +211,39 @@ def test_mistakes_are_one_line(command: str, words: list[str], text: str, runs: 
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
     assert text in err
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--families", "logit"], "unknown family 'logit': did you mean logits"),
+        (["--without-families", "x"], "unknown family 'x': the families are none, logits, features"),
+        (["--pairs", "crd-same-famly"], "did you mean crd-same-family"),
+    ],
+)
+def test_mistakes_about_published_values_are_one_line(words: list[str], text: str, typed: Typed) -> None:
+    code, out, err = typed("table", "--published", "cifar100", *words)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert text in err
+
+
+def test_a_family_without_records_can_be_left_out(runs: Path, typed: Typed) -> None:
+    assert typed("leaderboard", runs, "--without-families", "relations") == typed("leaderboard", runs)
+
+
+def test_pairs_that_a_set_lacks_are_named(runs: Path, typed: Typed) -> None:
+    code, _, err = typed("leaderboard", runs, "--pairs", "dist", "--pairs", "lskd-different-family")
+    assert (code, err) == (
+        0,
+        "no record is of these pairs of lskd-different-family: resnet32x4>wrn_16_2, resnet32x4>wrn_40_2, "
+        "wrn_40_2>resnet8x4, wrn_40_2>MobileNetV2\n",
+    )
+
+
+def test_a_caption_is_one_line(runs: Path, typed: Typed) -> None:
+    _, out, _ = typed("leaderboard", runs, "--format", "markdown", "--caption", "Two\n\n lines")
+    assert out.startswith("**Two lines**\n")
 
 
 def test_captions_stand_in_place_of_titles_in_every_form(runs: Path, typed: Typed) -> None:
@@ -231,6 +273,7 @@ def test_published_rows_follow_the_families(runs: Path, typed: Typed) -> None:
     assert code == 0
     published = out[out.index("published") :]
     assert "WTTM" in published
+    assert typed("table", runs, *[word.replace("logits", "Logits") for word in words])[1] == out
     assert "ITRD" not in re.findall(r"\S+", published)
     _, alone, _ = typed("table", "--published", "cifar100", "--source", "ttm", "--without-families", "logits")
     assert "ITRD" in alone

@@ -58,8 +58,16 @@ _RAISED = r"\renewcommand{\textsuperscript}[1]{\raisebox{.8ex}{\scriptsize #1}}"
 def escape(text: str) -> str:
     """Escape text for LaTeX; a character that the standard fonts lack becomes a question mark."""
     text = with_minus_signs(text).replace("^2", "²")
-    printable = (c if " " <= c <= "~" or "\u00c0" <= c <= "\u00ff" else "?" for c in text)
-    return "".join(_SPECIAL.get(c, p) for c, p in zip(text, printable, strict=True))
+    return "".join(_SPECIAL.get(c, c if _has(c) else "?") for c in text)
+
+
+def lacking(text: str) -> str:
+    """Return the characters of a text that the standard fonts of LaTeX lack, each once."""
+    return "".join(dict.fromkeys(c for c in text if not _has(c)))
+
+
+def _has(character: str) -> bool:
+    return character in _SPECIAL or " " <= character <= "~" or "\u00c0" <= character <= "\u00ff"
 
 
 def latex(tables: Sequence[Table]) -> str:
