@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import tomli_w
+from fake_records import fake_record, write_records
 from nbclient import NotebookClient
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -60,6 +61,7 @@ def test_grid_of_a_paper(tmp_path: Path) -> None:
     grid = tomllib.loads((EXAMPLES / "paper_grid" / "paper.toml").read_text(encoding="utf-8"))
     small = tmp_path / "small.toml"
     small.write_text(tomli_w.dumps(grid | {"methods": ["ce", "kd", "dkd"], "seeds": 1, "epochs": 1}), encoding="utf-8")
+    write_records(tmp_path / "runs", [fake_record("ce", 1, 80.0, teacher=None)])  # of another example
     printed = run(tmp_path, "bash", EXAMPLES / "paper_grid" / "run.sh", small)
     assert printed.count("done    ") == 6  # cells
     assert "digits-demo-v2, with epochs=1: 2 pairs" in printed  # of the leaderboard
