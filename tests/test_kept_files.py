@@ -18,6 +18,7 @@ import torch
 from cells import Typed
 
 from kdbench.analysis.records import read_records
+from kdbench.engine import run_state
 from kdbench.engine.run import Run
 from kdbench.experiment.folder import RECORD, STATE, WEIGHTS
 from kdbench.experiment.identity import identity_hash, identity_text
@@ -126,11 +127,11 @@ def test_a_half_trained_state_of_0_1_0_is_resumed_for_ever(
     assert stored
     assert (stored["epoch"], stored["step"]) == (written["epoch"], written["step"])
     resumed = []
-    load = Run.load
+    restore = run_state.restore
 
-    def load_and_look(run: Run, state: Any) -> None:
-        load(run, state)
-        now = run.state()
+    def restore_and_look(run: Run, state: Any) -> None:
+        restore(run, state)
+        now = run_state.state_of(run)
         names = stored.keys() - {"cell", "method_source"}
         check_equal({name: now[name] for name in names}, {name: stored[name] for name in names})
         run.begin_group(run.batches.groups(run.step)[0])
@@ -138,7 +139,7 @@ def test_a_half_trained_state_of_0_1_0_is_resumed_for_ever(
         assert torch.randint(2**62, (3,)).tolist() == written["draws"]
         resumed.append(run.cell.id)
 
-    monkeypatch.setattr(Run, "load", load_and_look)
+    monkeypatch.setattr(run_state, "restore", restore_and_look)
     code, out, err = typed(*written["command"], "--device", "cpu")
     assert code == 0, out + err
     assert resumed == [written["cell"]]

@@ -18,9 +18,9 @@ from kdbench.config import Config, bounds_of, deciding, field_docs
 from kdbench.data.batches import Batches, DeviceData
 from kdbench.data.datasets import load_dataset
 from kdbench.data.groups import Layout
+from kdbench.engine.build import check_batches
 from kdbench.engine.checks.small import CPU, PAIRS, make_source, tiny_protocol
 from kdbench.engine.run import Options, Run
-from kdbench.engine.step import check_batches
 from kdbench.errors import UserError
 from kdbench.experiment.rule_groups import ScheduleRules
 from kdbench.functional import deepest_pairs

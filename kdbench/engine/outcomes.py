@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, final
 
 from kdbench.data.images import Unread
-from kdbench.engine.progress import Diverged
+from kdbench.engine.divergence import Diverged
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.folder import FAILURE

@@ -1,12 +1,10 @@
-"""What a run tells those who watch it: its progress, and that it diverged."""
+"""What a run tells those who watch it: how far it is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell
 
 
@@ -35,13 +33,3 @@ Observers = Callable[[Cell], Observer]
 def quietly(_: Cell) -> Observer:
     """Observe nothing."""
     return lambda _: None
-
-
-class Diverged(UserError):
-    """A loss or a weight became NaN or infinite; ``failure`` is what the cell leaves."""
-
-    reason = "diverged"
-
-    def __init__(self, text: str, failure: dict[str, Any]) -> None:
-        super().__init__(text)
-        self.failure = failure

@@ -8,33 +8,29 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from kdbench.data.batches import Batches, DeviceData
 from kdbench.data.groups import Group
-from kdbench.data.images import Unread
-from kdbench.engine.optim import load_optimizer
+from kdbench.engine.build import build_module
+from kdbench.engine.divergence import Diverged, describe_divergence
 from kdbench.engine.options import Options
-from kdbench.engine.phase import Phase, count_extra_parameters, phases_of
-from kdbench.engine.progress import Diverged, Progress
+from kdbench.engine.phase import Phase, phases_of
+from kdbench.engine.progress import Progress
 from kdbench.engine.shared import Feed
-from kdbench.engine.step import StepObserver, build_step
-from kdbench.engine.survey import fill_surveyed
+from kdbench.engine.step import StepObserver
 from kdbench.engine.tally import Tally
 from kdbench.engine.update import StepUpdate
-from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.folder import METRICS, PRETRAINING
 from kdbench.experiment.registry import load_method
 from kdbench.method import Batch, Method
-from kdbench.models.starts import build_student
 from kdbench.net import Net, Outputs, Part
-from kdbench.teachers.demand import unsupported
 from kdbench.teachers.sources import TeacherSource
-from kdbench.utils.device import Span, memory_format
+from kdbench.utils.device import Span
 from kdbench.utils.files import write_atomic
 from kdbench.utils.streams import generator, stream_seed
 
@@ -70,23 +66,7 @@ class Run:
         self.cell, self.batches, self.options, self.permit = cell, batches, options, permit
         method_class = load_method(cell.method)
         self.feed = Feed(source, method_class.views(cell.settings.config))
-        student = build_student(cell, options.runs, self.data.dataset)
-        try:
-            if reason := unsupported(cell):
-                raise ValueError(reason)
-            batches.add(self.feed.plan, source.sides if source else ())
-            compiled = options.compile and device.type != "cuda"
-            teacher, no_teacher = (source.net, source.absent) if source else (None, "")
-            self.module = build_step(cell, student, batches, teacher, no_teacher=no_teacher, compiled=compiled)
-            if surveyed:
-                fill_surveyed(self.module.method, cell, batches, source, options.runs)
-        except Unread:
-            raise
-        except ValueError as error:
-            raise UserError(f"{cell} cannot run: {error}") from None
-        layout = memory_format(device, cell.protocol.precision)
-        self.module.to(device, memory_format=layout)  # type: ignore[call-overload]
-        self.extra_parameters = count_extra_parameters(student, self.student, self.method)
+        self.module, self.extra_parameters = build_module(cell, batches, self.feed, options, surveyed=surveyed)
         self.generator = generator(cell.seed, "method", device=device)
         self.tally = Tally()
         self.step_update = StepUpdate(self.module, cell.protocol, device, options.ranks)
@@ -95,7 +75,7 @@ class Run:
         self.num_lockstep = 1
         """Runs in lockstep, this one among them."""
         self.phases = phases_of(cell, self.method, self.student, batches.steps)
-        self._enter(self.phases[0])
+        self.enter(self.phases[0])
         self._observer = StepObserver()
         self._start = (time.monotonic(), 0.0)
 
@@ -154,7 +134,8 @@ class Run:
         """Whether it stands in the last of all epochs."""
         return self.phase is self.phases[-1] and self.epoch == self.phase.epochs
 
-    def _enter(self, phase: Phase, epoch: int = 1, step: int = 0) -> None:
+    def enter(self, phase: Phase, epoch: int = 1, step: int = 0) -> None:
+        """Stand at a step of an epoch of a phase, with a fresh optimiser."""
         self.phase, self.epoch, self.step = phase, epoch, step
         self.optimizer = phase.optimizer(self.cell.protocol.rules.optimizer)
         self.step_update.enter(phase, self.optimizer)
@@ -162,7 +143,7 @@ class Run:
 
     def skip_pretraining(self) -> None:
         """Stand at the first step of the protocol's first epoch, whatever was done before."""
-        self._enter(self.phases[-1])
+        self.enter(self.phases[-1])
 
     def rewind(self) -> None:
         """Stand at the first step of this epoch again, with all that has been learnt."""
@@ -246,28 +227,18 @@ class Run:
         first = self.step - len(rows)
         for offset, terms in enumerate(rows):
             if not all(map(math.isfinite, terms.values())):
-                self._diverged(first + offset + 1, terms)
+                raise self._divergence(first + offset + 1, terms)
             self.tally.add(terms)
         if rows and not torch.stack([p.detach().sum() for p in self.parameters]).isfinite().all():
-            self._diverged(self.step, rows[-1])
+            raise self._divergence(self.step, rows[-1])
         self.tally.add_time()
 
-    def _diverged(self, step: int, values: Mapping[str, float]) -> NoReturn:
-        """Raise an error that names the step of the epoch and its values."""
-        terms = {name: f"{value:g}" for name, value in values.items()}
-        listed = ", ".join(f"{name} = {value}" for name, value in terms.items())
-        before = self.phase.pretraining
-        where = f"pre-training, epoch {self.epoch}," if before else f"epoch {self.epoch}"
-        remedy = f"its last good state is kept in {self.folder}. Try smaller loss weights with --set, or fp32"
-        if self.source and not self.source.is_finite(self.batches, self.feed.plan, self.needs, step - 1):
-            remedy = (
-                f"the outputs of its teacher {self.source.spec} are not finite there, so loss weights are "
-                f"not the reason. Use fp32, or import or train the teacher again"
-            )
-        raise Diverged(
-            f"{self.cell} failed: diverged in {where} at step {step} ({listed}); {remedy}",
-            {"pretraining": before, "epoch": self.epoch, "step": step, "terms": terms},
-        )
+    def _divergence(self, step: int, values: Mapping[str, float]) -> Diverged:
+        """Describe a divergence at a step of the epoch, from 1; find out whether its teacher's outputs are finite."""
+        source = self.source
+        if source and source.is_finite(self.batches, self.feed.plan, self.needs, step - 1):
+            source = None
+        return describe_divergence(self.cell, self.folder, self.phase, self.epoch, step, values, source)
 
     def end_epoch(self, metrics: Mapping[str, float]) -> None:
         """Write the epoch's line with its metrics, of which pre-training has none, and move to the next epoch.
@@ -283,10 +254,10 @@ class Run:
             self._note(row, self.tally.history_before, PRETRAINING)
         else:
             if not all(map(math.isfinite, metrics.values())):
-                self._diverged(self.step, metrics)
+                raise self._divergence(self.step, metrics)
             self._note(row | dict(metrics), self.tally.history, METRICS)
         if self.phase.pretraining and self.epoch == self.phase.epochs:
-            self._enter(self.phases[-1])
+            self.enter(self.phases[-1])
         else:
             self.epoch, self.step = self.epoch + 1, 0
 
@@ -295,31 +266,6 @@ class Run:
         if not self.options.ranks.leads:
             return
         write_atomic(self.folder / name, "".join(f"{json.dumps(row)}\n" for row in history), permit=self.permit)
-
-    def state(self) -> dict[str, Any]:
-        """Return everything that the rest of the run depends on."""
-        return {
-            "epoch": self.stream_epoch,
-            "step": self.step,
-            "student": self.student.backbone.state_dict(),
-            "method": self.method.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.step_update.scaler.state_dict(),
-            "devices": list(self.devices),
-            **self.tally.state(),
-        }
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state` returned."""
-        self.student.backbone.load_state_dict(state["student"])
-        self.method.load_state_dict(state["method"])
-        self.step_update.scaler.load_state_dict(state["scaler"])
-        phase = next(phase for phase in self.phases if phase.holds(state["epoch"]))
-        self._enter(phase, phase.epoch_of(state["epoch"]), state["step"])
-        load_optimizer(self.optimizer, state["optimizer"])
-        before = tuple(state.get("devices", (1,)))  # kdbench 0.1 had one
-        self.devices = before if before[-1:] == self.devices else before + self.devices
-        self.tally.load(state)
 
     def start_clock(self) -> None:
         """Measure from here how long the rest will take."""

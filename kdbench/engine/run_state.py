@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from kdbench.engine.code import changed_code, code_of
+from kdbench.engine.optim import load_optimizer
 from kdbench.engine.record import Counts, make_record
 from kdbench.engine.run import Run
 from kdbench.errors import UserError
@@ -21,10 +23,37 @@ from kdbench.utils.scheduler import Scheduler
 _STATES = state_names(STATE)
 
 
+def state_of(run: Run) -> dict[str, Any]:
+    """Return everything that the rest of a run depends on; random streams are functions of the position."""
+    return {
+        "epoch": run.stream_epoch,
+        "step": run.step,
+        "student": run.student.backbone.state_dict(),
+        "method": run.method.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "scaler": run.step_update.scaler.state_dict(),
+        "devices": list(run.devices),
+        **run.tally.state(),
+    }
+
+
+def restore(run: Run, state: Mapping[str, Any]) -> None:
+    """Let a run continue from what `state_of` returned."""
+    run.student.backbone.load_state_dict(state["student"])
+    run.method.load_state_dict(state["method"])
+    run.step_update.scaler.load_state_dict(state["scaler"])
+    phase = next(phase for phase in run.phases if phase.holds(state["epoch"]))
+    run.enter(phase, phase.epoch_of(state["epoch"]), state["step"])
+    load_optimizer(run.optimizer, state["optimizer"])
+    before = tuple(state.get("devices", (1,)))  # kdbench 0.1 had one
+    run.devices = before if before[-1:] == run.devices else before + run.devices
+    run.tally.load(state)
+
+
 def save(run: Run) -> None:
-    """Save everything that the rest of a run depends on; random streams are functions of the position."""
+    """Save the state of a run."""
     code = {field: source.text for field, source in code_of(run.cell).items()}
-    state = {"cell": run.cell.id, **code, **run.state()}
+    state = {"cell": run.cell.id, **code, **state_of(run)}
     save_state(run.folder / STATE, state, permit=run.permit)
 
 
@@ -47,7 +76,7 @@ def resume(run: Run) -> None:
             f"{source.where} has changed since {run.folder} was begun: raise VERSION in it to begin anew, put "
             "it back to resume, or delete that folder"
         )
-    run.load(state)
+    restore(run, state)
 
 
 def finish(run: Run) -> dict[str, Any]:

@@ -10,18 +10,12 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from kdbench.data.batches import Batches
-from kdbench.data.groups import Layout
 from kdbench.engine.phase import Phase
-from kdbench.engine.split import check_momenta
 from kdbench.errors import UserError
-from kdbench.experiment.cell import Cell
-from kdbench.experiment.registry import load_method
-from kdbench.method import Batch, Loss, Method, Rows, Setup
+from kdbench.method import Batch, Loss, Method, Rows
 from kdbench.net import Net, Outputs
 from kdbench.utils.device import autocast
 from kdbench.utils.precision import Precision
-from kdbench.utils.streams import seeded
 
 
 @final
@@ -84,59 +78,6 @@ def check_terms(loss: Loss, terms: object) -> None:
     returns = [each.positions for each in dis.get_instructions(code) if each.opname.startswith("RETURN")]
     line = (returns[-1].lineno if returns and returns[-1] else None) or code.co_firstlineno
     raise UserError(f"{code.co_filename}, line {line}: {function.__name__}() returns {what}")
-
-
-def build_step(
-    cell: Cell, student: Net, batches: Batches, teacher: Net | None, *, no_teacher: str = "", compiled: bool = False
-) -> Step:
-    """Build a cell's method around its student, from the method's own random stream.
-
-    Parameters
-    ----------
-    no_teacher
-        Why there is no network that teaches, where the method needs a teacher.
-
-    Raises
-    ------
-    ValueError
-        The method cannot work on these networks, or on batches of this size.
-    """
-    method_class, protocol = load_method(cell.method), cell.protocol
-    setup = Setup(
-        student=student,
-        teacher=teacher,
-        labels=batches.labels,
-        epochs=protocol.epochs,
-        steps_per_epoch=batches.steps,
-        group_size=batches.schedule.images_together,
-        **({"no_teacher": no_teacher} if no_teacher else {}),
-    )
-    with seeded(cell.seed, "init", "method"):
-        method = method_class(cell.settings.config, setup)
-        net = method.wrap(setup)
-    check_momenta(protocol.rules.optimizer, method.term_groups(cell.settings.config))
-    check_batches(method, batches.layout)
-    return Step(net, method, protocol.precision, compiled=compiled)
-
-
-def check_batches(method: Method, layout: Layout) -> None:
-    """Raise ValueError where a group of an epoch has fewer images than a method can train on."""
-    num_images, schedule = layout.num_images, layout.schedule
-    if not layout.steps:
-        raise ValueError(
-            f"{num_images} images are no batch: it has {schedule.num_groups} groups, of two images each at least"
-        )
-    smallest = layout.smallest
-    if smallest >= max(method.min_images, 1):
-        return
-    images = "one image" if smallest == 1 else f"{smallest} images"
-    groups, last = schedule.num_groups, smallest < min(schedule.batch_size, num_images) // schedule.num_groups
-    what, parts = ("a batch", "") if groups == 1 else ("a group", f", each of {groups} groups,")
-    raise ValueError(
-        f"the method cannot train on {what} of {images}, and an epoch of {num_images} images in batches of "
-        f"{schedule.batch_size}{parts} has one: choose a batch size of at least {max(method.min_images, 1) * groups}"
-        f"{', in the last batch of an epoch as well' if last else ''}"
-    )
 
 
 class StepObserver:

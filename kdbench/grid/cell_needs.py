@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from kdbench.data.groups import Layout
 from kdbench.data.images import DataShape
 from kdbench.data.views import check_plan
+from kdbench.engine.build import check_batches
 from kdbench.engine.split import check_momenta
-from kdbench.engine.step import Step, check_batches
+from kdbench.engine.step import Step
 from kdbench.experiment.cell import Cell
 from kdbench.experiment.registry import load_method
 from kdbench.experiment.rule_groups import OptimizerRules

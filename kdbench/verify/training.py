@@ -12,8 +12,9 @@ from typing import Any, final
 import torch
 
 from kdbench.engine.devices import device_of, share_machine
+from kdbench.engine.divergence import Diverged
 from kdbench.engine.environment import environment
-from kdbench.engine.progress import Diverged, Progress
+from kdbench.engine.progress import Progress
 from kdbench.engine.session import Session
 from kdbench.errors import Interrupted, UserError
 from kdbench.experiment.cell import Cell

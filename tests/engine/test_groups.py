@@ -12,6 +12,7 @@ from torch import Tensor
 from kdbench.data.groups import Layout
 from kdbench.engine.checks.small import PAIRS, steps
 from kdbench.engine.run import Run
+from kdbench.engine.run_state import restore, state_of
 from kdbench.experiment.rule_groups import ScheduleRules
 
 BATCH_NORMS = ("running_mean", "running_var", "num_batches_tracked")
@@ -94,7 +95,7 @@ def test_every_method_trains_in_groups(method: str, tiny_npz: Path, tmp_path: Pa
     steps(runs[0], 2)
     steps(runs[1], 1)
     resumed = make_run(tiny_npz, tmp_path / "2", method, batch_size=16, group_size=4)
-    resumed.load(runs[1].state())
+    restore(resumed, state_of(runs[1]))
     assert resumed.step == 1
     steps(resumed, 1)
     for ours, theirs in ((runs[0].student, resumed.student), (runs[0].method, resumed.method)):

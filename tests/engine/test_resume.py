@@ -19,7 +19,8 @@ import torch
 from cells import METHODS, make_run
 
 from kdbench.engine import lockstep
-from kdbench.engine.progress import Diverged, Observer, Progress
+from kdbench.engine.divergence import Diverged
+from kdbench.engine.progress import Observer, Progress
 from kdbench.engine.run import Run
 from kdbench.engine.run_state import resume, save
 from kdbench.engine.train import train_cells

@@ -17,6 +17,7 @@ from kdbench.data.decoding.streamed import StreamedDataset
 from kdbench.data.views import CropIds
 from kdbench.engine import loading
 from kdbench.engine.run import Run
+from kdbench.engine.run_state import state_of
 from kdbench.grid import cache_needs
 from kdbench.grid import timing as grid_bench
 from kdbench.grid.cell_needs import cell_needs
@@ -81,7 +82,7 @@ def test_a_cell_keeps_what_the_shapes_say(
         run.optimizer.step()
         kept = run.optimizer.state_dict()["state"]
         need = by_method[variant.cell.method] = needs[variant]
-        state = run.state()
+        state = state_of(run)
         scalars = sum(v.nbytes for part in ("student", "method") for v in state[part].values() if not v.ndim)
         assert need.state == tensor_bytes([state["student"], state["method"], kept]) + scalars
         teacher = [*source.teacher.net.parameters(), *source.teacher.net.buffers()] if variant.cell.teacher else []

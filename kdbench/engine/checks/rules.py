@@ -19,7 +19,7 @@ from kdbench.engine.checks import waiting
 from kdbench.engine.checks.epoch import same, state_hash, trained
 from kdbench.engine.checks.small import NUM_STEPS, begin, steps
 from kdbench.engine.checks.watched import Refused, Watched
-from kdbench.engine.progress import Diverged
+from kdbench.engine.divergence import Diverged
 from kdbench.engine.run import Run
 from kdbench.engine.step import StepObserver
 from kdbench.errors import UserError

@@ -10,7 +10,7 @@ from kdbench.engine.checks.small import PAIRS
 from kdbench.engine.checks.table import CHECKS
 from kdbench.engine.checks.verdicts import Verdict
 from kdbench.engine.checks.watched import Refused, Watched
-from kdbench.engine.progress import Diverged
+from kdbench.engine.divergence import Diverged
 from kdbench.errors import UserError
 from kdbench.experiment.pairs import Pair
 from kdbench.experiment.registry import method_source

@@ -20,8 +20,8 @@ from kdbench.data.batches import Batches, DeviceData
 from kdbench.data.datasets import from_arrays
 from kdbench.engine.checks.epoch import Epoch, state_hash, watch
 from kdbench.engine.checks.small import CPU, NUM_STEPS, PAIRS, make_cell, make_source, steps, tiny_arrays, tiny_protocol
+from kdbench.engine.divergence import Diverged
 from kdbench.engine.options import Options
-from kdbench.engine.progress import Diverged
 from kdbench.engine.run import Run
 from kdbench.engine.run_state import resume, save
 from kdbench.errors import UserError
