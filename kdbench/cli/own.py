@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +10,7 @@ import typer
 
 from kdbench.cli.options import DEMO, command_line, echo
 from kdbench.errors import UserError
-from kdbench.experiment.own_folders import METHODS, OWN, folders_of, named
+from kdbench.experiment.own_folders import METHODS, OWN, folders_of, is_of_kdbench, named
 
 if TYPE_CHECKING:
     from kdbench.experiment.own_code import CodeSource
@@ -101,9 +100,7 @@ def _target(kind: str, folder: Path | None) -> Path:
 
 def _is_searched(kind: str, folder: Path) -> bool:
     """Return whether files in a folder are found as it is: options name it, or it holds kdbench's own methods."""
-    if kind == "method" and folder.samefile(str(resources.files("kdbench.methods"))):
-        return True
-    return folder.absolute() in folders_of(f"{kind}s")  # type: ignore[arg-type]
+    return is_of_kdbench(folder) or folder.absolute() in folders_of(f"{kind}s")  # type: ignore[arg-type]
 
 
 def _check_free(kind: str, name: str, target: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterable
+from importlib import resources
 from pathlib import Path
 from typing import Literal
 
@@ -35,10 +36,19 @@ def add(variable: str, more: Iterable[Path]) -> None:
 
 
 def folders_of(kind: Kind) -> tuple[Path, ...]:
-    """Return the folders of the user's own methods, networks or protocols that are named now."""
+    """Return the folders of the user's own methods, networks or protocols that are named now.
+
+    A checkout may be among them, for a network of the user's: kdbench's own methods are not found a second time.
+    """
     inside = (folder / kind for folder in named(OWN))
     plain = named(METHODS) if kind == "methods" else ()
-    return tuple(dict.fromkeys((*plain, *(folder for folder in inside if folder.is_dir()))))
+    folders = (*plain, *(folder for folder in inside if folder.is_dir()))
+    return tuple(dict.fromkeys(folder for folder in folders if not is_of_kdbench(folder)))
+
+
+def is_of_kdbench(folder: Path) -> bool:
+    """Return whether a folder is the one of kdbench's own methods."""
+    return folder.name == "methods" and folder.is_dir() and folder.samefile(str(resources.files("kdbench.methods")))
 
 
 def check() -> None:

@@ -14,9 +14,9 @@ from cells import Typed
 from own_files import write_own
 from test_user_methods import ROOT
 
-from kdbench.cli import own
 from kdbench.cli.catalogue import paper_line
 from kdbench.cli.method_page import method_page
+from kdbench.experiment import own_folders
 from kdbench.experiment.registry import load_method, method_names
 
 
@@ -62,12 +62,20 @@ def test_a_start_among_kdbenchs_methods_needs_no_option(
     typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a checkout, in which --own would find each of kdbench's methods a second time."""
-    monkeypatch.setattr(own, "resources", SimpleNamespace(files=lambda package: tmp_path / package.rpartition(".")[2]))
+    files = SimpleNamespace(files=lambda package: tmp_path / package.rpartition(".")[2])
+    monkeypatch.setattr(own_folders, "resources", files)
     code, out, err = typed("new", "mine", "--dir", tmp_path)
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[-3] == "  kdbench validate mine"
     assert not [line for line in lines if "--own" in line]
+
+
+@pytest.mark.checkout
+def test_a_checkout_may_hold_own_networks(typed: Typed) -> None:
+    code, out, err = typed("--own", ROOT, "list", "methods")
+    assert (code, err) == (0, "")
+    assert out == typed("list", "methods")[1]
 
 
 @pytest.mark.checkout
