@@ -112,7 +112,16 @@ def _titles(rules: Sequence[dict[str, Any]], overrides: Sequence[dict[str, Any]]
             f"{title}, {word} {str(values[key])[:8]}" if len(distinct[title]) > 1 else title
             for title, values in zip(titles, rules, strict=True)
         ]
-    return titles
+    alike = defaultdict(list)
+    for title, values in zip(titles, rules, strict=True):
+        alike[title].append(values)
+    return [_with_rules(title, values, alike[title]) for title, values in zip(titles, rules, strict=True)]
+
+
+def _with_rules(title: str, rules: Mapping[str, Any], alike: Sequence[Mapping[str, Any]]) -> str:
+    """Add to a title the rules in which those differ that have it: a protocol was changed under its version."""
+    differing = {key: rules[key] for key in rules if len({identity_text(values.get(key)) for values in alike}) > 1}
+    return f"{title}, {settings_text(differing)}" if differing else title
 
 
 def _comparison(

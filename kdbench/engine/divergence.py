@@ -9,7 +9,9 @@ from typing import Any
 from kdbench.engine.phase import Phase
 from kdbench.errors import UserError
 from kdbench.experiment.cell import Cell
+from kdbench.experiment.folder import STATE
 from kdbench.teachers.sources import TeacherSource
+from kdbench.utils.checkpoint import state_names
 
 
 class Diverged(UserError):
@@ -47,12 +49,14 @@ def describe_divergence(
     terms = {name: f"{value:g}" for name, value in values.items()}
     listed = ", ".join(f"{name} = {value}" for name, value in terms.items())
     where = f"pre-training, epoch {epoch}," if phase.pretraining else f"epoch {epoch}"
-    remedy = f"its last good state is kept in {folder}. Try smaller loss weights with --set, or fp32"
+    remedy = "try smaller loss weights with --set, or fp32"
     if teacher:
         remedy = (
             f"the outputs of its teacher {teacher.spec} are not finite there, so loss weights are "
             f"not the reason. Use fp32, or import or train the teacher again"
         )
+    elif any((folder / name).exists() for name in state_names(STATE)):
+        remedy = f"its last good state is kept in {folder}. {remedy.capitalize()}"
     return Diverged(
         f"{cell} failed: diverged in {where} at step {step} ({listed}); {remedy}",
         {"pretraining": phase.pretraining, "epoch": epoch, "step": step, "terms": terms},

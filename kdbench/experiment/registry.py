@@ -128,7 +128,7 @@ def method_name(name: str) -> str:
     """Return the registered spelling of a method's name."""
     remedy = "'kdbench list methods' names all"
     if not own_folders.folders_of("methods"):
-        remedy += f"; a method of your own is {own_folders.found_with('--methods', own_folders.METHODS)}"
+        remedy += f"; one of your own is {own_folders.found_with('--own', own_folders.OWN)}"
     return find_name("method", name, method_names(), remedy)
 
 

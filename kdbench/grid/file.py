@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_args
 from kdbench.errors import UserError
 from kdbench.experiment.pairs import Pair, named_pairs
 from kdbench.experiment.protocol import load_protocol
-from kdbench.experiment.registry import load_method, method_names
+from kdbench.experiment.registry import load_method, method_name
 from kdbench.experiment.rule_groups import MAX_EPOCHS
 from kdbench.experiment.settings import flat
 from kdbench.grid.search_table import SearchTable, read_search, seeds_taken
@@ -97,7 +97,7 @@ def read_grid(path: Path) -> GridFile:
         protocol = load_protocol(_typed(values["protocol"], str, "the name of a protocol")).name
     with error_context(path, "methods", values["methods"]):
         names = _listed(values["methods"], "names of methods")
-        methods = _distinct("method", [_named("method", name, method_names()) for name in names])
+        methods = _distinct("method", [method_name(name) for name in names])
     with error_context(path, "pairs", values["pairs"]):
         pairs = _distinct("pair", list(_pairs(_listed(values["pairs"], "pairs 'TEACHER>STUDENT' or names of sets"))))
     with error_context(path, "seeds", values["seeds"]):
@@ -167,10 +167,6 @@ def require_name(noun: str, name: str, choices: Sequence[str]) -> None:
     """Raise an error that lists the choices if a name is not one of them."""
     if name not in choices:
         raise UserError(f"unknown {noun} {name!r}: known are {', '.join(choices)}")
-
-
-def _named(noun: str, name: str, choices: Sequence[str], where: str = "") -> str:
-    return find_name(noun, name, choices, f"known{f' {where}' if where else ''} are {', '.join(choices)}")
 
 
 def _typed(value: Any, expected_type: Any, description: str) -> Any:
@@ -254,7 +250,7 @@ def _of_methods(
     epochs: dict[str, tuple[int, ...]] = {}
     for name, table in tables.items():
         with error_context(path, f"[method.{name}]", table):
-            method = _named("method", name, methods, "of this grid")
+            method = find_name("method", name, methods, f"known of this grid are {', '.join(methods)}")
             settings[method] = _settings(flat(method, _typed(table, dict, "a table of settings")))
             has_epochs = _EPOCHS in table and _EPOCHS not in {each.name for each in fields(load_method(method).Config)}
         if has_epochs:

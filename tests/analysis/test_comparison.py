@@ -58,6 +58,7 @@ def test_a_method_that_distils_without_a_teacher_is_no_student_only_baseline() -
         ({"protocol": DIGITS.override(precision="bf16")}, "with precision=bf16"),
         ({"protocol": DIGITS.override(dataset="npz:0123")}, "with dataset=npz:0123"),
         ({"protocol": DIGITS.override(version=9)}, "version=9"),
+        ({"protocol": DIGITS.override(learning_rate=0.7, flip=True), "overrides": {}}, "flip=True learning_rate=0.7"),
         ({"data_fingerprint": "e" * 64}, "data eeeeeeee"),
         ({"epoch_rule": "best on validation"}, "epoch best on "),
     ],

@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import tomli_w
 from cells import Typed
 from own_files import write_own
 from test_teachers import make_teacher
@@ -154,10 +155,12 @@ def test_names_that_are_given_twice_are_one_cell(typed: Typed, small: list[str])
 
 
 def test_an_own_method_that_is_not_found_points_to_its_folder(typed: Typed) -> None:
-    for words in (["show", "mine"], ["validate", "mine"]):
+    grid = {"protocol": "digits-demo-v1", "pairs": ["resnet20>resnet8"], "methods": ["ce", "mine"], "seeds": 1}
+    Path("grid.toml").write_text(tomli_w.dumps(grid))
+    for words in (["show", "mine"], ["validate", "mine"], ["grid", "plan", "grid.toml"]):
         code, _, err = typed(*words)
         assert (code, len(err.splitlines())) == (2, 1)
-        assert "'kdbench --methods DIR', in Python with the environment variable KDBENCH_METHODS" in err
+        assert "'kdbench --own DIR', in Python with the environment variable KDBENCH_OWN" in err
 
 
 @pytest.mark.parametrize("folder", ["a [b] c", "r[/b]x", "x:cat:y", "it's"])

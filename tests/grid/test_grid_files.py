@@ -11,7 +11,6 @@ from cells import Typed
 from kdbench.engine.session import Session
 from kdbench.errors import UserError
 from kdbench.experiment.cell import lockstep_groups
-from kdbench.experiment.registry import method_names
 from kdbench.grid.file import read_grid
 from kdbench.grid.grid import Grid
 
@@ -90,7 +89,11 @@ def test_a_method_may_have_epochs_of_its_own(tmp_path: Path) -> None:
     [
         ("seeds ", "seed ", r"seed = 5: unknown key 'seed': known are protocol, pairs, methods, seeds, epochs"),
         ('"kd", "crd"', '"kdd", "crd"', r"methods = \[.*\"kdd\".*\]: unknown method 'kdd': did you mean kd"),
-        ('"kd", "crd"', '"kdd", "crd"', rf"known are {', '.join(method_names())}$"),
+        (
+            '"kd", "crd"',
+            '"kdd", "crd"',
+            "'kdbench list methods' names all; one of your own is found with",
+        ),
         (
             "ResNet50>",
             "ResNet51>",
