@@ -46,6 +46,7 @@ def folders_of(kind: Kind) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(folder for folder in folders if not is_of_kdbench(folder)))
 
 
+@functools.lru_cache(maxsize=8)
 def is_of_kdbench(folder: Path) -> bool:
     """Return whether a folder is the one of kdbench's own methods."""
     return folder.name == "methods" and folder.is_dir() and folder.samefile(str(resources.files("kdbench.methods")))
