@@ -48,12 +48,25 @@ def grid_run(folder: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
         if process.poll() is None:
             process.kill()
         process.communicate()
-        for pid in worker_pids(folder):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        while pids := started(folder):
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.05)
+
+
+def started(folder: Path) -> list[int]:
+    """Return the processes of all workers, those that are still beginning as well: their commands name the folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            if os.fsencode(folder) in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+    return found
 
 
 def worker_pids(folder: Path) -> list[int]:
+    """Return the processes of the workers that have begun."""
     found = (holder_of(place) for place in sorted(folder.glob("runs/*/grids/*/*/worker-*")))
     return [holder.pid for _, holder in filter(None, found) if Path(f"/proc/{holder.pid}").exists()]
 
@@ -100,19 +113,29 @@ def quiet(tiny_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 
 def kill_workers(folder: Path, process: subprocess.Popen[str], chance: random.Random, number: int) -> int:
-    """Kill a worker at random moments, this often; returns how often it came to that."""
+    """Kill a worker at random moments, this often; returns how often it came to that.
+
+    Each moment follows another record: so there are as many on a fast machine as on a slow one, and workers never die
+    so fast that a cell is put aside before it can be saved.
+    """
     deadline = time.monotonic() + 400
-    killed, done = 0, len(list(folder.glob(f"runs/**/{RECORD}")))
+    killed, done = 0, num_records(folder)
     while process.poll() is None and killed < number:
         assert time.monotonic() < deadline
-        time.sleep(chance.uniform(0.5, 2.5))
-        # On a busy machine workers would else die so fast that a cell is put aside before it can be saved.
-        before, done = done, len(list(folder.glob(f"runs/**/{RECORD}")))
-        if done > before and (pids := worker_pids(folder)):
+        if num_records(folder) == done:
+            time.sleep(0.05)
+            continue
+        time.sleep(chance.uniform(0.0, 1.0))
+        done = num_records(folder)
+        if pids := worker_pids(folder):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(chance.choice(pids), signal.SIGKILL)
                 killed += 1
     return killed
+
+
+def num_records(folder: Path) -> int:
+    return len(list(folder.glob(f"runs/**/{RECORD}")))
 
 
 def leftovers(folder: Path) -> list[Path]:
@@ -128,10 +151,7 @@ def test_workers_are_killed_at_random(tiny_npz: Path, tmp_path: Path, quiet: dic
     chance = random.Random(20261124)
     with grid_run(folder, "--jobs", "2") as process:
         killed = kill_workers(folder, process, chance, KILLS // 2)
-        while len(worker_pids(folder)) < 2:  # one that has not begun could not be found and killed
-            time.sleep(0.05)
         assert process.poll() is None
-        process.kill()
     assert leftovers(folder)
     with grid_run(folder, "--jobs", "2") as process:
         killed += kill_workers(folder, process, chance, KILLS - KILLS // 2)
@@ -187,6 +207,6 @@ def test_ctrl_c_and_a_closed_terminal_save_and_leave_no_process(
     assert "type the same command to resume" in err
     assert len(pids) == (2 if RECORD in when else 0)
     assert not list(folder.glob("runs/**/.*.tmp"))
-    assert len(list(folder.glob(f"runs/**/{RECORD}"))) < 38
+    assert num_records(folder) < 38
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     assert not list(folder.glob("runs/**/claim-*"))
