@@ -117,7 +117,8 @@ def compare(
     tables = selection.each(tables_of)
     if not tables:
         raise UserError(
-            f"no two methods in {runs} have records of the same pair and seed: run them with the same seeds"
+            f"no two of these methods have records of the same pair and seed in {runs}: run them with the same seeds, "
+            "or select more methods and pairs"
         )
     print_tables(captioned(tables, caption, label), form)
     selection.finish()

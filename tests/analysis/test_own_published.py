@@ -102,6 +102,15 @@ def test_claims_and_brackets_find_them(own: Path) -> None:
     assert column(table, "wrn_40_2 wrn_16_2")["mine"].text.endswith(" [76.50]")
 
 
+def test_a_value_that_another_source_prints_differently_stands_beside_it(own: Path) -> None:
+    write(own / "ours.toml", published_as="PCKD", published=[VALUE])
+    (comparison,) = split(*fake_grid(["wrn_40_2>wrn_16_2"], {"ours": 1.0}, 3))
+    table = with_published(paper(comparison), comparison, load_published("cifar100"), beside=True)
+    entry = column(table, "wrn_40_2 wrn_16_2")["ours"]
+    assert entry.text.endswith(" [76.97]")
+    assert entry.notes[-1] == "printed by pckd; also 76.50 (Somebody: table 2)"
+
+
 def rows_below(published: Published, *, others: bool) -> dict[str, list[str]]:
     (comparison,) = split(*fake_grid(["wrn_40_2>wrn_16_2", "vgg13>vgg8"], {"kd": 1.0, "mine": 2.0}, 3))
     ours = paper(comparison)

@@ -119,6 +119,16 @@ def test_ours_and_theirs_are_never_ranked_together() -> None:
     assert {row[1].text: row[2] for row in block}["crd"] == Entry("75.48 ± 0.09", {"top-1 %": "75.48", "sd": "0.09"})
 
 
+@pytest.mark.parametrize("beside", [True, False])
+def test_what_other_sources_print_is_a_note_beside_ours_too(beside: bool) -> None:
+    (found,) = split(*fake_grid(["resnet110>resnet20"], {"dkd": 1.0}, 3))
+    ours = paper(found)
+    table = with_published(ours, found, load_published("cifar100"), beside=beside)
+    (dkd,) = [row[2] for row in table.rows[0 if beside else len(ours.rows) :] if row[1].text == "dkd"]
+    assert dkd.text.endswith("71.06]" if beside else "71.06")
+    assert dkd.notes[-1] == "printed by lskd; also 71.73 (pckd), 70.91 (ldrld-notes)"
+
+
 def test_published_values_stand_only_beside_their_own_rules(typed: Typed, tmp_path: Path) -> None:
     write_records(tmp_path / "runs", [fake_record("kd", seed, 70.0) for seed in range(2)])
     code, out, err = typed("table", "runs", "--layout", "paper", "--published", "cifar100")

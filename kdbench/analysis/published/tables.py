@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import pandas as pd
@@ -62,20 +62,20 @@ def with_published(
         return replace(table, notes=(*table.notes, "no published values: no source uses these training rules"))
     values = _comparable_values(comparison, published)
     more = _values_of_others(comparison, published) if others and not beside else published.frame.iloc[:0]
-    sources = ", ".join(dict.fromkeys([*(value.source for value in values.values()), *more["source"]]))
+    sources = ", ".join(dict.fromkeys([*(first.source for first, *_ in values.values()), *more["source"]]))
     where = "in brackets" if beside else "last rows"
     notes = (*table.notes, f"{where}: published under the same protocol (sources: {sources or 'none'}); {NOT_OURS}")
     if beside:
         lines = zip(table.keys, table.rows, strict=True)
         rows = tuple(
-            _with_brackets(line, [values.get((row, pair)) for pair in comparison.pairs], table.num_labels)
+            _with_brackets(line, [values.get((row, pair), ()) for pair in comparison.pairs], table.num_labels)
             for row, line in lines
         )
         return replace(table, rows=rows, notes=notes)
     block: list[tuple[Entry, ...]] = []
     for row in dict.fromkeys(row for row, _ in values):
         row_values = [values.get((row, pair)) for pair in comparison.pairs]
-        entries = [_published_entry(value) if value else Entry(MISSING) for value in row_values]
+        entries = [_published_entry(each) if each else Entry(MISSING) for each in row_values]
         block.append((*words("" if block else "published", row.label), *entries))
     pairs = [_networks_of(pair) for pair in comparison.pairs]
     for _, label, *cells in _method_rows(published, more, pairs, epochs=True):
@@ -97,34 +97,46 @@ def _values_of_others(comparison: Comparison, published: Published) -> pd.DataFr
     return selected
 
 
-def _comparable_values(comparison: Comparison, published: Published) -> dict[tuple[Row, ComparedPair], PublishedValue]:
-    """Return the first comparable value of each row with default settings on each pair."""
-    comparable = {}
+def _comparable_values(
+    comparison: Comparison, published: Published
+) -> dict[tuple[Row, ComparedPair], list[PublishedValue]]:
+    """Return the comparable values of each row with default settings on each pair, if there are some."""
+    found = {}
     for row in comparison.rows:
         for pair in comparison.pairs:
             values = published.values_for(_networks_of(pair), row.method, comparison.rules["name"])
-            if not (row.changed or row.epochs or row.tuning) and values and values[0].comparable:
-                comparable[row, pair] = values[0]
-    return comparable
+            comparable = [value for value in values if value.comparable]
+            if not (row.changed or row.epochs or row.tuning) and comparable:
+                found[row, pair] = comparable
+    return found
 
 
 def _with_brackets(
-    line: tuple[Entry, ...], values: Sequence[PublishedValue | None], num_labels: int
+    line: tuple[Entry, ...], values: Sequence[Sequence[PublishedValue]], num_labels: int
 ) -> tuple[Entry, ...]:
     """Add the published values of each pair to a line of a table, in brackets."""
     entries = list(line)
-    for column, value in enumerate(values, num_labels):
-        if value:
-            ours, theirs = entries[column], _published_entry(value)
+    for column, printed in enumerate(values, num_labels):
+        if printed:
+            ours, theirs = entries[column], _published_entry(printed)
             numbers = dict(ours.numbers) | {f"published {name}": text for name, text in theirs.numbers.items()}
             text, notes = f"{ours.text} [{theirs.text}]", (*ours.notes, *theirs.notes)
             entries[column] = replace(ours, text=text, numbers=numbers, notes=notes)
     return tuple(entries)
 
 
-def _published_entry(value: PublishedValue) -> Entry:
-    best = f"{_BEST} ({value.source})" if value.epoch == "best" else ""
-    return number_entry(value.top1, value.std, best, value.contested)
+def _published_entry(values: Sequence[PublishedValue]) -> Entry:
+    """Make an entry of the first of some values; a note holds the others."""
+    first, *others = values
+    best = f"{_BEST} ({first.source})" if first.epoch == "best" else ""
+    also = _also(first.source, ((value.top1, value.source) for value in others if value.top1 != first.top1))
+    return number_entry(first.top1, first.std, best, first.contested, also)
+
+
+def _also(source: str, others: Iterable[tuple[float, str]]) -> str:
+    """Say which source prints a value, and what others print; empty without others."""
+    texts = [f"{fixed(top1)} ({other})" for top1, other in others]
+    return f"printed by {source}; also {', '.join(texts)}" if texts else ""
 
 
 def number_entry(top1: float, std: float | None, *notes: str) -> Entry:
@@ -227,9 +239,8 @@ def _most_printed(values: pd.DataFrame, *, reasons: bool, epochs: bool) -> Entry
     notes += [_BEST] if epochs and first["epoch"] == "best" else []
     if not math.isnan(first["top5"]):
         notes.append(f"top-5: {fixed(first['top5'])} %")
-    if len(others):
-        texts = (f"{fixed(v)} ({source})" for v, source in zip(others["top1"], others["source"], strict=True))
-        notes.append(f"printed by {first['source']}; also {', '.join(texts)}")
+    if also := _also(str(first["source"]), zip(others["top1"], others["source"], strict=True)):
+        notes.append(also)
     entry = number_entry(float(first["top1"]), None if math.isnan(first["std"]) else float(first["std"]))
     return replace(entry, notes=tuple(notes))
 
