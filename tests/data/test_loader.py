@@ -201,13 +201,20 @@ def kill(pid: int, signum: int) -> None:
     wait_for(lambda: not alive(pid))
 
 
-def test_processes_end_with_their_parent() -> None:
+@pytest.mark.parametrize("begun", [True, False])
+def test_processes_end_with_their_parent(begun: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it is killed before they have looked at who it is."""
+    if not begun:
+        watchdog = _utils.worker.ManagerWatchdog
+        monkeypatch.setattr(_utils.worker, "ManagerWatchdog", lambda: (time.sleep(1), watchdog())[1])
     receiver, sender = multiprocessing.Pipe(duplex=False)
     parent = multiprocessing.get_context("fork").Process(target=keep_loading, args=(sender,))
     parent.start()
     workers = receiver.recv()
     assert len(workers) == 2
     assert all(map(alive, workers))
+    if begun:
+        time.sleep(0.5)
     parent.kill()
     parent.join()
     try:

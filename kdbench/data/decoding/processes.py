@@ -55,10 +55,22 @@ def reason_of(code: int, num_workers: int) -> str:
 
 
 def prepare_worker(_: int) -> None:
-    """Make a process that decodes quiet and small; called in it."""
+    """Make a process that decodes quiet and small, and let it end with its parent; called in it."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     for signum in (signal.SIGBUS, signal.SIGSEGV, signal.SIGFPE):
         signal.signal(signum, signal.SIG_DFL)  # PyTorch's handlers write to the terminal; the parent says it
     gc.freeze()  # else the collector writes to the parent's objects, and each worker would get a copy of them
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has ended, however early.
+
+    PyTorch's loop compares the parent with the one that it had when the loop began, and so misses an end before that.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent
+    parent.join()
+    os._exit(1)
 
 
 def in_a_process(function: Callable[[_Argument], _Result], argument: _Argument) -> _Result:
